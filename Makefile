@@ -1,0 +1,53 @@
+# make run    environment, then the whole workflow on config.yaml
+# make env    the environment only, in .venv
+# make test   the environment with the test tools, then every test
+# make lock   resolve requirements.lock and requirements-test.lock anew
+#
+# TORCH chooses the build of torch. The default is what the package index serves for this machine;
+# for another CUDA version, or for no CUDA at all, name a build and where it is, for example
+#   make run TORCH="torch==2.13.0+cu130 --extra-index-url ADDRESS_FROM_PYTORCH.ORG"
+# (Changing it later: make clean-env first.)
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+CORES ?= all
+SNAKEMAKE_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run env test lock clean-env
+
+run: env
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) $(SNAKEMAKE_ARGS)
+
+env: $(VENV)/.installed
+
+test: $(VENV)/.installed-test
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
+
+# torch first and by itself: the other packages take whatever build is there
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=")'
+	@echo "Installing into $(VENV): about 1 GB, a minute or two"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
+	$(PIP) install -r requirements-test.lock
+	touch $@
+
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet $(TORCH)
+	.venv-lock/bin/pip install --quiet -e ".[workflow]"
+	.venv-lock/bin/pip freeze --exclude-editable --exclude torch > requirements.lock
+	.venv-lock/bin/pip install --quiet -e ".[workflow,test]"
+	.venv-lock/bin/pip freeze --exclude-editable --exclude torch | grep -vxFf requirements.lock > requirements-test.lock
+	rm -rf .venv-lock
+
+clean-env:
+	rm -rf $(VENV)

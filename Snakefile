@@ -1,0 +1,40 @@
+# QuickNAT as a Snakemake workflow. The rule files follow the way of the data, see README.md.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# found beside this file from any --directory; --configfile overlays are merged over it
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/download.smk"
+include: "workflow/rules/demo.smk"
+include: "workflow/rules/convert.smk"
+include: "workflow/rules/slice.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/segment.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    download,
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report/index.html",
+        "results/segmentations/volumes.tsv" if SEGMENTED else [],
+        "results/metrics.tsv" if scans("test") else [],
+
+
+onstart:
+    write_effective_config()
+
+
+onsuccess:
+    print(f"Report: {os.path.abspath('results/report/index.html')}", file=sys.stderr)

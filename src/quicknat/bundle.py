@@ -1,0 +1,171 @@
+"""A trained model as a folder: three networks, the label table, and what it takes to use them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import quicknat
+from quicknat.errors import InputError, written_whole
+from quicknat.labels import Protocol
+from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.slices import VIEWS
+from quicknat.training import load_weights
+from quicknat.volumes import sha256
+
+FORMAT = 1
+
+CARD = """# QuickNAT model
+
+Whole-brain segmentation of T1-weighted MRI, protocol `{protocol}` ({structures} structures).
+
+- Networks: coronal, axial, sagittal; {filters} filters, squeeze-and-excitation {kind};
+  probabilities weighted {weights}.
+- Grid: RAS+, {spacing} mm, slices of {size} x {size}.
+- Trained on {n_train} scans, best epoch chosen on {n_val} validation scans with mean Dice {dice}.
+- Use: `quicknat segment T1w.nii.gz --model THIS_FOLDER --output out/`
+
+Not a medical device. The labels that it was trained on decide what it can know: read where they
+came from before you trust a volume.
+
+Method: Roy et al., QuickNAT, NeuroImage 186 (2019) 713-727.
+"""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model ready to use: networks in evaluation mode by view, and their settings."""
+
+    networks: dict[str, QuickNAT]
+    weights: dict[str, float]
+    protocol: Protocol
+    spacing_mm: float
+    conform_size: int
+    slice_size: int
+    identity: str
+
+
+def write_bundle(
+    models: dict[str, str | Path],
+    protocol: Protocol,
+    weights: dict[str, float],
+    spacing_mm: float,
+    conform_size: int,
+    slice_size: int,
+    output: str | Path,
+) -> None:
+    """Gather three trained views into one folder.
+
+    Args:
+        models: folder of each view's trained model.
+        weights: share of each view in the aggregate; must add up to 1.
+        spacing_mm, conform_size, slice_size: the grid that the views were trained on.
+        output: folder to write to; its ``bundle.json`` comes last.
+
+    Raises:
+        InputError: views trained for another protocol or slice size.
+    """
+    output = Path(output)
+    total = sum(weights[view] for view in VIEWS)
+    if abs(total - 1) > 1e-6:
+        raise InputError("aggregation", f"the weights of the views add up to {total:g}, not 1")
+    views = {}
+    for view in VIEWS:
+        folder = Path(models[view])
+        described = json.loads((folder / "model.json").read_text())
+        wanted = (view, protocol.name, [slice_size, slice_size])
+        found = (described["view"], described["protocol"], described["slice_shape"])
+        if found != wanted:
+            raise InputError(folder, f"is a model for {found}, not for {wanted}", "train it again")
+        with written_whole(output / f"{view}.safetensors") as (temporary,):
+            shutil.copyfile(folder / "model.safetensors", temporary)
+        views[view] = {
+            "weights": f"{view}.safetensors",
+            "sha256": sha256(folder / "model.safetensors"),
+            **{key: described[key] for key in (
+                "network", "training", "best_epoch", "best_val_dice", "training_scans",
+                "validation_scans", "initial_sha256", "versions",
+            )},
+        }  # fmt: skip
+    with written_whole(output / "labels.tsv") as (temporary,):
+        protocol.write(temporary)
+    one = views["coronal"]
+    dice = " / ".join(
+        f"{v['best_val_dice']:.3f}" if v["best_val_dice"] is not None else "n/a"
+        for v in views.values()
+    )
+    with written_whole(output / "README.md") as (temporary,):
+        temporary.write_text(
+            CARD.format(
+                protocol=protocol.name,
+                structures=len(protocol.names) - 1,
+                filters=one["network"]["filters"],
+                kind=one["network"]["squeeze_excitation"],
+                weights=" + ".join(f"{weights[view]:g} {view}" for view in VIEWS),
+                spacing=f"{spacing_mm:g}",
+                size=slice_size,
+                n_train=len(one["training_scans"]),
+                n_val=len(one["validation_scans"]),
+                dice=f"{dice} (coronal / axial / sagittal)",
+            )
+        )
+    described = {
+        "format": FORMAT,
+        "protocol": protocol.name,
+        "labels": {"file": "labels.tsv", "sha256": sha256(output / "labels.tsv")},
+        "conform": {"spacing_mm": spacing_mm, "size": conform_size},
+        "slices": {"size": slice_size},
+        "aggregation": {view: weights[view] for view in VIEWS},
+        "views": views,
+        "quicknat": quicknat.__version__,
+    }
+    with written_whole(output / "bundle.json") as (temporary,):
+        temporary.write_text(json.dumps(described, indent=2) + "\n")
+
+
+def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
+    """Load a model folder, after checking every file against its recorded SHA-256.
+
+    Raises:
+        InputError: not a model folder, a changed file, or weights that do not fit the label table.
+    """
+    folder = Path(folder)
+    try:
+        described = json.loads((folder / "bundle.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(folder, f"is not a model folder ({error})") from error
+    if described.get("format") != FORMAT:
+        raise InputError(folder, f"has model format {described.get('format')}, not {FORMAT}")
+    files = [described["labels"]["file"], *(v["weights"] for v in described["views"].values())]
+    hashes = [described["labels"]["sha256"], *(v["sha256"] for v in described["views"].values())]
+    for name, expected in zip(files, hashes, strict=True):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(folder, f"lacks its file '{name}'")
+        if sha256(folder / name) != expected:
+            raise InputError(folder / name, "has changed since the model was made")
+    protocol = Protocol.read(folder / described["labels"]["file"])
+    networks = {}
+    for view, entry in described["views"].items():
+        settings = dict(entry["network"])
+        classes = settings.pop("n_classes")
+        if classes != protocol.n_classes(view):
+            raise InputError(
+                folder, f"the {view} network has {classes} classes, the label table "
+                f"{protocol.n_classes(view)}",
+            )  # fmt: skip
+        network = QuickNAT(classes, NetworkSettings(**settings))
+        load_weights(network, folder / entry["weights"])
+        networks[view] = network.eval().to(device, memory_format=torch.channels_last)
+    return Bundle(
+        networks=networks,
+        weights=described["aggregation"],
+        protocol=Protocol(described["protocol"], protocol.table),
+        spacing_mm=described["conform"]["spacing_mm"],
+        conform_size=described["conform"]["size"],
+        slice_size=described["slices"]["size"],
+        identity=sha256(folder / "bundle.json"),
+    )

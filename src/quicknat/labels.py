@@ -1,0 +1,185 @@
+"""Label protocols: which structures a network predicts, and how other numberings map to them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from quicknat.errors import InputError
+
+COLUMNS = (
+    "index name abbreviation color freesurfer neuromorphometrics partner sagittal".split()
+)
+NUMBERINGS = ("freesurfer", "neuromorphometrics")
+
+
+def parse_ids(text: str) -> list[int]:
+    """Expand ``"3,1000-1035,101-207:2"`` into the numbers it stands for.
+
+    A range includes both ends; ``:2`` takes every second number of it.
+    """
+    ids: list[int] = []
+    for part in filter(None, text.split(",")):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip())
+        if not match:
+            raise ValueError(f"'{part}' is neither a number nor a range like 100-206:2")
+        first, last, step = match.groups()
+        ids.extend(range(int(first), int(last or first) + 1, int(step or 1)))
+    return ids
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A label protocol: one row per class, class 0 is the background.
+
+    Columns of `table`: ``index`` (0 … C-1), ``name``, ``abbreviation``, ``color`` (#RRGGBB),
+    ``freesurfer`` and ``neuromorphometrics`` (source numbers that become this class; those of
+    row 0 are known but belong to no class), ``partner`` (index of the same structure on the other
+    side, -1 for midline), ``sagittal`` (class of the sagittal network, which merges the sides).
+    """
+
+    name: str
+    table: pd.DataFrame
+
+    @classmethod
+    def read(cls, path: str | Path) -> Protocol:
+        """Read and check a protocol table (TSV).
+
+        Raises:
+            InputError: the table is missing, has gaps or duplicates, or inconsistent partners.
+        """
+        path = Path(path)
+        try:
+            table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise InputError(path, f"cannot be read as a label table ({error})") from error
+        missing = [column for column in COLUMNS if column not in table]
+        if missing:
+            raise InputError(path, f"lacks the column(s) {', '.join(missing)}")
+        try:
+            for column in ("index", "sagittal"):
+                table[column] = table[column].astype(int)
+            table["partner"] = table["partner"].replace("", "-1").astype(int)
+            ids = {key: [parse_ids(text) for text in table[key]] for key in NUMBERINGS}
+        except ValueError as error:
+            raise InputError(path, f"holds a value that is no number ({error})") from error
+        if list(table["index"]) != list(range(len(table))) or len(table) < 2:
+            raise InputError(path, "the index column must count 0, 1, 2, … without gaps")
+        for column in ("name", "abbreviation"):
+            twice = table[column][table[column].duplicated()]
+            if len(twice):
+                raise InputError(path, f"{column} '{twice.iloc[0]}' stands in two rows")
+        for key, lists in ids.items():
+            flat = [number for numbers in lists for number in numbers]
+            twice = {number for number in flat if flat.count(number) > 1} if flat else set()
+            if twice:
+                raise InputError(path, f"{key} {min(twice)} is mapped to two classes")
+        for row in table.itertuples():
+            if not re.fullmatch(r"#[0-9A-Fa-f]{6}", row.color):
+                raise InputError(path, f"color '{row.color}' of {row.name} is not #RRGGBB")
+            mutual = row.partner == -1 or (
+                0 < row.partner < len(table)
+                and table["partner"][row.partner] == row.index
+                and table["sagittal"][row.partner] == row.sagittal
+            )
+            if not mutual:
+                raise InputError(
+                    path, f"{row.name}: left and right partners must name each other and merge"
+                )
+        if sorted(set(table["sagittal"])) != list(range(table["sagittal"].max() + 1)):
+            raise InputError(path, "the sagittal column must use 0, 1, 2, … without gaps")
+        return cls(path.stem, table)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return list(self.table["name"])
+
+    @cached_property
+    def sagittal(self) -> np.ndarray:
+        """Sagittal class of each class, int64 (C,)."""
+        return self.table["sagittal"].to_numpy()
+
+    @cached_property
+    def colors(self) -> np.ndarray:
+        """uint8 (C, 3) RGB."""
+        return np.array(
+            [[int(text[i : i + 2], 16) for i in (1, 3, 5)] for text in self.table["color"]],
+            dtype=np.uint8,
+        )
+
+    def n_classes(self, view: str) -> int:
+        """Number of classes, background included, of the network for `view`."""
+        return int(self.sagittal.max()) + 1 if view == "sagittal" else len(self.table)
+
+    def class_names(self, view: str) -> list[str]:
+        """Names of the classes of one view's network; merged ones lose their side."""
+        if view != "sagittal":
+            return self.names
+        first = [int(np.argmax(self.sagittal == k)) for k in range(self.n_classes(view))]
+        merged = self.table.loc[first]
+        return [
+            re.sub(r"^Left ", "", name).capitalize() if partner >= 0 else name
+            for name, partner in zip(merged["name"], merged["partner"], strict=True)
+        ]
+
+    def remap(self, source: np.ndarray, numbering: str, where: str | Path) -> np.ndarray:
+        """Turn a label map in another numbering into class indices, uint8, same shape.
+
+        Args:
+            source: label values; floats are accepted when they are whole numbers.
+            numbering: ``freesurfer``, ``neuromorphometrics``, or this protocol's own name when
+                the file already holds class indices.
+            where: file named in error messages.
+
+        Raises:
+            InputError: fractional, negative or unknown values (each named with its voxel count),
+                or no structure of the protocol at all.
+        """
+        values, counts = np.unique(source, return_counts=True)
+        if not np.all(np.isfinite(values)) or np.any(values != np.round(values)):
+            odd = next(v for v in values if not np.isfinite(v) or v != np.round(v))
+            raise InputError(where, f"label value {odd} is not a whole number")
+        if numbering == self.name:
+            known = {int(index): int(index) for index in self.table["index"]}
+        elif numbering in NUMBERINGS:
+            known = {
+                number: int(row["index"])
+                for row in self.table.to_dict("records")
+                for number in parse_ids(row[numbering])
+            }
+        else:
+            raise InputError(
+                where,
+                f"labels in numbering '{numbering}' cannot be mapped to protocol '{self.name}'",
+                f"allowed: {', '.join([*NUMBERINGS, self.name])}",
+            )
+        unknown = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if v not in known]
+        if unknown:
+            listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown[:5])
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise InputError(
+                where,
+                f"label value {listed}{more} is not in the {numbering} numbering",
+                "check the 'protocol' column of the sheet, or add the value to the label table",
+            )
+        lookup = np.array([known[int(value)] for value in values], dtype=np.uint8)
+        mapped = lookup[np.searchsorted(values, source)]
+        if not mapped.any():
+            raise InputError(where, f"holds no structure of protocol '{self.name}'")
+        return mapped
+
+    def to_freesurfer(self) -> np.ndarray:
+        """First FreeSurfer number of each class, int64 (C,); -1 where there is none."""
+        firsts = [(parse_ids(text) or [-1])[0] for text in self.table["freesurfer"]]
+        return np.array([0, *firsts[1:]])
+
+    def write(self, path: str | Path) -> None:
+        """Write the table in the format that :meth:`read` takes."""
+        table = self.table.copy()
+        table["partner"] = table["partner"].astype(str).replace("-1", "")
+        table.to_csv(path, sep="\t", index=False, lineterminator="\n")

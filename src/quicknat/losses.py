@@ -1,0 +1,74 @@
+"""QuickNAT's loss: weighted cross-entropy plus Dice (Roy et al. 2019, section 2.2)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def class_weights(counts: np.ndarray, power: float = 1.0, cap: float | None = None) -> np.ndarray:
+    """Median-frequency weights of the classes: ``(median(f) / f_l) ** power``, float32 (C,).
+
+    Args:
+        counts: pixels per class, summed over the whole training set (C,).
+        power: 1 is the paper; 0.5 is gentler, which short trainings need.
+        cap: upper limit of a weight.
+
+    A class that never occurs gets weight 0, and the median is over the classes that do occur.
+    """
+    present = counts > 0
+    frequency = counts / counts.sum()
+    weights = np.zeros(len(counts))
+    weights[present] = (np.median(frequency[present]) / frequency[present]) ** power
+    return np.minimum(weights, np.inf if cap is None else cap).astype(np.float32)
+
+
+def edge_weight(counts: np.ndarray, power: float = 1.0, cap: float | None = None) -> float:
+    """Extra weight ω0 of pixels on a boundary: twice the weight of the rarest class present."""
+    return 2.0 * float(class_weights(counts, power, cap).max())
+
+
+def edges(labels: Tensor) -> Tensor:
+    """Where the label map changes, bool (N, H, W): its central difference is not zero.
+
+    This is |∇S| > 0 with the gradient as numpy takes it, so a boundary is two pixels wide.
+    """
+    padded = F.pad(labels[:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0]
+    across = padded[:, 1:-1, 2:] != padded[:, 1:-1, :-2]
+    along = padded[:, 2:, 1:-1] != padded[:, :-2, 1:-1]
+    return across | along
+
+
+def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 - Dice of the softmax, averaged over slices and classes.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: int64 (N, H, W).
+    """
+    probabilities = logits.softmax(dim=1)
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+    overlap = (probabilities * truth).sum(dim=(2, 3))
+    total = probabilities.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
+    return (1 - 2 * overlap / (total + 1e-4)).mean()
+
+
+class CombinedLoss(nn.Module):
+    """Cross-entropy weighted by class and edge, plus Dice, in equal parts.
+
+    ``ω(x) = Σ_l [S(x)=l] · median(f)/f_l + ω0 · [|∇S(x)| > 0]``
+    """
+
+    def __init__(self, weights: np.ndarray, edge: float) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.as_tensor(weights))
+        self.edge = edge
+
+    def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy and Dice loss of a batch; their sum is to be minimised."""
+        logits = logits.float()
+        pixel = self.weights[labels] + self.edge * edges(labels)
+        entropy = (F.cross_entropy(logits, labels, reduction="none") * pixel).mean()
+        return entropy, dice_loss(logits, labels)

@@ -1,0 +1,142 @@
+"""The report page: everything a reader needs to judge the run, in one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+import quicknat
+from quicknat.cohort import Scan
+from quicknat.errors import written_whole
+from quicknat.labels import Protocol
+
+PACKAGES = (
+    "snakemake torch monai lightning-fabric torchio nibabel SimpleITK scipy numpy pandas matplotlib"
+).split()
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Files and tables that the page is made of."""
+
+    title: str
+    note: str
+    scans: Sequence[Scan]
+    protocol: Protocol
+    bundle: Path
+    metrics: pd.DataFrame
+    volumes: pd.DataFrame
+    quality: Mapping[str, Path]
+    curves: Path
+    dice: Path | None
+    overlays: Mapping[str, Path]
+    benchmarks: Path
+
+
+def embed(path: Path) -> str:
+    """A picture as a data URI, so that the page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def summarise(metrics: pd.DataFrame, order: Sequence[str]) -> tuple[list[dict], list[dict]]:
+    """Rows per subject (means over structures) and per structure (means over subjects)."""
+    columns = ["dice", "iou", "hd95_mm"]
+    subjects = metrics.groupby("subject", sort=False)[columns].mean().reset_index()
+    error = (metrics["volume_mm3"] - metrics["reference_mm3"]).abs() / metrics["reference_mm3"]
+    metrics = metrics.assign(volume_error=error.replace(np.inf, np.nan))
+    subjects["volume_error"] = metrics.groupby("subject", sort=False)["volume_error"].mean().values
+    structures = metrics.groupby("structure")[[*columns, "volume_error"]].agg("mean")
+    structures["lowest"] = metrics.groupby("structure")["dice"].min()
+    structures = structures.reindex(list(order)).reset_index()
+    return subjects.to_dict("records"), structures.to_dict("records")
+
+
+def run_times(folder: Path) -> list[dict]:
+    """Jobs, seconds and peak memory of each rule, from Snakemake's benchmark files.
+
+    A folder is a rule, a file in it is a job.
+    """
+    rows = []
+    for rule in sorted(path for path in folder.iterdir() if path.is_dir()):
+        jobs = pd.concat(
+            [pd.read_csv(path, sep="\t", na_values="-") for path in sorted(rule.glob("*.tsv"))]
+        )
+        rows.append(
+            {
+                "rule": rule.name,
+                "jobs": len(jobs),
+                "median_s": jobs["s"].median(),
+                "total_s": jobs["s"].sum(),
+                "peak_mb": jobs["max_rss"].max(),
+            }
+        )
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on."""
+    found = {"quicknat": quicknat.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed here"
+    return found
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+
+
+def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> None:
+    """Write the page.
+
+    Args:
+        inputs: what to show.
+        template: Jinja template; every value is escaped.
+        output: ``index.html``.
+    """
+    template, bundle = Path(template), json.loads(inputs.bundle.read_text())
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    failed = inputs.metrics[inputs.metrics["structure"].isna()]
+    scored = inputs.metrics[inputs.metrics["structure"].notna()]
+    subjects, structures = summarise(scored, inputs.protocol.names[1:])
+    uses = pd.Series([scan.use for scan in inputs.scans]).value_counts()
+    page = environment.get_template(template.name).render(
+        title=inputs.title,
+        note=inputs.note,
+        scans=inputs.scans,
+        uses=[(use, int(uses[use])) for use in ("pretrain", "train", "val", "test", "segment") if use in uses],
+        protocol=inputs.protocol,
+        sagittal_classes=inputs.protocol.n_classes("sagittal"),
+        bundle=bundle,
+        subjects=subjects,
+        structures=structures,
+        failed=failed.to_dict("records"),
+        quality={name: json.loads(path.read_text())["flags"] for name, path in inputs.quality.items()},
+        volumes=inputs.volumes.to_dict("records"),
+        curves=embed(inputs.curves),
+        dice=embed(inputs.dice) if inputs.dice else None,
+        overlays={name: embed(path) for name, path in inputs.overlays.items()},
+        times=run_times(inputs.benchmarks),
+        versions=versions(),
+        machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    )
+    with written_whole(output) as (temporary,):
+        temporary.write_text(page, encoding="utf-8")

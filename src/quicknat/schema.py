@@ -1,0 +1,59 @@
+"""Check tables and settings against JSON Schema, with errors a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from quicknat.errors import InputError
+
+
+def load_schema(path: str | Path) -> dict:
+    """Read a JSON Schema written as YAML."""
+    return yaml.safe_load(Path(path).read_text())
+
+
+def _dotted(parts: Any) -> str:
+    return ".".join(str(part) for part in parts)
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    """What is wrong, and what would be right, in one line each."""
+    key = _dotted(error.absolute_path)
+    if error.validator == "additionalProperties":
+        allowed = list(error.schema["properties"])
+        unknown = next(name for name in error.instance if name not in allowed)
+        near = difflib.get_close_matches(str(unknown), allowed, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return f"unknown key '{_dotted([*error.absolute_path, unknown])}'", (
+            f"{hint}allowed here: {', '.join(allowed)}"
+        )
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        return f"'{_dotted([*error.absolute_path, missing])}' is missing", ""
+    value = json.dumps(error.instance, default=str)
+    fixes = {
+        "enum": lambda rule: "allowed: " + ", ".join(str(v) or "(empty)" for v in rule),
+        "type": lambda rule: f"must be {rule if isinstance(rule, str) else ' or '.join(rule)}",
+        "minimum": lambda rule: f"must be at least {rule}",
+        "maximum": lambda rule: f"must be at most {rule}",
+        "exclusiveMinimum": lambda rule: f"must be more than {rule}",
+        "multipleOf": lambda rule: f"must be a multiple of {rule}",
+        "pattern": lambda _: error.schema.get("description", "does not have the right form"),
+    }
+    fix = fixes.get(error.validator, lambda _: error.message)(error.validator_value)
+    return f"'{key}' is {value}", fix
+
+
+def check(instance: Any, schema: dict, where: str | Path) -> None:
+    """Raise an :class:`InputError` naming the first wrong key and its allowed values."""
+    error = best_match(Draft202012Validator(schema).iter_errors(instance))
+    if error is not None:
+        problem, fix = _explain(error)
+        raise InputError(where, problem, fix)

@@ -1,0 +1,73 @@
+"""Volumes ↔ stacks of 2-D slices in the three views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from quicknat.errors import InputError
+from quicknat.labels import Protocol
+
+VIEWS = ("coronal", "axial", "sagittal")
+AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # the RAS+ axis that a view cuts across
+
+
+def to_slices(volume: np.ndarray, view: str) -> np.ndarray:
+    """View of a RAS+ volume (X, Y, Z) as slices (n, H, W), without a copy.
+
+    Sagittal slices are (Y, Z), coronal (X, Z), axial (X, Y).
+    """
+    return np.moveaxis(volume, AXIS[view], 0)
+
+
+def crop(volume: np.ndarray, start: tuple[int, int, int], size: int) -> np.ndarray:
+    """The cube of `size` voxels that begins at `start`."""
+    return volume[tuple(slice(first, first + size) for first in start)]
+
+
+def view_stack(
+    image: np.ndarray, labels: np.ndarray, view: str, protocol: Protocol, min_foreground: float
+) -> tuple[np.ndarray, list[int]]:
+    """Training slices of one view.
+
+    Args:
+        image: uint8 (S, S, S), RAS+, S a multiple of 16.
+        labels: uint8 class indices of `protocol`, same shape.
+        view: ``coronal``, ``axial`` or ``sagittal``; the last gets merged classes.
+        protocol: supplies the merging.
+        min_foreground: share of labelled pixels below which a slice is dropped (the authors drop
+            slices that are 99 % background or more, so 0.01).
+
+    Returns:
+        uint8 stack (n, 2, S, S), channel 0 image, channel 1 class index, and the numbers of the
+        slices kept, counted in the cropped volume.
+    """
+    images, classes = to_slices(image, view), to_slices(labels, view)
+    kept = np.flatnonzero((classes > 0).mean(axis=(1, 2)) > min_foreground)
+    classes = classes[kept]
+    if view == "sagittal":
+        classes = protocol.sagittal.astype(np.uint8)[classes]
+    return np.stack([images[kept], classes], axis=1), kept.tolist()
+
+
+def class_counts(stack: np.ndarray, n_classes: int) -> list[int]:
+    """Pixels of each class in a stack; the loss weights are made from their sum over scans."""
+    return np.bincount(stack[:, 1].ravel(), minlength=n_classes).tolist()
+
+
+def open_stack(path: str | Path) -> np.ndarray:
+    """Memory-map a view stack.
+
+    Raises:
+        InputError: the file is no ``(n, 2, H, W)`` uint8 array with sides that four poolings halve.
+    """
+    try:
+        stack = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(path, f"is not a view stack ({error})", "delete it and rerun") from error
+    if stack.ndim != 4 or stack.shape[1] != 2 or stack.dtype != np.uint8:
+        raise InputError(path, f"is not a view stack: {stack.shape} {stack.dtype}")
+    if stack.shape[2] % 16 or stack.shape[3] % 16:
+        raise InputError(path, f"slices are {stack.shape[2:]}", "sides must be multiples of 16")
+    return stack

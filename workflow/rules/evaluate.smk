@@ -1,0 +1,36 @@
+# Compare the test scans' segmentations with their labels, on the scans' own grids.
+# Requires: segmentation and native label map of each test scan.
+# Makes:    results/metrics/{scan}.tsv, results/metrics.tsv
+
+
+rule evaluate:
+    input:
+        prediction=SEGMENTATION + "_dseg.nii.gz",
+        reference=SCAN_DIR + "_dseg.nii.gz",
+        protocol=PROTOCOL,
+    output:
+        "results/metrics/{scan}.tsv",
+    log:
+        "results/logs/evaluate/{scan}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{scan}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {input.protocol:q}"
+        " --name {wildcards.scan:q} --threads {threads} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule metrics:
+    input:
+        expand("results/metrics/{scan}.tsv", scan=scans("test")),
+    output:
+        "results/metrics.tsv",
+    log:
+        "results/logs/metrics/all.log",
+    benchmark:
+        "results/benchmarks/metrics/all.tsv"
+    conda:
+        "../../envs/imaging.yaml"
+    shell:
+        "quicknat gather <(printf '%s\\n' {input:q}) --output {output:q} 2>&1 | tee {log:q}"

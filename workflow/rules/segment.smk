@@ -1,0 +1,43 @@
+# Segment the test and segment scans with the trained model, back on their own grids.
+# Requires: results/model/ and the conformed scan with its sidecar.
+# Makes:    results/segmentations/{scan}/anat/{scan}_desc-quicknat_{dseg,volumes,qc}.*
+#           results/segmentations/volumes.tsv  all scans
+SEGMENTED = scans("test", "segment")
+
+
+rule segment:
+    input:
+        model=rules.bundle.output,
+        scan=CONFORMED,
+        record=rules.convert.output.record,
+    output:
+        dseg=SEGMENTATION + "_dseg.nii.gz",
+        table=SEGMENTATION + "_dseg.tsv",
+        volumes=SEGMENTATION + "_volumes.tsv",
+        qc=SEGMENTATION + "_qc.json",
+    log:
+        "results/logs/segment/{scan}.log",
+    benchmark:
+        "results/benchmarks/segment/{scan}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "quicknat segment {input.scan:q} --conformed --name {wildcards.scan:q}"
+        " --model results/model --output results/segmentations --threads {threads}"
+        " 2>&1 | tee {log:q}"
+
+
+rule volumes:
+    input:
+        expand(SEGMENTATION + "_volumes.tsv", scan=SEGMENTED),
+    output:
+        "results/segmentations/volumes.tsv",
+    log:
+        "results/logs/volumes/all.log",
+    benchmark:
+        "results/benchmarks/volumes/all.tsv"
+    conda:
+        "../../envs/imaging.yaml"
+    shell:
+        "quicknat gather <(printf '%s\\n' {input:q}) --subject-from-name --output {output:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,27 @@
+# Cut scans into training slices; one job writes the three views of a scan.
+# Requires: the conformed scan and its labels.
+# Makes:    results/slices/{view}/{scan}.npy   uint8 (n, 2, H, W): image, class index
+#           results/slices/{scan}.json         window and numbers of the slices kept
+
+
+rule slice:
+    input:
+        scan=CONFORMED,
+        labels=lambda wc: conformed_labels(wc.scan),
+        protocol=PROTOCOL,
+    output:
+        stacks=expand("results/slices/{view}/{{scan}}.npy", view=VIEWS),
+        record="results/slices/{scan}.json",
+    params:
+        size=config["slices"]["size"],
+        min_foreground=config["slices"]["min_foreground"],
+    log:
+        "results/logs/slice/{scan}.log",
+    benchmark:
+        "results/benchmarks/slice/{scan}.tsv"
+    conda:
+        "../../envs/imaging.yaml"
+    shell:
+        "quicknat slice {input.scan:q} {input.labels:q} --protocol {input.protocol:q}"
+        " --folder results/slices --name {wildcards.scan:q} --size {params.size}"
+        " --min-foreground {params.min_foreground} 2>&1 | tee {log:q}"
