@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 log = logging.getLogger(__name__)
 
+BRAIN_BOX_MM = 192  # side of the box that registration looks at
 UNDECIDED = 255  # where the atlases vote equally for several labels
 
 

@@ -131,7 +131,7 @@ def find_one(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    folder = path.anchor and Path(path.anchor) or Path(".")
+    folder = (path.anchor and Path(path.anchor)) or Path()
     matches = [folder]
     for part in path.parts[1:] if path.anchor else path.parts:
         wanted = part.lower()

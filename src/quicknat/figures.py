@@ -18,7 +18,7 @@ from quicknat.slices import VIEWS
 from quicknat.volumes import Volume, load_conformed, read_volume, to_uint8
 
 matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+import matplotlib.pyplot as plt
 
 VIEW_COLORS = dict(zip(VIEWS, ("#0072B2", "#D55E00", "#009E73"), strict=True))  # Okabe–Ito
 STAGE_STYLES = {"pretrain": "--", "finetune": "-"}
@@ -48,7 +48,9 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
             top.plot(table["epoch"], table["train_loss"], color=color, label=f"{view}, training")
             if "val_loss" not in table:
                 continue
-            top.plot(table["epoch"], table["val_loss"], "--", color=color, label=f"{view}, validation")
+            top.plot(
+                table["epoch"], table["val_loss"], "--", color=color, label=f"{view}, validation"
+            )
             bottom.plot(table["epoch"], table["val_dice"], color=color, marker=".", label=view)
             best = table["val_dice"].idxmax()
             bottom.plot(table["epoch"][best], table["val_dice"][best], "*", color=color, ms=14)
@@ -147,8 +149,7 @@ def overlay_panel(
             if column == 0:
                 axis.text(0.02, 0.95, view, color="white", fontsize=8, transform=axis.transAxes)
     handles = [
-        Patch(color=colors(index), label=protocol.names[index])
-        for index in sorted(shown - {0})
+        Patch(color=colors(index), label=protocol.names[index]) for index in sorted(shown - {0})
     ]
     figure.suptitle(title, color="white", y=0.995)
     figure.subplots_adjust(0.01, 0.16, 0.99, 0.95, wspace=0.02, hspace=0.02)

@@ -56,7 +56,7 @@ def view_probabilities(bundle: Bundle, view: str, image: np.ndarray, batch: int)
     device = next(network.parameters()).device
     slices = torch.from_numpy(np.moveaxis(image, AXIS[view], 0).astype(np.float32) / 255)[:, None]
     # slices without head are background: the networks never saw one
-    filled = torch.flatnonzero((slices > 0.1).float().mean(dim=(1, 2, 3)) > 0.005)
+    filled = ((slices > 0.1).float().mean(dim=(1, 2, 3)) > 0.005).nonzero().flatten()
     result = torch.zeros(len(slices), *slices.shape[2:], network.n_classes)
     result[..., 0] = 1
     for some in filled.split(batch):
@@ -72,7 +72,7 @@ def aggregate(bundle: Bundle, image: np.ndarray, batch: int = 16) -> torch.Tenso
     """
     classes = len(bundle.protocol.names)
     total = torch.zeros(*image.shape, classes)
-    merged = torch.from_numpy(bundle.protocol.sagittal)
+    merged = torch.tensor(bundle.protocol.sagittal)
     for view in VIEWS:
         probabilities = view_probabilities(bundle, view, image, batch)
         if view == "sagittal":
@@ -172,7 +172,9 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
         )
     thickest = max(record["source_voxel_mm"])
     if thickest > THICK_SLICE_MM:
-        flags.append({"flag": "thick_slices", "reason": f"voxels are {thickest:g} mm along an axis"})
+        flags.append(
+            {"flag": "thick_slices", "reason": f"voxels are {thickest:g} mm along an axis"}
+        )
     outside = record["head_outside_fraction"]
     if outside > 0.001:
         flags.append(
@@ -189,7 +191,12 @@ def label_table(protocol: Protocol) -> pd.DataFrame:
 
 
 def segment_file(
-    bundle: Bundle, path: str | Path, output: str | Path, name: str, conformed: bool, orientation: str
+    bundle: Bundle,
+    path: str | Path,
+    output: str | Path,
+    name: str,
+    conformed: bool,
+    orientation: str,
 ) -> pd.DataFrame:
     """Segment one file and write dseg, label table, volumes and QC under `output`.
 
@@ -206,7 +213,9 @@ def segment_file(
     if conformed:
         image, affine, record = load_conformed(path)
         if (record["spacing_mm"], record["size"]) != (bundle.spacing_mm, bundle.conform_size):
-            raise InputError(path, "was conformed to another grid than the model's", "convert again")
+            raise InputError(
+                path, "was conformed to another grid than the model's", "convert again"
+            )
     else:
         image, grid, record = conform(
             read_volume(path, orientation), bundle.spacing_mm, bundle.conform_size
@@ -239,5 +248,3 @@ def dataset_description() -> dict:
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "quicknat", "Version": quicknat.__version__}],
     }
-
-

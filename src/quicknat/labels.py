@@ -12,9 +12,16 @@ import pandas as pd
 
 from quicknat.errors import InputError
 
-COLUMNS = (
-    "index name abbreviation color freesurfer neuromorphometrics partner sagittal".split()
-)
+COLUMNS = [
+    "index",
+    "name",
+    "abbreviation",
+    "color",
+    "freesurfer",
+    "neuromorphometrics",
+    "partner",
+    "sagittal",
+]
 NUMBERINGS = ("freesurfer", "neuromorphometrics")
 
 

@@ -14,7 +14,7 @@ from quicknat.labels import Protocol
 
 log = logging.getLogger(__name__)
 
-COLUMNS = "subject structure dice iou hd95_mm volume_mm3 reference_mm3".split()
+COLUMNS = ["subject", "structure", "dice", "iou", "hd95_mm", "volume_mm3", "reference_mm3"]
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
@@ -40,7 +40,9 @@ def structure_metrics(
     if not either.any():
         return np.nan, np.nan, np.nan
     box = _box(either)
-    pair = [torch.from_numpy(mask[box].astype(np.uint8))[None, None] for mask in (prediction, reference)]
+    pair = [
+        torch.from_numpy(mask[box].astype(np.uint8))[None, None] for mask in (prediction, reference)
+    ]
     dice = compute_dice(*pair, include_background=True, ignore_empty=False).item()
     iou = compute_iou(*pair, include_background=True, ignore_empty=False).item()
     if not (prediction.any() and reference.any()):

@@ -142,7 +142,9 @@ class QuickNAT(nn.Module):
 _REFERENCE_BLOCKS = {
     **{f"encode{level + 1}": ("encoders", level) for level in range(LEVELS)},
     "bottleneck": ("bottleneck", None),
-    **{f"decode{number}": ("decoders", level) for number, level in ((4, 3), (1, 2), (2, 1), (3, 0))},
+    **{
+        f"decode{number}": ("decoders", level) for number, level in ((4, 3), (1, 2), (2, 1), (3, 0))
+    },
 }
 _REFERENCE_LAYERS = {
     **{f"conv{i}": f"convs.{i - 1}" for i in (1, 2, 3)},
@@ -192,9 +194,7 @@ def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
     for key in ("classifier.weight", "encoders.0.convs.0.weight"):
         if key not in ours:
             raise InputError("reference weights", f"lack '{key}'")
-    gates = {
-        part: any(f".{part}." in key for key in ours) for part in ("channel", "spatial")
-    }
+    gates = {part: any(f".{part}." in key for key in ours) for part in ("channel", "spatial")}
     kind = {(0, 0): "NONE", (1, 0): "CSE", (0, 1): "SSE", (1, 1): "CSSE"}[tuple(gates.values())]
     filters, _, kernel, _ = ours["encoders.0.convs.0.weight"].shape
     network = QuickNAT(
@@ -204,7 +204,9 @@ def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
     wanted = network.state_dict()
     for key in sorted(wanted.keys() | ours.keys()):
         if key not in ours or key not in wanted:
-            raise InputError("reference weights", f"'{key}' is {'missing' if key in wanted else 'left over'}")
+            raise InputError(
+                "reference weights", f"'{key}' is {'missing' if key in wanted else 'left over'}"
+            )
         if wanted[key].shape != ours[key].shape:
             raise InputError(
                 "reference weights",

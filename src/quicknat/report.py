@@ -19,9 +19,19 @@ from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.labels import Protocol
 
-PACKAGES = (
-    "snakemake torch monai lightning-fabric torchio nibabel SimpleITK scipy numpy pandas matplotlib"
-).split()
+PACKAGES = [
+    "snakemake",
+    "torch",
+    "monai",
+    "lightning-fabric",
+    "torchio",
+    "nibabel",
+    "SimpleITK",
+    "scipy",
+    "numpy",
+    "pandas",
+    "matplotlib",
+]
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ def run_times(folder: Path) -> list[dict]:
     A folder is a rule, a file in it is a job.
     """
     rows = []
-    for rule in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for rule in sorted({path.parent for path in folder.glob("*/*.tsv")}):
         jobs = pd.concat(
             [pd.read_csv(path, sep="\t", na_values="-") for path in sorted(rule.glob("*.tsv"))]
         )
@@ -122,14 +132,20 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         title=inputs.title,
         note=inputs.note,
         scans=inputs.scans,
-        uses=[(use, int(uses[use])) for use in ("pretrain", "train", "val", "test", "segment") if use in uses],
+        uses=[
+            (use, int(uses[use]))
+            for use in ("pretrain", "train", "val", "test", "segment")
+            if use in uses
+        ],
         protocol=inputs.protocol,
         sagittal_classes=inputs.protocol.n_classes("sagittal"),
         bundle=bundle,
         subjects=subjects,
         structures=structures,
         failed=failed.to_dict("records"),
-        quality={name: json.loads(path.read_text())["flags"] for name, path in inputs.quality.items()},
+        quality={
+            name: json.loads(path.read_text())["flags"] for name, path in inputs.quality.items()
+        },
         volumes=inputs.volumes.to_dict("records"),
         curves=embed(inputs.curves),
         dice=embed(inputs.dice) if inputs.dice else None,

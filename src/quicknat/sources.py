@@ -96,7 +96,10 @@ def _members(archive: Path) -> Iterable[tuple[str, Callable[[], IO[bytes] | None
         with tarfile.open(archive) as tar:
             for member in tar:
                 if not member.isdir():
-                    yield member.name, lambda m=member, t=tar: t.extractfile(m) if m.isreg() else None
+                    yield (
+                        member.name,
+                        lambda m=member, t=tar: t.extractfile(m) if m.isreg() else None,
+                    )
     else:
         raise InputError(archive, "is neither a zip nor a tar archive", "check the source's url")
 

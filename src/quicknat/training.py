@@ -265,7 +265,9 @@ def train_view(
             if validation:
                 row["val_loss"], dice = validate(model, loss, validation_loader, len(names))
                 row["val_dice"] = score = float(np.nanmean(dice[1:]))
-                row |= {f"dice/{name}": value for name, value in zip(names[1:], dice[1:], strict=True)}
+                row |= {
+                    f"dice/{name}": value for name, value in zip(names[1:], dice[1:], strict=True)
+                }
             row["seconds"] = time.perf_counter() - start
             row["slices_per_second"] = len(train_loader) * settings.batch_size / trained
             history.append(row)

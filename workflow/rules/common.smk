@@ -1,4 +1,4 @@
-# What all rules share: the checked configuration, the cohort, and where its raw files are.
+# What all rules share: the checked configuration, the cohort, and where its files are.
 # Requires: config.yaml, the sheet and the sources table, all three checked against their schemas.
 import json
 import os
@@ -15,9 +15,15 @@ from quicknat.errors import InputError
 from quicknat.schema import check, load_schema
 from quicknat.slices import VIEWS
 
+CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
+MODEL_FILES = ["model.safetensors", "model.json", "history.tsv"]
+DEMO_SOURCE = "img2fmri"  # the package whose heads the demo cohort deforms
+DEMO_HEADS = ("CSI1", "CSI2")
+DEMO_HEAD = "img2fmri/derivatives/T1/sub-{head}_ses-16_anat_sub-{head}_ses-16_T1w.nii.gz"
+
 # rules call the `quicknat` that belongs to this Snakemake, also when its environment is not active
 if shutil.which("quicknat") is None:
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
 
 def in_workflow(path):
@@ -26,50 +32,57 @@ def in_workflow(path):
     return path if base.samefile(Path.cwd()) or os.path.isabs(path) else str(base / path)
 
 
+def scans(*uses):
+    """Names of the scans with any of these uses, sorted."""
+    return [name for name, scan in SCANS.items() if scan.use in uses]
+
+
+def refuse(problem, allowed):
+    """Stop with one line that names what would be right."""
+    raise InputError("configuration", problem, f"allowed: {', '.join(allowed)}")
+
+
 CONFIG_SCHEMA, SHEET_SCHEMA, SOURCES_SCHEMA = (
     in_workflow(f"workflow/schemas/{name}.schema.yaml") for name in ("config", "sheet", "sources")
 )
 try:
     check(config, load_schema(CONFIG_SCHEMA), "configuration")
     validate(config, os.path.abspath(CONFIG_SCHEMA))  # fills in the defaults
-    SHEET = in_workflow(config["sheet"])
+    SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
     SCANS = {scan.id: scan for scan in read_sheet(SHEET, load_schema(SHEET_SCHEMA))}
-    SOURCES = {
-        row["source"]: row
-        for row in read_table(in_workflow(config["sources"]), load_schema(SOURCES_SCHEMA))
-    }
+    SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
+    PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
+    if not Path(PROTOCOL).is_file():
+        known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))
+        refuse(f"'protocol' is '{config['protocol']}'", known)
     for scan in SCANS.values():
-        for source in {scan.source, scan.labels_source if scan.labels else LOCAL}:
-            if source not in SOURCES and source != LOCAL:
-                raise InputError(
-                    SHEET,
-                    f"{scan.id} names the source '{source}'",
-                    f"known: {', '.join([LOCAL, *SOURCES])}",
-                )
+        for source in (scan.source, scan.labels_source):
+            if source != LOCAL and source not in SOURCES:
+                refuse(f"{scan.id} names the source '{source}'", [LOCAL, *SOURCES])
+    if not scans("train"):
+        raise InputError(SHEET, "no scan has use=train", "name scans with labels to train on")
+    STAGES = ["pretrain", "finetune"] if scans("pretrain") else ["finetune"]
+    if STAGES[0] not in config:
+        raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
+    SEGMENTED = scans("test", "segment")
+    # scans without labels get them from atlases
+    UNLABELLED = [name for name in scans("pretrain") if not SCANS[name].labels]
+    ATLASES = config["auto_labels"]["atlases"] if UNLABELLED else []
+    for name in ATLASES or ([""] if UNLABELLED else []):
+        if name not in scans("train"):
+            refuse(f"'auto_labels.atlases' names '{name}'", scans("train"))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
-if not Path(PROTOCOL).is_file():
-    known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))
-    raise WorkflowError(
-        f"configuration: 'protocol' is '{config['protocol']}'; allowed: {', '.join(known)}"
-    )
 ARCHIVES = [name for name, row in SOURCES.items() if row["kind"] not in ("local", "demo")]
-SCAN_DIR = "results/scans/{scan}/anat/{scan}"
-CONFORMED = SCAN_DIR + "_space-conformed_T1w.nii.gz"
-SEGMENTATION = "results/segmentations/{scan}/anat/{scan}_desc-quicknat"
 
 
 wildcard_constraints:
     scan=r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?",
     view="|".join(VIEWS),
     source="|".join(ARCHIVES) or "none",
-
-
-def scans(*uses):
-    """Names of the scans with any of these uses, sorted."""
-    return [name for name, scan in SCANS.items() if scan.use in uses]
+    head="|".join(DEMO_HEADS),
+    number=r"\d+",
 
 
 def raw_path(source, path):
@@ -91,15 +104,46 @@ def raw_inputs(source, path):
     where = raw_path(source, path)
     if source in ARCHIVES:
         return ancient(f"results/raw/{source}.members.txt")
-    pair = [where, where[: -len(".img")] + ".hdr"] if where.endswith(".img") else [where]
+    pair = [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
     if source != LOCAL and SOURCES[source]["kind"] == "demo":
         return pair
     return [file for file in pair if os.path.exists(file)]
 
 
+def members(source):
+    """Paths or globs of the members of an archive that any row of the sheet needs."""
+    wanted = {scan.image for scan in SCANS.values() if scan.source == source}
+    wanted |= {scan.labels for scan in SCANS.values() if scan.labels_source == source}
+    if source == DEMO_SOURCE and any(scan.source.startswith("demo-") for scan in SCANS.values()):
+        wanted |= {DEMO_HEAD.format(head=head) for head in DEMO_HEADS}
+    return sorted(wanted - {""})
+
+
 def orientation(scan, source):
     """Stated direction of the axes, of the row or else of its source."""
     return scan.orientation or SOURCES.get(source, {}).get("orientation", "")
+
+
+def conformed_labels(name):
+    """Label map to train on: the given one, else the automatic one."""
+    kind = "" if SCANS[name].labels else "_desc-auto"
+    return f"results/scans/{name}/anat/{name}_space-conformed{kind}_dseg.nii.gz"
+
+
+def stacks(*uses):
+    """View stacks of all scans with these uses, the view left open."""
+    return expand("results/slices/{{view}}/{scan}.npy", scan=scans(*uses))
+
+
+def settings(stage):
+    """Training settings of a stage as JSON; as a parameter, so that a change trains again."""
+    merged = config["training"] | config[stage] | {"network": config["network"]}
+    return json.dumps(merged, sort_keys=True)
+
+
+def training_threads(wildcards):
+    """The three views share the cores; a profile's set-threads goes before."""
+    return max(1, (workflow.cores or 1) // len(VIEWS))
 
 
 def write_effective_config():

@@ -4,25 +4,6 @@
 #           ..._space-conformed_dseg.nii.gz            given labels, conformed grid
 #           ..._dseg.nii.gz                            given labels, the scan's own grid
 #           ..._space-conformed_desc-auto_dseg.nii.gz  automatic labels
-ATLASES = config["auto_labels"]["atlases"]
-
-
-def conformed_labels(name):
-    """Label map to train on: the given one, else the automatic one."""
-    kind = "" if SCANS[name].labels else "_desc-auto"
-    return f"{SCAN_DIR}_space-conformed{kind}_dseg.nii.gz".format(scan=name)
-
-
-for name in ATLASES if any(not SCANS[s].labels for s in scans("pretrain")) else []:
-    if name not in SCANS or SCANS[name].use != "train":
-        raise WorkflowError(
-            f"configuration: 'auto_labels.atlases' names {name}; allowed: {', '.join(scans('train'))}"
-        )
-if not ATLASES and any(not SCANS[name].labels for name in scans("pretrain")):
-    raise WorkflowError(
-        "configuration: 'auto_labels.atlases' is empty, but the sheet has unlabelled pretrain scans;"
-        f" name some of: {', '.join(scans('train'))}"
-    )
 
 
 rule convert:
@@ -30,20 +11,20 @@ rule convert:
         lambda wc: raw_inputs(SCANS[wc.scan].source, SCANS[wc.scan].image),
     output:
         image=CONFORMED,
-        record=SCAN_DIR + "_space-conformed_T1w.json",
-    params:
-        image=lambda wc: raw_path(SCANS[wc.scan].source, SCANS[wc.scan].image),
-        orientation=lambda wc: orientation(SCANS[wc.scan], SCANS[wc.scan].source),
-        spacing=config["conform"]["spacing_mm"],
-        size=config["conform"]["size"],
+        record="results/scans/{scan}/anat/{scan}_space-conformed_T1w.json",
     log:
         "results/logs/convert/{scan}.log",
     benchmark:
         "results/benchmarks/convert/{scan}.tsv"
     conda:
         "../../envs/imaging.yaml"
+    params:
+        image=lambda wc: raw_path(SCANS[wc.scan].source, SCANS[wc.scan].image),
+        orientation=lambda wc: orientation(SCANS[wc.scan], SCANS[wc.scan].source),
+        spacing=config["conform"]["spacing_mm"],
+        size=config["conform"]["size"],
     shell:
-        "quicknat convert {params.image:q} --orientation {params.orientation:q}"
+        "quicknat convert {params.image:q} --orientation={params.orientation:q}"
         " --spacing {params.spacing} --size {params.size} --output {output.image:q}"
         " 2>&1 | tee {log:q}"
 
@@ -54,20 +35,20 @@ rule convert_labels:
         scan=CONFORMED,
         protocol=PROTOCOL,
     output:
-        conformed=SCAN_DIR + "_space-conformed_dseg.nii.gz",
-        native=SCAN_DIR + "_dseg.nii.gz",
-    params:
-        labels=lambda wc: raw_path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
-        orientation=lambda wc: orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
-        numbering=lambda wc: SCANS[wc.scan].protocol,
+        conformed="results/scans/{scan}/anat/{scan}_space-conformed_dseg.nii.gz",
+        native="results/scans/{scan}/anat/{scan}_dseg.nii.gz",
     log:
         "results/logs/convert_labels/{scan}.log",
     benchmark:
         "results/benchmarks/convert_labels/{scan}.tsv"
     conda:
         "../../envs/imaging.yaml"
+    params:
+        labels=lambda wc: raw_path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
+        orientation=lambda wc: orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
+        numbering=lambda wc: SCANS[wc.scan].protocol,
     shell:
-        "quicknat convert-labels {params.labels:q} --orientation {params.orientation:q}"
+        "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
         " --numbering {params.numbering:q} --scan {input.scan:q} --protocol {input.protocol:q}"
         " --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"
 
@@ -76,9 +57,15 @@ rule auto_label:
     input:
         scan=CONFORMED,
         atlases=expand(CONFORMED, scan=ATLASES),
-        labels=[conformed_labels(name) for name in ATLASES if name in SCANS],
+        labels=[conformed_labels(name) for name in ATLASES],
     output:
-        SCAN_DIR + "_space-conformed_desc-auto_dseg.nii.gz",
+        "results/scans/{scan}/anat/{scan}_space-conformed_desc-auto_dseg.nii.gz",
+    log:
+        "results/logs/auto_label/{scan}.log",
+    benchmark:
+        "results/benchmarks/auto_label/{scan}.tsv"
+    conda:
+        "../../envs/imaging.yaml"
     params:
         atlases=lambda wc, input: [
             part
@@ -86,12 +73,6 @@ rule auto_label:
             for part in ("--atlas", pair[0], "--atlas-labels", pair[1])
         ],
         seed=config["training"]["seed"],
-    log:
-        "results/logs/auto_label/{scan}.log",
-    benchmark:
-        "results/benchmarks/auto_label/{scan}.tsv"
-    conda:
-        "../../envs/imaging.yaml"
     shell:
         "quicknat auto-label {input.scan:q} {params.atlases:q} --seed {params.seed}"
         " --threads {threads} --output {output:q} 2>&1 | tee {log:q}"

@@ -5,8 +5,8 @@
 
 rule evaluate:
     input:
-        prediction=SEGMENTATION + "_dseg.nii.gz",
-        reference=SCAN_DIR + "_dseg.nii.gz",
+        prediction="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
+        reference="results/scans/{scan}/anat/{scan}_dseg.nii.gz",
         protocol=PROTOCOL,
     output:
         "results/metrics/{scan}.tsv",

@@ -1,7 +1,6 @@
 # Figures and the report page.
 # Requires: histories, metrics, segmentations.
 # Makes:    results/report/figures/*.png, results/report/index.html
-FIGURES = "results/report/figures"
 
 
 rule curves:
@@ -9,7 +8,7 @@ rule curves:
         expand("results/models/{stage}/{view}/history.tsv", stage=STAGES, view=VIEWS),
     output:
         report(
-            FIGURES + "/curves.png",
+            "results/report/figures/curves.png",
             caption="../report/curves.rst",
             category="Training",
             labels={"figure": "learning curves"},
@@ -30,7 +29,7 @@ rule dice_plot:
         protocol=PROTOCOL,
     output:
         report(
-            FIGURES + "/dice.png",
+            "results/report/figures/dice.png",
             caption="../report/dice.rst",
             category="Scores",
             labels={"figure": "Dice per structure"},
@@ -50,21 +49,17 @@ rule overlay:
     input:
         scan=CONFORMED,
         record=rules.convert.output.record,
-        prediction=SEGMENTATION + "_dseg.nii.gz",
+        prediction="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
         reference=lambda wc: (
-            (SCAN_DIR + "_dseg.nii.gz").format(scan=wc.scan) if SCANS[wc.scan].labels else []
+            "results/scans/{scan}/anat/{scan}_dseg.nii.gz" if SCANS[wc.scan].labels else []
         ),
         protocol=PROTOCOL,
     output:
         report(
-            FIGURES + "/{scan}_overlay.png",
+            "results/report/figures/{scan}_overlay.png",
             caption="../report/overlay.rst",
             category="Segmentations",
             labels={"figure": "overlay", "scan": "{scan}"},
-        ),
-    params:
-        reference=lambda wc, input: (
-            ["--reference", input.reference] if input.reference else []
         ),
     log:
         "results/logs/overlay/{scan}.log",
@@ -72,6 +67,8 @@ rule overlay:
         "results/benchmarks/overlay/{scan}.tsv"
     conda:
         "../../envs/imaging.yaml"
+    params:
+        reference=lambda wc, input: (["--reference", input.reference] if input.reference else []),
     shell:
         "quicknat overlay {input.scan:q} {input.prediction:q} {params.reference:q}"
         " --protocol {input.protocol:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -82,28 +79,28 @@ rule report:
         curves=rules.curves.output,
         dice=rules.dice_plot.output if scans("test") else [],
         metrics="results/metrics.tsv" if scans("test") else [],
-        overlays=expand(FIGURES + "/{scan}_overlay.png", scan=SEGMENTED),
-        qc=expand(SEGMENTATION + "_qc.json", scan=SEGMENTED),
+        overlays=expand("results/report/figures/{scan}_overlay.png", scan=SEGMENTED),
+        qc=expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json", scan=SEGMENTED),
         volumes="results/segmentations/volumes.tsv" if SEGMENTED else [],
         bundle="results/model/bundle.json",
         template=in_workflow("workflow/report/index.html.j2"),
         protocol=PROTOCOL,
     output:
         "results/report/index.html",
-    params:
-        sheet=SHEET,
-        schema=SHEET_SCHEMA,
-        title=config["report"]["title"],
-        note=config["report"]["note"],
-        segmented=SEGMENTED,
     log:
         "results/logs/report/page.log",
     benchmark:
         "results/benchmarks/report/page.tsv"
     conda:
         "../../envs/imaging.yaml"
+    params:
+        sheet=SHEET,
+        schema=SHEET_SCHEMA,
+        title=config["report"]["title"],
+        note=config["report"]["note"],
+        segmented=SEGMENTED,
     shell:
         "quicknat report {params.sheet:q} --schema {params.schema:q} --template {input.template:q}"
-        " --protocol {input.protocol:q} --results results --title {params.title:q}"
-        " --note {params.note:q} --segmented <(printf '%s\\n' {params.segmented:q})"
+        " --protocol {input.protocol:q} --results results --title={params.title:q}"
+        " --note={params.note:q} --segmented <(printf '%s\\n' {params.segmented:q})"
         " --output {output:q} 2>&1 | tee {log:q}"

@@ -2,7 +2,6 @@
 # Requires: results/model/ and the conformed scan with its sidecar.
 # Makes:    results/segmentations/{scan}/anat/{scan}_desc-quicknat_{dseg,volumes,qc}.*
 #           results/segmentations/volumes.tsv  all scans
-SEGMENTED = scans("test", "segment")
 
 
 rule segment:
@@ -11,10 +10,10 @@ rule segment:
         scan=CONFORMED,
         record=rules.convert.output.record,
     output:
-        dseg=SEGMENTATION + "_dseg.nii.gz",
-        table=SEGMENTATION + "_dseg.tsv",
-        volumes=SEGMENTATION + "_volumes.tsv",
-        qc=SEGMENTATION + "_qc.json",
+        dseg="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
+        table="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.tsv",
+        volumes="results/segmentations/{scan}/anat/{scan}_desc-quicknat_volumes.tsv",
+        qc="results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json",
     log:
         "results/logs/segment/{scan}.log",
     benchmark:
@@ -29,7 +28,7 @@ rule segment:
 
 rule volumes:
     input:
-        expand(SEGMENTATION + "_volumes.tsv", scan=SEGMENTED),
+        expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_volumes.tsv", scan=SEGMENTED),
     output:
         "results/segmentations/volumes.tsv",
     log:

@@ -12,15 +12,15 @@ rule slice:
     output:
         stacks=expand("results/slices/{view}/{{scan}}.npy", view=VIEWS),
         record="results/slices/{scan}.json",
-    params:
-        size=config["slices"]["size"],
-        min_foreground=config["slices"]["min_foreground"],
     log:
         "results/logs/slice/{scan}.log",
     benchmark:
         "results/benchmarks/slice/{scan}.tsv"
     conda:
         "../../envs/imaging.yaml"
+    params:
+        size=config["slices"]["size"],
+        min_foreground=config["slices"]["min_foreground"],
     shell:
         "quicknat slice {input.scan:q} {input.labels:q} --protocol {input.protocol:q}"
         " --folder results/slices --name {wildcards.scan:q} --size {params.size}"

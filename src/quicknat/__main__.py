@@ -1,0 +1,5 @@
+"""``python -m quicknat``."""
+
+from quicknat.cli import main
+
+main()

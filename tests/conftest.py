@@ -1,0 +1,66 @@
+"""Shared by all tests: where things are, and small real volumes to work with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from helpers import LABELS, ROOT, SHARED
+from quicknat.labels import Protocol
+from quicknat.volumes import Volume, read_volume
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the shared real scans are skipped, with the reason, where there are none."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()) and not SHARED.is_dir():
+            item.add_marker(pytest.mark.skip(reason="needs the scans in ../shared, absent here"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def protocol() -> Protocol:
+    return Protocol.read(LABELS / "quicknat28.tsv")
+
+
+@pytest.fixture(scope="session")
+def demo_dseg() -> Volume:
+    """A real label map (FreeSurfer numbering) that ships with the package, at every 2nd voxel."""
+    volume = read_volume(ROOT / "src/quicknat/demo_labels/sub-CSI3_dseg.nii.gz")
+    affine = volume.affine @ np.diag([2, 2, 2, 1.0])
+    return Volume(volume.data[::2, ::2, ::2], affine, volume.path)
+
+
+@pytest.fixture(scope="session")
+def head(demo_dseg: Volume) -> Volume:
+    """A head-like picture painted from that label map: air, scalp, and a grey level per structure."""
+    from scipy import ndimage
+
+    brain = demo_dseg.data > 0
+    scalp = ndimage.binary_dilation(brain, iterations=6) & ~ndimage.binary_dilation(
+        brain, iterations=3
+    )
+    grey = np.where(scalp, 150, 0) + np.where(brain, 60 + demo_dseg.data.astype(int), 0)
+    noise = np.random.default_rng(0).normal(0, 3, grey.shape)
+    return Volume((grey + np.abs(noise)).astype(np.float32), demo_dseg.affine, Path("head.nii.gz"))
+
+
+@pytest.fixture
+def head_file(head: Volume, tmp_path: Path) -> Path:
+    path = tmp_path / "head.nii.gz"
+    nib.save(nib.Nifti1Image(head.data.astype(np.int16), head.affine), path)
+    return path
+
+
+@pytest.fixture
+def dseg_file(demo_dseg: Volume, tmp_path: Path) -> Path:
+    path = tmp_path / "dseg.nii.gz"
+    nib.save(nib.Nifti1Image(demo_dseg.data, demo_dseg.affine), path)
+    return path

@@ -1,0 +1,130 @@
+"""The sheet: what is accepted, what is refused, and that splits stay put."""
+
+import pytest
+
+from helpers import ROOT
+from quicknat.cohort import auto_use, find_one, read_sheet
+from quicknat.errors import InputError
+from quicknat.schema import load_schema
+
+SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
+
+
+def sheet(tmp_path, *rows, columns="subject image labels protocol use person session"):
+    path = tmp_path / "sheet.tsv"
+    lines = ["\t".join(columns.split()), *("\t".join(row.split("|")) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_order_of_rows_and_comments_change_nothing(tmp_path):
+    rows = ["a|a.nii|a_l.nii|freesurfer|train||", "b|b.nii||||", "c|c.nii|||segment||"]
+    rows[1] = "b|b.nii|||segment||"
+    one = read_sheet(sheet(tmp_path, *rows), SCHEMA)
+    two = read_sheet(
+        sheet(tmp_path, "# a comment", *reversed(rows), "# d|d.nii|||segment||"), SCHEMA
+    )
+    assert one == two
+    assert [scan.id for scan in one] == ["sub-a", "sub-b", "sub-c"]
+
+
+def test_automatic_split_is_about_80_10_10_and_stable(tmp_path):
+    uses = [auto_use(f"person{i}") for i in range(2000)]
+    assert uses.count("train") / 2000 == pytest.approx(0.8, abs=0.03)
+    assert uses.count("val") / 2000 == pytest.approx(0.1, abs=0.03)
+    assert auto_use("OAS10001") == auto_use("OAS10001")
+
+
+def test_repeat_scans_of_a_person_fall_into_the_same_automatic_split(tmp_path):
+    rows = [f"s{i}|a{i}.nii|l{i}.nii|freesurfer|auto|someone|" for i in range(20)]
+    assert len({scan.use for scan in read_sheet(sheet(tmp_path, *rows), SCHEMA)}) == 1
+
+
+@pytest.mark.parametrize("first", ["train", "pretrain"])
+def test_a_person_in_two_splits_is_refused(tmp_path, first):
+    rows = [f"a|a.nii|l.nii|freesurfer|{first}|anna|", "b|b.nii|l.nii|freesurfer|test|anna|"]
+    with pytest.raises(InputError, match=r"person 'anna' is in .*sub-a.*sub-b"):
+        read_sheet(sheet(tmp_path, *rows), SCHEMA)
+
+
+def test_pretraining_and_training_may_share_a_person(tmp_path):
+    rows = ["a|a.nii|||pretrain|anna|", "b|b.nii|l.nii|freesurfer|train|anna|"]
+    assert len(read_sheet(sheet(tmp_path, *rows), SCHEMA)) == 2
+
+
+BAD_ROWS = {
+    "a bad subject name": ("a b|a.nii|||segment||", "letters and digits"),
+    "a subject that is shell code": ("$(rm)|a.nii|||segment||", "letters and digits"),
+    "a leading path": ("../x|a.nii|||segment||", "letters and digits"),
+    "an unknown use": ("a|a.nii|||testing||", "allowed: pretrain, train, val, test"),
+    "train without labels": ("a|a.nii|||train||", "no labels"),
+    "labels without protocol": ("a|a.nii|l.nii||train||", "no protocol"),
+    "no image": ("a||||segment||", "image"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_ROWS)
+def test_bad_row_is_refused_naming_row_and_reason(tmp_path, fault):
+    row, reason = BAD_ROWS[fault]
+    with pytest.raises(InputError) as error:
+        read_sheet(sheet(tmp_path, row), SCHEMA)
+    assert "sheet.tsv" in str(error.value) and reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_column_is_refused_with_the_allowed_ones(tmp_path):
+    path = sheet(tmp_path, "a|a.nii|segment|1", columns="subject image use sesion")
+    with pytest.raises(InputError, match="unknown key 'sesion'; did you mean 'session'.*allowed"):
+        read_sheet(path, SCHEMA)
+
+
+def test_missing_column_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'use' is missing"):
+        read_sheet(sheet(tmp_path, "a|a.nii", columns="subject image"), SCHEMA)
+
+
+def test_duplicate_scan_is_refused_and_a_session_tells_them_apart(tmp_path):
+    rows = ["a|a.nii|||segment||", "a|b.nii|||segment||"]
+    with pytest.raises(InputError, match="two rows"):
+        read_sheet(sheet(tmp_path, *rows), SCHEMA)
+    rows = ["a|a.nii|||segment||1", "a|b.nii|||segment||2"]
+    assert [s.id for s in read_sheet(sheet(tmp_path, *rows), SCHEMA)] == [
+        "sub-a_ses-1",
+        "sub-a_ses-2",
+    ]
+
+
+def test_windows_line_ends_and_leading_zeros_survive(tmp_path):
+    path = tmp_path / "sheet.tsv"
+    path.write_bytes(b"subject\timage\tuse\r\n007\ta b.nii\tsegment\r\n")
+    (scan,) = read_sheet(path, SCHEMA)
+    assert (scan.id, scan.image) == ("sub-007", "a b.nii")
+
+
+@pytest.mark.parametrize("content", ["", "subject\timage\tuse\n"])
+def test_empty_cohort_is_refused(tmp_path, content):
+    (tmp_path / "sheet.tsv").write_text(content)
+    with pytest.raises(InputError):
+        read_sheet(tmp_path / "sheet.tsv", SCHEMA)
+
+
+def test_file_is_found_by_glob_and_without_regard_to_case(tmp_path):
+    folder = tmp_path / "Disc1" / "OAS1_0001_MR1"
+    folder.mkdir(parents=True)
+    (folder / "scan_n4_masked_gfc.IMG").touch()
+    found = find_one(tmp_path / "disc1" / "oas1_0001_mr1" / "*_masked_gfc.img")
+    assert found.name == "scan_n4_masked_gfc.IMG"
+
+
+def test_two_matches_and_none_are_refused(tmp_path):
+    for name in ("a_1.nii", "a_2.nii"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="matches 2 files"):
+        find_one(tmp_path / "a_*.nii")
+    with pytest.raises(InputError, match="no such file"):
+        find_one(tmp_path / "b_*.nii")
+
+
+def test_shipped_sheets_are_valid():
+    for path in sorted((ROOT / "workflow/cohorts").glob("*.tsv")):
+        assert read_sheet(path, SCHEMA), path

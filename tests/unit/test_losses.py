@@ -1,0 +1,64 @@
+"""The loss, against hand-computed values of the paper's formulas."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from quicknat.losses import CombinedLoss, class_weights, dice_loss, edge_weight, edges
+
+
+def test_class_weights_are_median_over_frequency():
+    counts = np.array([80, 10, 5, 5])  # frequencies .8 .1 .05 .05, median .075
+    expected = [0.075 / 0.8, 0.75, 1.5, 1.5]
+    np.testing.assert_allclose(class_weights(counts), expected, rtol=1e-6)
+    assert edge_weight(counts) == pytest.approx(2 * 0.075 / 0.05)
+
+
+def test_power_and_cap_soften_the_class_weights():
+    counts = np.array([80, 10, 5, 5])
+    np.testing.assert_allclose(class_weights(counts, power=0.5)[2], 1.5**0.5, rtol=1e-6)
+    assert class_weights(counts, cap=1.0).max() == 1.0
+
+
+def test_class_absent_from_training_has_weight_zero_and_moves_no_other():
+    np.testing.assert_allclose(
+        class_weights(np.array([80, 0, 10, 10])), [0.125, 0, 1, 1], rtol=1e-6
+    )
+
+
+def test_edge_is_where_the_central_difference_of_the_labels_is_not_zero():
+    labels = torch.tensor([[[0, 0, 0, 1, 1, 1]]]).expand(1, 4, 6)
+    expected = [False, False, True, True, False, False]
+    assert edges(labels)[0].tolist() == [expected] * 4
+    gradient = np.gradient(labels[0].numpy().astype(float))
+    np.testing.assert_array_equal(edges(labels)[0].numpy(), np.any(np.array(gradient) != 0, axis=0))
+
+
+def test_dice_loss_is_zero_for_certain_truth_and_one_minus_overlap_otherwise():
+    labels = torch.tensor([[[0, 1], [1, 1]]])
+    sure = F.one_hot(labels, 2).movedim(-1, 1).float() * 200 - 100
+    assert dice_loss(sure, labels).item() == pytest.approx(0, abs=1e-4)
+    even = torch.zeros(1, 2, 2, 2)  # probabilities one half everywhere
+    # class 0: 2·0.5/(2+1), class 1: 2·1.5/(2+3)
+    assert dice_loss(even, labels).item() == pytest.approx(1 - (1 / 3 + 3 / 5) / 2, abs=1e-4)
+
+
+def test_weighted_cross_entropy_matches_a_hand_calculation():
+    labels = torch.tensor([[[0, 0, 0, 1]]])
+    loss = CombinedLoss(np.array([1.0, 3.0], np.float32), edge=2.0)
+    entropy, _ = loss(torch.zeros(1, 2, 1, 4), labels)
+    # pixel weights: 1, 1, 1 + 2, 3 + 2; each pixel's entropy is ln 2
+    assert entropy.item() == pytest.approx(np.log(2) * (1 + 1 + 3 + 5) / 4, rel=1e-6)
+
+
+def test_reference_values_are_reproduced_where_the_reference_is_right(shared):
+    golden = np.load(shared / "golden" / "aux.npz")
+    logits, labels = torch.tensor(golden["loss_logits"]), torch.tensor(golden["loss_target"])
+    weighted = F.cross_entropy(logits, labels, reduction="none") * torch.tensor(
+        golden["loss_weight"]
+    )
+    assert weighted.mean().item() == pytest.approx(float(golden["loss_wce"]), rel=1e-6)
+    # the authors take the softmax twice inside Dice; once more on our side gives their value
+    twice = dice_loss(logits.softmax(dim=1), labels)
+    assert twice.item() == pytest.approx(float(golden["loss_dice"]), rel=1e-5)

@@ -1,0 +1,63 @@
+"""Slices: which axis, which way round, which classes."""
+
+import numpy as np
+import pytest
+
+from quicknat.errors import InputError
+from quicknat.slices import VIEWS, class_counts, crop, open_stack, to_slices, view_stack
+
+
+def test_each_view_cuts_its_own_ras_axis():
+    volume = np.zeros((4, 5, 6))
+    shapes = {view: to_slices(volume, view).shape for view in VIEWS}
+    assert shapes == {"sagittal": (4, 5, 6), "coronal": (5, 4, 6), "axial": (6, 4, 5)}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_slices_without_structures_are_dropped_and_the_rest_recorded(protocol, view):
+    labels = np.zeros((32, 32, 32), np.uint8)
+    labels[8:20, 8:20, 8:20] = 3
+    image = np.arange(32**3, dtype=np.uint32).astype(np.uint8).reshape(labels.shape)
+    stack, kept = view_stack(image, labels, view, protocol, 0.01)
+    assert kept == list(range(8, 20))
+    assert stack.shape == (12, 2, 32, 32) and stack.dtype == np.uint8
+    np.testing.assert_array_equal(stack[:, 0], to_slices(image, view)[8:20])
+
+
+def test_sagittal_stack_holds_merged_classes(protocol):
+    left, right = protocol.names.index("Left caudate"), protocol.names.index("Right caudate")
+    labels = np.full((16, 16, 16), left, np.uint8)
+    labels[8:] = right
+    coronal, _ = view_stack(labels, labels, "coronal", protocol, 0.01)
+    sagittal, _ = view_stack(labels, labels, "sagittal", protocol, 0.01)
+    assert set(np.unique(coronal[:, 1])) == {left, right}
+    assert set(np.unique(sagittal[:, 1])) == {protocol.sagittal[left]}
+
+
+def test_class_counts_add_up_to_all_pixels(protocol):
+    stack = np.zeros((3, 2, 16, 16), np.uint8)
+    stack[0, 1] = 5
+    counts = class_counts(stack, 28)
+    assert len(counts) == 28 and sum(counts) == 3 * 256 and counts[5] == 256
+
+
+def test_crop_takes_the_cube_at_its_start():
+    volume = np.arange(1000).reshape(10, 10, 10)
+    np.testing.assert_array_equal(crop(volume, (1, 2, 3), 4), volume[1:5, 2:6, 3:7])
+
+
+def test_damaged_or_foreign_stack_is_refused(tmp_path):
+    for name, array in {
+        "float.npy": np.zeros((2, 2, 16, 16)),
+        "odd.npy": np.zeros((2, 2, 20, 16), np.uint8),
+        "flat.npy": np.zeros((16, 16), np.uint8),
+    }.items():
+        np.save(tmp_path / name, array)
+        with pytest.raises(InputError, match=name):
+            open_stack(tmp_path / name)
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "float.npy").read_bytes()[:200])
+    with pytest.raises(InputError, match="cut.npy"):
+        open_stack(tmp_path / "cut.npy")
+    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="pickle.npy"):
+        open_stack(tmp_path / "pickle.npy")

@@ -1,0 +1,118 @@
+"""Downloads are verified, archives stay in their folder."""
+
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+import zipfile
+
+import pytest
+
+from quicknat.errors import InputError
+from quicknat.sources import download, unpack
+
+CONTENT = b"scan" * 1000
+SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "data.bin").write_bytes(CONTENT)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize("checksum", [SHA256, MD5])
+def test_download_over_http_is_verified(server, tmp_path, checksum):
+    download("http", f"{server}/data.bin", checksum, tmp_path / "out" / "a")
+    assert (tmp_path / "out" / "a").read_bytes() == CONTENT
+
+
+def test_file_urls_are_copied(tmp_path):
+    source = tmp_path / "a b.bin"
+    source.write_bytes(CONTENT)
+    download("file", source.as_uri(), SHA256, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["data.bin", "absent.bin"])
+def test_wrong_bytes_or_missing_file_leave_nothing_behind(server, tmp_path, url):
+    target = tmp_path / "out" / "a"
+    with pytest.raises(InputError, match=url):
+        download("http", f"{server}/{url}", "sha256:" + "0" * 64, target)
+    assert list(target.parent.iterdir()) == []
+
+
+def make_zip(path, names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+
+
+def make_tar(path, names):
+    with tarfile.open(path, "w:gz") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            archive.addfile(info, io.BytesIO(name.encode()))
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_only_matching_members_are_unpacked_and_headers_come_along(tmp_path, make):
+    make(tmp_path / "a", ["d/X_MR1.IMG", "d/X_MR1.HDR", "d/other.img", "e/scan.nii.gz"])
+    written = unpack(tmp_path / "a", ["d/x_*.img", "e/scan.nii.gz"], tmp_path / "out")
+    assert written == ["d/X_MR1.HDR", "d/X_MR1.IMG", "e/scan.nii.gz"]
+    assert (tmp_path / "out/e/scan.nii.gz").read_text() == "e/scan.nii.gz"
+    assert not (tmp_path / "out/d/other.img").exists()
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+@pytest.mark.parametrize("name", ["../evil.nii", "/tmp/evil.nii", "a/../../evil.nii"])
+def test_member_that_points_outside_is_refused(tmp_path, make, name):
+    make(tmp_path / "a", [name])
+    with pytest.raises(InputError, match="outside"):
+        unpack(tmp_path / "a", ["*evil.nii"], tmp_path / "out")
+    assert not list(tmp_path.rglob("evil.nii"))
+
+
+def test_link_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a", "w") as archive:
+        info = tarfile.TarInfo("scan.nii")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(InputError, match="link"):
+        unpack(tmp_path / "a", ["scan.nii"], tmp_path / "out")
+
+
+def test_absent_member_is_refused_by_name(tmp_path):
+    make_zip(tmp_path / "a", ["b.nii"])
+    with pytest.raises(InputError, match=r"no member 'c\.nii'"):
+        unpack(tmp_path / "a", ["b.nii", "c.nii"], tmp_path / "out")
+
+
+def test_truncated_archive_is_refused(tmp_path):
+    make_tar(tmp_path / "a", [f"{i}.nii" for i in range(500)])
+    content = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        unpack(tmp_path / "a", ["499.nii"], tmp_path / "out")
+
+
+def test_web_page_instead_of_an_archive_is_refused(tmp_path):
+    (tmp_path / "a").write_text("<html>not found</html>")
+    with pytest.raises(InputError, match="neither a zip nor a tar"):
+        unpack(tmp_path / "a", ["x"], tmp_path / "out")

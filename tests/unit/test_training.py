@@ -1,0 +1,145 @@
+"""Training: schedules, reproducibility, and a network that learns."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from quicknat.data import SliceDataset, augmentation
+from quicknat.errors import InputError
+from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.training import (
+    TrainingSettings,
+    learning_rate_factor,
+    load_weights,
+    make_optimizer,
+    train_view,
+)
+
+SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
+
+
+@pytest.fixture
+def stack(tmp_path, protocol):
+    """Slices with four bright bars, each a class of its own."""
+    random = np.random.default_rng(0)
+    data = np.zeros((24, 2, 32, 32), np.uint8)
+    for number, pair in enumerate(data):
+        for k in range(1, 5):
+            row = 6 * k - 2 + number % 3
+            pair[0, row : row + 4, 4:28], pair[1, row : row + 4, 4:28] = 50 * k, k
+    data[:, 0] += random.integers(0, 10, data[:, 0].shape).astype(np.uint8)
+    path = tmp_path / "sub-1.npy"
+    np.save(path, data)
+    return path
+
+
+def settings(**changes):
+    base = {"epochs": 2, "learning_rate": 0.01, "batch_size": 4, "network": SMALL}
+    return TrainingSettings(**{**base, **changes})
+
+
+def test_sgd_follows_the_paper_and_divides_by_ten_every_ten_epochs():
+    chosen = settings(optimizer="sgd", epochs=25, step_epochs=10)
+    factors = [learning_rate_factor(5 * epoch, 5, chosen) for epoch in (0, 9, 10, 19, 20)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    group = make_optimizer(QuickNAT(3, SMALL), chosen).param_groups[0]
+    assert (group["momentum"], group["weight_decay"]) == (0.95, 1e-4)
+
+
+def test_adamw_warms_up_and_decays_to_zero():
+    chosen = settings(epochs=10, warmup=0.1)
+    factors = np.array([learning_rate_factor(step, 10, chosen) for step in range(101)])
+    assert factors[0] == pytest.approx(0.1) and factors.max() == pytest.approx(1)
+    assert factors.argmax() in (9, 10) and factors[100] == 0
+    assert np.all(np.diff(factors[10:]) < 0)
+
+
+def test_network_learns_and_writes_model_history_and_description(stack, tmp_path, protocol):
+    chosen = settings(epochs=12, augment=False, learning_rate=0.02)
+    train_view("coronal", protocol, [stack], [stack], chosen, tmp_path / "m")
+    history = pd.read_csv(tmp_path / "m/history.tsv", sep="\t")
+    assert history["train_loss"].iloc[-1] < 0.75 * history["train_loss"].iloc[0]
+    assert history["val_dice"].max() > 0.8
+    described = json.loads((tmp_path / "m/model.json").read_text())
+    assert described["best_epoch"] == history["val_dice"].idxmax() + 1
+    assert described["best_val_dice"] == pytest.approx(history["val_dice"].max(), rel=1e-4)
+    assert {"epoch", "learning_rate", "seconds", "slices_per_second"} <= set(history)
+    assert list((tmp_path / "m/tensorboard").glob("events*"))
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_does_not(stack, tmp_path, protocol):
+    weights = []
+    for number, seed in enumerate((1, 1, 2)):
+        folder = tmp_path / str(number)
+        train_view("axial", protocol, [stack], [stack], settings(seed=seed), folder)
+        weights.append(load_file(folder / "model.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert not torch.equal(weights[0]["classifier.weight"], weights[2]["classifier.weight"])
+
+
+def test_finetuning_starts_from_the_given_weights(stack, tmp_path, protocol):
+    train_view("coronal", protocol, [stack], [], settings(), tmp_path / "a")
+    still = settings(epochs=1, learning_rate=1e-12, optimizer="sgd")
+    start = tmp_path / "a/model.safetensors"
+    train_view("coronal", protocol, [stack], [], still, tmp_path / "b", initial=start)
+    one, two = load_file(start), load_file(tmp_path / "b/model.safetensors")
+    torch.testing.assert_close(one["classifier.weight"], two["classifier.weight"])
+
+
+def test_weights_of_another_network_are_refused(stack, tmp_path, protocol):
+    train_view("coronal", protocol, [stack], [], settings(epochs=1), tmp_path / "a")
+    with pytest.raises(InputError, match="does not hold the weights"):
+        load_weights(QuickNAT(5, SMALL), tmp_path / "a/model.safetensors")
+    (tmp_path / "evil.safetensors").write_bytes(b"\x80\x04cos\nsystem\n.")
+    with pytest.raises(InputError, match="does not hold the weights"):
+        load_weights(QuickNAT(5, SMALL), tmp_path / "evil.safetensors")
+
+
+def test_loss_that_is_not_finite_stops_and_leaves_no_model(stack, tmp_path, protocol):
+    with pytest.raises(InputError, match="lower the learning rate"):
+        train_view(
+            "coronal",
+            protocol,
+            [stack],
+            [],
+            settings(epochs=30, learning_rate=1e30),
+            tmp_path / "m",
+        )
+    assert not (tmp_path / "m/model.safetensors").exists()
+
+
+def test_empty_training_set_is_refused(tmp_path, protocol):
+    with pytest.raises(InputError, match="use=train"):
+        train_view("coronal", protocol, [], [], settings(), tmp_path)
+
+
+def test_unknown_setting_is_refused_by_name():
+    with pytest.raises(InputError, match="epoks"):
+        TrainingSettings.from_dict({"epoks": 3, "learning_rate": 1})
+
+
+def test_augmentation_never_mirrors_and_keeps_classes_whole(tmp_path):
+    pair = np.zeros((1, 2, 48, 48), np.uint8)
+    pair[0, :, :24] = 1  # one half is class 1
+    pair[0, 0] *= 200
+    np.save(tmp_path / "a.npy", pair)
+    dataset = SliceDataset([tmp_path / "a.npy"], augmentation(48, seed=0))
+    for _ in range(50):
+        item = dataset[0]
+        assert item["image"].shape == (1, 48, 48) and item["labels"].shape == (48, 48)
+        assert set(item["labels"].unique().tolist()) <= {0, 1}
+        halves = item["labels"][:24].float().mean(), item["labels"][24:].float().mean()
+        assert halves[0] > halves[1]
+        assert item["image"].min() >= 0 and item["image"].max() <= 1
+
+
+def test_slices_of_several_stacks_are_counted_through(tmp_path):
+    for k in (1, 2):
+        data = np.full((k, 2, 16, 16), k, np.uint8)
+        np.save(tmp_path / f"{k}.npy", data)
+    dataset = SliceDataset([tmp_path / "1.npy", tmp_path / "2.npy"])
+    assert [int(dataset[i]["labels"][0, 0]) for i in range(len(dataset))] == [1, 2, 2]

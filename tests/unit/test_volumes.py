@@ -1,0 +1,247 @@
+"""Reading and conforming scans: orientation is kept, bad files are refused by name."""
+
+import gzip
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from quicknat.errors import InputError
+from quicknat.volumes import (
+    Grid,
+    Volume,
+    conform,
+    conformed_grid,
+    head_window,
+    read_volume,
+    resample,
+    save_nifti,
+    to_uint8,
+)
+
+
+def write(path, data, affine=None, code=1):
+    image = nib.Nifti1Image(data, np.diag([2, 2, 2, 1.0]) if affine is None else affine)
+    image.set_sform(image.affine, code)
+    image.set_qform(image.affine, code)
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(1).integers(1, 200, (12, 14, 16)).astype(np.int16)
+
+
+def test_orientation_of_the_stored_axes_does_not_change_the_conformed_scan(head):
+    image = nib.Nifti1Image(head.data, head.affine)
+    expected, grid, _ = conform(head, 4.0, 64)
+    for codes in itertools.product("LR", "AP", "IS"):
+        for order in itertools.permutations(range(3)):
+            target = nib.orientations.axcodes2ornt([codes[axis] for axis in order])
+            ornt = nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
+            turned = image.as_reoriented(ornt)
+            volume = Volume(np.asarray(turned.dataobj), turned.affine, head.path)
+            got, got_grid, record = conform(volume, 4.0, 64)
+            assert "".join(sorted(record["source_orientation"])) == "".join(sorted(codes))
+            np.testing.assert_allclose(got_grid.affine, grid.affine)
+            assert np.abs(got.astype(int) - expected).max() <= 1  # rounding
+
+
+def test_conformed_axes_are_ras_and_isotropic(head):
+    image, grid, record = conform(head, 3.0, 96)
+    assert image.shape == (96, 96, 96) and image.dtype == np.uint8
+    assert nib.aff2axcodes(grid.affine) == ("R", "A", "S")
+    np.testing.assert_allclose(np.diag(grid.affine)[:3], 3.0)
+    assert record["head_outside_fraction"] == 0
+
+
+def test_labels_stay_on_the_image_when_both_are_conformed(head, demo_dseg):
+    image, grid, _ = conform(head, 4.0, 64)
+    labels = resample(demo_dseg, grid, order=0)
+    assert set(np.unique(labels)) <= set(np.unique(demo_dseg.data))
+    assert image[labels > 0].mean() > 4 * image[(labels == 0)].mean()
+
+
+def test_a_field_of_view_larger_than_the_cube_keeps_the_head(head):
+    padded = np.pad(head.data, ((120, 0), (0, 0), (0, 0)))  # 240 mm of air on the left
+    affine = head.affine.copy()
+    affine[:3, 3] -= affine[:3, 0] * 120
+    _, _, record = conform(Volume(padded, affine, head.path), 2.0, 128)
+    assert record["head_outside_fraction"] < 0.01
+
+
+def test_window_holds_the_whole_brain_of_a_real_label_map(head, demo_dseg):
+    image, grid, _ = conform(head, 2.0, 128)
+    brain = np.argwhere(resample(demo_dseg, grid, order=0) > 0)
+    start = np.array(head_window(image, 2.0, 96))
+    assert np.all(brain >= start) and np.all(brain < start + 96)
+
+
+def test_hot_voxels_do_not_darken_the_scan(head):
+    hot = head.data.copy()
+    hot[:3, 0, 0] = 1e6
+    plain, _ = to_uint8(head.data, 2.0, "a")
+    with_hot, _ = to_uint8(hot, 2.0, "a")
+    assert np.median(np.abs(plain.astype(int) - with_hot)) <= 1
+
+
+def test_negative_intensities_are_scaled(head):
+    scaled, (low, _) = to_uint8(head.data - 500, 2.0, "a")
+    plain, _ = to_uint8(head.data, 2.0, "a")
+    assert low < 0
+    assert np.abs(scaled.astype(int) - plain).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz", "a.img"])
+def test_formats_hold_the_same_voxels(tmp_path, pixels, name):
+    path = tmp_path / name
+    affine = nib.affines.from_matvec(np.diag([-2, 2, 3]), [10, -20, 5])
+    kind = {"mgz": nib.MGHImage, "img": nib.Nifti1Pair}.get(name.split(".")[-1], nib.Nifti1Image)
+    image = kind(pixels.astype(np.float32), affine)
+    if kind is not nib.MGHImage:
+        image.set_sform(affine, 1)
+    nib.save(image, path)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.data, pixels)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+
+
+def test_nifti2_and_big_endian_and_scaled_files_hold_the_same_voxels(tmp_path, pixels):
+    for number, image in enumerate(
+        (
+            nib.Nifti2Image(pixels, np.eye(4)),
+            nib.Nifti1Image(pixels, np.eye(4), nib.Nifti1Header(endianness=">")),
+        )
+    ):
+        image.set_sform(np.eye(4), 1)
+        nib.save(image, tmp_path / f"{number}.nii")
+        np.testing.assert_array_equal(read_volume(tmp_path / f"{number}.nii").data, pixels)
+    scaled = nib.Nifti1Image(pixels * 0.5, np.eye(4))
+    scaled.set_data_dtype(np.int16)
+    scaled.set_sform(np.eye(4), 1)
+    nib.save(scaled, tmp_path / "scaled.nii")
+    assert np.abs(read_volume(tmp_path / "scaled.nii").data - pixels * 0.5).max() < 0.01
+
+
+def test_analyze_pair_with_trailing_axis_needs_a_stated_orientation(tmp_path, pixels):
+    header = nib.AnalyzeHeader(endianness=">")
+    header.set_data_dtype(">i2")
+    image = nib.AnalyzeImage(pixels[..., None], None, header)
+    image.header.set_zooms((1, 1, 2, 1))
+    nib.save(image, tmp_path / "a.img")
+    with pytest.raises(InputError, match="orientation"):
+        read_volume(tmp_path / "a.img")
+    volume = read_volume(tmp_path / "a.img", "LAS")
+    assert nib.aff2axcodes(volume.affine) == ("L", "A", "S")
+    np.testing.assert_allclose(nib.affines.voxel_sizes(volume.affine), [1, 1, 2])
+    np.testing.assert_array_equal(volume.data, pixels)
+
+
+def nan_file(path, pixels):
+    data = pixels.astype(np.float32)
+    data[0, 0, :3] = np.nan
+    return write(path, data)
+
+
+def contradicting(path, pixels):
+    image = nib.Nifti1Image(pixels, np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    image.set_qform(None, 0)
+    image.header["pixdim"][1:4] = 3
+    nib.save(image, path)
+
+
+def flipped_qform(path, pixels):
+    image = nib.Nifti1Image(pixels, np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    image.set_qform(np.diag([-1, 1, 1, 1.0]), 1)
+    nib.save(image, path)
+
+
+BAD = {
+    "missing": (lambda p, d: None, "no such file"),
+    "empty": (lambda p, d: p.write_bytes(b""), "empty"),
+    "web page": (lambda p, d: p.write_text("<!DOCTYPE html><html>"), "web page"),
+    "LFS pointer": (lambda p, d: p.write_text("version https://git-lfs.github.com/spec/v1"), "LFS"),
+    "not gzip": (lambda p, d: p.write_bytes(b"\0" * 400), "not compressed"),
+    "garbage": (lambda p, d: p.write_bytes(gzip.compress(b"\1" * 999)), "cannot be read"),
+    "4-D": (lambda p, d: write(p, np.stack([d, d], -1)), "3-D"),
+    "2-D": (lambda p, d: write(p, d[:, :, 0]), "3-D"),
+    "three slices": (lambda p, d: write(p, d[:, :, :3]), "slices"),
+    "complex": (lambda p, d: write(p, d.astype(np.complex64)), "complex"),
+    "RGB": (
+        lambda p, d: write(p, np.zeros((9, 9, 9), np.dtype([(c, "u1") for c in "RGB"]))),
+        "one real value",
+    ),
+    "NaN": (nan_file, "3 voxels are NaN"),
+    "no orientation": (lambda p, d: write(p, d, code=0), "orient"),
+    "zooms contradict": (contradicting, "contradict"),
+    "left-right conflict": (flipped_qform, "sform says RAS, qform says LAS"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_image_is_refused_naming_file_and_reason(tmp_path, pixels, fault):
+    path = tmp_path / "scan.nii.gz"
+    make, reason = BAD[fault]
+    make(path, pixels)
+    with pytest.raises(InputError) as error:
+        read_volume(path)
+    assert str(path) in str(error.value)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_truncated_gzip_is_refused(tmp_path, pixels, share):
+    path = write(tmp_path / "scan.nii.gz", pixels)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(InputError, match="damaged|cannot be read"):
+        read_volume(path)
+
+
+def test_flipped_bit_in_gzip_is_refused(tmp_path, pixels):
+    path = write(tmp_path / "scan.nii.gz", pixels)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # the stored CRC
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged|cannot be read"):
+        read_volume(path)
+
+
+def test_constant_image_is_refused():
+    volume = Volume(np.full((20, 20, 20), 7.0), np.diag([2, 2, 2, 1.0]), "flat.nii")
+    with pytest.raises(InputError, match=r"flat\.nii"):
+        conform(volume, 4.0, 64)
+
+
+def test_saved_nifti_states_its_transform_in_both_forms(tmp_path):
+    affine = nib.affines.from_matvec(np.diag([-1, 1, 2]), [3, 4, 5])
+    save_nifti(tmp_path / "a.nii.gz", np.zeros((5, 6, 7), np.uint8), affine)
+    image = nib.load(tmp_path / "a.nii.gz")
+    for get in (image.get_sform, image.get_qform):
+        matrix, code = get(coded=True)
+        assert code == 1
+        np.testing.assert_allclose(matrix, affine, atol=1e-6)
+
+
+def test_small_scan_sits_in_the_middle_of_the_cube():
+    volume = Volume(np.ones((10, 10, 10)), np.eye(4), "a")
+    grid = conformed_grid(volume, 1.0, 64)
+    centre = grid.affine @ [31.5, 31.5, 31.5, 1]
+    np.testing.assert_allclose(centre[:3], 4.5)
+    assert isinstance(grid, Grid)
+
+
+def test_shared_mgz_and_its_nifti_copy_conform_to_the_same_scan(shared, tmp_path):
+    source = shared / "data/mgz/quicknatv2_sample.mgz"
+    image = nib.load(source)
+    copy = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(image.dataobj), image.affine))
+    nib.save(copy, tmp_path / "copy.nii.gz")
+    one, _, record = conform(read_volume(source), 4.0, 64)
+    two, _, _ = conform(read_volume(tmp_path / "copy.nii.gz"), 4.0, 64)
+    assert record["source_orientation"] == "LIA"
+    assert np.abs(one.astype(int) - two).max() <= 1

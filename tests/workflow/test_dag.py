@@ -1,0 +1,124 @@
+"""What runs, for which cohort; what is refused before anything runs. Dry runs only."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from helpers import ROOT, job_counts
+
+HEADER = "subject|image|labels|protocol|use|person"
+TRAIN = ["t1|t1.nii.gz|t1_l.nii.gz|freesurfer|train|", "t2|t2.nii.gz|t2_l.nii.gz|freesurfer|train|"]
+VAL = "v1|v1.nii.gz|v1_l.nii.gz|freesurfer|val|"
+TEST = "e1|e1.nii.gz|e1_l.nii.gz|freesurfer|test|"
+
+
+def test_demo_runs_every_stage_of_the_design(dry_run):
+    counts = job_counts(dry_run().text)
+    for stage in ("pretrain", "finetune"):
+        assert counts[stage] == 3  # one job per view, independent of each other
+    assert counts["download"] == counts["unpack"] == 2
+    assert counts["convert"] == counts["slice"] + 2  # test scans are not sliced
+    assert counts["auto_label"] == counts["demo_ixi"] > 0
+    assert counts["segment"] == counts["evaluate"] == counts["overlay"] == 2
+    assert counts["bundle"] == counts["metrics"] == counts["report"] == 1
+
+
+def test_rules_depend_on_each_other_as_in_the_design(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory",
+         str(tmp_path), "--rulegraph", "dot"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', done.stdout))
+    edges = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", done.stdout)}
+    way = "download unpack convert slice pretrain finetune bundle segment evaluate metrics report"
+    stages = way.replace("metrics report", "metrics dice_plot report").split()
+    assert set(zip(stages[:-1], stages[1:], strict=True)) <= edges
+    assert {("convert", "auto_label"), ("auto_label", "slice"), ("slice", "finetune")} <= edges
+    # data only moves down
+    order = {name: place for place, name in enumerate(stages)}
+    assert all(order[a] < order[b] for a, b in edges if a in order and b in order)
+
+
+def test_cohort_without_pretraining_scans_skips_that_branch(dry_run):
+    counts = job_counts(dry_run(rows=[HEADER, *TRAIN, VAL, TEST]).text)
+    assert counts["finetune"] == 3 and counts["convert"] == 4 and counts["slice"] == 3
+    assert not {"pretrain", "auto_label", "download", "demo_oasis"} & set(counts)
+
+
+def test_cohort_without_test_scans_is_trained_and_segmented_but_not_scored(dry_run):
+    rows = [HEADER, *TRAIN, VAL, "x|x.nii.gz|||segment|"]
+    counts = job_counts(dry_run(rows=rows).text)
+    assert counts["segment"] == 1 and not {"evaluate", "metrics", "dice_plot"} & set(counts)
+
+
+def test_cohort_with_nothing_to_segment_still_ends_in_a_report(dry_run):
+    counts = job_counts(dry_run(rows=[HEADER, *TRAIN, VAL]).text)
+    assert counts["report"] == 1 and not {"segment", "volumes"} & set(counts)
+
+
+def test_sessions_are_scans_of_their_own(dry_run):
+    rows = [HEADER + "|session", TRAIN[0] + "|1", TRAIN[0] + "|2", VAL + "|", TEST + "|"]
+    done = dry_run(rows=rows)
+    assert job_counts(done.text)["slice"] == 3
+    assert "sub-t1_ses-2_space-conformed_T1w.nii.gz" in done.text
+
+
+def test_scan_whose_file_is_missing_fails_in_its_own_job_not_before(dry_run):
+    done = dry_run(rows=[HEADER, *TRAIN, VAL, TEST])
+    assert done.returncode == 0, done.text
+
+
+REFUSED = {
+    "unknown key": ({"protokol": "x"}, "unknown key 'protokol'; did you mean 'protocol'? allowed"),
+    "unknown nested key": ({"network": {"filter": 8}}, "unknown key 'network.filter'"),
+    "wrong choice": ({"network": {"squeeze_excitation": "SE"}}, "allowed: NONE, CSE, SSE, CSSE"),
+    "wrong type": (
+        {"finetune": {"epochs": "many"}},
+        "'finetune.epochs' is \"many\"; must be integer",
+    ),
+    "wrong multiple": ({"slices": {"size": 100}}, "must be a multiple of 16"),
+    "out of range": (
+        {"network": {"dropout": 1.5}},
+        "'network.dropout' is 1.5; must be at most 0.9",
+    ),
+    "unknown protocol": (
+        {"protocol": "atlas99"},
+        "allowed: quicknat28, quicknat33, seed4, tissues4",
+    ),
+    "unknown atlas": ({"auto_labels": {"atlases": ["sub-Q"]}}, "names sub-Q; allowed: sub-CSI1"),
+    "no atlas": ({"auto_labels": {"atlases": []}}, "'auto_labels.atlases' is empty"),
+    "missing sheet": ({"sheet": "nowhere.tsv"}, "nowhere.tsv: no such file"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_wrong_configuration_is_refused_naming_key_and_choices(dry_run, fault):
+    overlay, message = REFUSED[fault]
+    done = dry_run(overlay=overlay)
+    assert done.returncode != 0
+    assert message in done.text.replace("\n", " ")
+
+
+def test_unknown_sheet_column_is_refused(dry_run):
+    done = dry_run(rows=[HEADER + "|sex", *[row + "|f" for row in (*TRAIN, VAL)]])
+    assert done.returncode != 0 and "unknown key 'sex'" in done.text
+
+
+def test_unknown_source_is_refused_with_the_known_ones(dry_run):
+    rows = [HEADER + "|source", *[row + "|moon" for row in (*TRAIN, VAL)]]
+    done = dry_run(rows=rows)
+    assert done.returncode != 0 and "source 'moon'; known: local, img2fmri" in done.text
+
+
+def test_cohort_without_training_scans_is_refused(dry_run):
+    done = dry_run(rows=[HEADER, TEST])
+    assert done.returncode != 0 and "use=train" in done.text
+
+
+def test_overlays_of_the_repository_are_valid(tmp_path, dry_run):
+    for path in sorted((ROOT / "workflow/configs").glob("*.yaml")):
+        done = dry_run("--configfile", str(path))
+        assert done.returncode == 0, f"{path.name}: {done.text}"

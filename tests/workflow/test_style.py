@@ -1,0 +1,33 @@
+"""Formatters and linters are clean."""
+
+import subprocess
+import sys
+
+import pytest
+
+from helpers import ROOT
+
+COMMANDS = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "snakefmt": ["snakefmt", "--check", "Snakefile", "workflow/rules"],
+    "snakemake lint": ["snakemake", "--lint"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_tool_has_nothing_to_say(name):
+    module, *arguments = COMMANDS[name]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_snakefile_and_rule_files_stay_short():
+    lengths = {
+        path.name: len(path.read_text().splitlines())
+        for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]
+    }
+    assert lengths.pop("Snakefile") < 60
+    assert max(lengths.values()) <= 150, lengths
