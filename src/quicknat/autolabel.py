@@ -83,19 +83,21 @@ def label_by_atlases(
         threads: for SimpleITK.
 
     Returns:
-        uint8 class indices; where the vote is tied, the first atlas decides.
+        uint8 class indices; where the vote is tied, the atlas that came to lie best decides.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     fixed = _image(image.astype(np.float32), spacing_mm)
     votes = []
     for number, (moving, labels) in enumerate(atlases, start=1):
-        transform = register(fixed, _image(moving.astype(np.float32), spacing_mm), seed)
+        picture = _image(moving.astype(np.float32), spacing_mm)
+        transform = register(fixed, picture, seed)
+        moved = sitk.GetArrayFromImage(sitk.Resample(picture, fixed, transform, sitk.sitkLinear))
+        likeness = float(np.corrcoef(moved.ravel(), image.ravel())[0, 1])
         carried = sitk.Resample(
             _image(labels, spacing_mm), fixed, transform, sitk.sitkNearestNeighbor
         )
-        log.info("atlas %d of %d carried over", number, len(atlases))
-        votes.append(carried)
-    if len(votes) == 1:
-        return sitk.GetArrayFromImage(votes[0])
-    fused = sitk.GetArrayFromImage(sitk.LabelVoting(votes, UNDECIDED))
-    return np.where(fused == UNDECIDED, sitk.GetArrayFromImage(votes[0]), fused).astype(np.uint8)
+        log.info("atlas %d of %d: correlation %.3f", number, len(atlases), likeness)
+        votes.append((likeness, carried))
+    carried = [labels for _, labels in sorted(votes, key=lambda vote: -vote[0])]
+    fused = sitk.GetArrayFromImage(sitk.LabelVoting(carried, UNDECIDED))
+    return np.where(fused == UNDECIDED, sitk.GetArrayFromImage(carried[0]), fused).astype(np.uint8)

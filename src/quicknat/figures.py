@@ -142,8 +142,9 @@ def overlay_panel(
                 )  # fmt: skip
             axis.set_axis_off()
             ends = ("P", "A") if view == "sagittal" else ("L", "R")
-            for x, text in zip((0.02, 0.94), ends, strict=True):
-                axis.text(x, 0.48, text, color="white", fontsize=9, transform=axis.transAxes)
+            for x, text in zip((0.03, 0.93), ends, strict=True):
+                axis.text(x, 0.03, text, color="white", fontsize=10, transform=axis.transAxes,
+                          bbox={"facecolor": "black", "pad": 1.5, "linewidth": 0})  # fmt: skip
             if row == 0:
                 axis.set_title(name, color="white", fontsize=11)
             if column == 0:

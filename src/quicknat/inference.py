@@ -28,7 +28,6 @@ from quicknat.volumes import (
 )
 
 THICK_SLICE_MM = 2.5  # thinner scans are what the networks are trained on
-UNSURE = 0.35  # mean entropy of a structure, as a share of the largest possible, worth a look
 
 
 @dataclass(frozen=True)
@@ -165,11 +164,6 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     missing = list(volumes["name"][volumes["voxels"] == 0])
     if missing:
         flags.append({"flag": "structure_missing", "reason": f"not found: {', '.join(missing)}"})
-    unsure = list(volumes["name"][volumes["uncertainty"] > UNSURE])
-    if unsure:
-        flags.append(
-            {"flag": "uncertain", "reason": f"mean entropy above {UNSURE}: {', '.join(unsure)}"}
-        )
     thickest = max(record["source_voxel_mm"])
     if thickest > THICK_SLICE_MM:
         flags.append(

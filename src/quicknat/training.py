@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import platform
@@ -96,6 +97,19 @@ def make_optimizer(network: QuickNAT, settings: TrainingSettings) -> torch.optim
     return torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse the large blocks that a training step frees.
+
+    By default it hands each of them back to the kernel, which then has to clear the same pages
+    again at every layer of every step. Has no effect without glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, 32 << 20)  # the largest that glibc takes
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def _loader(dataset: SliceDataset, settings: TrainingSettings, shuffle: bool) -> DataLoader:
@@ -211,6 +225,7 @@ def train_view(
             "training set", f"no scans to train the {view} view on", "add rows with use=train"
         )
     torch.set_num_threads(threads)
+    keep_freed_memory()
     output = Path(output)
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
     fabric.seed_everything(settings.seed, verbose=False)
