@@ -40,7 +40,7 @@ def demo_dseg() -> Volume:
 
 @pytest.fixture(scope="session")
 def head(demo_dseg: Volume) -> Volume:
-    """A head-like picture painted from that label map: air, scalp, and a grey level per structure."""
+    """A head-like picture painted from that label map: air, scalp, a grey level per structure."""
     from scipy import ndimage
 
     brain = demo_dseg.data > 0

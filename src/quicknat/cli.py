@@ -91,7 +91,8 @@ def unpack(
 ) -> None:
     """Take the named members out of an archive.
 
-    Example: `quicknat unpack disc1.tar.gz --member '*_masked_gfc.img' --folder raw --manifest raw.txt`
+    Example: `quicknat unpack disc1.tar.gz --member '*_masked_gfc.img' --folder raw
+    --manifest raw.txt`
     """
     from quicknat import sources as fetching
     from quicknat.errors import written_whole
@@ -526,8 +527,9 @@ def report(
     results: Annotated[Path, typer.Option(help="Results folder.")],
     segmented: Annotated[Path, typer.Option(help="File that lists the segmented scans' names.")],
     output: Annotated[Path, typer.Option(help="index.html to write.")],
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Segmentation report",
-    note: Annotated[str, typer.Option(help="What the scores do and do not mean.")] = "",
+    note: Annotated[
+        Path | None, typer.Option(help="Text file: what this cohort's scores do and do not mean.")
+    ] = None,
 ) -> None:
     """Write the report page from a results folder.
 
@@ -538,7 +540,7 @@ def report(
     from quicknat.cohort import read_sheet
     from quicknat.labels import Protocol
     from quicknat.metrics import COLUMNS
-    from quicknat.report import ReportInputs, render
+    from quicknat.report import DEFAULT_NOTE, ReportInputs, render
     from quicknat.schema import load_schema
 
     names = [line for line in segmented.read_text().split("\n") if line]
@@ -546,8 +548,8 @@ def report(
     tables, volumes = results / "metrics.tsv", results / "segmentations" / "volumes.tsv"
     stem = "{0}/segmentations/{1}/anat/{1}_desc-quicknat_qc.json"
     inputs = ReportInputs(
-        title=title,
-        note=note,
+        title=f"QuickNAT on the cohort '{sheet.stem}'",
+        note=note.read_text().strip() if note else DEFAULT_NOTE,
         scans=read_sheet(sheet, load_schema(schema)),
         protocol=Protocol.read(protocol),
         bundle=results / "model" / "bundle.json",

@@ -34,6 +34,13 @@ PACKAGES = [
 ]
 
 
+DEFAULT_NOTE = (
+    "The scores measure agreement with the reference labels named in the sheet, on scans that the "
+    "networks did not see in training. They can be no better than those labels, and they hold for "
+    "scans like these."
+)
+
+
 @dataclass(frozen=True)
 class ReportInputs:
     """Files and tables that the page is made of."""

@@ -130,7 +130,7 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
             stream = opener()
             if stream is None:
                 raise InputError(archive, f"member '{name}' is a link or device", "do not use it")
-            with stream, written_whole(folder / path) as (temporary,), open(temporary, "wb") as out:
+            with stream, written_whole(folder / path) as (temporary,), temporary.open("wb") as out:
                 shutil.copyfileobj(stream, out, 1 << 20)
             matched |= hits
             written.append(str(path))

@@ -45,7 +45,7 @@ class Volume:
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as hexadecimal."""
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -55,7 +55,7 @@ def _check_bytes(path: Path) -> None:
         raise InputError(path, "no such file", "check the path in the sheet")
     if path.stat().st_size == 0:
         raise InputError(path, "the file is empty", "fetch it again")
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         start = stream.read(64)
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise InputError(path, "is a web page, not an image", "fetch the file itself")

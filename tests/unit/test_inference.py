@@ -24,7 +24,7 @@ def one_hot(labels, classes=61):
 
 @pytest.mark.parametrize("codes", ["RAS", "LIA", "PSR", "ILP"])
 def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_dseg, codes):
-    image, grid, _ = conform(head, 2.0, 128)
+    _, grid, _ = conform(head, 2.0, 128)
     probabilities = one_hot(resample(demo_dseg, grid, order=0))
     native = nib.Nifti1Image(demo_dseg.data, demo_dseg.affine)
     target = nib.orientations.axcodes2ornt(codes)

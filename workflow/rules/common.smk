@@ -49,6 +49,7 @@ try:
     check(config, load_schema(CONFIG_SCHEMA), "configuration")
     validate(config, os.path.abspath(CONFIG_SCHEMA))  # fills in the defaults
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
+    COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
     SCANS = {scan.id: scan for scan in read_sheet(SHEET, load_schema(SHEET_SCHEMA))}
     SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")

@@ -85,6 +85,7 @@ rule report:
         bundle="results/model/bundle.json",
         template=in_workflow("workflow/report/index.html.j2"),
         protocol=PROTOCOL,
+        note=COHORT_NOTE if os.path.exists(COHORT_NOTE) else [],
     output:
         "results/report/index.html",
     log:
@@ -96,11 +97,10 @@ rule report:
     params:
         sheet=SHEET,
         schema=SHEET_SCHEMA,
-        title=config["report"]["title"],
-        note=config["report"]["note"],
+        note=lambda wc, input: ["--note", *input.note] if input.note else [],
         segmented=SEGMENTED,
     shell:
         "quicknat report {params.sheet:q} --schema {params.schema:q} --template {input.template:q}"
-        " --protocol {input.protocol:q} --results results --title={params.title:q}"
-        " --note={params.note:q} --segmented <(printf '%s\\n' {params.segmented:q})"
+        " --protocol {input.protocol:q} --results results {params.note:q}"
+        " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --output {output:q} 2>&1 | tee {log:q}"

