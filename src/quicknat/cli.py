@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -141,10 +142,10 @@ def convert(
     """
     from quicknat.cohort import find_one
     from quicknat.errors import written_whole
-    from quicknat.volumes import conform, read_volume, save_nifti
+    from quicknat.volumes import conform_file, save_nifti
 
     path = find_one(image)
-    data, grid, record = conform(read_volume(path, orientation), spacing, size)
+    data, grid, record = conform_file(path, orientation, spacing, size)
     sidecar = output.with_name(output.name.removesuffix(".nii.gz") + ".json")
     record["quicknat"] = quicknat.__version__
     if record["head_outside_fraction"] > 0.001:
@@ -362,7 +363,7 @@ def segment(
     conformed: Annotated[
         bool, typer.Option("--conformed", help="Inputs are outputs of 'quicknat convert'.")
     ] = False,
-    threads: Threads = max(1, len(os.sched_getaffinity(0))),
+    threads: Threads = os.cpu_count() or 1,
 ) -> None:
     """Segment T1w scans; each result lies on its scan's own grid.
 
@@ -425,6 +426,8 @@ def evaluate(
     from quicknat.metrics import evaluate as compare
     from quicknat.volumes import read_volume
 
+    # MONAI 1.6 warns at every call of a deprecated argument that it passes itself
+    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     torch.set_num_threads(threads)
     ours, theirs = read_volume(prediction), read_volume(reference)
     if not np.allclose(ours.affine, theirs.affine, atol=0.01):

@@ -67,7 +67,8 @@ class SliceDataset(Dataset):
             "image": torch.from_numpy(pair[:1].astype(np.float32) / 255),
             "labels": torch.from_numpy(pair[1:].astype(np.float32)),
         }
-        if self.transform:
+        # "is not None": the truth value of a Compose is its length, and taking that reseeds it
+        if self.transform is not None:
             item = self.transform(item)
         # as_tensor drops MONAI's MetaTensor, which default collation would carry along slowly
         return {

@@ -19,10 +19,9 @@ from quicknat.labels import Protocol
 from quicknat.slices import AXIS, VIEWS, crop
 from quicknat.volumes import (
     Grid,
-    conform,
+    conform_file,
     head_window,
     load_conformed,
-    read_volume,
     record_grid,
     save_nifti,
 )
@@ -211,8 +210,8 @@ def segment_file(
                 path, "was conformed to another grid than the model's", "convert again"
             )
     else:
-        image, grid, record = conform(
-            read_volume(path, orientation), bundle.spacing_mm, bundle.conform_size
+        image, grid, record = conform_file(
+            Path(path), orientation, bundle.spacing_mm, bundle.conform_size
         )
         affine = grid.affine
     result = segment(bundle, image, affine, record_grid(record))

@@ -66,6 +66,15 @@ def _check_bytes(path: Path) -> None:
         raise InputError(path, "is gzip-compressed but not named .gz", "rename or unzip it")
     if named_zipped and not zipped:
         raise InputError(path, "is named as gzip but is not compressed", "rename it")
+    if zipped:  # nibabel stops reading before the checksum, so a damaged end would go unseen
+        try:
+            with gzip.open(path) as stream:
+                while stream.read(1 << 22):
+                    pass
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(
+                path, f"the gzip data is damaged ({error})", "fetch it again"
+            ) from error
 
 
 def _stated_affine(shape: tuple[int, ...], zooms: np.ndarray, orientation: str) -> np.ndarray:
@@ -137,11 +146,9 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     try:
         image = nib.load(path)
         data = np.asanyarray(image.dataobj)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(path, f"the gzip data is damaged ({error})", "fetch it again") from error
     except FileNotFoundError as error:
         raise InputError(path, f"a part of the image is missing ({error})") from error
-    except (ImageFileError, HeaderDataError, OSError, ValueError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
         raise InputError(path, f"cannot be read as an image ({error})") from error
     if data.dtype.names or np.iscomplexobj(data):
         raise InputError(path, f"voxels are {data.dtype}", "give one real value per voxel")
@@ -267,17 +274,17 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
     """Conform a T1w scan.
 
     Returns:
-        uint8 image (size, size, size) in RAS+ order, its grid, and a record for the sidecar:
-        where it came from and how to go back.
+        uint8 image (size, size, size) in RAS+ order, its grid, and a record of how to go back.
     """
+    if volume.data.min() == volume.data.max():
+        fix = "this is not a scan of a head"
+        raise InputError(volume.path, f"every voxel is {volume.data.flat[0]:g}", fix)
     grid = conformed_grid(volume, spacing_mm, size)
     image, scaling = to_uint8(resample(volume, grid, order=1), spacing_mm, volume.path)
     head = np.argwhere(_foreground(volume.data[::2, ::2, ::2])) * 2
     inside = apply_affine(np.linalg.inv(grid.affine) @ volume.affine, head)
     lost = float(np.mean(np.any((inside < -0.5) | (inside > size - 0.5), axis=1)))
     record = {
-        "source": str(volume.path),
-        "source_sha256": sha256(volume.path),
         "source_shape": list(volume.shape),
         "source_affine": volume.affine.tolist(),
         "source_orientation": "".join(nib.aff2axcodes(volume.affine)),
@@ -289,6 +296,14 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
         "head_outside_fraction": round(lost, 4),
     }
     return image, grid, record
+
+
+def conform_file(
+    path: Path, orientation: str, spacing_mm: float, size: int
+) -> tuple[np.ndarray, Grid, dict]:
+    """Read and conform a T1w scan; the record also says which file it was, and its SHA-256."""
+    image, grid, record = conform(read_volume(path, orientation), spacing_mm, size)
+    return image, grid, {"source": str(path), "source_sha256": sha256(path), **record}
 
 
 def save_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:

@@ -131,7 +131,7 @@ def test_scan_is_cut_into_three_views(tmp_path, conformed, dseg_file):
 
 
 def test_atlas_labels_carry_over_to_a_shifted_copy(tmp_path, head, demo_dseg):
-    for name, shift in (("a", 0), ("b", 3)):
+    for name, shift in (("a", 0), ("b", 4)):
         data = np.roll(head.data, shift, axis=1)
         nib.save(nib.Nifti1Image(data.astype(np.int16), head.affine), tmp_path / f"{name}.nii.gz")
         scan = tmp_path / name / "sub-1_space-conformed_T1w.nii.gz"

@@ -32,19 +32,16 @@ def test_summary_ignores_structures_absent_from_both_maps():
 
 def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
     labels = protocol.remap(demo_dseg.data, "freesurfer", "x")
-    only_left = Volume(np.where(labels == 1, 1, 0), demo_dseg.affine, head.path)
-    for axis_flipped in (False, True):
-        image, dseg = head, only_left
-        if axis_flipped:  # the same scan, stored right to left
-            affine = head.affine @ np.diag([-1, 1, 1, 1.0])
-            affine[:3, 3] = head.affine[:3, 3] + head.affine[:3, 0] * (head.shape[0] - 1)
-            image = Volume(head.data[::-1], affine, head.path)
-            dseg = Volume(only_left.data[::-1], affine, head.path)
+    left, right = (protocol.names.index(f"{side} cerebral cortex") for side in ("Left", "Right"))
+    turned = head.affine @ np.diag([-1, 1, 1, 1.0])  # the same scan, stored right to left
+    turned[:3, 3] = head.affine[:3, 3] + head.affine[:3, 0] * (head.shape[0] - 1)
+    for step, affine in ((1, head.affine), (-1, turned)):
+        image, dseg = (Volume(data[::step], affine, head.path) for data in (head.data, labels))
         figure = overlay_panel(image, dseg, None, protocol, "t")
         axial = next(axis for axis in figure.axes if axis.get_title() == "prediction")
-        drawn = axial.get_images()[1].get_array()
-        columns = np.argwhere(~np.ma.getmaskarray(drawn))[:, 1]
-        assert columns.mean() < drawn.shape[1] / 2
+        drawn = np.ma.filled(axial.get_images()[1].get_array(), 0)
+        columns = [np.argwhere(drawn == index)[:, 1].mean() for index in (left, right)]
+        assert columns[0] < columns[1]
 
 
 def test_figures_are_written_as_pictures(tmp_path):

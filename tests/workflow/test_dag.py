@@ -89,8 +89,14 @@ REFUSED = {
         {"protocol": "atlas99"},
         "allowed: quicknat28, quicknat33, seed4, tissues4",
     ),
-    "unknown atlas": ({"auto_labels": {"atlases": ["sub-Q"]}}, "names sub-Q; allowed: sub-CSI1"),
-    "no atlas": ({"auto_labels": {"atlases": []}}, "'auto_labels.atlases' is empty"),
+    "unknown atlas": (
+        {"auto_labels": {"atlases": ["sub-Q"]}},
+        "'auto_labels.atlases' is ['sub-Q']; allowed: sub-CSI1",
+    ),
+    "no atlas": (
+        {"auto_labels": {"atlases": []}},
+        "'auto_labels.atlases' is []; allowed: sub-CSI1",
+    ),
     "missing sheet": ({"sheet": "nowhere.tsv"}, "nowhere.tsv: no such file"),
 }
 
@@ -111,7 +117,7 @@ def test_unknown_sheet_column_is_refused(dry_run):
 def test_unknown_source_is_refused_with_the_known_ones(dry_run):
     rows = [HEADER + "|source", *[row + "|moon" for row in (*TRAIN, VAL)]]
     done = dry_run(rows=rows)
-    assert done.returncode != 0 and "source 'moon'; known: local, img2fmri" in done.text
+    assert done.returncode != 0 and "source 'moon'; allowed: local, img2fmri" in done.text
 
 
 def test_cohort_without_training_scans_is_refused(dry_run):

@@ -38,7 +38,6 @@ def scans(*uses):
 
 
 def refuse(problem, allowed):
-    """Stop with one line that names what would be right."""
     raise InputError("configuration", problem, f"allowed: {', '.join(allowed)}")
 
 
@@ -53,8 +52,8 @@ try:
     SCANS = {scan.id: scan for scan in read_sheet(SHEET, load_schema(SHEET_SCHEMA))}
     SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
-    if not Path(PROTOCOL).is_file():
-        known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))
+    known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))
+    if config["protocol"] not in known:
         refuse(f"'protocol' is '{config['protocol']}'", known)
     for scan in SCANS.values():
         for source in (scan.source, scan.labels_source):
@@ -69,9 +68,8 @@ try:
     # scans without labels get them from atlases
     UNLABELLED = [name for name in scans("pretrain") if not SCANS[name].labels]
     ATLASES = config["auto_labels"]["atlases"] if UNLABELLED else []
-    for name in ATLASES or ([""] if UNLABELLED else []):
-        if name not in scans("train"):
-            refuse(f"'auto_labels.atlases' names '{name}'", scans("train"))
+    if not set(ATLASES) <= set(scans("train")) or UNLABELLED and not ATLASES:
+        refuse(f"'auto_labels.atlases' is {ATLASES}", scans("train"))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -132,7 +130,6 @@ def conformed_labels(name):
 
 
 def stacks(*uses):
-    """View stacks of all scans with these uses, the view left open."""
     return expand("results/slices/{{view}}/{scan}.npy", scan=scans(*uses))
 
 
