@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import written_whole
 from quicknat.labels import Protocol
 from quicknat.slices import VIEWS
 from quicknat.volumes import Volume, load_conformed, read_volume, to_uint8
@@ -107,8 +107,8 @@ def overlay_panel(
     reference = _canonical(reference) if reference else None
     zooms = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
     inside = np.argwhere((reference or prediction).data > 0)
-    if not len(inside):
-        raise InputError(prediction.path, "is empty, there is nothing to show")
+    if not len(inside):  # nothing found: show the whole scan
+        inside = np.array([[0, 0, 0], np.array(image.shape) - 1])
     low, high = inside.min(axis=0), inside.max(axis=0)
     pad = np.ceil(15 / zooms).astype(int)
     box = [

@@ -97,7 +97,7 @@ rule report:
     params:
         sheet=SHEET,
         schema=SHEET_SCHEMA,
-        note=lambda wc, input: ["--note", *input.note] if input.note else [],
+        note=lambda wc, input: ["--note", input.note] if input.note else [],
         segmented=SEGMENTED,
     shell:
         "quicknat report {params.sheet:q} --schema {params.schema:q} --template {input.template:q}"
