@@ -1,11 +1,15 @@
 """QuickNAT whole-brain MRI segmentation, from raw scans to a report.
 
-The modules follow the way of the data: :mod:`~quicknat.cohort` and :mod:`~quicknat.sources`
-say what there is, :mod:`~quicknat.volumes` and :mod:`~quicknat.labels` conform it,
-:mod:`~quicknat.slices` cuts it, :mod:`~quicknat.network`, :mod:`~quicknat.losses`,
-:mod:`~quicknat.data` and :mod:`~quicknat.training` learn from it, :mod:`~quicknat.bundle` and
-:mod:`~quicknat.inference` apply it, :mod:`~quicknat.metrics`, :mod:`~quicknat.figures` and
-:mod:`~quicknat.report` judge it.
+The modules follow the way of the data:
+
+- ``cohort``, ``schema``, ``sources``, ``demo``: what scans there are, and fetching them;
+- ``volumes``, ``conform``, ``labels``, ``autolabel``: reading them, one grid, one numbering;
+- ``slices``, ``data``: cutting them into what the networks see;
+- ``network``, ``losses``, ``optimizers``, ``training``: learning from them;
+- ``bundle``, ``inference``: the model as a folder, and applying it;
+- ``metrics``, ``figures``, ``report``: judging it.
+
+``cli`` gives each step a command; ``errors`` holds the one exception that users meet.
 """
 
 __version__ = "0.1.0"

@@ -12,10 +12,11 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from quicknat.conform import load_conformed, to_uint8
 from quicknat.errors import written_whole
 from quicknat.labels import Protocol
 from quicknat.slices import VIEWS
-from quicknat.volumes import Volume, load_conformed, read_volume, to_uint8
+from quicknat.volumes import Volume, read_volume
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

@@ -14,17 +14,11 @@ from torch.nn import functional as F
 
 import quicknat
 from quicknat.bundle import Bundle
+from quicknat.conform import conform_file, head_window, load_conformed, record_grid
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
 from quicknat.slices import AXIS, VIEWS, crop
-from quicknat.volumes import (
-    Grid,
-    conform_file,
-    head_window,
-    load_conformed,
-    record_grid,
-    save_nifti,
-)
+from quicknat.volumes import Grid, save_nifti
 
 THICK_SLICE_MM = 2.5  # thinner scans are what the networks are trained on
 

@@ -51,6 +51,21 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     return f"'{key}' is {value}", fix
 
 
+def check_consistency(config: dict) -> None:
+    """Raise an :class:`InputError` where settings, each valid by itself, contradict each other.
+
+    Args:
+        config: the whole configuration with its defaults filled in.
+    """
+    window, cube = config["slices"]["size"], config["conform"]["size"]
+    if window > cube:
+        fix = f"must be at most conform.size ({cube})"
+        raise InputError("configuration", f"'slices.size' is {window}", fix)
+    total = sum(config["aggregation"].values())
+    if abs(total - 1) > 1e-6:
+        raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
+
+
 def check(instance: Any, schema: dict, where: str | Path) -> None:
     """Raise an :class:`InputError` naming the first wrong key and its allowed values."""
     error = best_match(Draft202012Validator(schema).iter_errors(instance))

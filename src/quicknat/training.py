@@ -6,11 +6,11 @@ import ctypes
 import json
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import lightning_fabric
 import monai
@@ -29,74 +29,12 @@ from quicknat.data import SliceDataset, augmentation
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
 from quicknat.losses import CombinedLoss, class_weights, edge_weight
-from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.network import QuickNAT
+from quicknat.optimizers import TrainingSettings, learning_rate_factor, make_optimizer
 from quicknat.slices import class_counts
 from quicknat.volumes import sha256
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; the keys of ``training`` and of one stage in ``config.yaml``."""
-
-    epochs: int
-    learning_rate: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.95
-    weight_decay: float = 1e-4
-    warmup: float = 0.1
-    step_epochs: int = 10
-    batch_size: int = 8
-    accumulate: int = 1
-    workers: int = 0
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    augment: bool = True
-    class_weight_power: float = 1.0
-    class_weight_cap: float | None = None
-    seed: int = 0
-    network: NetworkSettings = field(default_factory=NetworkSettings)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> TrainingSettings:
-        """Build from plain values, such as parsed JSON, with ``network`` a dict of its own.
-
-        Raises:
-            InputError: a key is unknown or a required one missing.
-        """
-        try:
-            return cls(**{**values, "network": NetworkSettings(**values.get("network", {}))})
-        except TypeError as error:
-            raise InputError("training settings", str(error).replace("__init__() ", "")) from error
-
-
-def learning_rate_factor(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
-    """Factor on the initial learning rate at an optimiser step.
-
-    SGD: the paper's, divided by ten every `step_epochs` epochs. AdamW: linear warm-up over the
-    share `warmup` of all steps, then polynomial decay (power 0.9) to zero.
-    """
-    if settings.optimizer == "sgd":
-        return 0.1 ** (step // steps_per_epoch // settings.step_epochs)
-    total = settings.epochs * steps_per_epoch
-    warm = max(1, round(settings.warmup * total))
-    if step < warm:
-        return (step + 1) / warm
-    return max(0.0, 1 - (step - warm) / max(1, total - warm)) ** 0.9
-
-
-def make_optimizer(network: QuickNAT, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """SGD with momentum as in the paper, or AdamW, which short trainings need."""
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            network.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-    return torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
 
 
 def keep_freed_memory() -> None:
@@ -227,6 +165,7 @@ def train_view(
     torch.set_num_threads(threads)
     keep_freed_memory()
     output = Path(output)
+    shutil.rmtree(output / "tensorboard", ignore_errors=True)  # curves of an earlier training
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
     fabric.seed_everything(settings.seed, verbose=False)
     names = protocol.class_names(view)

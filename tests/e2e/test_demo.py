@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+
 from helpers import run_snakemake
 
 pytestmark = pytest.mark.slow

@@ -94,6 +94,14 @@ def test_new_scan_to_segment_runs_only_its_own_jobs_and_the_report(finished, t1w
     assert counts == {"convert": 1, "segment": 1, "overlay": 1, "volumes": 1, "report": 1}
 
 
+def test_new_scan_out_of_a_known_archive_unpacks_it_without_converting_the_others(finished):
+    member = "img2fmri/derivatives/T1/sub-CSI3_ses-16_anat_sub-CSI3_ses-16_T1w.nii.gz"
+    row = {"subject": "CSI3", "source": "img2fmri", "image": member, "use": "segment"}
+    counts = dry(finished, row)
+    assert counts["unpack"] == counts["convert"] == counts["segment"] == 1
+    assert not {"download", "demo_oasis", "slice", "finetune"} & set(counts)
+
+
 def test_new_training_scan_trains_again_but_converts_only_itself(finished, t1w):
     label = str(ROOT / "src/quicknat/demo_labels/sub-ds240_dseg.nii.gz")
     row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",

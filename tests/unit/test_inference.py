@@ -10,12 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from quicknat.bundle import Bundle, load_bundle, write_bundle
+from quicknat.conform import conform, resample
 from quicknat.errors import InputError
 from quicknat.inference import aggregate, normalised_entropy, segment_file, to_native
 from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.optimizers import TrainingSettings
 from quicknat.slices import VIEWS
-from quicknat.training import TrainingSettings, train_view
-from quicknat.volumes import Grid, conform, resample
+from quicknat.training import train_view
+from quicknat.volumes import Grid
 
 
 def one_hot(labels, classes=61):

@@ -5,7 +5,7 @@ import yaml
 
 from helpers import ROOT
 from quicknat.errors import InputError
-from quicknat.schema import check, load_schema
+from quicknat.schema import check, check_consistency, load_schema
 
 SCHEMA = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
 REFUSED = {
@@ -37,6 +37,14 @@ def test_wrong_setting_is_refused_naming_key_and_choices(fault):
     with pytest.raises(InputError) as error:
         check(merged(changes), SCHEMA, "configuration")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(InputError, match=r"'slices.size' is 512; must be at most conform.size"):
+        check_consistency(merged({"slices": {"size": 512}}))
+    with pytest.raises(InputError, match="'aggregation' adds up to 1.2; must be 1"):
+        check_consistency(merged({"aggregation": {"axial": 0.6}}))
+    check_consistency(merged({}))
 
 
 def test_default_settings_are_accepted():

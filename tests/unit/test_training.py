@@ -11,13 +11,8 @@ from safetensors.torch import load_file
 from quicknat.data import SliceDataset, augmentation
 from quicknat.errors import InputError
 from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.training import (
-    TrainingSettings,
-    learning_rate_factor,
-    load_weights,
-    make_optimizer,
-    train_view,
-)
+from quicknat.optimizers import TrainingSettings, learning_rate_factor, make_optimizer
+from quicknat.training import load_weights, train_view
 
 SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
 

@@ -7,18 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from quicknat.conform import conform, conformed_grid, head_window, resample, to_uint8
 from quicknat.errors import InputError
-from quicknat.volumes import (
-    Grid,
-    Volume,
-    conform,
-    conformed_grid,
-    head_window,
-    read_volume,
-    resample,
-    save_nifti,
-    to_uint8,
-)
+from quicknat.volumes import Grid, Volume, read_volume, save_nifti
 
 
 def write(path, data, affine=None, code=1):

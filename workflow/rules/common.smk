@@ -12,7 +12,7 @@ from snakemake.utils import validate
 
 from quicknat.cohort import LOCAL, read_sheet, read_table
 from quicknat.errors import InputError
-from quicknat.schema import check, load_schema
+from quicknat.schema import check, check_consistency, load_schema
 from quicknat.slices import VIEWS
 
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
@@ -47,6 +47,7 @@ CONFIG_SCHEMA, SHEET_SCHEMA, SOURCES_SCHEMA = (
 try:
     check(config, load_schema(CONFIG_SCHEMA), "configuration")
     validate(config, os.path.abspath(CONFIG_SCHEMA))  # fills in the defaults
+    check_consistency(config)
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
     SCANS = {scan.id: scan for scan in read_sheet(SHEET, load_schema(SHEET_SCHEMA))}
@@ -96,9 +97,8 @@ def raw_path(source, path):
 def raw_inputs(source, path):
     """What a job that reads this file depends on.
 
-    A file that lies here already is an input when it exists; when it does not, the job itself says
-    so, and other scans go on. What comes out of an archive hangs on the list of its members, as
-    ancient: unpacking one more member must not convert the others again.
+    A missing local file is no input: the job itself says so, and other scans go on. A member of an
+    archive hangs on the list of members, as ancient: one member more converts no other again.
     """
     where = raw_path(source, path)
     if source in ARCHIVES:
@@ -140,7 +140,7 @@ def settings(stage):
 
 
 def training_threads(wildcards):
-    """The three views share the cores; a profile's set-threads goes before."""
+    """The views share the cores, unless a profile says otherwise."""
     return max(1, (workflow.cores or 1) // len(VIEWS))
 
 

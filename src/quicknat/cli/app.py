@@ -1,0 +1,67 @@
+"""The application, the options that commands share, and how errors reach the user."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import quicknat
+from quicknat.errors import InputError
+
+app = typer.Typer(
+    name="quicknat",
+    help="QuickNAT: segment T1-weighted brain MRI, and train the networks that do it.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+log = logging.getLogger("quicknat")
+
+ProtocolFile = Annotated[Path, typer.Option("--protocol", help="Label protocol table (TSV).")]
+Orientation = Annotated[
+    str,
+    typer.Option(help="Direction of the array axes, such as LAS, for headers that state none."),
+]
+Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
+Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel side of the conformed grid, mm.")]
+Size = Annotated[int, typer.Option(min=16, help="Voxels along a side of the conformed cube.")]
+SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quicknat {quicknat.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["QUICKNAT_DEBUG"] = "1"
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr
+    )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line; bad input becomes one line and status 1."""
+    try:
+        app()
+    except (InputError, OSError) as error:
+        if os.environ.get("QUICKNAT_DEBUG"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,116 @@
+"""Commands that draw the figures and write the report."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import ProtocolFile, app
+
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def curves(
+    histories: Annotated[list[Path], typer.Argument(help="…/{stage}/{view}/history.tsv files.")],
+    output: Annotated[Path, typer.Option(help="PNG to write.")],
+) -> None:
+    """Draw training and validation curves of all views and stages.
+
+    Example: `quicknat curves results/models/*/*/history.tsv --output curves.png`
+    """
+    import pandas as pd
+
+    from quicknat.figures import save, training_curves
+
+    tables = {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in histories}
+    save(training_curves(tables), output)
+
+
+@app.command("dice-plot")
+def dice_plot(
+    metrics: Annotated[Path, typer.Argument(help="Gathered metrics table.")],
+    protocol: ProtocolFile,
+    output: Annotated[Path, typer.Option(help="PNG to write.")],
+) -> None:
+    """Draw Dice per structure.
+
+    Example: `quicknat dice-plot results/metrics.tsv --protocol workflow/labels/quicknat28.tsv
+    --output dice.png`
+    """
+    import pandas as pd
+
+    from quicknat.figures import dice_by_structure, save
+    from quicknat.labels import Protocol
+
+    table = pd.read_csv(metrics, sep="\t")
+    save(dice_by_structure(table, Protocol.read(protocol).names[1:]), output)
+
+
+@app.command()
+def overlay(
+    scan: Annotated[Path, typer.Argument(help="Conformed scan (its sidecar names the original).")],
+    prediction: Annotated[Path, typer.Argument(help="Label map on the original's grid.")],
+    protocol: ProtocolFile,
+    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    reference: Annotated[Path | None, typer.Option(help="Reference label map.")] = None,
+) -> None:
+    """Draw image, reference and prediction in three views.
+
+    Example: `quicknat overlay T1w.nii.gz dseg.nii.gz --protocol workflow/labels/quicknat28.tsv
+    --output overlay.png`
+    """
+    from quicknat.figures import overlay_files, save
+    from quicknat.labels import Protocol
+
+    save(overlay_files(scan, prediction, reference, Protocol.read(protocol)), output)
+
+
+@app.command()
+def report(
+    sheet: Annotated[Path, typer.Argument(help="The cohort's sheet.")],
+    schema: Annotated[Path, typer.Option(help="Its schema.")],
+    template: Annotated[Path, typer.Option(help="HTML template.")],
+    protocol: ProtocolFile,
+    results: Annotated[Path, typer.Option(help="Results folder.")],
+    segmented: Annotated[Path, typer.Option(help="File that lists the segmented scans' names.")],
+    output: Annotated[Path, typer.Option(help="index.html to write.")],
+    note: Annotated[
+        Path | None, typer.Option(help="Text file: what this cohort's scores do and do not mean.")
+    ] = None,
+) -> None:
+    """Write the report page from a results folder.
+
+    Example: see `workflow/rules/report.smk`, which makes everything that the page shows.
+    """
+    import pandas as pd
+
+    from quicknat.cohort import read_sheet
+    from quicknat.labels import Protocol
+    from quicknat.metrics import COLUMNS
+    from quicknat.report import DEFAULT_NOTE, ReportInputs, render
+    from quicknat.schema import load_schema
+
+    names = [line for line in segmented.read_text().split("\n") if line]
+    figures = results / "report" / "figures"
+    tables, volumes = results / "metrics.tsv", results / "segmentations" / "volumes.tsv"
+    stem = "{0}/segmentations/{1}/anat/{1}_desc-quicknat_qc.json"
+    inputs = ReportInputs(
+        title=f"QuickNAT on the cohort '{sheet.stem}'",
+        note=note.read_text().strip() if note else DEFAULT_NOTE,
+        scans=read_sheet(sheet, load_schema(schema)),
+        protocol=Protocol.read(protocol),
+        bundle=results / "model" / "bundle.json",
+        metrics=pd.read_csv(tables, sep="\t") if tables.exists() else pd.DataFrame(columns=COLUMNS),
+        volumes=pd.read_csv(volumes, sep="\t") if names else pd.DataFrame(),
+        quality={name: Path(stem.format(results, name)) for name in names},
+        curves=figures / "curves.png",
+        dice=figures / "dice.png" if tables.exists() else None,
+        overlays={name: figures / f"{name}_overlay.png" for name in names},
+        benchmarks=results / "benchmarks",
+    )
+    render(inputs, template, output)
+    log.info("wrote %s", output)

