@@ -15,6 +15,8 @@ rule pretrain:
         "results/logs/pretrain/{view}.log",
     benchmark:
         "results/benchmarks/pretrain/{view}.tsv"
+    # all views before any fine-tuning, or one view's two stages come last and alone
+    priority: 10
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
