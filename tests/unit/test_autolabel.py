@@ -1,0 +1,19 @@
+"""Labels by registered atlases: repeatable, and decided by the atlas that fits."""
+
+import numpy as np
+
+from quicknat.autolabel import label_by_atlases
+from quicknat.conform import conform, resample
+
+
+def test_the_same_seed_gives_the_same_labels_and_the_better_atlas_decides(head, demo_dseg):
+    image, grid, _ = conform(head, 4.0, 64)
+    labels = (resample(demo_dseg, grid, order=0) == 2).astype(np.uint8)
+    shifted = np.roll(image, 2, axis=1)
+    other = np.random.default_rng(0).permutation(image.ravel()).reshape(image.shape)
+    atlases = [(other, np.full_like(labels, 9)), (image, labels)]  # the first fits nowhere
+    one, two = (label_by_atlases(shifted, atlases, 4.0, seed=0) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    truth = np.roll(labels, 2, axis=1)
+    overlap = 2 * ((one == 1) & (truth == 1)).sum() / ((one == 1).sum() + truth.sum())
+    assert overlap > 0.75
