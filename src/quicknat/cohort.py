@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -129,19 +130,9 @@ def find_one(path: str | Path) -> Path:
         InputError: no file matches, or more than one.
     """
     path = Path(path)
-    if path.is_file():
-        return path
-    folder = (path.anchor and Path(path.anchor)) or Path()
-    matches = [folder]
-    for part in path.parts[1:] if path.anchor else path.parts:
-        wanted = part.lower()
-        matches = [
-            child
-            for parent in matches
-            if parent.is_dir()
-            for child in sorted(parent.iterdir() if _is_pattern(part, parent) else [parent / part])
-            if child.exists() and Path(child.name.lower()).match(wanted)
-        ]
+    matches = [Path(path.anchor)]
+    for part in path.relative_to(path.anchor).parts:
+        matches = [found for folder in matches for found in _children(folder, part)]
     files = [match for match in matches if match.is_file()]
     if not files:
         raise InputError(path, "no such file", "check the path in the sheet")
@@ -152,5 +143,10 @@ def find_one(path: str | Path) -> Path:
     return files[0]
 
 
-def _is_pattern(part: str, parent: Path) -> bool:
-    return any(sign in part for sign in "*?[") or not (parent / part).exists()
+def _children(folder: Path, name: str) -> list[Path]:
+    """What `name` means in a folder: itself, or else all that match it without regard to case."""
+    if (folder / name).exists():
+        return [folder / name]
+    if not folder.is_dir():
+        return []
+    return sorted(c for c in folder.iterdir() if fnmatch.fnmatchcase(c.name.lower(), name.lower()))

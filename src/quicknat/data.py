@@ -17,6 +17,7 @@ from monai.transforms import (
 )
 from torch.utils.data import Dataset
 
+from quicknat.errors import InputError
 from quicknat.slices import open_stack
 
 
@@ -50,10 +51,18 @@ class SliceDataset(Dataset):
     """All slices of several memory-mapped view stacks.
 
     Each item is a dict: ``image`` float32 (1, H, W) in 0 … 1, ``labels`` int64 (H, W).
+
+    Raises:
+        InputError: a file is no view stack, or its slices have another shape than the others'.
     """
 
     def __init__(self, paths: Sequence[str | Path], transform: Compose | None = None) -> None:
+        self.paths = list(paths)
         self.stacks = [open_stack(path) for path in paths]
+        for path, stack in zip(self.paths, self.stacks, strict=True):
+            shape, first = stack.shape[2:], self.stacks[0].shape[2:]
+            if shape != first:
+                raise InputError(path, f"slices are {shape}, those of {self.paths[0]} {first}")
         self.ends = np.cumsum([len(stack) for stack in self.stacks])
         self.transform = transform
 

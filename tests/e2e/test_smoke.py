@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -149,34 +147,3 @@ def test_snakemake_report_is_made_with_captions(finished, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "Training" in page and "Segmentations" in page
     assert "star" in page  # of the caption of the learning curves
-
-
-def test_model_segments_a_file_without_the_workflow(finished, t1w, tmp_path):
-    model = tmp_path / "elsewhere"
-    shutil.copytree(finished / "results/model", model)
-    done = subprocess.run(
-        [sys.executable, "-m", "quicknat", "segment", str(t1w), "--model", str(model),
-         "--output", str(tmp_path / "out")],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    produced = nib.load(tmp_path / "out/sub-01/anat/sub-01_desc-quicknat_dseg.nii.gz")
-    by_workflow = nib.load(
-        finished / "results/segmentations/sub-ds240/anat/sub-ds240_desc-quicknat_dseg.nii.gz"
-    )
-    np.testing.assert_array_equal(np.asarray(produced.dataobj), np.asarray(by_workflow.dataobj))
-    assert (tmp_path / "out/dataset_description.json").is_file()
-
-
-def test_skull_stripped_shared_scan_is_segmented_on_its_own_grid(finished, shared, tmp_path):
-    scan = shared / "data/malc/1000_SS.nii.gz"
-    done = subprocess.run(
-        [sys.executable, "-m", "quicknat", "segment", str(scan), "--output", str(tmp_path),
-         "--model", str(finished / "results/model")],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    original = nib.load(scan)
-    dseg = nib.load(tmp_path / "sub-1000SS/anat/sub-1000SS_desc-quicknat_dseg.nii.gz")
-    assert dseg.shape == original.shape
-    np.testing.assert_allclose(dseg.affine, original.affine, atol=1e-4)

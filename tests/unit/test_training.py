@@ -112,6 +112,22 @@ def test_empty_training_set_is_refused(tmp_path, protocol):
         train_view("coronal", protocol, [], [], settings(), tmp_path)
 
 
+def test_stacks_that_do_not_fit_are_refused_by_name(stack, tmp_path, protocol):
+    def train_on(name, data, validation=()):
+        np.save(tmp_path / name, data)
+        scans = [stack, tmp_path / name]
+        train_view("coronal", protocol, scans, validation, settings(), tmp_path / "m")
+
+    with pytest.raises(InputError, match=r"wide\.npy: slices are \(32, 48\)"):
+        train_on("wide.npy", np.zeros((2, 2, 32, 48), np.uint8))
+    with pytest.raises(InputError, match=r"beyond\.npy: holds class 40, but there are 28"):
+        train_on("beyond.npy", np.full((2, 2, 32, 32), 40, np.uint8))
+    np.save(tmp_path / "none.npy", np.zeros((0, 2, 32, 32), np.uint8))
+    with pytest.raises(InputError, match="validation set: no coronal slice"):
+        train_on("ok.npy", np.ones((2, 2, 32, 32), np.uint8), [tmp_path / "none.npy"])
+    assert not (tmp_path / "m/model.safetensors").exists()
+
+
 def test_unknown_setting_is_refused_by_name():
     with pytest.raises(InputError, match="epoks"):
         TrainingSettings.from_dict({"epoks": 3, "learning_rate": 1})
