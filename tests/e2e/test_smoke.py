@@ -13,33 +13,38 @@ import yaml
 from helpers import ROOT, job_counts, run_snakemake
 
 pytestmark = pytest.mark.slow
-SMOKE = ("--configfile", str(ROOT / "workflow/configs/smoke.yaml"))
+COLUMNS = ["subject", "source", "image", "labels", "labels_source", "protocol", "use", "person"]
+SHEET = (ROOT / "workflow/cohorts/smoke.tsv").read_text()
+
+
+def run(folder, *arguments, sheet=SHEET, **changes):
+    """Run the smoke configuration on a sheet that lies in the folder."""
+    (folder / "cohort.tsv").write_text(sheet)
+    overlay = yaml.safe_load((ROOT / "workflow/configs/smoke.yaml").read_text())
+    overlay |= {"sheet": str(folder / "cohort.tsv"), **changes}
+    return run_snakemake(folder, *arguments, overlay=overlay)
+
+
+def with_rows(*rows):
+    """The smoke sheet and more rows."""
+    lines = ["\t".join(row.get(column, "") for column in COLUMNS) for row in rows]
+    return SHEET + "\n".join(lines) + "\n"
+
+
+def dry(folder, sheet=SHEET, **changes):
+    """Jobs per rule that a run would start."""
+    done = run(folder, "--dry-run", sheet=sheet, **changes)
+    assert done.returncode == 0, done.text
+    return job_counts(done.text)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder in which the smoke configuration ran from download to report."""
     folder = tmp_path_factory.mktemp("smoke")
-    done = run_snakemake(folder, *SMOKE)
+    done = run(folder)
     assert done.returncode == 0, done.text[-5000:]
     return folder
-
-
-def with_rows(finished, *rows):
-    """Overlay of the smoke configuration with more rows in its sheet."""
-    overlay = yaml.safe_load((ROOT / "workflow/configs/smoke.yaml").read_text())
-    sheet = finished / "sheet.tsv"
-    columns = ["subject", "source", "image", "labels", "labels_source", "protocol", "use", "person"]
-    lines = ["\t".join(row.get(column, "") for column in columns) for row in rows]
-    text = (ROOT / overlay["sheet"]).read_text()
-    sheet.write_text(text + "\n".join(lines) + "\n")
-    return overlay | {"sheet": str(sheet)}
-
-
-def dry(finished, *rows, **changes):
-    done = run_snakemake(finished, "--dry-run", overlay=with_rows(finished, *rows) | changes)
-    assert done.returncode == 0, done.text
-    return job_counts(done.text)
 
 
 @pytest.fixture
@@ -82,29 +87,43 @@ def test_report_is_one_file_that_asks_for_nothing_else(finished):
 
 
 def test_second_run_starts_no_job(finished):
-    done = run_snakemake(finished, *SMOKE)
+    done = run(finished)
     assert done.returncode == 0 and "Nothing to be done" in done.text
+
+
+def test_reordered_and_commented_rows_start_no_job(finished):
+    header, *rows = [line for line in SHEET.splitlines() if not line.startswith("#")]
+    sheet = "\n".join(["# another comment", header, *reversed(rows), "# " + rows[0]]) + "\n"
+    assert dry(finished, sheet) == {}
+
+
+def test_new_test_scan_is_converted_segmented_and_scored_alone(finished, t1w):
+    label = str(ROOT / "src/quicknat/demo_labels/sub-ds240_dseg.nii.gz")
+    row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",
+           "use": "test"}  # fmt: skip
+    own = dict.fromkeys(["convert", "convert_labels", "segment", "evaluate", "overlay"], 1)
+    shared_by_all = dict.fromkeys(["metrics", "volumes", "dice_plot", "report"], 1)
+    assert dry(finished, with_rows(row)) == own | shared_by_all
 
 
 def test_new_scan_to_segment_runs_only_its_own_jobs_and_the_report(finished, t1w):
     row = {"subject": "new", "image": str(t1w), "use": "segment"}
-    counts = dry(finished, row)
+    counts = dry(finished, with_rows(row))
     assert counts == {"convert": 1, "segment": 1, "overlay": 1, "volumes": 1, "report": 1}
 
 
-def test_new_scan_out_of_a_known_archive_unpacks_it_without_converting_the_others(finished):
+def test_new_scan_out_of_a_known_archive_unpacks_nothing_again(finished):
     member = "img2fmri/derivatives/T1/sub-CSI3_ses-16_anat_sub-CSI3_ses-16_T1w.nii.gz"
     row = {"subject": "CSI3", "source": "img2fmri", "image": member, "use": "segment"}
-    counts = dry(finished, row)
-    assert counts["unpack"] == counts["convert"] == counts["segment"] == 1
-    assert not {"download", "demo_oasis", "slice", "finetune"} & set(counts)
+    counts = dry(finished, with_rows(row))
+    assert counts == {"convert": 1, "segment": 1, "overlay": 1, "volumes": 1, "report": 1}
 
 
 def test_new_training_scan_trains_again_but_converts_only_itself(finished, t1w):
     label = str(ROOT / "src/quicknat/demo_labels/sub-ds240_dseg.nii.gz")
     row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",
            "use": "train"}  # fmt: skip
-    counts = dry(finished, row)
+    counts = dry(finished, with_rows(row))
     assert counts["convert"] == counts["convert_labels"] == counts["slice"] == 1
     assert counts["finetune"] == 3 and "pretrain" not in counts and "download" not in counts
 
@@ -132,7 +151,7 @@ def test_bad_scan_fails_alone_with_a_clear_line_and_no_output(finished, t1w, tmp
         {"subject": "absent", "image": str(tmp_path / "absent.nii.gz"), "use": "segment"},
         {"subject": "good", "image": str(t1w), "use": "segment"},
     ]
-    done = run_snakemake(folder, "--keep-going", overlay=with_rows(folder, *rows))
+    done = run(folder, "--keep-going", sheet=with_rows(*rows))
     assert done.returncode != 0
     assert re.search(rf"error: {re.escape(str(broken))}: .*damaged", done.text)
     assert re.search(r"error: .*absent\.nii\.gz: no such file", done.text)
@@ -142,7 +161,7 @@ def test_bad_scan_fails_alone_with_a_clear_line_and_no_output(finished, t1w, tmp
 
 
 def test_snakemake_report_is_made_with_captions(finished, tmp_path):
-    done = run_snakemake(finished, *SMOKE, "--report", str(tmp_path / "report.html"))
+    done = run(finished, "--report", str(tmp_path / "report.html"))
     assert done.returncode == 0, done.text
     page = (tmp_path / "report.html").read_text()
     assert "Training" in page and "Segmentations" in page

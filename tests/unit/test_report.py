@@ -1,14 +1,17 @@
 """The report page: self-contained, and deaf to what scans are called."""
 
+import json
 import re
 
 import numpy as np
 import pandas as pd
 
 from helpers import ROOT
+from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.figures import dice_by_structure, overlay_panel, save, training_curves
-from quicknat.report import summarise
+from quicknat.metrics import COLUMNS
+from quicknat.report import ReportInputs, render, summarise
 from quicknat.volumes import Volume
 
 
@@ -57,6 +60,32 @@ def test_figures_are_written_as_pictures(tmp_path):
     save(dice_by_structure(metrics, ["A", "B"]), tmp_path / "d.png")
     for name in ("c.png", "d.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_of_the_sheet_cannot_become_markup(tmp_path, protocol):
+    hostile = "<script>alert(1)</script>"
+    view = {
+        "network": {"filters": 4, "squeeze_excitation": "NONE", "dropout": 0.0},
+        "training": {"optimizer": hostile, "learning_rate": 1, "epochs": 1},
+        "best_epoch": 1, "best_val_dice": None, "sha256": "0" * 64,
+    }  # fmt: skip
+    bundle = {
+        "aggregation": {"axial": 1.0}, "conform": {"spacing_mm": 2}, "slices": {"size": 96},
+        "views": {"axial": view},
+    }  # fmt: skip
+    (tmp_path / "bundle.json").write_text(json.dumps(bundle))
+    (tmp_path / "curves.png").write_bytes(b"")
+    (tmp_path / "benchmarks").mkdir()
+    inputs = ReportInputs(
+        title=hostile, note=hostile, protocol=protocol, bundle=tmp_path / "bundle.json",
+        scans=[Scan(subject="1", image=hostile, use="segment", person='"><img onerror=alert(1)>')],
+        metrics=pd.DataFrame(columns=COLUMNS), volumes=pd.DataFrame(), quality={}, dice=None,
+        curves=tmp_path / "curves.png", overlays={}, benchmarks=tmp_path / "benchmarks",
+    )  # fmt: skip
+    render(inputs, ROOT / "workflow/report/index.html.j2", tmp_path / "index.html")
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("&lt;script&gt;alert(1)") >= 4
+    assert "<script" not in page and "<img onerror" not in page
 
 
 def test_template_asks_for_nothing_outside_the_page():

@@ -98,24 +98,15 @@ def raw_inputs(source, path):
     """What a job that reads this file depends on.
 
     A missing local file is no input: the job itself says so, and other scans go on. A member of an
-    archive hangs on the list of members, as ancient: one member more converts no other again.
+    archive hangs on the list of members, since its name may be a glob.
     """
     where = raw_path(source, path)
     if source in ARCHIVES:
-        return ancient(f"results/raw/{source}.members.txt")
+        return f"results/raw/{source}.members.txt"
     pair = [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
     if source != LOCAL and SOURCES[source]["kind"] == "demo":
         return pair
     return [file for file in pair if os.path.exists(file)]
-
-
-def members(source):
-    """Paths or globs of the members of an archive that any row of the sheet needs."""
-    wanted = {scan.image for scan in SCANS.values() if scan.source == source}
-    wanted |= {scan.labels for scan in SCANS.values() if scan.labels_source == source}
-    if source == DEMO_SOURCE and any(scan.source.startswith("demo-") for scan in SCANS.values()):
-        wanted |= {DEMO_HEAD.format(head=head) for head in DEMO_HEADS}
-    return sorted(wanted - {""})
 
 
 def orientation(scan, source):

@@ -6,7 +6,7 @@
 
 rule demo_oasis:
     input:
-        ancient(f"results/raw/{DEMO_SOURCE}.members.txt"),
+        f"results/raw/{DEMO_SOURCE}.members.txt",
     output:
         image="results/raw/demo-oasis/disc1/{head}x{number}_MR1/RAW/"
         "{head}x{number}_MR1_mpr-1_anon.img",
@@ -33,7 +33,7 @@ rule demo_oasis:
 
 rule demo_ixi:
     input:
-        ancient(f"results/raw/{DEMO_SOURCE}.members.txt"),
+        f"results/raw/{DEMO_SOURCE}.members.txt",
     output:
         "results/raw/demo-ixi/{head}x{number}-Demo-T1.nii.gz",
     log:

@@ -1,5 +1,5 @@
-# Fetch archives and unpack what the sheet names.
-# Requires: workflow/sources.tsv (url, checksum), the sheet (paths inside each source).
+# Fetch archives and unpack the members that matter.
+# Requires: workflow/sources.tsv (url, checksum, members).
 # Makes:    results/raw/{source}.archive
 #           results/raw/{source}/...          the members
 #           results/raw/{source}.members.txt  their list
@@ -34,7 +34,7 @@ rule unpack:
     conda:
         "../../envs/imaging.yaml"
     params:
-        members=lambda wc: [part for path in members(wc.source) for part in ("--member", path)],
+        members=lambda wc: [f"--member={glob}" for glob in SOURCES[wc.source]["members"].split(",")],
         folder=lambda wc: f"results/raw/{wc.source}",
     shell:
         "quicknat unpack {input:q} {params.members:q} --folder {params.folder:q}"
