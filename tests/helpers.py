@@ -15,7 +15,7 @@ SHARED = ROOT.parent / "shared"
 LABELS = ROOT / "workflow" / "labels"
 
 
-def run_snakemake(directory: Path, *arguments: str, overlay: dict | None = None):
+def run_snakemake(directory: Path, *arguments: str, overlay: dict | None = None, env=None):
     """Run on `directory`; returns the finished process with both outputs in one text."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(directory), "--cores", "2", *arguments]
@@ -23,7 +23,7 @@ def run_snakemake(directory: Path, *arguments: str, overlay: dict | None = None)
         path = directory / "overlay.yaml"
         path.write_text(yaml.safe_dump(overlay))
         command += ["--configfile", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=directory)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=env)
     done.text = done.stdout + done.stderr
     return done
 

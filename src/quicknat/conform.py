@@ -80,9 +80,8 @@ def to_uint8(
     """Scale a conformed image (RAS+ axes) to 0 … 255 so that white matter comes out near 170.
 
     The reference is the 75th percentile of the voxels brighter than air within 150 mm below the
-    vertex: half of those are brain, so it sits at 0.89–0.99 of white matter on the five scans
-    that we compared (two scanners, with and without skull), where the usual 99.8th percentile of
-    the volume, which follows fat and eyes, ranges over 1.1–2.2. Hot voxels saturate.
+    vertex: half of those are brain, so it sits just below white matter with and without a skull,
+    where a high percentile of the volume follows fat and eyes. Hot voxels saturate.
 
     Returns:
         The uint8 array and the two input values that became 0 and 255.

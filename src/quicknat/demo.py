@@ -1,8 +1,8 @@
 """The embedded demo cohort: seeded deformations of real labelled heads.
 
 Two heads make a poor training set, so the demo bends them: each copy gets its own affine map,
-an elastic field, a bias field, gamma and noise (torchio). What comes out is
-written as scanners and archives deliver it: OASIS-1 style Analyze pairs, or IXI style NIfTI.
+an elastic field, a bias field, gamma and noise (torchio). What comes out is written as archives
+deliver it: OASIS-1 style Analyze pairs, or IXI style NIfTI.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torchio as tio
 from quicknat.errors import written_whole
 from quicknat.volumes import Volume, read_volume
 
-SPACING_MM = 1.5  # of the copies: half the time of 1 mm or less, still finer than the demo's 2 mm
+SPACING_MM = 1.5  # of the copies: quicker than 1 mm, still finer than the demo's 2 mm
 KNOTS_MM = 30  # distance of the elastic field's control points
 
 

@@ -50,7 +50,7 @@ class ReportInputs:
     scans: Sequence[Scan]
     protocol: Protocol
     bundle: Path
-    metrics: pd.DataFrame
+    metrics: pd.DataFrame | None  # None: no test scans
     volumes: pd.DataFrame
     quality: Mapping[str, Path]
     curves: Path
@@ -131,9 +131,9 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    failed = inputs.metrics[inputs.metrics["structure"].isna()]
-    scored = inputs.metrics[inputs.metrics["structure"].notna()]
-    subjects, structures = summarise(scored, inputs.protocol.names[1:])
+    subjects, structures = [], []
+    if inputs.metrics is not None:
+        subjects, structures = summarise(inputs.metrics, inputs.protocol.names[1:])
     uses = pd.Series([scan.use for scan in inputs.scans]).value_counts()
     page = environment.get_template(template.name).render(
         title=inputs.title,
@@ -149,7 +149,6 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         bundle=bundle,
         subjects=subjects,
         structures=structures,
-        failed=failed.to_dict("records"),
         quality={
             name: json.loads(path.read_text())["flags"] for name, path in inputs.quality.items()
         },

@@ -1,6 +1,7 @@
 """The real workflow on real heads, small: every stage runs, and reruns do only what is missing."""
 
 import json
+import os
 import re
 import shutil
 
@@ -17,12 +18,12 @@ COLUMNS = ["subject", "source", "image", "labels", "labels_source", "protocol", 
 SHEET = (ROOT / "workflow/cohorts/smoke.tsv").read_text()
 
 
-def run(folder, *arguments, sheet=SHEET, **changes):
+def run(folder, *arguments, sheet=SHEET, env=None, **changes):
     """Run the smoke configuration on a sheet that lies in the folder."""
     (folder / "cohort.tsv").write_text(sheet)
     overlay = yaml.safe_load((ROOT / "workflow/configs/smoke.yaml").read_text())
     overlay |= {"sheet": str(folder / "cohort.tsv"), **changes}
-    return run_snakemake(folder, *arguments, overlay=overlay)
+    return run_snakemake(folder, *arguments, overlay=overlay, env=env)
 
 
 def with_rows(*rows):
@@ -158,6 +159,25 @@ def test_bad_scan_fails_alone_with_a_clear_line_and_no_output(finished, t1w, tmp
     results = folder / "results"
     assert not list(results.glob("scans/sub-broken/**/*.nii.gz"))
     assert (results / "segmentations/sub-good/anat/sub-good_desc-quicknat_dseg.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ran"),
+    [
+        (("--until", "slice", "--forcerun", "convert"), "slice"),
+        (("--forcerun", "curves", "overlay", "metrics"), "report"),
+    ],
+)
+def test_rules_of_the_imaging_environment_run_without_torch(finished, tmp_path, arguments, ran):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    for name in ("torch", "torchio", "monai"):
+        (tmp_path / "blocked").mkdir(exist_ok=True)
+        (tmp_path / "blocked" / f"{name}.py").write_text("raise ImportError('blocked')")
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "blocked")}
+    done = run(folder, *arguments, env=env)
+    assert done.returncode == 0, done.text[-5000:]
+    assert f"(Rule: {ran})" in done.text
 
 
 def test_snakemake_report_is_made_with_captions(finished, tmp_path):

@@ -24,6 +24,19 @@ def test_reference_weights_give_the_reference_logits(shared, name):
         assert (network(image) - logits).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize(("kept", "dropped", "kind"), [("c", "s", "CSE"), ("s", "c", "SSE")])
+def test_single_gates_of_the_reference_are_recognised(shared, kept, dropped, kind):
+    state, image, _ = reference(shared, "CSSE")
+    state = {
+        key.replace(f".{kept}SE.", "."): value
+        for key, value in state.items()
+        if f".{dropped}SE." not in key
+    }
+    network = from_reference(state).eval()
+    assert network.settings.squeeze_excitation == kind
+    assert network(image).isfinite().all()
+
+
 def test_reference_weights_that_do_not_fit_are_refused_by_key(shared):
     state, _, _ = reference(shared, "NONE")
     with pytest.raises(InputError, match="'encode9.conv1.weight' is not"):

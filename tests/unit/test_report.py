@@ -10,7 +10,6 @@ from helpers import ROOT
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.figures import dice_by_structure, overlay_panel, save, training_curves
-from quicknat.metrics import COLUMNS
 from quicknat.report import ReportInputs, render, summarise
 from quicknat.volumes import Volume
 
@@ -79,7 +78,7 @@ def test_text_of_the_sheet_cannot_become_markup(tmp_path, protocol):
     inputs = ReportInputs(
         title=hostile, note=hostile, protocol=protocol, bundle=tmp_path / "bundle.json",
         scans=[Scan(subject="1", image=hostile, use="segment", person='"><img onerror=alert(1)>')],
-        metrics=pd.DataFrame(columns=COLUMNS), volumes=pd.DataFrame(), quality={}, dice=None,
+        metrics=None, volumes=pd.DataFrame(), quality={}, dice=None,
         curves=tmp_path / "curves.png", overlays={}, benchmarks=tmp_path / "benchmarks",
     )  # fmt: skip
     render(inputs, ROOT / "workflow/report/index.html.j2", tmp_path / "index.html")

@@ -112,6 +112,13 @@ def test_empty_training_set_is_refused(tmp_path, protocol):
         train_view("coronal", protocol, [], [], settings(), tmp_path)
 
 
+def test_loader_processes_accumulation_and_bf16_train_too(stack, tmp_path, protocol):
+    chosen = settings(workers=1, accumulate=2, precision="bf16-mixed")
+    train_view("coronal", protocol, [stack], [stack], chosen, tmp_path / "m")
+    history = pd.read_csv(tmp_path / "m/history.tsv", sep="\t")
+    assert len(history) == 2 and np.isfinite(history["train_loss"]).all()
+
+
 def test_stacks_that_do_not_fit_are_refused_by_name(stack, tmp_path, protocol):
     def train_on(name, data, validation=()):
         np.save(tmp_path / name, data)

@@ -90,7 +90,6 @@ def report(
 
     from quicknat.cohort import read_sheet
     from quicknat.labels import Protocol
-    from quicknat.metrics import COLUMNS
     from quicknat.report import DEFAULT_NOTE, ReportInputs, render
     from quicknat.schema import load_schema
 
@@ -104,7 +103,7 @@ def report(
         scans=read_sheet(sheet, load_schema(schema)),
         protocol=Protocol.read(protocol),
         bundle=results / "model" / "bundle.json",
-        metrics=pd.read_csv(tables, sep="\t") if tables.exists() else pd.DataFrame(columns=COLUMNS),
+        metrics=pd.read_csv(tables, sep="\t") if tables.exists() else None,
         volumes=pd.read_csv(volumes, sep="\t") if names else pd.DataFrame(),
         quality={name: Path(stem.format(results, name)) for name in names},
         curves=figures / "curves.png",
