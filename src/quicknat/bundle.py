@@ -12,9 +12,8 @@ import torch
 import quicknat
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
-from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.network import NetworkSettings, QuickNAT, load_weights
 from quicknat.slices import VIEWS
-from quicknat.training import load_weights
 from quicknat.volumes import sha256
 
 FORMAT = 1

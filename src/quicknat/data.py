@@ -1,8 +1,14 @@
-"""View stacks as torch datasets, and their augmentation."""
+"""View stacks as torch datasets, their augmentation, and the order in which they are seen.
+
+Nothing here has a random state that advances: what is drawn depends on the seed, the epoch and the
+slice alone. So a training that goes on in the middle of an epoch, in another number of loader
+processes, sees exactly what it would have seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +21,14 @@ from monai.transforms import (
     RandGaussianSmoothd,
     RandScaleIntensityd,
 )
-from torch.utils.data import Dataset
+from monai.utils import convert_to_tensor
+from torch.utils.data import Dataset, Sampler
 
 from quicknat.errors import InputError
-from quicknat.slices import open_stack
+from quicknat.slices import class_counts, open_stack
 
 
-def augmentation(size: int, seed: int) -> Compose:
+def augmentation(size: int) -> Compose:
     """Random rotation, scaling, shift, contrast, gain, blur and noise of one slice.
 
     Slices are never flipped: left and right are different classes.
@@ -44,19 +51,22 @@ def augmentation(size: int, seed: int) -> Compose:
             RandGaussianSmoothd("image", prob=0.15, sigma_x=(0.3, 0.8), sigma_y=(0.3, 0.8)),
             RandGaussianNoised("image", prob=0.4, std=0.04),
         ]
-    ).set_random_state(seed)
+    )
 
 
 class SliceDataset(Dataset):
     """All slices of several memory-mapped view stacks.
 
-    Each item is a dict: ``image`` float32 (1, H, W) in 0 … 1, ``labels`` int64 (H, W).
+    Each item is a dict: ``image`` float32 (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is
+    slice ``k % len``; with a transform, ``k // len`` is the epoch it is augmented for.
 
     Raises:
         InputError: a file is no view stack, or its slices have another shape than the others'.
     """
 
-    def __init__(self, paths: Sequence[str | Path], transform: Compose | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str | Path], transform: Compose | None = None, seed: int = 0
+    ) -> None:
         self.paths = list(paths)
         self.stacks = [open_stack(path) for path in paths]
         for path, stack in zip(self.paths, self.stacks, strict=True):
@@ -65,22 +75,61 @@ class SliceDataset(Dataset):
                 raise InputError(path, f"slices are {shape}, those of {self.paths[0]} {first}")
         self.ends = np.cumsum([len(stack) for stack in self.stacks])
         self.transform = transform
+        self.seed = seed
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        index = number % len(self)
         scan = int(np.searchsorted(self.ends, index, side="right"))
         pair = self.stacks[scan][index - (self.ends[scan - 1] if scan else 0)]
-        item = {
-            "image": torch.from_numpy(pair[:1].astype(np.float32) / 255),
-            "labels": torch.from_numpy(pair[1:].astype(np.float32)),
-        }
+        image = torch.from_numpy(pair[:1].astype(np.float32) / 255)
         # "is not None": the truth value of a Compose is its length, and taking that reseeds it
-        if self.transform is not None:
-            item = self.transform(item)
-        # as_tensor drops MONAI's MetaTensor, which default collation would carry along slowly
-        return {
-            "image": torch.as_tensor(item["image"]).clamp(0, 1),
-            "labels": torch.as_tensor(item["labels"])[0].long(),
-        }
+        if self.transform is None:
+            return {"image": image, "labels": torch.from_numpy(pair[1].copy())}
+        draw = np.random.SeedSequence((self.seed, number)).generate_state(1)[0]
+        self.transform.set_random_state(int(draw))
+        item = self.transform({"image": image, "labels": torch.from_numpy(pair[1:].astype("f4"))})
+        # a MetaTensor would carry its metadata through every layer of the network
+        image, labels = (convert_to_tensor(item[key], track_meta=False) for key in item)
+        return {"image": image.clamp(0, 1), "labels": labels[0].byte()}
+
+    def survey(self, n_classes: int) -> tuple[np.ndarray, dict[str, str]]:
+        """Read everything once: pixels per class, int64 (C,), and the SHA-256 of each scan's stack.
+
+        Raises:
+            InputError: a stack holds a class that the network does not have.
+        """
+        total, checksums = np.zeros(n_classes, dtype=np.int64), {}
+        for path, stack in zip(self.paths, self.stacks, strict=True):
+            counts = class_counts(stack, n_classes)
+            if len(counts) > n_classes:
+                raise InputError(path, f"holds class {len(counts) - 1}, but there are {n_classes}")
+            total += counts
+            checksums[Path(path).stem] = hashlib.sha256(stack).hexdigest()
+        return total, checksums
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Shuffled batches of one epoch, as item numbers of a :class:`SliceDataset`.
+
+    Several processes take every `world`-th slice each of a batch `world` times as large. Set
+    `epoch` before each pass, and `start` to leave out the first batches of it.
+    """
+
+    def __init__(
+        self, n_slices: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.n_slices, self.seed, self.rank, self.world = n_slices, seed, rank, world
+        self.together = batch_size * world
+        self.epoch, self.start = 0, 0
+
+    def __len__(self) -> int:
+        return max(1, self.n_slices // self.together)  # what is left over waits for the next epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_slices)
+        order = np.resize(order, len(self) * self.together)  # repeats a set too small for one batch
+        for batch in order.reshape(len(self), -1)[self.start :, self.rank :: self.world]:
+            yield (self.epoch * self.n_slices + batch).tolist()

@@ -1,4 +1,4 @@
-"""The one exception that users meet, and the way files come into being."""
+"""The exceptions that users meet, and the way files come into being."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ class InputError(Exception):
 
     def __init__(self, where: str | Path, problem: str, fix: str = "") -> None:
         self.where, self.problem, self.fix = str(where), problem, fix
-        super().__init__(f"{where}: {problem}" + (f"; {fix}" if fix else ""))
+        super().__init__(self.where, problem, fix)  # all three, or it could not be pickled
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}" + (f"; {self.fix}" if self.fix else "")
+
+
+class Interrupted(Exception):
+    """A signal ended the work; its state is saved, and the same command goes on from there.
+
+    The command line exits with status 75 (EX_TEMPFAIL of sysexits.h: try again).
+    """
+
+    EXIT_STATUS = 75
 
 
 @contextmanager

@@ -67,8 +67,13 @@ class CombinedLoss(nn.Module):
         self.edge = edge
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy and Dice loss of a batch; their sum is to be minimised."""
-        logits = logits.float()
+        """Weighted cross-entropy and Dice loss of a batch; their sum is to be minimised.
+
+        Args:
+            logits: (N, C, H, W).
+            labels: uint8 or int64 (N, H, W).
+        """
+        logits, labels = logits.float(), labels.long()
         pixel = self.weights[labels] + self.edge * edges(labels)
         entropy = (F.cross_entropy(logits, labels, reduction="none") * pixel).mean()
         return entropy, dice_loss(logits, labels)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -214,3 +216,17 @@ def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
             )
     network.load_state_dict(ours)
     return network
+
+
+def load_weights(network: torch.nn.Module, path: str | Path) -> None:
+    """Load safetensors weights into a network of exactly that shape.
+
+    Raises:
+        InputError: the file is damaged or holds another network.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise many kinds; all mean the same here
+        raise InputError(
+            path, f"does not hold the weights of this network ({str(error).splitlines()[0]})"
+        ) from error

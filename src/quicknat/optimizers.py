@@ -24,8 +24,12 @@ class TrainingSettings:
     step_epochs: int = 10
     batch_size: int = 8
     accumulate: int = 1
-    workers: int = 0
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    devices: int = 1
+    workers: int | None = None
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    compile: bool = True
+    checkpoint_minutes: float = 10
+    patience: int | None = None
     augment: bool = True
     class_weight_power: float = 1.0
     class_weight_cap: float | None = None

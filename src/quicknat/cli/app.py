@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import quicknat
-from quicknat.errors import InputError
+from quicknat.errors import InputError, Interrupted
 
 app = typer.Typer(
     name="quicknat",
@@ -57,9 +57,12 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; bad input becomes one line and status 1."""
+    """Run the command line; bad input becomes one line and status 1, an interruption 75."""
     try:
         app()
+    except Interrupted as stop:
+        typer.echo(str(stop), err=True)
+        sys.exit(stop.EXIT_STATUS)
     except (InputError, OSError) as error:
         if os.environ.get("QUICKNAT_DEBUG"):
             raise

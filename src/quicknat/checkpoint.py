@@ -1,0 +1,77 @@
+"""Resumable training state: atomic, checksummed, tied to what it was trained on.
+
+A state is two files, ``{name}.pt`` and ``{name}.json``, where names sort by progress. The second
+holds the fingerprint and the SHA-256 of the first, and is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from quicknat.errors import InputError, written_whole
+from quicknat.volumes import sha256
+
+log = logging.getLogger(__name__)
+
+KEPT = 2  # should the latest state be damaged, the one before it serves
+
+
+def save_state(folder: str | Path, name: str, fingerprint: dict, state: dict) -> None:
+    """Save `state` (tensors, numbers, strings, and dicts and lists of them) under `name`."""
+    folder = Path(folder)
+    with written_whole(folder / f"{name}.pt", folder / f"{name}.json") as (weights, record):
+        torch.save(state, weights)
+        saved = {"sha256": sha256(weights), "fingerprint": fingerprint}
+        record.write_text(json.dumps(saved, indent=1) + "\n")
+    for old in sorted(folder.glob("*.json"))[:-KEPT]:
+        old.unlink()  # first, so that no record is ever without its state
+        old.with_suffix(".pt").unlink(missing_ok=True)
+
+
+def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
+    """The latest undamaged state in `folder`, on the CPU; None where there is none.
+
+    Raises:
+        InputError: that state comes from a training with another fingerprint.
+    """
+    for stray in Path(folder).glob(".tmp-*"):  # of a process that was killed while it wrote
+        stray.unlink()
+    for record in sorted(Path(folder).glob("*.json"), reverse=True):
+        path = record.with_suffix(".pt")
+        try:
+            saved = json.loads(record.read_text())
+            if sha256(path) != saved["sha256"]:
+                raise ValueError("its checksum is wrong")
+            changes = differences(saved["fingerprint"], fingerprint)
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("%s: ignored, since it is damaged (%s)", path, error)
+            continue
+        if changes:
+            raise InputError(
+                folder,
+                f"holds the state of another training: {'; '.join(changes)}",
+                "restore that, or delete this folder to start from the beginning",
+            )
+        return torch.load(path, weights_only=True, map_location="cpu")
+    return None
+
+
+def differences(old: dict, new: dict, shown: int = 5) -> list[str]:
+    """What differs between two fingerprints, in words; each maps a part to a dict of values."""
+    changes = []
+    for part in sorted(old.keys() | new.keys()):
+        before, after = old.get(part, {}), new.get(part, {})
+        for key in sorted(before.keys() | after.keys()):
+            if key not in before or key not in after:
+                changes.append(f"{part} {key} is {'new' if key in after else 'gone'}")
+            elif before[key] != after[key]:
+                was, now = f"{before[key]}", f"{after[key]}"
+                telling = max(len(was), len(now)) < 40  # lists and checksums are not
+                how = f"was {was}, is {now}" if telling else "changed"
+                changes.append(f"{part} {key} {how}")
+    rest = len(changes) - shown
+    return [*changes[:shown], f"and {rest} more"] if rest > 0 else changes

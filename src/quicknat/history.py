@@ -1,0 +1,47 @@
+"""What a training tells its user after each epoch."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+DICE = "dice/"  # prefix of the columns with one structure's validation Dice
+WORST = 5
+RISES = 3  # epochs of growing validation loss that are no accident
+
+
+def describe_epoch(row: dict[str, float], epochs: int, seconds_left: float) -> str:
+    """One line: losses, validation Dice overall and of the worst structures, rate, speed."""
+    text = f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f}"
+    if "val_loss" in row:
+        text += f", validation loss {row['val_loss']:.3f}, validation Dice {row['val_dice']:.3f}"
+        structures = [
+            (value, key.removeprefix(DICE))
+            for key, value in row.items()
+            if key.startswith(DICE) and not math.isnan(value)
+        ]
+        worst = [f"{name} {value:.2f}" for value, name in sorted(structures)[:WORST]]
+        text += f" (worst: {', '.join(worst)})"
+    text += (
+        f", rate {row['learning_rate']:.2g}, {row['slices_per_second']:.1f} slices/s,"
+        f" {row['waiting']:.0%} waiting for data"
+    )
+    return text + (f", {duration(seconds_left)} left" if seconds_left else "")
+
+
+def overfits(history: list[dict[str, float]]) -> bool:
+    """Whether validation loss grew in each of the last epochs while training loss fell."""
+    last = history[-RISES - 1 :]
+    return len(last) > RISES and all(
+        after.get("val_loss", 0) > before.get("val_loss", 0)
+        and after["train_loss"] < before["train_loss"]
+        for before, after in pairwise(last)
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader wants them: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

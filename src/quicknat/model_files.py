@@ -1,0 +1,68 @@
+"""The files of one view's trained model: weights, description, history."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning_fabric
+import monai
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+import quicknat
+from quicknat.errors import written_whole
+from quicknat.losses import CombinedLoss
+from quicknat.plan import Plan
+
+FILES = ("model.safetensors", "model.json", "history.tsv")
+
+
+def write_model(
+    plan: Plan,
+    loss: CombinedLoss,
+    weights: dict[str, torch.Tensor],
+    history: list[dict],
+    facts: dict,
+) -> None:
+    """Write all files of a training into ``plan.output``, or none.
+
+    Args:
+        plan: what was to be done.
+        loss: gives the class and edge weights.
+        weights: state dict to keep.
+        history: one row per epoch.
+        facts: what only the training knows, such as its best epoch and the device.
+    """
+    data = {key: plan.fingerprint[key] for key in ("training scan", "validation scan")}
+    description = {
+        "view": plan.view,
+        "protocol": plan.protocol,
+        "classes": plan.classes,
+        "slice_shape": list(plan.slice_shape),
+        "network": {"n_classes": len(plan.classes), **plan.fingerprint["network"]},
+        "training": {k: v for k, v in asdict(plan.settings).items() if k != "network"},
+        "class_counts": plan.counts.tolist(),
+        "class_weights": loss.weights.cpu().numpy().round(4).tolist(),
+        "edge_weight": round(loss.edge, 4),
+        "initial_sha256": plan.fingerprint["initial"]["weights"],
+        "training_scans": [Path(path).stem for path in plan.train],
+        "validation_scans": [Path(path).stem for path in plan.validation],
+        "data_sha256": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
+        **facts,
+        "versions": {
+            "quicknat": quicknat.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "monai": monai.__version__,
+            "lightning-fabric": lightning_fabric.__version__,
+        },
+    }
+    with written_whole(*(plan.output / name for name in FILES)) as (model, sidecar, table):
+        save_file({key: value.contiguous().cpu() for key, value in weights.items()}, model)
+        sidecar.write_text(json.dumps(description, indent=2) + "\n")
+        pd.DataFrame(history).to_csv(table, sep="\t", index=False, float_format="%.6g")

@@ -1,0 +1,88 @@
+"""What a training is to do, checked and measured before anything expensive starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quicknat.data import SliceDataset
+from quicknat.errors import InputError
+from quicknat.labels import Protocol
+from quicknat.optimizers import TrainingSettings
+from quicknat.volumes import sha256
+
+PRACTICAL = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a training needs to know; travels to its processes."""
+
+    view: str
+    protocol: str
+    classes: list[str]
+    train: list[str]
+    validation: list[str]
+    settings: TrainingSettings
+    output: Path
+    initial: str | None
+    threads: int
+    slice_shape: tuple[int, int]
+    counts: np.ndarray
+    fingerprint: dict
+
+    @property
+    def state_folder(self) -> Path:
+        return self.output / "state"
+
+
+def make_plan(
+    view: str,
+    protocol: Protocol,
+    train: Sequence[str | Path],
+    validation: Sequence[str | Path],
+    settings: TrainingSettings,
+    output: str | Path,
+    initial: str | Path | None,
+    threads: int,
+) -> Plan:
+    """Check and measure the data, before anything expensive; see :func:`train_view`."""
+    if not train:
+        raise InputError(
+            "training set", f"no scans to train the {view} view on", "add rows with use=train"
+        )
+    names = protocol.class_names(view)
+    training, validating = SliceDataset(train), SliceDataset(validation)
+    for what, dataset in (("training", training), ("validation", validating)):
+        if dataset.stacks and not len(dataset):
+            raise InputError(f"{what} set", f"no {view} slice of its scans shows a structure")
+    counts, training_sums = training.survey(len(names))
+    _, validation_sums = validating.survey(len(names))
+    values = asdict(settings)
+    network = values.pop("network")
+    fingerprint = {
+        "setting": {key: value for key, value in values.items() if key not in PRACTICAL},
+        "network": network,
+        "protocol": {"classes": names},
+        "training scan": training_sums,
+        "validation scan": validation_sums,
+        "initial": {"weights": sha256(initial) if initial else None},
+    }
+    return Plan(
+        view=view,
+        protocol=protocol.name,
+        classes=names,
+        train=[str(path) for path in train],
+        validation=[str(path) for path in validation],
+        settings=settings,
+        output=Path(output),
+        initial=str(initial) if initial else None,
+        threads=threads,
+        slice_shape=training.stacks[0].shape[2:],
+        counts=counts,
+        fingerprint=json.loads(json.dumps(fingerprint)),  # as it will be read back
+    )

@@ -1,0 +1,218 @@
+"""A training that ended too early goes on as if it had not."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers import LABELS
+from quicknat import training
+from quicknat.checkpoint import differences, load_state, save_state
+from quicknat.errors import InputError, Interrupted
+from quicknat.network import NetworkSettings
+from quicknat.optimizers import TrainingSettings
+from quicknat.training import ViewTraining, train_view
+
+# dropout and augmentation on: their randomness must survive too
+SETTINGS = TrainingSettings(
+    epochs=3,
+    learning_rate=0.01,
+    batch_size=2,
+    accumulate=2,
+    compile=False,
+    precision="32-true",
+    checkpoint_minutes=0,
+    network=NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.2),
+)
+
+
+class PowerCut(BaseException):
+    pass
+
+
+@pytest.fixture
+def stacks(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("sub-1", "sub-2"):
+        data = random.integers(0, 5, (11, 2, 32, 32)).astype(np.uint8)
+        data[:, 0] *= 50
+        np.save(tmp_path / f"{name}.npy", data)
+    return [tmp_path / "sub-1.npy"], [tmp_path / "sub-2.npy"]
+
+
+def train(stacks, protocol, folder, settings=SETTINGS):
+    train_view("coronal", protocol, *stacks, settings, folder)
+
+
+def cut_after(monkeypatch, steps, action):
+    """Do something in the middle of training, after so many steps."""
+    count, step = 0, ViewTraining._train_step
+
+    def counted(self, *arguments):
+        nonlocal count
+        count += 1
+        step(self, *arguments)
+        if count == steps:
+            action()
+
+    monkeypatch.setattr(ViewTraining, "_train_step", counted)
+
+
+def cut():
+    raise PowerCut
+
+
+def assert_same_model(one, two):
+    weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    timing = ["seconds", "slices_per_second", "waiting"]
+    tables = [pd.read_csv(folder / "history.tsv", sep="\t") for folder in (one, two)]
+    pd.testing.assert_frame_equal(*(table.drop(columns=timing) for table in tables))
+
+
+@pytest.mark.parametrize("steps", [3, 5, 8, 13])
+def test_weights_after_a_cut_equal_those_of_a_training_without(
+    stacks, tmp_path, protocol, monkeypatch, steps
+):
+    train(stacks, protocol, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, steps, cut)
+        train(stacks, protocol, tmp_path / "cut")
+    assert not (tmp_path / "cut/model.safetensors").exists()
+    train(stacks, protocol, tmp_path / "cut")
+    assert_same_model(tmp_path / "whole", tmp_path / "cut")
+    assert not (tmp_path / "cut/state").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signal_saves_and_the_next_call_goes_on(
+    stacks, tmp_path, protocol, monkeypatch, caplog, number
+):
+    late = replace(SETTINGS, checkpoint_minutes=1000)  # so that the signal's is the only state
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="epoch 1 after step 4"):
+        cut_after(patch, 3, lambda: os.kill(os.getpid(), number))
+        train(stacks, protocol, tmp_path / "m", late)
+    assert [path.name for path in (tmp_path / "m/state").glob("*.pt")] == ["00001-0000004.pt"]
+    with caplog.at_level(logging.INFO):
+        train(stacks, protocol, tmp_path / "m", late)
+    assert "going on in epoch 1 after 4 of its 5 steps" in caplog.text
+
+
+def test_finished_epoch_is_never_trained_again(stacks, tmp_path, protocol, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(training, "validate", lambda *arguments: cut())
+        train(stacks, protocol, tmp_path / "m", replace(SETTINGS, checkpoint_minutes=1000))
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 1, cut)
+        train(stacks, protocol, tmp_path / "m")
+    record = max((tmp_path / "m/state").glob("*.json"))
+    assert record.stem == "00002-0000000"
+
+
+def test_state_of_another_training_is_refused_with_what_differs(
+    stacks, tmp_path, protocol, monkeypatch
+):
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 3, cut)
+        train(stacks, protocol, tmp_path / "m")
+
+    def refusal(stacks=stacks, settings=SETTINGS):
+        with pytest.raises(InputError, match="state of another training") as caught:
+            train(stacks, protocol, tmp_path / "m", settings)
+        assert "delete this folder to start from the beginning" in str(caught.value)
+        return str(caught.value)
+
+    slower = refusal(settings=replace(SETTINGS, learning_rate=0.02))
+    assert "setting learning_rate was 0.01, is 0.02" in slower
+    smaller = replace(SETTINGS, network=replace(SETTINGS.network, dropout=0.1))
+    assert "network dropout was 0.2, is 0.1" in refusal(settings=smaller)
+    assert "training scan sub-2 is new" in refusal(stacks=(stacks[0] + stacks[1], stacks[1]))
+    assert "validation scan sub-2 is gone" in refusal(stacks=(stacks[0], []))
+    np.save(stacks[0][0], np.ones((11, 2, 32, 32), np.uint8))
+    assert "training scan sub-1 changed" in refusal()
+
+
+def test_loader_processes_may_change_between_a_cut_and_the_rest(
+    stacks, tmp_path, protocol, monkeypatch
+):
+    train(stacks, protocol, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 7, cut)
+        train(stacks, protocol, tmp_path / "cut")
+    train(stacks, protocol, tmp_path / "cut", replace(SETTINGS, workers=2))
+    assert_same_model(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_damaged_state_gives_way_to_the_one_before_it(tmp_path, caplog):
+    for number in (1, 2, 3):
+        save_state(tmp_path, f"{number}", {"a": {"b": 1}}, {"number": number})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.json", "2.pt", "3.json", "3.pt"]
+    assert load_state(tmp_path, {"a": {"b": 1}}) == {"number": 3}
+    (tmp_path / "3.pt").write_bytes((tmp_path / "3.pt").read_bytes()[:-7])
+    (tmp_path / ".tmp-4.pt").write_bytes(b"half")
+    assert load_state(tmp_path, {"a": {"b": 1}}) == {"number": 2}
+    assert "3.pt: ignored, since it is damaged (its checksum is wrong)" in caplog.text
+    assert not (tmp_path / ".tmp-4.pt").exists()
+
+
+def test_state_loads_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch /tmp/never",)
+
+    save_state(tmp_path, "1", {}, {"evil": Evil()})
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        load_state(tmp_path, {})
+
+
+def test_differences_are_few_and_short():
+    old = {"training scan": {f"sub-{n}": "0" * 64 for n in range(9)}, "setting": {"epochs": 3}}
+    new = {"training scan": {f"sub-{n}": "1" * 64 for n in range(9)}, "setting": {"epochs": 4}}
+    told = differences(old, new)
+    assert told[0] == "setting epochs was 3, is 4" and told[1] == "training scan sub-0 changed"
+    assert told[-1] == "and 5 more" and len(told) == 6
+    assert differences(old, old) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(stacks, tmp_path, number):
+    values = {
+        "epochs": 4, "learning_rate": 0.01, "batch_size": 1, "compile": False,
+        "precision": "32-true", "checkpoint_minutes": 0, "network": {"filters": 8},
+    }  # fmt: skip
+    lists = []
+    for name, paths in zip(("train", "validation"), stacks, strict=True):
+        lists.append(tmp_path / f"{name}.txt")
+        lists[-1].write_text("".join(f"{path}\n" for path in paths))
+
+    def start(folder):
+        command = [sys.executable, "-m", "quicknat", "train", "coronal", "--stacks", lists[0]]
+        command += ["--validation", lists[1], "--settings", json.dumps(values)]
+        command += ["--protocol", LABELS / "quicknat28.tsv", "--output", folder]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    whole, broken = start(tmp_path / "whole"), start(tmp_path / "broken")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "broken/state").glob("00002-000000[3-9].json")):
+        assert time.monotonic() < deadline and broken.poll() is None, broken.stderr.read()
+        time.sleep(0.005)
+    broken.send_signal(number)
+    message = broken.communicate()[1]
+    assert broken.returncode == (-number if number == signal.SIGKILL else 75), message
+    assert not (tmp_path / "broken/model.safetensors").exists()
+    assert whole.wait() == 0
+    rerun = start(tmp_path / "broken")
+    message = rerun.communicate()[1]
+    assert rerun.returncode == 0 and "going on in epoch" in message
+    assert_same_model(tmp_path / "whole", tmp_path / "broken")
