@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import logging
+import time
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
+from torch import nn
+from torch.optim import Optimizer
 
+from quicknat.history import duration
 from quicknat.optimizers import TrainingSettings
 from quicknat.slices import VIEWS
 
+log = logging.getLogger(__name__)
+
 MAX_WORKERS = 8  # more cost memory and start-up time
+NOT_COMPILED = "the network cannot be compiled here"
+REMEDY = "Install a C++ compiler (g++), or set 'compile: false' under 'training'"
 
 
 def choose_precision(wanted: str) -> str:
@@ -56,6 +65,30 @@ def share_threads(threads: int, settings: TrainingSettings) -> int:
         workers = min(own - 1, MAX_WORKERS) if torch.cuda.is_available() else 0
     torch.set_num_threads(max(1, own - workers))
     return workers
+
+
+def compiles(fabric: Fabric, model: nn.Module, optimizer: Optimizer, image: torch.Tensor) -> bool:
+    """Compile a network's training step on a trial batch; whether that works here.
+
+    Args:
+        model: network that went through ``torch.compile`` and ``fabric.setup``; left as it was.
+        optimizer: its optimiser; gradients are cleared.
+        image: float32 (N, 1, H, W), of the shape that training has.
+    """
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    start = time.perf_counter()
+    log.info("compiling the network, which takes a minute or two")
+    try:
+        fabric.backward(model(image).float().mean())
+    except Exception as error:  # a missing C++ compiler, for one; there are many kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        log.warning("%s (%s); training goes on, slower. %s", NOT_COMPILED, reason, REMEDY)
+        return False
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+        model.load_state_dict(state)  # batch norm gathered statistics
+    log.info("compiled in %s", duration(time.perf_counter() - start))
+    return True
 
 
 def keep_freed_memory() -> None:

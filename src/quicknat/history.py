@@ -5,13 +5,44 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
+
 DICE = "dice/"  # prefix of the columns with one structure's validation Dice
 WORST = 5
 RISES = 3  # epochs of growing validation loss that are no accident
 
 
-def describe_epoch(row: dict[str, float], epochs: int, seconds_left: float) -> str:
-    """One line: losses, validation Dice overall and of the worst structures, rate, speed."""
+OVERFITTING = (
+    "validation loss rises while training loss falls: the network learns the training scans by "
+    "heart. More training scans help most; else 'augment: true', 'dropout: 0.2', fewer epochs, or "
+    "'patience' to end in time. The best epoch is kept in any case"
+)
+
+
+def training_row(epoch: int, rate: float, entropy: float, dice_loss: float) -> dict[str, float]:
+    """Columns of an epoch that every training has; losses are means over its steps."""
+    return {
+        "epoch": epoch,
+        "learning_rate": rate,
+        "train_loss": entropy + dice_loss,
+        "train_cross_entropy": entropy,
+        "train_dice_loss": dice_loss,
+    }
+
+
+def validation_row(loss: float, dice: np.ndarray, classes: list[str]) -> dict[str, float]:
+    """Columns of an epoch with validation scans; Dice overall is the structures' mean."""
+    structures = zip(classes[1:], dice[1:].tolist(), strict=True)
+    return {
+        "val_loss": loss,
+        "val_dice": float(np.nanmean(dice[1:])),
+        **{f"{DICE}{name}": value for name, value in structures},
+    }
+
+
+def describe_epoch(history: list[dict[str, float]], epochs: int) -> str:
+    """The last epoch in a line: losses, validation Dice overall and of the worst, rate, speed."""
+    row = history[-1]
     text = f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f}"
     if "val_loss" in row:
         text += f", validation loss {row['val_loss']:.3f}, validation Dice {row['val_dice']:.3f}"
@@ -26,7 +57,8 @@ def describe_epoch(row: dict[str, float], epochs: int, seconds_left: float) -> s
         f", rate {row['learning_rate']:.2g}, {row['slices_per_second']:.1f} slices/s,"
         f" {row['waiting']:.0%} waiting for data"
     )
-    return text + (f", {duration(seconds_left)} left" if seconds_left else "")
+    left = (epochs - row["epoch"]) * sum(past["seconds"] for past in history) / len(history)
+    return text + (f", {duration(left)} left" if left else "")
 
 
 def overfits(history: list[dict[str, float]]) -> bool:

@@ -19,9 +19,10 @@ from helpers import LABELS
 from quicknat import training
 from quicknat.checkpoint import differences, load_state, save_state
 from quicknat.errors import InputError, Interrupted
+from quicknat.learner import Learner
 from quicknat.network import NetworkSettings
 from quicknat.optimizers import TrainingSettings
-from quicknat.training import ViewTraining, train_view
+from quicknat.training import train_view
 
 # dropout and augmentation on: their randomness must survive too
 SETTINGS = TrainingSettings(
@@ -56,16 +57,17 @@ def train(stacks, protocol, folder, settings=SETTINGS):
 
 def cut_after(monkeypatch, steps, action):
     """Do something in the middle of training, after so many steps."""
-    count, step = 0, ViewTraining._train_step
+    count, step = 0, Learner.step
 
     def counted(self, *arguments):
         nonlocal count
         count += 1
-        step(self, *arguments)
+        losses = step(self, *arguments)
         if count == steps:
             action()
+        return losses
 
-    monkeypatch.setattr(ViewTraining, "_train_step", counted)
+    monkeypatch.setattr(Learner, "step", counted)
 
 
 def cut():
