@@ -26,6 +26,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def golden() -> Path:
+    """What the authors' code gives: weights and logits of small networks, losses, uncertainty.
+
+    Copied, without what no test needs, from the shared golden tensors (a test compares them).
+    """
+    return ROOT / "tests/golden"
+
+
+@pytest.fixture(scope="session")
 def protocol() -> Protocol:
     return Protocol.read(LABELS / "quicknat28.tsv")
 

@@ -41,6 +41,17 @@ def edges(labels: Tensor) -> Tensor:
     return across | along
 
 
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """Mean over all pixels of cross-entropy times weight.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: int64 (N, H, W).
+        weight: (N, H, W).
+    """
+    return (F.cross_entropy(logits, labels, reduction="none") * weight).mean()
+
+
 def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - Dice of the softmax, averaged over slices and classes.
 
@@ -74,6 +85,5 @@ class CombinedLoss(nn.Module):
             labels: uint8 or int64 (N, H, W).
         """
         logits, labels = logits.float(), labels.long()
-        pixel = self.weights[labels] + self.edge * edges(labels)
-        entropy = (F.cross_entropy(logits, labels, reduction="none") * pixel).mean()
-        return entropy, dice_loss(logits, labels)
+        weight = self.weights[labels] + self.edge * edges(labels)
+        return weighted_cross_entropy(logits, labels, weight), dice_loss(logits, labels)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ class ViewTraining:
 
     def _save(self) -> None:
         self._check_finite()
-        sums = self.fabric.all_reduce(self.sums, reduce_op="sum").cpu()
+        sums = self.fabric.all_reduce(self.sums.clone(), reduce_op="sum").cpu()  # it adds in place
         if self.fabric.is_global_zero:
             name = f"{self.epoch:05d}-{self.step:07d}"
             state = {key: getattr(self, key) for key in POSITION}
@@ -322,6 +323,7 @@ def train_view(
     plan = make_plan(view, protocol, train, validation, settings, output, initial, threads)
     fabric = make_fabric(view, settings)
     with forwarded_signals() if settings.devices > 1 else nullcontext():
-        outcome = fabric.launch(_train, plan)
+        # Fabric copies arguments in a way that a frozen dataclass does not allow
+        outcome = fabric.launch(partial(_train, plan=plan))
     if outcome:
         raise outcome

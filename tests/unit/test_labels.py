@@ -45,8 +45,8 @@ def test_sagittal_classes_merge_the_two_sides(protocol):
     assert "Thalamus" in protocol.class_names("sagittal")
 
 
-def test_reference_remapping_of_the_authors_is_reproduced(shared):
-    golden = np.load(shared / "golden" / "aux.npz")
+def test_reference_remapping_of_the_authors_is_reproduced(golden):
+    golden = np.load(golden / "aux.npz")
     protocol = Protocol.read(LABELS / "quicknat33.tsv")
     values = golden["remap_in"]
     ours = protocol.remap(values, "neuromorphometrics", "golden")

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quicknat.losses import CombinedLoss, class_weights, dice_loss, edge_weight, edges
+from quicknat.losses import (
+    CombinedLoss,
+    class_weights,
+    dice_loss,
+    edge_weight,
+    edges,
+    weighted_cross_entropy,
+)
 
 
 def test_class_weights_are_median_over_frequency():
@@ -52,13 +59,34 @@ def test_weighted_cross_entropy_matches_a_hand_calculation():
     assert entropy.item() == pytest.approx(np.log(2) * (1 + 1 + 3 + 5) / 4, rel=1e-6)
 
 
-def test_reference_values_are_reproduced_where_the_reference_is_right(shared):
-    golden = np.load(shared / "golden" / "aux.npz")
-    logits, labels = torch.tensor(golden["loss_logits"]), torch.tensor(golden["loss_target"])
-    weighted = F.cross_entropy(logits, labels, reduction="none") * torch.tensor(
-        golden["loss_weight"]
+def test_reference_values_are_reproduced_where_the_reference_is_right(golden):
+    aux = np.load(golden / "aux.npz")
+    logits, labels, weight = (
+        torch.tensor(aux[f"loss_{name}"]) for name in ("logits", "target", "weight")
     )
-    assert weighted.mean().item() == pytest.approx(float(golden["loss_wce"]), rel=1e-6)
+    entropy = weighted_cross_entropy(logits, labels, weight)
+    assert entropy.item() == pytest.approx(float(aux["loss_wce"]), rel=1e-6)
     # the authors take the softmax twice inside Dice; once more on our side gives their value
     twice = dice_loss(logits.softmax(dim=1), labels)
-    assert twice.item() == pytest.approx(float(golden["loss_dice"]), rel=1e-5)
+    assert twice.item() == pytest.approx(float(aux["loss_dice"]), rel=1e-5)
+    assert (entropy + twice).item() == pytest.approx(float(aux["loss_total"]), rel=1e-5)
+
+
+def test_class_weights_are_the_papers_where_the_reference_rounds_them_to_zero(golden):
+    aux = np.load(golden / "aux.npz")
+    counts = np.bincount(aux["mfb_labels"].ravel().astype(int), minlength=5)
+    ours = class_weights(counts)
+    np.testing.assert_allclose(ours, np.median(counts) / counts, rtol=1e-6)
+    # the reference divides whole numbers: the same, rounded down, so that common classes vanish
+    np.testing.assert_array_equal(np.floor(ours), aux["mfb_weights"][:5])
+    assert ours.min() > 0 and aux["mfb_weights"][:2].max() == 0
+
+
+def test_edges_are_those_of_the_reference_along_the_axes_that_it_looks_along(golden):
+    aux = np.load(golden / "aux.npz")
+    labels = aux["mfb_labels"].astype(int)
+    extra = aux["mfb_class_weights"] - aux["mfb_weights"][labels]  # a constant 2 on edges
+    # of a stack (slice, row, column) it takes the first two axes, so it misses vertical edges and
+    # sees those between slices; ours lie in the slice
+    turned = torch.tensor(labels).permute(2, 0, 1)
+    np.testing.assert_array_equal(2 * edges(turned).permute(1, 2, 0).numpy(), extra)

@@ -8,25 +8,40 @@ from helpers import ROOT
 from quicknat.errors import InputError
 from quicknat.network import Excitation, NetworkSettings, QuickNAT, from_reference
 
+LOGITS_KEPT = 4  # the copies in tests/golden hold every fourth pixel of the logits
 
-def reference(shared, name):
-    golden = np.load(shared / "golden" / f"quicknat_f8_c5_{name}.npz")
-    state = {key: torch.tensor(golden[key]) for key in golden if not key.startswith("__")}
-    return state, torch.tensor(golden["__input__"]), torch.tensor(golden["__logits__"])
+
+def reference(folder, name):
+    values = np.load(folder / f"quicknat_f8_c5_{name}.npz")
+    state = {key: torch.tensor(values[key]) for key in values if not key.startswith("__")}
+    return state, torch.tensor(values["__input__"]), torch.tensor(values["__logits__"])
 
 
 @pytest.mark.parametrize("name", ["NONE", "CSSE"])
-def test_reference_weights_give_the_reference_logits(shared, name):
-    state, image, logits = reference(shared, name)
+def test_reference_weights_give_the_reference_logits(golden, name):
+    state, image, logits = reference(golden, name)
     network = from_reference(state).eval()
     assert network.settings.squeeze_excitation == name
+    assert (network.settings.filters, network.n_classes) == (8, 5)
     with torch.no_grad():
-        assert (network(image) - logits).abs().max() <= 1e-5
+        ours = network(image)[..., ::LOGITS_KEPT, ::LOGITS_KEPT]
+    assert (ours - logits).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["NONE", "CSSE"])
+def test_golden_copies_are_those_of_the_shared_tensors(golden, shared, name):
+    state, image, logits = reference(golden, name)
+    shared_state, shared_image, shared_logits = reference(shared / "golden", name)
+    assert state.keys() == shared_state.keys() and torch.equal(image, shared_image)
+    assert all(torch.equal(state[key], shared_state[key]) for key in state)
+    with torch.no_grad():  # and here every pixel
+        assert (from_reference(state).eval()(image) - shared_logits).abs().max() <= 1e-5
+    assert torch.equal(logits, shared_logits[..., ::LOGITS_KEPT, ::LOGITS_KEPT])
 
 
 @pytest.mark.parametrize(("kept", "dropped", "kind"), [("c", "s", "CSE"), ("s", "c", "SSE")])
-def test_single_gates_of_the_reference_are_recognised(shared, kept, dropped, kind):
-    state, image, _ = reference(shared, "CSSE")
+def test_single_gates_of_the_reference_are_recognised(golden, kept, dropped, kind):
+    state, image, _ = reference(golden, "CSSE")
     state = {
         key.replace(f".{kept}SE.", "."): value
         for key, value in state.items()
@@ -37,8 +52,8 @@ def test_single_gates_of_the_reference_are_recognised(shared, kept, dropped, kin
     assert network(image).isfinite().all()
 
 
-def test_reference_weights_that_do_not_fit_are_refused_by_key(shared):
-    state, _, _ = reference(shared, "NONE")
+def test_reference_weights_that_do_not_fit_are_refused_by_key(golden):
+    state, _, _ = reference(golden, "NONE")
     with pytest.raises(InputError, match="'encode9.conv1.weight' is not"):
         from_reference({**state, "encode9.conv1.weight": state["encode1.conv1.weight"]})
     with pytest.raises(InputError, match="missing"):
@@ -47,10 +62,42 @@ def test_reference_weights_that_do_not_fit_are_refused_by_key(shared):
         from_reference({**state, "decode2.conv2.bias": torch.zeros(3)})
 
 
-def test_full_size_network_has_the_published_number_of_parameters():
-    published = 3.5e6  # paper, section 2.1
-    count = sum(p.numel() for p in QuickNAT(28, NetworkSettings(64, "NONE")).parameters())
-    assert count == pytest.approx(published, rel=0.02)
+def reference_parameter_count(filters, n_classes, gates):
+    """Parameters of the authors' network, layer by layer (figure 2; their unused ones left out)."""
+
+    def convolution(inputs, outputs, side):
+        return inputs * outputs * side**2 + outputs
+
+    def block(inputs):
+        widths = [inputs, inputs + filters, inputs + 2 * filters]
+        norms = sum(2 * width for width in widths)
+        convolutions = sum(
+            convolution(width, filters, side) for width, side in zip(widths, (5, 5, 1), strict=True)
+        )
+        return norms + convolutions + 1  # one PReLU
+
+    half = filters // 2
+    channel = filters * half + half + half * filters + filters
+    gate = (channel + convolution(filters, 1, 1)) * gates
+    encoders = block(1) + 3 * block(filters) + 4 * gate
+    decoders = 4 * block(2 * filters) + 4 * gate
+    return encoders + block(filters) + decoders + convolution(filters, n_classes, 1)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("NONE", 3_516_971), ("CSSE", 3_551_027)])
+def test_full_size_network_has_the_parameters_of_the_reference(golden, kind, count):
+    """The paper says 3.5 million."""
+    settings = NetworkSettings(64, kind)
+    assert sum(p.numel() for p in QuickNAT(28, settings).parameters()) == count
+    assert reference_parameter_count(64, 28, kind == "CSSE") == count
+    # the same arithmetic gives what the authors' own state dict holds, at its size
+    state, _, _ = reference(golden, kind)
+    learnt = [
+        value.numel()
+        for key, value in state.items()
+        if not any(part in key for part in ("running_", "num_batches", "bottleneck.SELayer"))
+    ]
+    assert sum(learnt) == reference_parameter_count(8, 5, kind == "CSSE")
 
 
 @pytest.mark.parametrize("kind", ["NONE", "CSE", "SSE", "CSSE"])

@@ -187,10 +187,14 @@ def test_differences_are_few_and_short():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(stacks, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "devices"), [(signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
+)
+def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(
+    stacks, tmp_path, number, devices
+):
     values = {
-        "epochs": 4, "learning_rate": 0.01, "batch_size": 1, "compile": False,
+        "epochs": 4, "devices": devices, "learning_rate": 0.01, "batch_size": 1, "compile": False,
         "precision": "32-true", "checkpoint_minutes": 0, "network": {"filters": 8},
     }  # fmt: skip
     lists = []
@@ -213,7 +217,8 @@ def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(stacks, 
     message = broken.communicate()[1]
     assert broken.returncode == (-number if number == signal.SIGKILL else 75), message
     assert not (tmp_path / "broken/model.safetensors").exists()
-    assert whole.wait() == 0
+    message = whole.communicate()[1]
+    assert whole.returncode == 0, message
     rerun = start(tmp_path / "broken")
     message = rerun.communicate()[1]
     assert rerun.returncode == 0 and "going on in epoch" in message
