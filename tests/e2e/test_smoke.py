@@ -4,10 +4,13 @@ import json
 import os
 import re
 import shutil
+import threading
+import time
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
@@ -159,6 +162,33 @@ def test_bad_scan_fails_alone_with_a_clear_line_and_no_output(finished, t1w, tmp
     results = folder / "results"
     assert not list(results.glob("scans/sub-broken/**/*.nii.gz"))
     assert (results / "segmentations/sub-good/anat/sub-good_desc-quicknat_dseg.nii.gz").is_file()
+
+
+def test_retry_of_a_terminated_training_goes_on_where_it_was(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    terminated = []
+
+    def terminate_when_it_has_a_state():
+        while not terminated:
+            time.sleep(0.05)
+            if list(folder.glob("results/models/finetune/axial/state/00002-*.json")):
+                for process in psutil.process_iter(["cmdline", "cwd"]):
+                    words = process.info["cmdline"] or []
+                    if process.info["cwd"] == str(folder) and words[2:4] == ["train", "axial"]:
+                        process.terminate()
+                        terminated.append(process.pid)
+
+    threading.Thread(target=terminate_when_it_has_a_state, daemon=True).start()
+    stage = {"epochs": 3, "learning_rate": 0.001, "optimizer": "adamw"}
+    training = {"batch_size": 8, "checkpoint_minutes": 0}
+    done = run(folder, "--retries", "1", "--until", "finetune", finetune=stage, training=training)
+    assert done.returncode == 0, done.text[-5000:]
+    assert terminated and "axial: stopped in epoch 2" in done.text
+    assert "axial: going on in epoch 2" in done.text
+    history = pd.read_csv(folder / "results/models/finetune/axial/history.tsv", sep="\t")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert not (folder / "results/models/finetune/axial/state").exists()
 
 
 @pytest.mark.parametrize(

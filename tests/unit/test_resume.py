@@ -64,13 +64,13 @@ def cut_after(monkeypatch, steps, action):
         count += 1
         losses = step(self, *arguments)
         if count == steps:
-            action()
+            action(self)
         return losses
 
     monkeypatch.setattr(Learner, "step", counted)
 
 
-def cut():
+def cut(*_):
     raise PowerCut
 
 
@@ -102,7 +102,7 @@ def test_signal_saves_and_the_next_call_goes_on(
 ):
     late = replace(SETTINGS, checkpoint_minutes=1000)  # so that the signal's is the only state
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="epoch 1 after step 4"):
-        cut_after(patch, 3, lambda: os.kill(os.getpid(), number))
+        cut_after(patch, 3, lambda _: os.kill(os.getpid(), number))
         train(stacks, protocol, tmp_path / "m", late)
     assert [path.name for path in (tmp_path / "m/state").glob("*.pt")] == ["00001-0000004.pt"]
     with caplog.at_level(logging.INFO):
@@ -112,7 +112,7 @@ def test_signal_saves_and_the_next_call_goes_on(
 
 def test_finished_epoch_is_never_trained_again(stacks, tmp_path, protocol, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(training, "validate", lambda *arguments: cut())
+        patch.setattr(training, "validate", cut)
         train(stacks, protocol, tmp_path / "m", replace(SETTINGS, checkpoint_minutes=1000))
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         cut_after(patch, 1, cut)
@@ -142,6 +142,34 @@ def test_state_of_another_training_is_refused_with_what_differs(
     assert "validation scan sub-2 is gone" in refusal(stacks=(stacks[0], []))
     np.save(stacks[0][0], np.ones((11, 2, 32, 32), np.uint8))
     assert "training scan sub-1 changed" in refusal()
+
+
+def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_state(
+    stacks, tmp_path, protocol, monkeypatch
+):
+    def poison(learner):
+        with torch.no_grad():
+            learner.network.classifier.weight[0] = torch.nan
+
+    with monkeypatch.context() as patch, pytest.raises(InputError) as caught:
+        cut_after(patch, 8, poison)
+        train(stacks, protocol, tmp_path / "m")
+    assert "lower the learning rate" in str(caught.value)
+    assert f"to start anew delete {tmp_path / 'm/state'}" in str(caught.value)
+    files = sorted((tmp_path / "m/state").glob("*.pt"))
+    assert files[-1].stem == "00002-0000002"  # the last update before the poison
+    for file in files:
+        weights = torch.load(file, weights_only=True)["learner"]["model"].values()
+        assert all(value.isfinite().all() for value in weights)
+    assert not (tmp_path / "m/model.safetensors").exists()
+
+
+def test_patience_ends_a_training_that_gets_no_better(stacks, tmp_path, protocol):
+    still = replace(SETTINGS, epochs=9, learning_rate=1e-12, optimizer="sgd", patience=2)
+    train(stacks, protocol, tmp_path / "m", still)
+    history = pd.read_csv(tmp_path / "m/history.tsv", sep="\t")
+    best = history["val_dice"].idxmax() + 1
+    assert len(history) == best + 2 < 9
 
 
 def test_loader_processes_may_change_between_a_cut_and_the_rest(

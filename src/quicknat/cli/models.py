@@ -25,7 +25,11 @@ def train(
     initial: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     threads: Threads = 1,
 ) -> None:
-    """Train one view's network.
+    """Train one view's network, or go on with a training that was interrupted.
+
+    The state is saved in `state/` of the output folder after each epoch, every
+    `checkpoint_minutes`, and on SIGTERM, SIGUSR1 and Ctrl-C, which end the command with status 75;
+    the same command then goes on from there.
 
     Example: `quicknat train coronal --stacks train.txt --validation val.txt
     --settings '{"epochs": 10, "learning_rate": 0.005}' --protocol workflow/labels/quicknat28.tsv

@@ -1,0 +1,37 @@
+"""What a user reads while a network trains."""
+
+import numpy as np
+import pytest
+
+from quicknat.history import describe_epoch, duration, overfits, training_row, validation_row
+
+
+def rows(train, validation):
+    return [
+        {"train_loss": one, "val_loss": other} for one, other in zip(train, validation, strict=True)
+    ]
+
+
+def test_epoch_line_names_losses_rate_speed_and_the_five_worst_structures():
+    dice = np.array([1, 0.9, 0.1, np.nan, 0.5, 0.4, 0.3, 0.2])
+    names = ["Background", "A", "B", "C", "D", "E", "F", "G"]
+    row = training_row(2, 0.004, 1.0, 0.25) | validation_row(1.5, dice, names)
+    row |= {"seconds": 30.0, "slices_per_second": 12.34, "waiting": 0.071}
+    assert row["val_dice"] == pytest.approx(0.4)
+    assert describe_epoch([row, row], epochs=10) == (
+        "epoch 2/10: loss 1.250, validation loss 1.500, validation Dice 0.400 "
+        "(worst: B 0.10, G 0.20, F 0.30, E 0.40, D 0.50), rate 0.004, 12.3 slices/s, "
+        "7% waiting for data, 4 min left"
+    )
+
+
+def test_overfitting_is_three_epochs_of_rising_validation_and_falling_training_loss():
+    assert overfits(rows([5, 4, 3, 2, 1], [3, 1, 2, 3, 4]))
+    assert not overfits(rows([4, 3, 2], [1, 2, 3]))  # too few epochs to tell
+    assert not overfits(rows([5, 4, 3, 2], [1, 2, 3, 2.5]))  # recovers
+    assert not overfits(rows([2, 3, 4, 5], [1, 2, 3, 4]))  # both rise: another trouble
+    assert not overfits([{"train_loss": loss} for loss in (4, 3, 2, 1)])  # not validated
+
+
+def test_durations_read_well():
+    assert [duration(s) for s in (5, 240, 11100)] == ["5 s", "4 min", "3 h 05 min"]
