@@ -180,22 +180,34 @@ def _reference_key(key: str) -> str | None:
     return f"{name}.{layer}.{match[4]}" if level is None else f"{name}.{level}.{layer}.{match[4]}"
 
 
+def _reference_keys(kind: SqueezeExcitation) -> dict[str, str]:
+    """Our names of all parameters of a network of the authors' -> their names."""
+    gates = [f"SELayer.{gate}" for gate in _REFERENCE_GATES if ("SE." in gate) == (kind == "CSSE")]
+    keys = [
+        f"{block}.{layer}.{value}"
+        for block in _REFERENCE_BLOCKS
+        for layer in [*_REFERENCE_LAYERS, *gates]
+        for value in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    ] + ["classifier.conv.weight", "classifier.conv.bias"]
+    return {_reference_key(key): key for key in keys}
+
+
 def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
     """Build a network from a state dict of the authors' PyTorch release.
 
-    Filters, classes, kernel and squeeze-and-excitation are read off the shapes.
+    Filters, classes, kernel and squeeze-and-excitation are read off the shapes. Of theirs,
+    ``encode1`` … ``encode4`` are our ``encoders`` 0 … 3 and ``decode4``, ``1``, ``2``, ``3`` our
+    ``decoders`` 3 … 0; ``conv{i}``, ``batchnorm{i}`` of a block its ``convs``, ``norms`` i - 1;
+    ``SELayer`` the gate of that block, of which the bottleneck's is unused and left out.
 
     Raises:
         InputError: a key is unknown, missing, or of a shape that does not fit (named).
     """
-    ours = {}
-    for key, value in state.items():
-        name = _reference_key(key)
-        if name is not None:
-            ours[name] = torch.as_tensor(value)
-    for key in ("classifier.weight", "encoders.0.convs.0.weight"):
-        if key not in ours:
-            raise InputError("reference weights", f"lack '{key}'")
+    ours = {_reference_key(key): torch.as_tensor(value) for key, value in state.items()}
+    ours.pop(None, None)
+    for key in ("classifier.conv.weight", "encode1.conv1.weight"):
+        if key not in state or state[key].ndim != 4:
+            raise InputError("reference weights", f"'{key}' is missing or no convolution's")
     gates = {part: any(f".{part}." in key for key in ours) for part in ("channel", "spatial")}
     kind = {(0, 0): "NONE", (1, 0): "CSE", (0, 1): "SSE", (1, 1): "CSSE"}[tuple(gates.values())]
     filters, _, kernel, _ = ours["encoders.0.convs.0.weight"].shape
@@ -204,15 +216,15 @@ def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
         settings=NetworkSettings(filters=filters, squeeze_excitation=kind, kernel=kernel),
     )
     wanted = network.state_dict()
-    for key in sorted(wanted.keys() | ours.keys()):
-        if key not in ours or key not in wanted:
+    theirs = _reference_keys(kind) | {_reference_key(key): key for key in state}
+    for name in sorted(wanted.keys() | ours.keys()):
+        if name not in ours or name not in wanted:
+            problem = "is missing" if name in wanted else "is left over"
+            raise InputError("reference weights", f"'{theirs[name]}' {problem}")
+        if wanted[name].shape != ours[name].shape:
+            found, expected = tuple(ours[name].shape), tuple(wanted[name].shape)
             raise InputError(
-                "reference weights", f"'{key}' is {'missing' if key in wanted else 'left over'}"
-            )
-        if wanted[key].shape != ours[key].shape:
-            raise InputError(
-                "reference weights",
-                f"'{key}' has shape {tuple(ours[key].shape)}, not {tuple(wanted[key].shape)}",
+                "reference weights", f"'{theirs[name]}' has shape {found}, not {expected}"
             )
     network.load_state_dict(ours)
     return network

@@ -53,13 +53,20 @@ def test_single_gates_of_the_reference_are_recognised(golden, kept, dropped, kin
 
 
 def test_reference_weights_that_do_not_fit_are_refused_by_key(golden):
-    state, _, _ = reference(golden, "NONE")
-    with pytest.raises(InputError, match="'encode9.conv1.weight' is not"):
-        from_reference({**state, "encode9.conv1.weight": state["encode1.conv1.weight"]})
-    with pytest.raises(InputError, match="missing"):
-        from_reference({k: v for k, v in state.items() if k != "decode2.conv2.bias"})
-    with pytest.raises(InputError, match="has shape"):
-        from_reference({**state, "decode2.conv2.bias": torch.zeros(3)})
+    state, _, _ = reference(golden, "CSSE")
+
+    def refused(match, **changes):
+        changed = {**state, **{key.replace("_", "."): value for key, value in changes.items()}}
+        with pytest.raises(InputError, match=match):
+            from_reference({key: value for key, value in changed.items() if value is not None})
+
+    refused("'encode9.conv1.weight' is not a parameter", encode9_conv1_weight=torch.zeros(3))
+    refused("'decode2.conv2.bias' is missing", decode2_conv2_bias=None)
+    refused("'decode4.SELayer.cSE.fc1.bias' is missing", decode4_SELayer_cSE_fc1_bias=None)
+    refused("'decode2.conv2.bias' has shape", decode2_conv2_bias=torch.zeros(3))
+    refused("'encode1.batchnorm2.extra' is left over", encode1_batchnorm2_extra=torch.zeros(3))
+    refused("'encode1.conv1.weight' is missing", encode1_conv1_weight=None)
+    refused("'classifier.conv.weight' is .* no convolution", classifier_conv_weight=torch.zeros(3))
 
 
 def reference_parameter_count(filters, n_classes, gates):
