@@ -73,3 +73,18 @@ def dseg_file(demo_dseg: Volume, tmp_path: Path) -> Path:
     path = tmp_path / "dseg.nii.gz"
     nib.save(nib.Nifti1Image(demo_dseg.data, demo_dseg.affine), path)
     return path
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """A view stack: 24 slices of 32 × 32 with four bright bars, each a class of its own."""
+    random = np.random.default_rng(0)
+    data = np.zeros((24, 2, 32, 32), np.uint8)
+    for number, pair in enumerate(data):
+        for k in range(1, 5):
+            row = 6 * k - 2 + number % 3
+            pair[0, row : row + 4, 4:28], pair[1, row : row + 4, 4:28] = 50 * k, k
+    data[:, 0] += random.integers(0, 10, data[:, 0].shape).astype(np.uint8)
+    path = tmp_path / "sub-1.npy"
+    np.save(path, data)
+    return path

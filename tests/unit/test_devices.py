@@ -25,18 +25,6 @@ SETTINGS = TrainingSettings(
 )
 
 
-@pytest.fixture
-def stack(tmp_path):
-    """Slices with four bright bars, each a class of its own."""
-    data = np.zeros((24, 2, 32, 32), np.uint8)
-    for number, pair in enumerate(data):
-        for k in range(1, 5):
-            row = 6 * k - 2 + number % 3
-            pair[0, row : row + 4, 4:28], pair[1, row : row + 4, 4:28] = 50 * k, k
-    np.save(tmp_path / "sub-1.npy", data)
-    return tmp_path / "sub-1.npy"
-
-
 @pytest.mark.parametrize(
     ("features", "expected"),
     [
@@ -86,6 +74,7 @@ def test_slurm_does_not_decide_how_many_processes_train(monkeypatch):
     assert make_fabric("axial", replace(SETTINGS, devices=2)).world_size == 2
 
 
+@pytest.mark.slow
 def test_without_a_compiler_training_goes_on_with_one_warning(
     stack, tmp_path, protocol, monkeypatch, caplog
 ):

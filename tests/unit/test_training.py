@@ -17,21 +17,6 @@ from quicknat.training import train_view
 SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
 
 
-@pytest.fixture
-def stack(tmp_path, protocol):
-    """Slices with four bright bars, each a class of its own."""
-    random = np.random.default_rng(0)
-    data = np.zeros((24, 2, 32, 32), np.uint8)
-    for number, pair in enumerate(data):
-        for k in range(1, 5):
-            row = 6 * k - 2 + number % 3
-            pair[0, row : row + 4, 4:28], pair[1, row : row + 4, 4:28] = 50 * k, k
-    data[:, 0] += random.integers(0, 10, data[:, 0].shape).astype(np.uint8)
-    path = tmp_path / "sub-1.npy"
-    np.save(path, data)
-    return path
-
-
 def settings(**changes):
     base = {"epochs": 2, "learning_rate": 0.01, "batch_size": 4, "network": SMALL}
     base |= {"compile": False, "precision": "32-true"}
