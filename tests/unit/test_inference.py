@@ -107,7 +107,11 @@ def model(tmp_path_factory, request):
     protocol = Protocol.read(LABELS / "quicknat28.tsv")
     folder = tmp_path_factory.mktemp("model")
     settings = TrainingSettings(
-        epochs=1, learning_rate=1e-3, augment=False, network=NetworkSettings(4, "CSSE", 0.0)
+        epochs=1,
+        learning_rate=1e-3,
+        augment=False,
+        compile=False,
+        network=NetworkSettings(4, "CSSE", 0.0),
     )
     random = np.random.default_rng(0)
     for view in VIEWS:
