@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import hashlib
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -150,3 +151,10 @@ def _children(folder: Path, name: str) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(c for c in folder.iterdir() if fnmatch.fnmatchcase(c.name.lower(), name.lower()))
+
+
+def default_name(path: Path) -> str:
+    """``sub-…`` from a file name: its BIDS entities if it has them, else its letters and digits."""
+    stem = re.sub(r"(\.nii)?(\.gz)?$|\.(mgz|mgh|img|hdr)$", "", path.name, flags=re.IGNORECASE)
+    entities = re.match(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)", stem)
+    return entities[1] if entities else "sub-" + re.sub(r"[^A-Za-z0-9]", "", stem)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from nibabel.affines import apply_affine
 from torch.nn import functional as F
 
-import quicknat
 from quicknat.bundle import Bundle
-from quicknat.conform import conform_file, head_window, load_conformed, record_grid
-from quicknat.errors import InputError, written_whole
-from quicknat.labels import Protocol
+from quicknat.conform import head_window
 from quicknat.slices import AXIS, VIEWS, crop
-from quicknat.volumes import Grid, save_nifti
+from quicknat.volumes import Grid
 
-THICK_SLICE_MM = 2.5  # thinner scans are what the networks are trained on
+BRIGHT, MIN_BRIGHT = 25, 0.005  # of 255, and the share of such pixels that makes a slice worth it
 
 
 @dataclass(frozen=True)
@@ -36,41 +31,71 @@ class Segmentation:
     uncertainty: np.ndarray
 
 
+def filled_slices(image: np.ndarray, view: str) -> np.ndarray:
+    """Numbers of the slices of a view that show something; the networks never saw another kind."""
+    bright = np.moveaxis(image > BRIGHT, AXIS[view], 0)
+    return np.flatnonzero(bright.mean(axis=(1, 2)) > MIN_BRIGHT)
+
+
 @torch.inference_mode()
-def view_probabilities(bundle: Bundle, view: str, image: np.ndarray, batch: int) -> torch.Tensor:
-    """Softmax of one view, float32 (X, Y, Z, classes of that view).
+def slice_probabilities(
+    bundle: Bundle, view: str, image: np.ndarray, batch: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Softmax of one view, slice by slice where there is something to see.
 
     Args:
         image: uint8 (S, S, S), RAS+, the window that the networks see.
         batch: slices per forward pass.
+
+    Yields:
+        Number of the slice, and float32 (H, W, C) on the processor; C are all classes of the
+        protocol, in the sagittal view both sides' with the probability of their merged one.
     """
     network = bundle.networks[view]
     device = next(network.parameters()).device
-    slices = torch.from_numpy(np.moveaxis(image, AXIS[view], 0).astype(np.float32) / 255)[:, None]
-    # slices without head are background: the networks never saw one
-    filled = ((slices > 0.1).float().mean(dim=(1, 2, 3)) > 0.005).nonzero().flatten()
-    result = torch.zeros(len(slices), *slices.shape[2:], network.n_classes)
-    result[..., 0] = 1
-    for some in filled.split(batch):
-        logits = network(slices[some].to(device, memory_format=torch.channels_last))
-        result[some] = logits.softmax(dim=1).movedim(1, -1).float().cpu()
-    return result.movedim(0, AXIS[view])
+    classes = torch.tensor(bundle.protocol.sagittal) if view == "sagittal" else slice(None)
+    slices = np.moveaxis(image, AXIS[view], 0)
+    numbers = filled_slices(image, view)
+    for start in range(0, len(numbers), batch):
+        some = numbers[start : start + batch]
+        values = torch.from_numpy(slices[some].astype(np.float32) / 255)[:, None]
+        logits = network(values.to(device, memory_format=torch.channels_last))
+        probabilities = logits.float().softmax(dim=1).cpu()[:, classes].movedim(1, -1)
+        yield from zip(some.tolist(), probabilities, strict=True)
 
 
-def aggregate(bundle: Bundle, image: np.ndarray, batch: int = 16) -> torch.Tensor:
-    """Weighted mean of the three views' probabilities, float32 (C, X, Y, Z) (section 2.4).
+@torch.inference_mode()
+def aggregate(
+    bundle: Bundle, image: np.ndarray, batch: int = 4
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """Weighted mean of the three views' probabilities (section 2.4).
 
-    The sagittal network's merged classes count for both sides in full.
+    The slices are added up as they come, so that memory holds one volume of probabilities, cut to
+    the box of what the views can see; outside of it all is background.
+
+    Args:
+        image: uint8 (S, S, S), RAS+, the window that the networks see.
+        batch: slices per forward pass.
+
+    Returns:
+        float32 (C, X, Y, Z), and the first voxel of that box in `image`.
     """
-    classes = len(bundle.protocol.names)
-    total = torch.zeros(*image.shape, classes)
-    merged = torch.tensor(bundle.protocol.sagittal)
+    seen = {view: filled_slices(image, view) for view in VIEWS}
+    if not all(map(len, seen.values())):
+        return torch.zeros(len(bundle.protocol.names), 0, 0, 0), (0, 0, 0)
+    ranges = sorted((AXIS[view], some.min(), some.max() + 1) for view, some in seen.items())
+    box = tuple(slice(first, last) for _, first, last in ranges)
+    total = torch.zeros(*(s.stop - s.start for s in box), len(bundle.protocol.names))
     for view in VIEWS:
-        probabilities = view_probabilities(bundle, view, image, batch)
-        if view == "sagittal":
-            probabilities = probabilities[..., merged]
-        total.add_(probabilities, alpha=bundle.weights[view])
-    return total.movedim(-1, 0)
+        axis, weight = AXIS[view], bundle.weights[view]
+        inside = tuple(part for other, part in enumerate(box) if other != axis)
+        empty = np.setdiff1d(np.arange(box[axis].start, box[axis].stop), seen[view])
+        for number in empty - box[axis].start:
+            total.select(axis, number)[..., 0] += weight
+        for number, probabilities in slice_probabilities(bundle, view, image, batch):
+            here = total.select(axis, number - box[axis].start)
+            here.add_(probabilities[inside], alpha=weight)
+    return total.movedim(-1, 0), tuple(int(part.start) for part in box)
 
 
 def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
@@ -124,114 +149,13 @@ def segment(bundle: Bundle, image: np.ndarray, affine: np.ndarray, native: Grid)
         affine: its voxel-to-world.
         native: the grid that the scan came on.
     """
-    start = head_window(image, bundle.spacing_mm, bundle.slice_size)
-    probabilities = aggregate(bundle, crop(image, start, bundle.slice_size))
+    window = head_window(image, bundle.spacing_mm, bundle.slice_size)
+    probabilities, start = aggregate(bundle, crop(image, window, bundle.slice_size))
     window_affine = affine.copy()
-    window_affine[:3, 3] = apply_affine(affine, start)
+    window_affine[:3, 3] = apply_affine(affine, np.add(window, start))
     labels = to_native(probabilities, window_affine, native)
     entropy, classes = normalised_entropy(probabilities), probabilities.argmax(dim=0)
     uncertainty = [
         entropy[classes == index].mean().item() for index in range(len(bundle.protocol.names))
     ]
     return Segmentation(labels, native, np.array(uncertainty))
-
-
-def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
-    """Voxels, mm³ and uncertainty of each structure, background left out."""
-    counts = np.bincount(result.labels.ravel(), minlength=len(protocol.names))[1:]
-    voxel_mm3 = abs(np.linalg.det(result.grid.affine[:3, :3]))
-    return pd.DataFrame(
-        {
-            "index": protocol.table["index"][1:],
-            "name": protocol.names[1:],
-            "voxels": counts,
-            "volume_mm3": (counts * voxel_mm3).round(1),
-            "uncertainty": result.uncertainty[1:].round(4),
-        }
-    )
-
-
-def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
-    """Reasons to look at a segmentation before using it."""
-    flags = []
-    missing = list(volumes["name"][volumes["voxels"] == 0])
-    if missing:
-        flags.append({"flag": "structure_missing", "reason": f"not found: {', '.join(missing)}"})
-    thickest = max(record["source_voxel_mm"])
-    if thickest > THICK_SLICE_MM:
-        flags.append(
-            {"flag": "thick_slices", "reason": f"voxels are {thickest:g} mm along an axis"}
-        )
-    outside = record["head_outside_fraction"]
-    if outside > 0.001:
-        flags.append(
-            {"flag": "head_cut_off", "reason": f"{outside:.1%} of the head is outside the grid"}
-        )
-    return flags
-
-
-def label_table(protocol: Protocol) -> pd.DataFrame:
-    """BIDS label table: index, name, abbreviation, color, freesurfer_id."""
-    table = protocol.table[["index", "name", "abbreviation", "color"]].copy()
-    table["freesurfer_id"] = [str(i) if i >= 0 else "n/a" for i in protocol.to_freesurfer()]
-    return table
-
-
-def segment_file(
-    bundle: Bundle,
-    path: str | Path,
-    output: str | Path,
-    name: str,
-    conformed: bool,
-    orientation: str,
-) -> pd.DataFrame:
-    """Segment one file and write dseg, label table, volumes and QC under `output`.
-
-    Args:
-        path: a T1w scan of any readable format, or a conformed scan with its sidecar.
-        output: folder; files go to ``{output}/{name}/anat/``.
-        name: ``sub-X``.
-        conformed: `path` is an output of the convert stage.
-        orientation: for headers that state none.
-
-    Returns:
-        The volume table.
-    """
-    if conformed:
-        image, affine, record = load_conformed(path)
-        if (record["spacing_mm"], record["size"]) != (bundle.spacing_mm, bundle.conform_size):
-            raise InputError(
-                path, "was conformed to another grid than the model's", "convert again"
-            )
-    else:
-        image, grid, record = conform_file(
-            Path(path), orientation, bundle.spacing_mm, bundle.conform_size
-        )
-        affine = grid.affine
-    result = segment(bundle, image, affine, record_grid(record))
-    volumes = volume_table(result, bundle.protocol)
-    quality = {
-        "flags": quality_flags(volumes, record),
-        "source": record["source"],
-        "source_sha256": record["source_sha256"],
-        "model_sha256": bundle.identity,
-        "quicknat": quicknat.__version__,
-    }
-    stem = Path(output) / name / "anat" / f"{name}_desc-quicknat"
-    finals = [f"{stem}_dseg.tsv", f"{stem}_volumes.tsv", f"{stem}_qc.json", f"{stem}_dseg.nii.gz"]
-    with written_whole(*finals) as (table, volumes_file, qc, dseg):
-        label_table(bundle.protocol).to_csv(table, sep="\t", index=False)
-        volumes.to_csv(volumes_file, sep="\t", index=False, na_rep="n/a")
-        qc.write_text(json.dumps(quality, indent=2) + "\n")
-        save_nifti(dseg, result.labels, result.grid.affine)
-    return volumes
-
-
-def dataset_description() -> dict:
-    """BIDS derivative description of the segmentations folder."""
-    return {
-        "Name": "QuickNAT segmentations",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "quicknat", "Version": quicknat.__version__}],
-    }

@@ -1,6 +1,7 @@
 """From probabilities back to the native grid, and what is written there."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -9,15 +10,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from quicknat.batch import Task, find_scans, segment_all, segment_file
 from quicknat.bundle import Bundle, load_bundle, write_bundle
 from quicknat.conform import conform, resample
 from quicknat.errors import InputError
-from quicknat.inference import aggregate, normalised_entropy, segment_file, to_native
+from quicknat.inference import aggregate, normalised_entropy, to_native
 from quicknat.network import NetworkSettings, QuickNAT
 from quicknat.optimizers import TrainingSettings
 from quicknat.slices import VIEWS
 from quicknat.training import train_view
-from quicknat.volumes import Grid
+from quicknat.volumes import Grid, sha256
 
 
 def one_hot(labels, classes=61):
@@ -92,10 +94,32 @@ def test_views_are_weighted_and_sagittal_classes_count_for_both_sides(protocol):
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
     bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x")
     image = np.full((32, 32, 32), 200, np.uint8)
-    total = aggregate(bundle, image)
-    assert total.shape == (28, 32, 32, 32)
+    total, start = aggregate(bundle, image)
+    assert total.shape == (28, 32, 32, 32) and start == (0, 0, 0)
     found = {index: total[index, 5, 6, 7].item() for index in (left, right, 3, 0)}
     assert found == pytest.approx({left: 0.6, right: 0.2, 3: 0.4, 0: 0.0}, abs=1e-5)
+
+
+def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_background(protocol):
+    k = protocol.names.index("Brain stem")
+    networks = {
+        "coronal": Certain(28, k),
+        "axial": Certain(28, k),
+        "sagittal": Certain(16, int(protocol.sagittal[k])),
+    }
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x")
+    image = np.zeros((32, 32, 32), np.uint8)
+    image[4:20, 6:26, 10:30] = 200
+    image[11] = 0  # a sagittal slice without anything, in the midst
+    total, start = aggregate(bundle, image, batch=3)
+    assert total.shape == (28, 16, 20, 20) and start == (4, 6, 10)
+    np.testing.assert_allclose(total.sum(dim=0), 1, atol=1e-5)
+    assert total[k, 0].min().item() == pytest.approx(1, abs=1e-5)
+    assert total[k, 7].max().item() == pytest.approx(0.8, abs=1e-5)
+    assert total[0, 7].min().item() == pytest.approx(0.2, abs=1e-5)
+    nothing, _ = aggregate(bundle, image * 0)
+    assert not to_native(nothing, np.eye(4), Grid((5, 6, 7), np.eye(4))).any()
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +152,7 @@ def model(tmp_path_factory, request):
 
 
 def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_file, tmp_path):
-    segment_file(load_bundle(model), head_file, tmp_path / "out", "sub-1", False, "")
+    segment_file(load_bundle(model), Task(head_file, "sub-1"), tmp_path / "out")
     anat = tmp_path / "out/sub-1/anat"
     dseg = nib.load(anat / "sub-1_desc-quicknat_dseg.nii.gz")
     assert dseg.shape == head.shape and dseg.get_data_dtype() == np.uint8
@@ -141,6 +165,62 @@ def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_
     assert volumes["volume_mm3"].sum() == pytest.approx((data > 0).sum() * 8, rel=1e-3)
     qc = json.loads((anat / "sub-1_desc-quicknat_qc.json").read_text())
     assert all(set(flag) == {"flag", "reason"} for flag in qc["flags"])
+    made = json.loads((anat / "sub-1_desc-quicknat_dseg.json").read_text())
+    assert made["source"] == {"path": str(head_file), "sha256": sha256(head_file)}
+    assert made["model"]["sha256"] == sha256(model / "bundle.json")
+    assert made["device"] == "cpu" and set(made["seconds"]) == {"read", "segment"}
+
+
+def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file, tmp_path):
+    broken = tmp_path / "sub-2_T1w.nii.gz"
+    broken.write_bytes(head_file.read_bytes()[:5000])
+    tasks = [Task(broken, "sub-2"), Task(head_file, "sub-1"), Task(tmp_path / "no.nii", "sub-3")]
+    outcomes = segment_all(load_bundle(model), tasks, tmp_path / "out")
+    assert [outcome.status for outcome in outcomes] == ["failed", "done", "failed"]
+    table = pd.read_csv(tmp_path / "out/scans.tsv", sep="\t").set_index("name")
+    assert "damaged" in table.loc["sub-2", "reason"]
+    assert "no such file" in table.loc["sub-3", "reason"]
+    assert not (tmp_path / "out/sub-2").exists()
+    described = json.loads((tmp_path / "out/dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative"
+
+
+def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
+    model, head, head_file, tmp_path
+):
+    def status(bundle, **options):
+        (outcome,) = segment_all(bundle, find_scans([head_file]), tmp_path / "out", **options)
+        return outcome.status
+
+    bundle = load_bundle(model)
+    assert [status(bundle), status(bundle)] == ["done", "skipped"]
+    assert status(bundle, overwrite=True) == "done"
+    assert status(replace(bundle, identity="another")) == "done"
+    assert status(bundle) == "done"
+    nib.save(nib.Nifti1Image(head.data.astype(np.int16)[:, :, ::-1], head.affine), head_file)
+    assert status(bundle) == "done"
+    (tmp_path / "out/sub-head/anat/sub-head_desc-quicknat_dseg.nii.gz").unlink()
+    assert status(bundle) == "done"
+
+
+def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
+    names = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii"]
+    others = ["sub-02/anat/sub-02_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz"]
+    for name in ["dataset_description.json", *names, *others]:
+        (tmp_path / "bids" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bids" / name).touch()
+    (tmp_path / "plain").mkdir()
+    for name in ("a.MGZ", "b.nii", "c.img", "c.hdr", "notes.txt"):
+        (tmp_path / "plain" / name).touch()
+    found = find_scans([tmp_path / "bids", tmp_path / "plain"])
+    assert [task.name for task in found] == [
+        "sub-01_ses-1", "sub-02", "sub-a", "sub-b", "sub-c",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"would get the name of .*b\.nii, sub-b"):
+        find_scans([tmp_path / "plain", tmp_path / "plain/b.nii"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no scan"):
+        find_scans([tmp_path / "empty"])
 
 
 def test_networks_load_as_they_were_saved(model):

@@ -14,6 +14,7 @@ rule segment:
         table="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.tsv",
         volumes="results/segmentations/{scan}/anat/{scan}_desc-quicknat_volumes.tsv",
         qc="results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json",
+        provenance="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.json",
     log:
         "results/logs/segment/{scan}.log",
     benchmark:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +17,20 @@ from quicknat.errors import InputError
 log = logging.getLogger(__name__)
 
 
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 @app.command()
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="T1w scans: NIfTI, MGZ or Analyze.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets."),
+    ],
     model: Annotated[Path, typer.Option(help="Model folder.")],
     output: Annotated[Path, typer.Option(help="Results go to OUTPUT/{name}/anat/.")],
     name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
@@ -27,45 +38,42 @@ def segment(
     conformed: Annotated[
         bool, typer.Option("--conformed", help="Inputs are outputs of 'quicknat convert'.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Segment again what this model has done before.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
     threads: Threads = os.cpu_count() or 1,
 ) -> None:
     """Segment T1w scans; each result lies on its scan's own grid.
+
+    A scan that cannot be segmented does not stop the others; exit status is then 1, and
+    `OUTPUT/scans.tsv` says what became of each. Scans that this model has segmented before are
+    skipped.
 
     Example: `quicknat segment T1w.nii.gz --model results/model --output out/`
     """
     import torch
 
+    from quicknat.batch import find_scans, segment_all
     from quicknat.bundle import load_bundle
-    from quicknat.errors import written_whole
-    from quicknat.inference import dataset_description, segment_file
 
-    if name and len(images) > 1:
+    tasks = find_scans(images, name)
+    if name and len(tasks) > 1:
         raise typer.BadParameter("--name is for a single image")
     torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_bundle(model, device)
-    log.info("model %s on %s, %d thread(s)", model, device, threads)
-    names = [name or default_name(path) for path in images]
-    if len(set(names)) < len(names):
-        raise InputError(images[0], "two images would get the same name", "segment them apart")
-    description = output / "dataset_description.json"
-    if not description.exists():
-        with written_whole(description) as (temporary,):
-            temporary.write_text(json.dumps(dataset_description(), indent=2) + "\n")
-    for path, one in zip(images, names, strict=True):
-        volumes = segment_file(loaded, path, output, one, conformed, orientation)
-        found = int((volumes["voxels"] > 0).sum())
-        total = volumes["volume_mm3"].sum() / 1000
-        log.info("%s: %d of %d structures, %.0f ml", one, found, len(volumes), total)
-
-
-def default_name(path: Path) -> str:
-    """``sub-…`` from a file name: its BIDS entities if it has them, else its letters and digits."""
-    import re
-
-    stem = re.sub(r"(\.nii)?(\.gz)?$|\.(mgz|mgh|img|hdr)$", "", path.name, flags=re.IGNORECASE)
-    entities = re.match(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)", stem)
-    return entities[1] if entities else "sub-" + re.sub(r"[^A-Za-z0-9]", "", stem)
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise InputError("--device cuda", "torch finds no GPU here", "use --device cpu")
+    on_gpu = device is not Device.cpu and torch.cuda.is_available()
+    bundle = load_bundle(model, "cuda" if on_gpu else "cpu")
+    log.info("model %s on %s, %d thread(s)", model, "GPU" if on_gpu else "processor", threads)
+    outcomes = segment_all(bundle, tasks, output, conformed, orientation, overwrite)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed and len(outcomes) > 1:
+        log.error("%d of %d scans failed:", len(failed), len(outcomes))
+        for outcome in failed:
+            log.error("  %s: %s", outcome.name, outcome.reason)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -115,6 +123,7 @@ def gather(
     """
     import pandas as pd
 
+    from quicknat.cohort import default_name
     from quicknat.errors import written_whole
 
     parts = []

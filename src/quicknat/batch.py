@@ -1,0 +1,197 @@
+"""Many scans, one model: which files, under which names, and what became of each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+import quicknat
+from quicknat.bundle import Bundle
+from quicknat.cohort import default_name
+from quicknat.conform import conform_file, load_conformed, record_grid
+from quicknat.errors import InputError, written_whole
+from quicknat.inference import segment
+from quicknat.outputs import dataset_description, output_files, write_segmentation
+from quicknat.volumes import sha256
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
+BIDS_T1W = "sub-*/**/anat/sub-*_T1w.nii*"
+TABLE = "scans.tsv"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scan to segment: its file, and the name that its results get."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scan: ``done``, ``skipped`` or ``failed``, and why."""
+
+    name: str
+    image: str
+    status: str
+    reason: str
+    seconds: float
+
+
+def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
+    """The scans behind paths: files, all scans of a folder, the T1w scans of a BIDS data set.
+
+    Args:
+        paths: files and folders.
+        name: for the results of a single file; else names come from the files'.
+
+    Raises:
+        InputError: a folder without scans, or two scans with one name.
+    """
+    files = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        if (path / "dataset_description.json").is_file():
+            found, sought = sorted(path.glob(BIDS_T1W)), BIDS_T1W
+        else:
+            found = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
+            sought = ", ".join(SUFFIXES)
+        if not found:
+            raise InputError(path, f"holds no scan ({sought})", "name the files themselves")
+        files += found
+    tasks = {}
+    for path in files:
+        task = Task(path, name or default_name(path))
+        if task.name in tasks:
+            raise InputError(
+                path, f"would get the name of {tasks[task.name].path}, {task.name}",
+                "segment them into different folders",
+            )  # fmt: skip
+        tasks[task.name] = task
+    return list(tasks.values())
+
+
+def is_done(task: Task, bundle: Bundle, output: Path) -> bool:
+    """Whether the results are there and come from this very file, model and version."""
+    files = output_files(output, task.name)
+    if not all(path.is_file() for path in files.values()) or not task.path.is_file():
+        return False
+    try:
+        made = json.loads(files["provenance"].read_text())
+    except ValueError:
+        return False
+    source = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
+    wanted = sha256(task.path), bundle.identity
+    return source == wanted and made.get("quicknat") == quicknat.__version__
+
+
+def segment_file(
+    bundle: Bundle, task: Task, output: Path, conformed: bool = False, orientation: str = ""
+) -> pd.DataFrame:
+    """Segment one file and write its results under `output`.
+
+    Args:
+        bundle: the model.
+        task: a T1w scan of any readable format, or a conformed scan with its sidecar.
+        output: folder; see :func:`quicknat.outputs.output_files`.
+        conformed: the file is an output of the convert stage.
+        orientation: for headers that state none.
+
+    Returns:
+        The volume table.
+    """
+    start = time.perf_counter()
+    if conformed:
+        image, affine, record = load_conformed(task.path)
+        if (record["spacing_mm"], record["size"]) != (bundle.spacing_mm, bundle.conform_size):
+            raise InputError(
+                task.path, "was conformed to another grid than the model's", "convert it again"
+            )
+    else:
+        image, grid, record = conform_file(
+            task.path, orientation, bundle.spacing_mm, bundle.conform_size
+        )
+        affine = grid.affine
+    read = time.perf_counter()
+    result = segment(bundle, image, affine, record_grid(record))
+    segmented = time.perf_counter()
+    provenance = {
+        "source": {"path": record["source"], "sha256": record["source_sha256"]},
+        "model": {"protocol": bundle.protocol.name, "sha256": bundle.identity},
+        "quicknat": quicknat.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": shlex.join(sys.argv),
+        "device": str(next(bundle.networks["coronal"].parameters()).device),
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": {"read": round(read - start, 2), "segment": round(segmented - read, 2)},
+    }
+    return write_segmentation(
+        result, bundle.protocol, record, provenance, output_files(output, task.name)
+    )
+
+
+def segment_all(
+    bundle: Bundle,
+    tasks: Sequence[Task],
+    output: Path,
+    conformed: bool = False,
+    orientation: str = "",
+    overwrite: bool = False,
+) -> list[Outcome]:
+    """Segment one scan after the other; one that fails does not stop the rest.
+
+    With several scans ``{output}/scans.tsv`` lists what became of each.
+    """
+    description = output / "dataset_description.json"
+    if not description.exists():
+        with written_whole(description) as (temporary,):
+            temporary.write_text(json.dumps(dataset_description(), indent=2) + "\n")
+    outcomes = []
+    with logging_redirect_tqdm():
+        for task in tqdm(tasks, unit="scan", disable=None if len(tasks) > 1 else True):
+            start = time.perf_counter()
+            status, reason = "done", ""
+            if not overwrite and is_done(task, bundle, output):
+                status, reason = "skipped", "done before with this model"
+                log.info("%s: %s", task.name, reason)
+            else:
+                try:
+                    volumes = segment_file(bundle, task, output, conformed, orientation)
+                    log.info("%s: %s", task.name, summary(volumes, time.perf_counter() - start))
+                except (InputError, OSError, MemoryError, RuntimeError) as error:
+                    status, reason = "failed", str(error) or type(error).__name__
+                    log.error("error: %s", reason, exc_info="QUICKNAT_DEBUG" in os.environ)
+            seconds = round(time.perf_counter() - start, 1)
+            outcomes.append(Outcome(task.name, str(task.path), status, reason, seconds))
+    if len(tasks) > 1:
+        with written_whole(output / TABLE) as (temporary,):
+            table = pd.DataFrame(map(asdict, outcomes))
+            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    return outcomes
+
+
+def summary(volumes: pd.DataFrame, seconds: float) -> str:
+    """A segmented scan in a line."""
+    found = int((volumes["voxels"] > 0).sum())
+    total = volumes["volume_mm3"].sum() / 1000
+    return f"{found} of {len(volumes)} structures, {total:.0f} ml, {seconds:.0f} s"

@@ -1,0 +1,110 @@
+"""What is written of a segmentation: label map, tables, quality flags, where it came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import quicknat
+from quicknat.errors import written_whole
+from quicknat.inference import Segmentation
+from quicknat.labels import Protocol
+from quicknat.volumes import save_nifti
+
+THICK_SLICE_MM = 2.5  # thinner scans are what the networks are trained on
+
+# what each file is for -> the end of its name; the label map comes last into place
+FILES = {
+    "table": "dseg.tsv",
+    "volumes": "volumes.tsv",
+    "qc": "qc.json",
+    "provenance": "dseg.json",
+    "dseg": "dseg.nii.gz",
+}
+
+
+def output_files(output: str | Path, name: str) -> dict[str, Path]:
+    """Where the files of one scan are: ``{output}/{name}/anat/{name}_desc-quicknat_…``."""
+    folder = Path(output) / name / "anat"
+    return {key: folder / f"{name}_desc-quicknat_{end}" for key, end in FILES.items()}
+
+
+def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
+    """Voxels, mm³ and uncertainty of each structure, background left out."""
+    counts = np.bincount(result.labels.ravel(), minlength=len(protocol.names))[1:]
+    voxel_mm3 = abs(np.linalg.det(result.grid.affine[:3, :3]))
+    return pd.DataFrame(
+        {
+            "index": protocol.table["index"][1:],
+            "name": protocol.names[1:],
+            "voxels": counts,
+            "volume_mm3": (counts * voxel_mm3).round(1),
+            "uncertainty": result.uncertainty[1:].round(4),
+        }
+    )
+
+
+def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
+    """Reasons to look at a segmentation before using it."""
+    flags = []
+    missing = list(volumes["name"][volumes["voxels"] == 0])
+    if missing:
+        flags.append({"flag": "structure_missing", "reason": f"not found: {', '.join(missing)}"})
+    thickest = max(record["source_voxel_mm"])
+    if thickest > THICK_SLICE_MM:
+        flags.append(
+            {"flag": "thick_slices", "reason": f"voxels are {thickest:g} mm along an axis"}
+        )
+    outside = record["head_outside_fraction"]
+    if outside > 0.001:
+        flags.append(
+            {"flag": "head_cut_off", "reason": f"{outside:.1%} of the head is outside the grid"}
+        )
+    return flags
+
+
+def label_table(protocol: Protocol) -> pd.DataFrame:
+    """BIDS label table: index, name, abbreviation, color, freesurfer_id."""
+    table = protocol.table[["index", "name", "abbreviation", "color"]].copy()
+    table["freesurfer_id"] = [str(i) if i >= 0 else "n/a" for i in protocol.to_freesurfer()]
+    return table
+
+
+def write_segmentation(
+    result: Segmentation, protocol: Protocol, record: dict, provenance: dict, files: dict[str, Path]
+) -> pd.DataFrame:
+    """Write all files of a segmented scan, or none.
+
+    Args:
+        result: the segmentation.
+        protocol: its classes.
+        record: of the conversion.
+        provenance: what made it; becomes the label map's sidecar.
+        files: from :func:`output_files`.
+
+    Returns:
+        The volume table.
+    """
+    volumes = volume_table(result, protocol)
+    quality = {"flags": quality_flags(volumes, record), "source": record["source"]}
+    with written_whole(*files.values()) as temporary:
+        paths = dict(zip(files, temporary, strict=True))
+        label_table(protocol).to_csv(paths["table"], sep="\t", index=False)
+        volumes.to_csv(paths["volumes"], sep="\t", index=False, na_rep="n/a")
+        paths["qc"].write_text(json.dumps(quality, indent=2) + "\n")
+        paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n")
+        save_nifti(paths["dseg"], result.labels, result.grid.affine)
+    return volumes
+
+
+def dataset_description() -> dict:
+    """BIDS derivative description of the segmentations folder."""
+    return {
+        "Name": "QuickNAT segmentations",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "quicknat", "Version": quicknat.__version__}],
+    }
