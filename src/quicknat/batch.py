@@ -44,6 +44,21 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Options:
+    """How scans are segmented.
+
+    ``conformed``: the files are outputs of the convert stage. ``orientation``: of the array axes,
+    for headers that state none. ``samples``: of Monte-Carlo dropout, 0 for none. ``batch_size``:
+    slices per forward pass.
+    """
+
+    conformed: bool = False
+    orientation: str = ""
+    samples: int = 0
+    batch_size: int = 4
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a scan: ``done``, ``skipped`` or ``failed``, and why."""
 
@@ -89,8 +104,8 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
     return list(tasks.values())
 
 
-def is_done(task: Task, bundle: Bundle, output: Path) -> bool:
-    """Whether the results are there and come from this very file, model and version."""
+def is_done(task: Task, bundle: Bundle, output: Path, samples: int) -> bool:
+    """Whether the results are there and come from this very file, model, version and sampling."""
     files = output_files(output, task.name)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
@@ -100,11 +115,12 @@ def is_done(task: Task, bundle: Bundle, output: Path) -> bool:
         return False
     source = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
     wanted = sha256(task.path), bundle.identity
-    return source == wanted and made.get("quicknat") == quicknat.__version__
+    how = made.get("quicknat"), made.get("samples")
+    return source == wanted and how == (quicknat.__version__, samples)
 
 
 def segment_file(
-    bundle: Bundle, task: Task, output: Path, conformed: bool = False, orientation: str = ""
+    bundle: Bundle, task: Task, output: Path, options: Options | None = None
 ) -> pd.DataFrame:
     """Segment one file and write its results under `output`.
 
@@ -112,14 +128,14 @@ def segment_file(
         bundle: the model.
         task: a T1w scan of any readable format, or a conformed scan with its sidecar.
         output: folder; see :func:`quicknat.outputs.output_files`.
-        conformed: the file is an output of the convert stage.
-        orientation: for headers that state none.
+        options: how; by default as :class:`Options` says.
 
     Returns:
         The volume table.
     """
+    options = options or Options()
     start = time.perf_counter()
-    if conformed:
+    if options.conformed:
         image, affine, record = load_conformed(task.path)
         if (record["spacing_mm"], record["size"]) != (bundle.spacing_mm, bundle.conform_size):
             raise InputError(
@@ -127,11 +143,12 @@ def segment_file(
             )
     else:
         image, grid, record = conform_file(
-            task.path, orientation, bundle.spacing_mm, bundle.conform_size
+            task.path, options.orientation, bundle.spacing_mm, bundle.conform_size
         )
         affine = grid.affine
     read = time.perf_counter()
-    result = segment(bundle, image, affine, record_grid(record))
+    native = record_grid(record)
+    result = segment(bundle, image, affine, native, options.batch_size, options.samples)
     segmented = time.perf_counter()
     provenance = {
         "source": {"path": record["source"], "sha256": record["source_sha256"]},
@@ -142,6 +159,7 @@ def segment_file(
         "command": shlex.join(sys.argv),
         "device": str(next(bundle.networks["coronal"].parameters()).device),
         "threads": torch.get_num_threads(),
+        "samples": options.samples,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {"read": round(read - start, 2), "segment": round(segmented - read, 2)},
     }
@@ -154,14 +172,14 @@ def segment_all(
     bundle: Bundle,
     tasks: Sequence[Task],
     output: Path,
-    conformed: bool = False,
-    orientation: str = "",
+    options: Options | None = None,
     overwrite: bool = False,
 ) -> list[Outcome]:
     """Segment one scan after the other; one that fails does not stop the rest.
 
     With several scans ``{output}/scans.tsv`` lists what became of each.
     """
+    options = options or Options()
     description = output / "dataset_description.json"
     if not description.exists():
         with written_whole(description) as (temporary,):
@@ -171,12 +189,12 @@ def segment_all(
         for task in tqdm(tasks, unit="scan", disable=None if len(tasks) > 1 else True):
             start = time.perf_counter()
             status, reason = "done", ""
-            if not overwrite and is_done(task, bundle, output):
+            if not overwrite and is_done(task, bundle, output, options.samples):
                 status, reason = "skipped", "done before with this model"
                 log.info("%s: %s", task.name, reason)
             else:
                 try:
-                    volumes = segment_file(bundle, task, output, conformed, orientation)
+                    volumes = segment_file(bundle, task, output, options)
                     log.info("%s: %s", task.name, summary(volumes, time.perf_counter() - start))
                 except (InputError, OSError, MemoryError, RuntimeError) as error:
                     status, reason = "failed", str(error) or type(error).__name__

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from nibabel.affines import apply_affine
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from quicknat.bundle import Bundle
 from quicknat.conform import head_window
+from quicknat.errors import InputError
+from quicknat.labels import Protocol
 from quicknat.slices import AXIS, VIEWS, crop
+from quicknat.uncertainty import structure_uncertainty
 from quicknat.volumes import Grid
 
 BRIGHT, MIN_BRIGHT = 25, 0.005  # of 255, and the share of such pixels that makes a slice worth it
@@ -22,13 +27,31 @@ BRIGHT, MIN_BRIGHT = 25, 0.005  # of 255, and the share of such pixels that make
 class Segmentation:
     """Result on the native grid.
 
-    ``labels`` uint8 class indices; ``uncertainty`` one value per class, mean normalised entropy of
-    the aggregated probabilities over the structure's voxels, 0 (sure) … 1; NaN when absent.
+    ``labels`` uint8 class indices; ``confidence`` maps a measure to one value per class, NaN where
+    the class is absent:
+
+    - ``uncertainty``: mean normalised entropy of the aggregated probabilities over the structure's
+      voxels, 0 (sure) … 1;
+    - ``view_agreement``: Dice between each view's own map and the result, mean over the views;
+    - ``iou`` and ``cv`` of Monte-Carlo samples, see :mod:`quicknat.uncertainty`.
     """
 
     labels: np.ndarray
     grid: Grid
-    uncertainty: np.ndarray
+    confidence: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Aggregated probabilities of a box of the window that the networks see.
+
+    ``probabilities`` float32 (C, X, Y, Z); ``start`` the box's first voxel in that window;
+    ``votes`` uint8 (X, Y, Z) by view, each view's most probable class among its own.
+    """
+
+    probabilities: torch.Tensor
+    start: tuple[int, int, int]
+    votes: dict[str, torch.Tensor]
 
 
 def filled_slices(image: np.ndarray, view: str) -> np.ndarray:
@@ -65,9 +88,7 @@ def slice_probabilities(
 
 
 @torch.inference_mode()
-def aggregate(
-    bundle: Bundle, image: np.ndarray, batch: int = 4
-) -> tuple[torch.Tensor, tuple[int, int, int]]:
+def aggregate(bundle: Bundle, image: np.ndarray, batch: int = 4) -> Prediction:
     """Weighted mean of the three views' probabilities (section 2.4).
 
     The slices are added up as they come, so that memory holds one volume of probabilities, cut to
@@ -76,16 +97,17 @@ def aggregate(
     Args:
         image: uint8 (S, S, S), RAS+, the window that the networks see.
         batch: slices per forward pass.
-
-    Returns:
-        float32 (C, X, Y, Z), and the first voxel of that box in `image`.
     """
     seen = {view: filled_slices(image, view) for view in VIEWS}
     if not all(map(len, seen.values())):
-        return torch.zeros(len(bundle.protocol.names), 0, 0, 0), (0, 0, 0)
+        nothing = torch.zeros(len(bundle.protocol.names), 0, 0, 0)
+        return Prediction(nothing, (0, 0, 0), {view: nothing[0].byte() for view in VIEWS})
     ranges = sorted((AXIS[view], some.min(), some.max() + 1) for view, some in seen.items())
-    box = tuple(slice(first, last) for _, first, last in ranges)
-    total = torch.zeros(*(s.stop - s.start for s in box), len(bundle.protocol.names))
+    box = tuple(slice(int(first), int(last)) for _, first, last in ranges)
+    shape = tuple(part.stop - part.start for part in box)
+    total = torch.zeros(*shape, len(bundle.protocol.names))
+    votes = {view: torch.zeros(shape, dtype=torch.uint8) for view in VIEWS}
+    merged = torch.tensor(bundle.protocol.sagittal, dtype=torch.uint8)
     for view in VIEWS:
         axis, weight = AXIS[view], bundle.weights[view]
         inside = tuple(part for other, part in enumerate(box) if other != axis)
@@ -93,15 +115,92 @@ def aggregate(
         for number in empty - box[axis].start:
             total.select(axis, number)[..., 0] += weight
         for number, probabilities in slice_probabilities(bundle, view, image, batch):
-            here = total.select(axis, number - box[axis].start)
-            here.add_(probabilities[inside], alpha=weight)
-    return total.movedim(-1, 0), tuple(int(part.start) for part in box)
+            ours, here = probabilities[inside], number - box[axis].start
+            total.select(axis, here).add_(ours, alpha=weight)
+            vote = ours.argmax(dim=-1)
+            votes[view].select(axis, here).copy_(merged[vote] if view == "sagittal" else vote)
+    return Prediction(total.movedim(-1, 0), tuple(part.start for part in box), votes)
+
+
+@contextmanager
+def dropout_on(bundle: Bundle) -> Iterator[None]:
+    """Inside the block the networks drop channels at random, as in training.
+
+    Raises:
+        InputError: a network was trained without dropout, so its samples would be all alike.
+    """
+    for view, network in bundle.networks.items():
+        if not network.settings.dropout:
+            raise InputError(
+                f"the {view} network", "was trained without dropout, so it cannot be sampled",
+                "train with 'dropout' above 0, or leave out --uncertainty",
+            )  # fmt: skip
+        network.dropout.train()
+    try:
+        yield
+    finally:
+        for network in bundle.networks.values():
+            network.dropout.eval()
+
+
+@torch.inference_mode()
+def sample(
+    bundle: Bundle, image: np.ndarray, samples: int, batch: int
+) -> tuple[Prediction, dict[str, np.ndarray]]:
+    """Mean of Monte-Carlo dropout samples, and how they differ per class (Bayesian QuickNAT).
+
+    The random numbers depend on the number of the sample alone, so the result is the same each
+    time.
+    """
+    labels, mean = [], None
+    with dropout_on(bundle):
+        for number in tqdm(range(samples), desc="samples", leave=False, disable=None):
+            torch.manual_seed(number)
+            one = aggregate(bundle, image, batch)
+            labels.append(one.probabilities.argmax(dim=0).byte().numpy())
+            if mean is None:
+                mean = one
+                mean.probabilities.div_(samples)
+            else:
+                mean.probabilities.add_(one.probabilities, alpha=1 / samples)
+    iou, cv = structure_uncertainty(labels, len(bundle.protocol.names))
+    return mean, {"iou": iou, "cv": cv}
 
 
 def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
     """Entropy over the first axis, as a share of the largest possible (0 … 1)."""
-    shares = probabilities / probabilities.sum(dim=0, keepdim=True).clamp(min=1e-6)
-    return torch.special.entr(shares).sum(dim=0) / np.log(len(shares))
+    result = torch.zeros(probabilities.shape[1:])
+    # in slabs, or it would need several times the memory of the probabilities
+    for slab, entropy in zip(probabilities.split(16, dim=1), result.split(16), strict=True):
+        shares = slab / slab.sum(dim=0, keepdim=True).clamp(min=1e-6)
+        entropy.copy_(torch.special.entr(shares).sum(dim=0) / np.log(len(shares)))
+    return result
+
+
+def mean_per_class(values: torch.Tensor, labels: torch.Tensor, n_classes: int) -> np.ndarray:
+    """Mean of a map over each class's voxels, float (C,); NaN where a class is absent."""
+    labels = labels.flatten()
+    sums = torch.bincount(labels, weights=values.flatten().double(), minlength=n_classes)
+    return (sums / torch.bincount(labels, minlength=n_classes)).numpy()
+
+
+def view_agreement(prediction: Prediction, labels: torch.Tensor, protocol: Protocol) -> np.ndarray:
+    """Dice between each view's own map and the result, mean over the views, float (C,).
+
+    The sagittal view is compared in its merged classes.
+    """
+    merged = torch.tensor(protocol.sagittal, dtype=torch.long)
+    agreement = []
+    for view, vote in prediction.votes.items():
+        vote, result = vote.long(), merged[labels] if view == "sagittal" else labels
+        n_classes = protocol.n_classes(view)
+        both, ours, its = (
+            torch.bincount(part.flatten(), minlength=n_classes).double()
+            for part in (result[result == vote], result, vote)
+        )
+        dice = 2 * both / (ours + its)
+        agreement.append(dice[merged] if view == "sagittal" else dice)
+    return torch.stack(agreement).mean(dim=0).numpy()
 
 
 @torch.inference_mode()
@@ -141,21 +240,40 @@ def to_native(probabilities: torch.Tensor, affine: np.ndarray, native: Grid) -> 
     return labels
 
 
-def segment(bundle: Bundle, image: np.ndarray, affine: np.ndarray, native: Grid) -> Segmentation:
+def segment(
+    bundle: Bundle,
+    image: np.ndarray,
+    affine: np.ndarray,
+    native: Grid,
+    batch: int = 4,
+    samples: int = 0,
+) -> Segmentation:
     """Segment a conformed scan and return to the native grid.
 
     Args:
+        bundle: the model.
         image: uint8 conformed scan.
         affine: its voxel-to-world.
         native: the grid that the scan came on.
+        batch: slices per forward pass.
+        samples: Monte-Carlo dropout samples; 0 for a single pass without dropout.
+
+    Raises:
+        InputError: samples of networks that were trained without dropout.
     """
-    window = head_window(image, bundle.spacing_mm, bundle.slice_size)
-    probabilities, start = aggregate(bundle, crop(image, window, bundle.slice_size))
-    window_affine = affine.copy()
-    window_affine[:3, 3] = apply_affine(affine, np.add(window, start))
-    labels = to_native(probabilities, window_affine, native)
-    entropy, classes = normalised_entropy(probabilities), probabilities.argmax(dim=0)
-    uncertainty = [
-        entropy[classes == index].mean().item() for index in range(len(bundle.protocol.names))
-    ]
-    return Segmentation(labels, native, np.array(uncertainty))
+    first = head_window(image, bundle.spacing_mm, bundle.slice_size)
+    window, confidence = crop(image, first, bundle.slice_size), {}
+    if samples:
+        prediction, confidence = sample(bundle, window, samples, batch)
+    else:
+        prediction = aggregate(bundle, window, batch)
+    box_affine = affine.copy()
+    box_affine[:3, 3] = apply_affine(affine, np.add(first, prediction.start))
+    probabilities = prediction.probabilities
+    classes = probabilities.argmax(dim=0)
+    entropy = normalised_entropy(probabilities)
+    confidence |= {
+        "uncertainty": mean_per_class(entropy, classes, len(probabilities)),
+        "view_agreement": view_agreement(prediction, classes, bundle.protocol),
+    }
+    return Segmentation(to_native(probabilities, box_affine, native), native, confidence)

@@ -33,7 +33,7 @@ def output_files(output: str | Path, name: str) -> dict[str, Path]:
 
 
 def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
-    """Voxels, mm³ and uncertainty of each structure, background left out."""
+    """Voxels, mm³ and measures of confidence of each structure, background left out."""
     counts = np.bincount(result.labels.ravel(), minlength=len(protocol.names))[1:]
     voxel_mm3 = abs(np.linalg.det(result.grid.affine[:3, :3]))
     return pd.DataFrame(
@@ -42,7 +42,7 @@ def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
             "name": protocol.names[1:],
             "voxels": counts,
             "volume_mm3": (counts * voxel_mm3).round(1),
-            "uncertainty": result.uncertainty[1:].round(4),
+            **{key: values[1:].round(4) for key, values in result.confidence.items()},
         }
     )
 

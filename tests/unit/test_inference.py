@@ -10,11 +10,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quicknat.batch import Task, find_scans, segment_all, segment_file
+from quicknat.batch import Options, Task, find_scans, segment_all, segment_file
 from quicknat.bundle import Bundle, load_bundle, write_bundle
 from quicknat.conform import conform, resample
 from quicknat.errors import InputError
-from quicknat.inference import aggregate, normalised_entropy, to_native
+from quicknat.inference import (
+    Prediction,
+    aggregate,
+    normalised_entropy,
+    to_native,
+    view_agreement,
+)
 from quicknat.network import NetworkSettings, QuickNAT
 from quicknat.optimizers import TrainingSettings
 from quicknat.slices import VIEWS
@@ -94,8 +100,12 @@ def test_views_are_weighted_and_sagittal_classes_count_for_both_sides(protocol):
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
     bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x")
     image = np.full((32, 32, 32), 200, np.uint8)
-    total, start = aggregate(bundle, image)
-    assert total.shape == (28, 32, 32, 32) and start == (0, 0, 0)
+    prediction = aggregate(bundle, image)
+    total = prediction.probabilities
+    assert total.shape == (28, 32, 32, 32) and prediction.start == (0, 0, 0)
+    assert {view: int(vote.unique()) for view, vote in prediction.votes.items()} == {
+        "coronal": left, "axial": 3, "sagittal": int(protocol.sagittal[left]),
+    }  # fmt: skip
     found = {index: total[index, 5, 6, 7].item() for index in (left, right, 3, 0)}
     assert found == pytest.approx({left: 0.6, right: 0.2, 3: 0.4, 0: 0.0}, abs=1e-5)
 
@@ -112,13 +122,14 @@ def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_backgroun
     image = np.zeros((32, 32, 32), np.uint8)
     image[4:20, 6:26, 10:30] = 200
     image[11] = 0  # a sagittal slice without anything, in the midst
-    total, start = aggregate(bundle, image, batch=3)
-    assert total.shape == (28, 16, 20, 20) and start == (4, 6, 10)
+    prediction = aggregate(bundle, image, batch=3)
+    total = prediction.probabilities
+    assert total.shape == (28, 16, 20, 20) and prediction.start == (4, 6, 10)
     np.testing.assert_allclose(total.sum(dim=0), 1, atol=1e-5)
     assert total[k, 0].min().item() == pytest.approx(1, abs=1e-5)
     assert total[k, 7].max().item() == pytest.approx(0.8, abs=1e-5)
     assert total[0, 7].min().item() == pytest.approx(0.2, abs=1e-5)
-    nothing, _ = aggregate(bundle, image * 0)
+    nothing = aggregate(bundle, image * 0).probabilities
     assert not to_native(nothing, np.eye(4), Grid((5, 6, 7), np.eye(4))).any()
 
 
@@ -221,6 +232,39 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no scan"):
         find_scans([tmp_path / "empty"])
+
+
+def test_sampling_measures_disagreement_and_repeats_itself(model, head_file, tmp_path):
+    bundle = load_bundle(model)
+
+    def table(name, samples):
+        options = Options(samples=samples, batch_size=16)
+        return segment_file(bundle, Task(head_file, name), tmp_path, options)
+
+    with pytest.raises(InputError, match="trained without dropout"):
+        table("sub-1", 2)
+    for network in bundle.networks.values():
+        network.dropout.p = 0.5
+        network.settings = replace(network.settings, dropout=0.5)
+    once, again, plain = table("sub-1", 3), table("sub-2", 3), table("sub-3", 0)
+    pd.testing.assert_frame_equal(once, again)
+    assert once["iou"].max() < 1 and once["cv"].max() > 0
+    assert "iou" not in plain and plain["view_agreement"].between(0, 1).any()
+    assert not any(network.dropout.training for network in bundle.networks.values())
+
+
+def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
+    left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
+    labels = torch.tensor([left, left, right, 0]).reshape(1, 2, 2)
+    votes = {
+        "coronal": labels,  # Dice 1 and 1
+        "axial": torch.tensor([left, 0, 0, 0]).reshape(1, 2, 2),  # 2·1/(2+1) and 0
+        "sagittal": torch.tensor(protocol.sagittal[[left, left, right, right]]).reshape(1, 2, 2),
+    }  # the last in merged classes: 2·3/(3+4) for both
+    found = view_agreement(Prediction(None, (0, 0, 0), votes), labels, protocol)
+    assert found[left] == pytest.approx((1 + 2 / 3 + 6 / 7) / 3)
+    assert found[right] == pytest.approx((1 + 0 + 6 / 7) / 3)
+    assert np.isnan(found[protocol.names.index("Brain stem")])
 
 
 def test_networks_load_as_they_were_saved(model):

@@ -41,6 +41,13 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Segment again what this model has done before.")
     ] = False,
+    uncertainty: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Average N passes with dropout; adds IoU and CV per structure."
+        ),
+    ] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices per forward pass.")] = 4,
     device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
     threads: Threads = os.cpu_count() or 1,
 ) -> None:
@@ -54,7 +61,7 @@ def segment(
     """
     import torch
 
-    from quicknat.batch import find_scans, segment_all
+    from quicknat.batch import Options, find_scans, segment_all
     from quicknat.bundle import load_bundle
 
     tasks = find_scans(images, name)
@@ -66,7 +73,8 @@ def segment(
     on_gpu = device is not Device.cpu and torch.cuda.is_available()
     bundle = load_bundle(model, "cuda" if on_gpu else "cpu")
     log.info("model %s on %s, %d thread(s)", model, "GPU" if on_gpu else "processor", threads)
-    outcomes = segment_all(bundle, tasks, output, conformed, orientation, overwrite)
+    options = Options(conformed, orientation, uncertainty, batch_size)
+    outcomes = segment_all(bundle, tasks, output, options, overwrite)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed and len(outcomes) > 1:
         log.error("%d of %d scans failed:", len(failed), len(outcomes))
