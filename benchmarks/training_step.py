@@ -18,7 +18,8 @@ import numpy as np
 import torch
 import typer
 
-from quicknat.devices import choose_precision, keep_freed_memory, make_fabric
+from quicknat.devices import choose_precision, make_fabric
+from quicknat.hardware import keep_freed_memory
 from quicknat.learner import Learner
 from quicknat.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.network import NetworkSettings, QuickNAT

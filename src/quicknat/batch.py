@@ -158,6 +158,7 @@ def segment_file(
         "python": platform.python_version(),
         "command": shlex.join(sys.argv),
         "device": str(next(bundle.networks["coronal"].parameters()).device),
+        "precision": str(bundle.networks["coronal"].bottleneck.convs[0].weight.dtype),
         "threads": torch.get_num_threads(),
         "samples": options.samples,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -12,7 +12,7 @@ import torch
 import quicknat
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
-from quicknat.network import NetworkSettings, QuickNAT, load_weights
+from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16, load_weights
 from quicknat.slices import VIEWS
 from quicknat.volumes import sha256
 
@@ -126,8 +126,15 @@ def write_bundle(
         temporary.write_text(json.dumps(described, indent=2) + "\n")
 
 
-def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
+def load_bundle(
+    folder: str | Path, device: str | torch.device = "cpu", bfloat16: bool = False
+) -> Bundle:
     """Load a model folder, after checking every file against its recorded SHA-256.
+
+    Args:
+        folder: as :func:`write_bundle` made it.
+        device: where the networks go.
+        bfloat16: compute in it, see :func:`quicknat.network.in_bfloat16`.
 
     Raises:
         InputError: not a model folder, a changed file, or weights that do not fit the label table.
@@ -158,6 +165,8 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
             )  # fmt: skip
         network = QuickNAT(classes, NetworkSettings(**settings))
         load_weights(network, folder / entry["weights"])
+        if bfloat16:
+            network = in_bfloat16(network)
         networks[view] = network.eval().to(device, memory_format=torch.channels_last)
     return Bundle(
         networks=networks,

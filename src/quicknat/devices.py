@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import time
 
@@ -12,6 +11,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import nn
 from torch.optim import Optimizer
 
+from quicknat.hardware import computes_in_bfloat16
 from quicknat.history import duration
 from quicknat.optimizers import TrainingSettings
 from quicknat.slices import VIEWS
@@ -27,12 +27,7 @@ def choose_precision(wanted: str) -> str:
     """`wanted`, or for ``auto`` bf16 autocast where the hardware computes in it, else fp32."""
     if wanted != "auto":
         return wanted
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        features = torch.cpu.get_capabilities()
-        native = features.get("avx512_bf16", False) or features.get("amx_bf16", False)
-    return "bf16-mixed" if native else "32-true"
+    return "bf16-mixed" if computes_in_bfloat16(torch.cuda.is_available()) else "32-true"
 
 
 def make_fabric(view: str, settings: TrainingSettings) -> Fabric:
@@ -89,16 +84,3 @@ def compiles(fabric: Fabric, model: nn.Module, optimizer: Optimizer, image: torc
         model.load_state_dict(state)  # batch norm gathered statistics
     log.info("compiled in %s", duration(time.perf_counter() - start))
     return True
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse the large blocks that a training step frees.
-
-    By default it hands each of them back to the kernel, which then has to clear the same pages
-    again at every layer of every step. Has no effect without glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        mallopt(mmap_threshold, 32 << 20)  # the largest that glibc takes
-        mallopt(trim_threshold, 2**31 - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from quicknat.labels import Protocol
 from quicknat.slices import AXIS, VIEWS, crop
 from quicknat.uncertainty import structure_uncertainty
 from quicknat.volumes import Grid
+
+log = logging.getLogger(__name__)
 
 BRIGHT, MIN_BRIGHT = 25, 0.005  # of 255, and the share of such pixels that makes a slice worth it
 
@@ -79,12 +82,21 @@ def slice_probabilities(
     classes = torch.tensor(bundle.protocol.sagittal) if view == "sagittal" else slice(None)
     slices = np.moveaxis(image, AXIS[view], 0)
     numbers = filled_slices(image, view)
-    for start in range(0, len(numbers), batch):
-        some = numbers[start : start + batch]
+    while len(numbers):
+        some = numbers[:batch]
         values = torch.from_numpy(slices[some].astype(np.float32) / 255)[:, None]
-        logits = network(values.to(device, memory_format=torch.channels_last))
-        probabilities = logits.float().softmax(dim=1).cpu()[:, classes].movedim(1, -1)
+        try:
+            logits = network(values.to(device, memory_format=torch.channels_last))
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+            torch.cuda.empty_cache()
+            log.warning("the GPU's memory is full; going on with %d slices at a time", batch)
+            continue
+        probabilities = logits.softmax(dim=1).cpu()[:, classes].movedim(1, -1)
         yield from zip(some.tolist(), probabilities, strict=True)
+        numbers = numbers[batch:]
 
 
 @torch.inference_mode()

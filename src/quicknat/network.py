@@ -7,6 +7,7 @@ al., IEEE TMI 38 (2019); layer order after the authors' PyTorch release, whose w
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -138,6 +139,21 @@ class QuickNAT(nn.Module):
     def describe(self) -> dict:
         """What is needed to build this network again."""
         return {"n_classes": self.n_classes, **asdict(self.settings)}
+
+
+def in_bfloat16(network: QuickNAT) -> QuickNAT:
+    """A copy for inference that computes in bfloat16, but for its first and its last block.
+
+    Those cost little in float32 and decide most: rounding the intensities and their first features
+    changes which pixel each pooling takes, and rounding the logits which class wins.
+    """
+    copied = copy.deepcopy(network).to(torch.bfloat16)
+    for name in ("encoders.0", "encoder_gates.0", "classifier"):
+        exact = copied.get_submodule(name).float()
+        exact.load_state_dict(network.get_submodule(name).state_dict())
+    copied.encoder_gates[0].register_forward_hook(lambda gate, inputs, out: out.bfloat16())
+    copied.classifier.register_forward_pre_hook(lambda classifier, inputs: (inputs[0].float(),))
+    return copied
 
 
 # names in the authors' state dict -> ours; their forward pass runs decode4, 1, 2, 3 downwards

@@ -19,13 +19,9 @@ from tqdm import tqdm
 
 from quicknat.checkpoint import load_state, save_state
 from quicknat.data import EpochBatches, SliceDataset, augmentation
-from quicknat.devices import (
-    choose_precision,
-    keep_freed_memory,
-    make_fabric,
-    share_threads,
-)
+from quicknat.devices import choose_precision, make_fabric, share_threads
 from quicknat.errors import InputError, Interrupted
+from quicknat.hardware import keep_freed_memory
 from quicknat.history import (
     OVERFITTING,
     describe_epoch,

@@ -18,6 +18,7 @@ from quicknat.inference import (
     Prediction,
     aggregate,
     normalised_entropy,
+    slice_probabilities,
     to_native,
     view_agreement,
 )
@@ -265,6 +266,35 @@ def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
     assert found[left] == pytest.approx((1 + 2 / 3 + 6 / 7) / 3)
     assert found[right] == pytest.approx((1 + 0 + 6 / 7) / 3)
     assert np.isnan(found[protocol.names.index("Brain stem")])
+
+
+def test_full_memory_makes_the_batches_smaller_and_loses_no_slice(protocol, caplog):
+    class Small(Certain):
+        def forward(self, x):
+            if len(x) > 3:
+                raise torch.OutOfMemoryError
+            return super().forward(x)
+
+    bundle = Bundle({"axial": Small(28, 5)}, {}, protocol, 2.0, 32, 32, "x")
+    image = np.full((32, 32, 32), 200, np.uint8)
+    found = dict(slice_probabilities(bundle, "axial", image, batch=8))
+    assert sorted(found) == list(range(32)) and found[31].shape == (32, 32, 28)
+    assert "going on with 2 slices at a time" in caplog.text
+
+
+def test_bfloat16_gives_nearly_the_same_probabilities(model, head_file):
+    exact, rounded = load_bundle(model), load_bundle(model, bfloat16=True)
+    network = rounded.networks["axial"]
+    assert network.bottleneck.convs[0].weight.dtype == torch.bfloat16
+    assert network.encoders[0].convs[0].weight.dtype == torch.float32
+    x = torch.rand(2, 1, 48, 48)
+    with torch.inference_mode():
+        one, other = (b.networks["axial"](x).softmax(dim=1) for b in (exact, rounded))
+    assert other.dtype == torch.float32 and not torch.equal(one, other)
+    assert (one - other).abs().mean() < 0.002
+    first = exact.networks["axial"].encoders[0].state_dict()
+    for key, value in network.encoders[0].state_dict().items():
+        assert torch.equal(value, first[key])  # not rounded on the way
 
 
 def test_networks_load_as_they_were_saved(model):

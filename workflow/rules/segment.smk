@@ -21,9 +21,13 @@ rule segment:
         "results/benchmarks/segment/{scan}.tsv"
     conda:
         "../../envs/torch.yaml"
+    params:
+        # who trains in fp32, for the same figures on every machine, wants them here too
+        precision="fp32" if config["training"]["precision"] == "32-true" else "auto",
     shell:
         "quicknat segment {input.scan:q} --conformed --name {wildcards.scan:q}"
         " --model results/model --output results/segmentations --threads {threads}"
+        " --precision {params.precision}"
         " 2>&1 | tee {log:q}"
 
 

@@ -25,6 +25,14 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Precision(StrEnum):
+    """What numbers to compute with."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 @app.command()
 def segment(
     images: Annotated[
@@ -49,6 +57,9 @@ def segment(
     ] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices per forward pass.")] = 4,
     device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
+    precision: Annotated[
+        Precision, typer.Option(help="auto: bf16 where the hardware computes in it, else fp32.")
+    ] = Precision.auto,
     threads: Threads = os.cpu_count() or 1,
 ) -> None:
     """Segment T1w scans; each result lies on its scan's own grid.
@@ -63,6 +74,7 @@ def segment(
 
     from quicknat.batch import Options, find_scans, segment_all
     from quicknat.bundle import load_bundle
+    from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
 
     tasks = find_scans(images, name)
     if name and len(tasks) > 1:
@@ -71,8 +83,12 @@ def segment(
     if device is Device.cuda and not torch.cuda.is_available():
         raise InputError("--device cuda", "torch finds no GPU here", "use --device cpu")
     on_gpu = device is not Device.cpu and torch.cuda.is_available()
-    bundle = load_bundle(model, "cuda" if on_gpu else "cpu")
-    log.info("model %s on %s, %d thread(s)", model, "GPU" if on_gpu else "processor", threads)
+    bf16 = precision is Precision.bf16
+    bf16 |= precision is Precision.auto and computes_in_bfloat16(on_gpu)
+    bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)
+    where, numbers = "GPU" if on_gpu else "processor", "bf16" if bf16 else "fp32"
+    log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
+    keep_freed_memory()
     options = Options(conformed, orientation, uncertainty, batch_size)
     outcomes = segment_all(bundle, tasks, output, options, overwrite)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]

@@ -1,0 +1,28 @@
+"""What processors and GPUs do well, for training and segmenting alike."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+
+def computes_in_bfloat16(gpu: bool) -> bool:
+    """Whether the GPU, or else the processor, has instructions for it; emulation is slower."""
+    if gpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities()
+    return features.get("avx512_bf16", False) or features.get("amx_bf16", False)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse the large blocks that a training step frees.
+
+    By default it hands each of them back to the kernel, which then has to clear the same pages
+    again at every layer of every step. Has no effect without glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, 32 << 20)  # the largest that glibc takes
+        mallopt(trim_threshold, 2**31 - 1)
