@@ -85,6 +85,7 @@ def main(
         threads=threads,
         slice_shape=(size, size),
         counts=np.bincount(labels.ravel(), minlength=classes),
+        population={},
         fingerprint={},
     )
     device = make_fabric(plan.view, plan.settings).device

@@ -164,9 +164,7 @@ def segment_file(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {"read": round(read - start, 2), "segment": round(segmented - read, 2)},
     }
-    return write_segmentation(
-        result, bundle.protocol, record, provenance, output_files(output, task.name)
-    )
+    return write_segmentation(result, bundle, record, provenance, output_files(output, task.name))
 
 
 def segment_all(

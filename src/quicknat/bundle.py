@@ -16,7 +16,7 @@ from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16, load_weight
 from quicknat.slices import VIEWS
 from quicknat.volumes import sha256
 
-FORMAT = 1
+FORMAT = 2
 
 CARD = """# QuickNAT model
 
@@ -46,6 +46,7 @@ class Bundle:
     conform_size: int
     slice_size: int
     identity: str
+    population: dict
 
 
 def write_bundle(
@@ -82,6 +83,8 @@ def write_bundle(
             raise InputError(folder, f"is a model for {found}, not for {wanted}", "train it again")
         with written_whole(output / f"{view}.safetensors") as (temporary,):
             shutil.copyfile(folder / "model.safetensors", temporary)
+        if view == "coronal":  # it sees the brain whole, and both sides
+            population = described["population"]
         views[view] = {
             "weights": f"{view}.safetensors",
             "sha256": sha256(folder / "model.safetensors"),
@@ -120,6 +123,7 @@ def write_bundle(
         "slices": {"size": slice_size},
         "aggregation": {view: weights[view] for view in VIEWS},
         "views": views,
+        "population": population,
         "quicknat": quicknat.__version__,
     }
     with written_whole(output / "bundle.json") as (temporary,):
@@ -176,4 +180,5 @@ def load_bundle(
         conform_size=described["conform"]["size"],
         slice_size=described["slices"]["size"],
         identity=sha256(folder / "bundle.json"),
+        population=described["population"],
     )

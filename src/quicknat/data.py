@@ -25,7 +25,8 @@ from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset, Sampler
 
 from quicknat.errors import InputError
-from quicknat.slices import class_counts, open_stack
+from quicknat.population import ScanStatistics, describe_scan
+from quicknat.slices import open_stack
 
 
 def augmentation(size: int) -> Compose:
@@ -95,20 +96,20 @@ class SliceDataset(Dataset):
         image, labels = (convert_to_tensor(item[key], track_meta=False) for key in item)
         return {"image": image.clamp(0, 1), "labels": labels[0].byte()}
 
-    def survey(self, n_classes: int) -> tuple[np.ndarray, dict[str, str]]:
-        """Read everything once: pixels per class, int64 (C,), and the SHA-256 of each scan's stack.
+    def survey(self, n_classes: int) -> tuple[list[ScanStatistics], dict[str, str]]:
+        """Read everything once: statistics of each scan, and the SHA-256 of its stack by name.
 
         Raises:
             InputError: a stack holds a class that the network does not have.
         """
-        total, checksums = np.zeros(n_classes, dtype=np.int64), {}
+        statistics, checksums = [], {}
         for path, stack in zip(self.paths, self.stacks, strict=True):
-            counts = class_counts(stack, n_classes)
-            if len(counts) > n_classes:
-                raise InputError(path, f"holds class {len(counts) - 1}, but there are {n_classes}")
-            total += counts
+            top = int(stack[:, 1].max(initial=0))
+            if top >= n_classes:
+                raise InputError(path, f"holds class {top}, but there are {n_classes}")
+            statistics.append(describe_scan(stack, n_classes))
             checksums[Path(path).stem] = hashlib.sha256(stack).hexdigest()
-        return total, checksums
+        return statistics, checksums
 
 
 class EpochBatches(Sampler[list[int]]):

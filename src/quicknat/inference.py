@@ -17,13 +17,15 @@ from quicknat.bundle import Bundle
 from quicknat.conform import head_window
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
+from quicknat.population import BRIGHT, ScanStatistics, describe_scan
 from quicknat.slices import AXIS, VIEWS, crop
 from quicknat.uncertainty import structure_uncertainty
 from quicknat.volumes import Grid
 
 log = logging.getLogger(__name__)
 
-BRIGHT, MIN_BRIGHT = 25, 0.005  # of 255, and the share of such pixels that makes a slice worth it
+MIN_BRIGHT = 0.005  # share of bright pixels that makes a slice worth looking at
+MIN_FOREGROUND = 0.01  # of the slices that are compared with the training's, which had no others
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,14 @@ class Segmentation:
       voxels, 0 (sure) … 1;
     - ``view_agreement``: Dice between each view's own map and the result, mean over the views;
     - ``iou`` and ``cv`` of Monte-Carlo samples, see :mod:`quicknat.uncertainty`.
+
+    ``statistics``: of the window that the networks saw, to compare with the training scans.
     """
 
     labels: np.ndarray
     grid: Grid
     confidence: dict[str, np.ndarray]
+    statistics: ScanStatistics
 
 
 @dataclass(frozen=True)
@@ -288,4 +293,11 @@ def segment(
         "uncertainty": mean_per_class(entropy, classes, len(probabilities)),
         "view_agreement": view_agreement(prediction, classes, bundle.protocol),
     }
-    return Segmentation(to_native(probabilities, box_affine, native), native, confidence)
+    seen = np.zeros(window.shape, dtype=np.uint8)
+    box = (slice(f, f + n) for f, n in zip(prediction.start, classes.shape, strict=True))
+    seen[tuple(box)] = classes.numpy()
+    coronal = zip(*(np.moveaxis(part, AXIS["coronal"], 0) for part in (window, seen)), strict=True)
+    labelled = (pair for pair in coronal if (pair[1] > 0).mean() > MIN_FOREGROUND)
+    statistics = describe_scan(labelled, len(probabilities))
+    labels = to_native(probabilities, box_affine, native)
+    return Segmentation(labels, native, confidence, statistics)

@@ -134,6 +134,12 @@ class Protocol:
             for name, partner in zip(merged["name"], merged["partner"], strict=True)
         ]
 
+    def partners(self, view: str) -> np.ndarray:
+        """Class of the same structure on the other side, -1 for none, by class of a view (C,)."""
+        if view == "sagittal":  # knows no sides
+            return np.full(self.n_classes(view), -1)
+        return self.table["partner"].to_numpy()
+
     def remap(self, source: np.ndarray, numbering: str, where: str | Path) -> np.ndarray:
         """Turn a label map in another numbering into class indices, uint8, same shape.
 

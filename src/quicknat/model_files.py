@@ -47,6 +47,7 @@ def write_model(
         "network": {"n_classes": len(plan.classes), **plan.fingerprint["network"]},
         "training": {k: v for k, v in asdict(plan.settings).items() if k != "network"},
         "class_counts": plan.counts.tolist(),
+        "population": plan.population,
         "class_weights": loss.weights.cpu().numpy().round(4).tolist(),
         "edge_weight": round(loss.edge, 4),
         "initial_sha256": plan.fingerprint["initial"]["weights"],

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 import quicknat
+from quicknat.bundle import Bundle
 from quicknat.errors import written_whole
 from quicknat.inference import Segmentation
 from quicknat.labels import Protocol
+from quicknat.population import unlike
 from quicknat.volumes import save_nifti
 
 THICK_SLICE_MM = 2.5  # thinner scans are what the networks are trained on
@@ -74,13 +76,13 @@ def label_table(protocol: Protocol) -> pd.DataFrame:
 
 
 def write_segmentation(
-    result: Segmentation, protocol: Protocol, record: dict, provenance: dict, files: dict[str, Path]
+    result: Segmentation, bundle: Bundle, record: dict, provenance: dict, files: dict[str, Path]
 ) -> pd.DataFrame:
     """Write all files of a segmented scan, or none.
 
     Args:
         result: the segmentation.
-        protocol: its classes.
+        bundle: the model.
         record: of the conversion.
         provenance: what made it; becomes the label map's sidecar.
         files: from :func:`output_files`.
@@ -88,8 +90,12 @@ def write_segmentation(
     Returns:
         The volume table.
     """
+    protocol = bundle.protocol
     volumes = volume_table(result, protocol)
-    quality = {"flags": quality_flags(volumes, record), "source": record["source"]}
+    flags = quality_flags(volumes, record)
+    partner, mm3 = protocol.partners("coronal"), bundle.spacing_mm**3
+    flags += unlike(result.statistics, bundle.population, protocol.names, partner, mm3)
+    quality = {"flags": flags, "source": record["source"]}
     with written_whole(*files.values()) as temporary:
         paths = dict(zip(files, temporary, strict=True))
         label_table(protocol).to_csv(paths["table"], sep="\t", index=False)

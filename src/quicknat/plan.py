@@ -13,6 +13,7 @@ from quicknat.data import SliceDataset
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.optimizers import TrainingSettings
+from quicknat.population import summarise
 from quicknat.volumes import sha256
 
 PRACTICAL = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
@@ -33,6 +34,7 @@ class Plan:
     threads: int
     slice_shape: tuple[int, int]
     counts: np.ndarray
+    population: dict
     fingerprint: dict
 
     @property
@@ -60,7 +62,7 @@ def make_plan(
     for what, dataset in (("training", training), ("validation", validating)):
         if dataset.stacks and not len(dataset):
             raise InputError(f"{what} set", f"no {view} slice of its scans shows a structure")
-    counts, training_sums = training.survey(len(names))
+    scans, training_sums = training.survey(len(names))
     _, validation_sums = validating.survey(len(names))
     values = asdict(settings)
     network = values.pop("network")
@@ -83,6 +85,7 @@ def make_plan(
         initial=str(initial) if initial else None,
         threads=threads,
         slice_shape=training.stacks[0].shape[2:],
-        counts=counts,
+        counts=np.sum([scan.voxels for scan in scans], axis=0),
+        population=summarise(scans, protocol.partners(view)),
         fingerprint=json.loads(json.dumps(fingerprint)),  # as it will be read back
     )

@@ -51,11 +51,6 @@ def view_stack(
     return np.stack([images[kept], classes], axis=1), kept.tolist()
 
 
-def class_counts(stack: np.ndarray, n_classes: int) -> list[int]:
-    """Pixels of each class in a stack; the loss weights are made from their sum over scans."""
-    return np.bincount(stack[:, 1].ravel(), minlength=n_classes).tolist()
-
-
 def open_stack(path: str | Path) -> np.ndarray:
     """Memory-map a view stack.
 

@@ -99,7 +99,7 @@ def test_views_are_weighted_and_sagittal_classes_count_for_both_sides(protocol):
         "sagittal": Certain(16, int(protocol.sagittal[left])),
     }
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x")
+    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {})
     image = np.full((32, 32, 32), 200, np.uint8)
     prediction = aggregate(bundle, image)
     total = prediction.probabilities
@@ -119,7 +119,7 @@ def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_backgroun
         "sagittal": Certain(16, int(protocol.sagittal[k])),
     }
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x")
+    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {})
     image = np.zeros((32, 32, 32), np.uint8)
     image[4:20, 6:26, 10:30] = 200
     image[11] = 0  # a sagittal slice without anything, in the midst
@@ -275,7 +275,7 @@ def test_full_memory_makes_the_batches_smaller_and_loses_no_slice(protocol, capl
                 raise torch.OutOfMemoryError
             return super().forward(x)
 
-    bundle = Bundle({"axial": Small(28, 5)}, {}, protocol, 2.0, 32, 32, "x")
+    bundle = Bundle({"axial": Small(28, 5)}, {}, protocol, 2.0, 32, 32, "x", {})
     image = np.full((32, 32, 32), 200, np.uint8)
     found = dict(slice_probabilities(bundle, "axial", image, batch=8))
     assert sorted(found) == list(range(32)) and found[31].shape == (32, 32, 28)

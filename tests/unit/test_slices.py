@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quicknat.errors import InputError
-from quicknat.slices import VIEWS, class_counts, crop, open_stack, to_slices, view_stack
+from quicknat.slices import VIEWS, crop, open_stack, to_slices, view_stack
 
 
 def test_each_view_cuts_its_own_ras_axis():
@@ -32,13 +32,6 @@ def test_sagittal_stack_holds_merged_classes(protocol):
     sagittal, _ = view_stack(labels, labels, "sagittal", protocol, 0.01)
     assert set(np.unique(coronal[:, 1])) == {left, right}
     assert set(np.unique(sagittal[:, 1])) == {protocol.sagittal[left]}
-
-
-def test_class_counts_add_up_to_all_pixels(protocol):
-    stack = np.zeros((3, 2, 16, 16), np.uint8)
-    stack[0, 1] = 5
-    counts = class_counts(stack, 28)
-    assert len(counts) == 28 and sum(counts) == 3 * 256 and counts[5] == 256
 
 
 def test_crop_takes_the_cube_at_its_start():

@@ -1,0 +1,66 @@
+"""A scan unlike those trained on is flagged with the reason; one like them is not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from quicknat.population import ScanStatistics, asymmetry, describe_scan, summarise, unlike
+
+NAMES = ["Background", "Left A", "Right A", "B", "C"]
+PARTNER = np.array([-1, 2, 1, -1, -1])
+
+
+def scan(voxels=(0, 100, 100, 400, 50), intensity=(5, 200, 200, 120, 60), outside=0.5):
+    return ScanStatistics(np.array(voxels), np.array(intensity, float), outside)
+
+
+@pytest.fixture
+def population():
+    scans = [scan(), scan(voxels=(0, 110, 100, 420, 60)), scan(outside=0.55)]
+    return json.loads(json.dumps(summarise(scans, PARTNER)))  # as it comes out of the model
+
+
+def flags(population, **changes):
+    found = unlike(scan(**changes), population, NAMES, PARTNER, mm3=8.0)
+    return {flag["flag"]: flag["reason"] for flag in found}
+
+
+def test_statistics_of_a_hand_made_scan():
+    image = np.array([[0, 100, 100], [200, 50, 10]], np.uint8)
+    labels = np.array([[0, 1, 1], [0, 2, 0]], np.uint8)
+    found = describe_scan([(image, labels), (image, labels)], n_classes=4)
+    assert found.voxels.tolist() == [6, 4, 2, 0]
+    np.testing.assert_allclose(found.intensity, [70, 100, 50, np.nan])
+    assert found.outside == pytest.approx(1 / 4)  # 200 lies outside, of 100, 100, 200, 50
+
+
+def test_asymmetry_is_the_difference_over_the_sum():
+    found = asymmetry(np.array([9, 30, 10, 5, 0]), PARTNER)
+    np.testing.assert_allclose(found, [np.nan, 0.5, -0.5, np.nan, np.nan])
+
+
+def test_scan_like_the_training_scans_has_no_flag(population):
+    assert flags(population) == {}
+    assert flags(population, voxels=(0, 120, 120, 450, 70)) == {}
+
+
+def test_volume_far_beyond_the_training_range_is_flagged_in_mm3(population):
+    reasons = flags(population, voxels=(0, 100, 100, 700, 50))
+    assert list(reasons) == ["implausible_volume"]
+    assert "B 5600 mm³ (3200 to 3360)" in reasons["implausible_volume"]
+
+
+def test_lost_half_of_a_side_is_flagged(population):
+    reasons = flags(population, voxels=(0, 110, 70, 400, 50))
+    assert reasons["asymmetry"].endswith("Left A and its partner differ by 22% of their sum")
+
+
+def test_skull_stripped_and_whole_heads_are_told_apart(population):
+    assert "this looks like skull-stripped" in flags(population, outside=0.1)["other_field"]
+    assert "this looks like a whole head" in flags(population, outside=0.8)["other_field"]
+
+
+def test_inverted_contrast_is_flagged(population):
+    reasons = flags(population, intensity=(5, 60, 60, 130, 190))
+    assert "is this a T1w scan?" in reasons["other_contrast"]
