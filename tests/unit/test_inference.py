@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import permutations, product
 
 import nibabel as nib
 import numpy as np
@@ -12,12 +13,13 @@ from torch.nn import functional as F
 
 from quicknat.batch import Options, Task, find_scans, segment_all, segment_file
 from quicknat.bundle import Bundle, load_bundle, write_bundle
-from quicknat.conform import conform, resample
+from quicknat.conform import conform, record_grid, resample
 from quicknat.errors import InputError
 from quicknat.inference import (
     Prediction,
     aggregate,
     normalised_entropy,
+    segment,
     slice_probabilities,
     to_native,
     view_agreement,
@@ -26,7 +28,7 @@ from quicknat.network import NetworkSettings, QuickNAT
 from quicknat.optimizers import TrainingSettings
 from quicknat.slices import VIEWS
 from quicknat.training import train_view
-from quicknat.volumes import Grid, sha256
+from quicknat.volumes import Grid, Volume, sha256
 
 
 def one_hot(labels, classes=61):
@@ -48,6 +50,31 @@ def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_ds
     assert (labels == truth)[truth > 0].mean() > 0.75
     centres = [np.argwhere(part == 17).mean(axis=0) for part in (labels, truth)]
     np.testing.assert_allclose(*centres, atol=0.6)
+
+
+@pytest.mark.slow
+def test_all_48_orientations_of_a_scan_give_the_same_labels_in_space(model, head):
+    bundle = load_bundle(model)
+    codes = ["".join(axes) for axes in permutations("RAS")]
+    opposite = dict(zip("RAS", "LPI", strict=True))
+    mine = nib.Nifti1Image(head.data.astype(np.float32), head.affine)
+    start, found = nib.io_orientation(head.affine), []
+    for code in codes:
+        for flips in product((False, True), repeat=3):
+            axes = [opposite[c] if flip else c for c, flip in zip(code, flips, strict=True)]
+            turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(axes))
+            turned = mine.as_reoriented(turn)
+            volume = Volume(np.asarray(turned.dataobj), turned.affine, head.path)
+            image, grid, record = conform(volume, bundle.spacing_mm, bundle.conform_size)
+            result = segment(bundle, image, grid.affine, record_grid(record), batch=16)
+            labels = nib.Nifti1Image(result.labels, turned.affine)
+            back = labels.as_reoriented(
+                nib.orientations.ornt_transform(nib.io_orientation(turned.affine), start)
+            )
+            found.append(np.asarray(back.dataobj))
+    assert len(found) == 48 and np.count_nonzero(found[0])
+    differing = [np.count_nonzero(labels != found[0]) for labels in found]
+    assert max(differing) == 0, differing
 
 
 def test_oblique_native_grid_gets_labels_in_the_right_place(head, demo_dseg):

@@ -1,0 +1,180 @@
+"""Time and memory of segmenting one scan, against a plain implementation of the authors' recipe.
+
+    python benchmarks/inference.py compare T1w.nii.gz --output results/benchmarks/inference.json
+
+The plain one runs every slice of the conformed cube through each view's network, in fp32, and keeps
+three whole volumes of probabilities. Each run is a process of its own, started in turn; what counts
+is the process's wall time and largest memory. The networks have random weights: neither time nor
+memory depends on them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from quicknat.batch import Options, Task, segment_file
+from quicknat.bundle import load_bundle, write_bundle
+from quicknat.conform import conform_file, record_grid
+from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
+from quicknat.inference import to_native
+from quicknat.labels import Protocol
+from quicknat.losses import CombinedLoss
+from quicknat.model_files import write_model
+from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.optimizers import TrainingSettings
+from quicknat.plan import Plan
+from quicknat.population import ScanStatistics, summarise
+from quicknat.slices import AXIS, VIEWS
+from quicknat.volumes import save_nifti
+
+PROTOCOL = Path(__file__).parents[1] / "workflow/labels/quicknat28.tsv"
+CUBE = 256
+WEIGHTS = {"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}
+
+app = typer.Typer()
+
+
+def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
+    """A model folder at 1 mm whose networks were never trained."""
+    protocol = Protocol.read(PROTOCOL)
+    for view in VIEWS:
+        torch.manual_seed(0)
+        classes = protocol.class_names(view)
+        settings = TrainingSettings(
+            epochs=1, learning_rate=1.0, network=NetworkSettings(filters=filters)
+        )
+        counts = np.ones(len(classes), dtype=int)
+        statistics = ScanStatistics(counts, counts.astype(float), 0.5)
+        plan = Plan(
+            view=view,
+            protocol=protocol.name,
+            classes=classes,
+            train=[],
+            validation=[],
+            settings=settings,
+            output=folder / view,
+            initial=None,
+            threads=1,
+            slice_shape=(slice_size, slice_size),
+            counts=counts,
+            population=summarise([statistics], protocol.partners(view)),
+            fingerprint={
+                "network": vars(settings.network),
+                "initial": {"weights": None},
+                "training scan": {},
+                "validation scan": {},
+            },
+        )
+        weights = QuickNAT(len(classes), settings.network).state_dict()
+        facts = {"best_epoch": 0, "best_val_dice": None}
+        loss = CombinedLoss(counts.astype(np.float32), 1.0)
+        write_model(plan, loss, weights, [{"epoch": 0}], facts)
+    models = {view: folder / view for view in VIEWS}
+    write_bundle(models, protocol, WEIGHTS, 1.0, CUBE, slice_size, folder / "model")
+
+
+@torch.inference_mode()
+def segment_plainly(scan: Path, model: Path, output: Path) -> None:
+    """Every slice of the whole cube, fp32, three volumes of probabilities, one after the other."""
+    bundle = load_bundle(model)
+    image, grid, record = conform_file(scan, "", 1.0, CUBE)
+    volumes = {}
+    for view, network in bundle.networks.items():
+        network = network.to(memory_format=torch.contiguous_format)
+        slices = np.moveaxis(image, AXIS[view], 0).astype(np.float32) / 255
+        parts = [
+            network(torch.from_numpy(slices[some][:, None].copy())).softmax(dim=1)
+            for some in np.array_split(np.arange(len(slices)), len(slices) // 4)
+        ]
+        volumes[view] = torch.cat(parts).movedim(1, 0).movedim(1, 1 + AXIS[view])
+    total = sum(
+        weight
+        * (volumes[v][torch.tensor(bundle.protocol.sagittal)] if v == "sagittal" else volumes[v])
+        for v, weight in bundle.weights.items()
+    )
+    native = record_grid(record)
+    save_nifti(output / "plain.nii.gz", to_native(total, grid.affine, native), native.affine)
+
+
+@app.command()
+def one(way: str, scan: Path, model: Path, output: Path, batch_size: int, threads: int) -> None:
+    """A single run, in this process: `plain`, `fp32` or `bf16`."""
+    torch.set_num_threads(threads)
+    if way == "plain":
+        segment_plainly(scan, model, output)
+        return
+    keep_freed_memory()
+    bundle = load_bundle(model, bfloat16=way == "bf16")
+    segment_file(bundle, Task(scan, "sub-1"), output, Options(batch_size=batch_size))
+    made = json.loads((output / "sub-1/anat/sub-1_desc-quicknat_dseg.json").read_text())
+    print(json.dumps(made["seconds"]))
+
+
+@app.command()
+def compare(
+    scan: Annotated[Path, typer.Argument(help="A T1w scan.")],
+    filters: Annotated[int, typer.Option(help="Channels of each convolution.")] = 64,
+    slice_size: Annotated[int, typer.Option(help="Side of our window, in mm.")] = 192,
+    batch_size: Annotated[int, typer.Option(help="Our slices per forward pass.")] = 4,
+    rounds: Annotated[int, typer.Option(help="Runs of each way.")] = 1,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Compare the ways, each run in a process of its own."""
+    ways = ["plain", "fp32"] + ["bf16"] * computes_in_bfloat16(gpu=False)
+    runs = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_random_model(folder, filters, slice_size)
+        for _ in range(rounds):
+            for way in ways:
+                command = [sys.executable, __file__, "one", way, scan, folder / "model", folder]
+                start = time.perf_counter()
+                process = subprocess.Popen(
+                    [*map(str, command), str(batch_size), str(threads)],
+                    stdout=subprocess.PIPE, text=True,
+                )  # fmt: skip
+                stages = process.stdout.read()
+                _, status, usage = os.wait4(process.pid, 0)
+                if status:
+                    raise SystemExit(f"{way} failed")
+                seconds = time.perf_counter() - start
+                runs[way].append((seconds, usage.ru_maxrss / 2**20, json.loads(stages or "{}")))
+                print(f"  {way}: {seconds:.0f} s", flush=True)
+    plain = median(seconds for seconds, _, _ in runs["plain"])
+    rows = [
+        {
+            "way": way,
+            "seconds": median(seconds for seconds, _, _ in values),
+            "times_plain": plain / median(seconds for seconds, _, _ in values),
+            "peak_gib": max(memory for _, memory, _ in values),
+            "stages": values[0][2],
+        }
+        for way, values in runs.items()
+    ]
+    print(f"{filters} filters, window {slice_size} mm of {CUBE}, {threads} thread(s)")
+    print(f"{'way':8}{'seconds':>9}{'x plain':>9}{'peak GiB':>10}")
+    for row in rows:
+        print(
+            f"{row['way']:8}{row['seconds']:9.1f}{row['times_plain']:9.2f}{row['peak_gib']:10.2f}"
+        )
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        record = {"filters": filters, "window": slice_size, "threads": threads, "ways": rows}
+        output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app()
