@@ -62,13 +62,19 @@ def describe_epoch(history: list[dict[str, float]], epochs: int) -> str:
 
 
 def overfits(history: list[dict[str, float]]) -> bool:
-    """Whether validation loss grew in each of the last epochs while training loss fell."""
+    """Whether in the last epochs validation loss only grew, training loss fell, Dice was no better.
+
+    Dice too, since towards the end of a good training validation loss wavers.
+    """
     last = history[-RISES - 1 :]
-    return len(last) > RISES and all(
-        after.get("val_loss", 0) > before.get("val_loss", 0)
-        and after["train_loss"] < before["train_loss"]
+    if len(last) <= RISES or "val_loss" not in last[0]:
+        return False
+    apart = all(
+        after["val_loss"] > before["val_loss"] and after["train_loss"] < before["train_loss"]
         for before, after in pairwise(last)
     )
+    earlier = max(row["val_dice"] for row in history[:-RISES])
+    return apart and max(row["val_dice"] for row in last[1:]) < earlier
 
 
 def duration(seconds: float) -> str:

@@ -6,9 +6,10 @@ import pytest
 from quicknat.history import describe_epoch, duration, overfits, training_row, validation_row
 
 
-def rows(train, validation):
+def rows(train, validation, dice=(0.9, 0.8, 0.8, 0.8, 0.8)):
     return [
-        {"train_loss": one, "val_loss": other} for one, other in zip(train, validation, strict=True)
+        {"train_loss": one, "val_loss": other, "val_dice": score}
+        for one, other, score in zip(train, validation, dice, strict=False)
     ]
 
 
@@ -25,8 +26,10 @@ def test_epoch_line_names_losses_rate_speed_and_the_five_worst_structures():
     )
 
 
-def test_overfitting_is_three_epochs_of_rising_validation_and_falling_training_loss():
+def test_overfitting_is_three_epochs_of_rising_validation_loss_that_improve_nothing():
     assert overfits(rows([5, 4, 3, 2, 1], [3, 1, 2, 3, 4]))
+    better = rows([5, 4, 3, 2], [1, 2, 3, 4], dice=(0.7, 0.7, 0.8, 0.7))
+    assert not overfits(better)
     assert not overfits(rows([4, 3, 2], [1, 2, 3]))  # too few epochs to tell
     assert not overfits(rows([5, 4, 3, 2], [1, 2, 3, 2.5]))  # recovers
     assert not overfits(rows([2, 3, 4, 5], [1, 2, 3, 4]))  # both rise: another trouble
