@@ -78,6 +78,8 @@ def write_bundle(
         folder = Path(models[view])
         described = json.loads((folder / "model.json").read_text())
         wanted = (view, protocol.name, [slice_size, slice_size])
+        if "population" not in described:
+            raise InputError(folder, "was made by an earlier version", "train it again")
         found = (described["view"], described["protocol"], described["slice_shape"])
         if found != wanted:
             raise InputError(folder, f"is a model for {found}, not for {wanted}", "train it again")

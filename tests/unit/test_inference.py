@@ -1,6 +1,7 @@
 """From probabilities back to the native grid, and what is written there."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import permutations, product
 
@@ -332,8 +333,6 @@ def test_networks_load_as_they_were_saved(model):
 
 @pytest.mark.parametrize("name", ["coronal.safetensors", "labels.tsv"])
 def test_model_with_a_changed_byte_is_refused(model, tmp_path, name):
-    import shutil
-
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     content = bytearray((copy / name).read_bytes())
@@ -346,6 +345,16 @@ def test_model_with_a_changed_byte_is_refused(model, tmp_path, name):
 def test_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a model folder"):
         load_bundle(tmp_path)
+
+
+def test_model_of_an_earlier_version_is_not_bundled(model, tmp_path, protocol):
+    models = {view: tmp_path / view for view in VIEWS}
+    shutil.copytree(model.parent / "views", tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "coronal/model.json").read_text())
+    del described["population"]
+    (tmp_path / "coronal/model.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match="earlier version; train it again"):
+        write_bundle(models, protocol, dict.fromkeys(VIEWS, 1 / 3), 4.0, 64, 48, tmp_path / "out")
 
 
 def test_views_of_different_protocols_are_not_bundled(model, tmp_path, protocol):
