@@ -3,8 +3,8 @@
     python benchmarks/uncertainty.py cohort.tsv --model results/model --use test
 
 Each labelled scan is segmented as it is and in degraded copies (noise, blur, ghosting), so that
-there are good and bad results to tell apart. The sheet's scans and labels must be local files on the
-same grid.
+there are good and bad results to tell apart. The sheet's scans and labels must be local files on
+the same grid.
 """
 
 from __future__ import annotations
