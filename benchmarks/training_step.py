@@ -56,8 +56,8 @@ def main(
     filters: Annotated[int, typer.Option(help="Channels of each convolution.")] = 64,
     size: Annotated[int, typer.Option(help="Side of the slices.")] = 256,
     classes: Annotated[int, typer.Option(help="Classes to tell apart.")] = 28,
-    batch_size: Annotated[int, typer.Option(help="Slices per step.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Steps of each variant that count.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Slices per step.")] = 4,
+    rounds: Annotated[int, typer.Option(help="Steps of each variant that count.")] = 3,
     threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 
 import torch
@@ -19,6 +21,7 @@ from quicknat.slices import VIEWS
 log = logging.getLogger(__name__)
 
 MAX_WORKERS = 8  # more cost memory and start-up time
+FIRST_PORT, PORTS = 10_000, 11_000  # all below those that systems give to outgoing connections
 NOT_COMPILED = "the network cannot be compiled here"
 REMEDY = "Install a C++ compiler (g++), or set 'compile: false' under 'training'"
 
@@ -30,6 +33,23 @@ def choose_precision(wanted: str) -> str:
     return "bf16-mixed" if computes_in_bfloat16(torch.cuda.is_available()) else "32-true"
 
 
+def own_port() -> int:
+    """A free port that no training starting at this moment takes too: it follows from our number.
+
+    Asking the system for any free port gives several processes the same one, since none uses it
+    until its processes are up, seconds later.
+    """
+    first = FIRST_PORT + os.getpid() % PORTS
+    for port in range(first, first + PORTS):
+        with socket.socket() as candidate:
+            try:
+                candidate.bind(("", port))
+                return port
+            except OSError:
+                continue
+    raise RuntimeError(f"no free port from {first} on")
+
+
 def make_fabric(view: str, settings: TrainingSettings) -> Fabric:
     """One device, or with `settings.devices` above 1 as many processes that train together.
 
@@ -37,6 +57,8 @@ def make_fabric(view: str, settings: TrainingSettings) -> Fabric:
     """
     cuda = torch.cuda.is_available()
     together = settings.devices > 1
+    if together:
+        os.environ["MASTER_PORT"] = str(own_port())
     one = [VIEWS.index(view) % torch.cuda.device_count()] if cuda else 1
     return Fabric(
         accelerator="cuda" if cuda else "cpu",

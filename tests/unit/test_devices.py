@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import socket
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 import torch._inductor.config
 
-from quicknat.devices import choose_precision, make_fabric, share_threads
+from quicknat.devices import choose_precision, make_fabric, own_port, share_threads
 from quicknat.network import NetworkSettings
 from quicknat.optimizers import TrainingSettings
 from quicknat.training import train_view
@@ -72,6 +74,18 @@ def test_slurm_does_not_decide_how_many_processes_train(monkeypatch):
         monkeypatch.setenv(f"SLURM_{key}", value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert make_fabric("axial", replace(SETTINGS, devices=2)).world_size == 2
+
+
+def test_trainings_that_start_together_meet_at_ports_of_their_own(monkeypatch):
+    ports, sockets = [], []
+    for number in (4000, 4001, 4000 + 11_000):  # the last would get the first one's
+        monkeypatch.setattr(os, "getpid", lambda number=number: number)
+        ports.append(own_port())
+        sockets.append(socket.socket())
+        sockets[-1].bind(("", ports[-1]))
+    for taken in sockets:
+        taken.close()
+    assert len(set(ports)) == 3 and all(10_000 <= port < 32_768 for port in ports)
 
 
 @pytest.mark.slow
