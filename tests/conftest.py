@@ -88,3 +88,34 @@ def stack(tmp_path: Path) -> Path:
     path = tmp_path / "sub-1.npy"
     np.save(path, data)
     return path
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
+    """A model folder from three very brief real trainings."""
+    from quicknat.bundle import write_bundle
+    from quicknat.network import NetworkSettings
+    from quicknat.optimizers import TrainingSettings
+    from quicknat.slices import VIEWS
+    from quicknat.training import train_view
+
+    folder = tmp_path_factory.mktemp("model")
+    settings = TrainingSettings(
+        epochs=1,
+        learning_rate=1e-3,
+        augment=False,
+        compile=False,
+        network=NetworkSettings(4, "CSSE", 0.0),
+    )
+    random = np.random.default_rng(0)
+    for view in VIEWS:
+        stack = random.integers(0, 255, (8, 2, 48, 48)).astype(np.uint8)
+        stack[:, 1] = random.integers(0, protocol.n_classes(view), (8, 48, 48))
+        np.save(folder / f"{view}.npy", stack)
+        train_view(view, protocol, [folder / f"{view}.npy"], [], settings, folder / "views" / view)
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    write_bundle(
+        {view: folder / "views" / view for view in VIEWS},
+        protocol, weights, 4.0, 64, 48, folder / "model",
+    )  # fmt: skip
+    return folder / "model"

@@ -1,21 +1,15 @@
 """From probabilities back to the native grid, and what is written there."""
 
-import json
-import shutil
-from dataclasses import replace
 from itertools import permutations, product
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 
-from quicknat.batch import Options, Task, find_scans, segment_all, segment_file
-from quicknat.bundle import Bundle, load_bundle, write_bundle
+from quicknat.bundle import Bundle, load_bundle
 from quicknat.conform import conform, record_grid, resample
-from quicknat.errors import InputError
 from quicknat.inference import (
     Prediction,
     aggregate,
@@ -25,11 +19,7 @@ from quicknat.inference import (
     to_native,
     view_agreement,
 )
-from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.optimizers import TrainingSettings
-from quicknat.slices import VIEWS
-from quicknat.training import train_view
-from quicknat.volumes import Grid, Volume, sha256
+from quicknat.volumes import Grid, Volume
 
 
 def one_hot(labels, classes=61):
@@ -162,126 +152,6 @@ def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_backgroun
     assert not to_native(nothing, np.eye(4), Grid((5, 6, 7), np.eye(4))).any()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, request):
-    """A model folder from three very brief real trainings."""
-    from helpers import LABELS
-    from quicknat.labels import Protocol
-
-    protocol = Protocol.read(LABELS / "quicknat28.tsv")
-    folder = tmp_path_factory.mktemp("model")
-    settings = TrainingSettings(
-        epochs=1,
-        learning_rate=1e-3,
-        augment=False,
-        compile=False,
-        network=NetworkSettings(4, "CSSE", 0.0),
-    )
-    random = np.random.default_rng(0)
-    for view in VIEWS:
-        stack = random.integers(0, 255, (8, 2, 48, 48)).astype(np.uint8)
-        stack[:, 1] = random.integers(0, protocol.n_classes(view), (8, 48, 48))
-        np.save(folder / f"{view}.npy", stack)
-        train_view(view, protocol, [folder / f"{view}.npy"], [], settings, folder / "views" / view)
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    write_bundle(
-        {view: folder / "views" / view for view in VIEWS},
-        protocol, weights, 4.0, 64, 48, folder / "model",
-    )  # fmt: skip
-    return folder / "model"
-
-
-def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_file, tmp_path):
-    segment_file(load_bundle(model), Task(head_file, "sub-1"), tmp_path / "out")
-    anat = tmp_path / "out/sub-1/anat"
-    dseg = nib.load(anat / "sub-1_desc-quicknat_dseg.nii.gz")
-    assert dseg.shape == head.shape and dseg.get_data_dtype() == np.uint8
-    np.testing.assert_allclose(dseg.affine, head.affine, atol=1e-4)
-    table = pd.read_csv(anat / "sub-1_desc-quicknat_dseg.tsv", sep="\t")
-    assert list(table.columns) == ["index", "name", "abbreviation", "color", "freesurfer_id"]
-    volumes = pd.read_csv(anat / "sub-1_desc-quicknat_volumes.tsv", sep="\t")
-    data = np.asarray(dseg.dataobj)
-    assert volumes["voxels"].tolist() == [int((data == i).sum()) for i in range(1, 28)]
-    assert volumes["volume_mm3"].sum() == pytest.approx((data > 0).sum() * 8, rel=1e-3)
-    qc = json.loads((anat / "sub-1_desc-quicknat_qc.json").read_text())
-    assert all(set(flag) == {"flag", "reason"} for flag in qc["flags"])
-    made = json.loads((anat / "sub-1_desc-quicknat_dseg.json").read_text())
-    assert made["source"] == {"path": str(head_file), "sha256": sha256(head_file)}
-    assert made["model"]["sha256"] == sha256(model / "bundle.json")
-    assert made["device"] == "cpu" and set(made["seconds"]) == {"read", "segment"}
-
-
-def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file, tmp_path):
-    broken = tmp_path / "sub-2_T1w.nii.gz"
-    broken.write_bytes(head_file.read_bytes()[:5000])
-    tasks = [Task(broken, "sub-2"), Task(head_file, "sub-1"), Task(tmp_path / "no.nii", "sub-3")]
-    outcomes = segment_all(load_bundle(model), tasks, tmp_path / "out")
-    assert [outcome.status for outcome in outcomes] == ["failed", "done", "failed"]
-    table = pd.read_csv(tmp_path / "out/scans.tsv", sep="\t").set_index("name")
-    assert "damaged" in table.loc["sub-2", "reason"]
-    assert "no such file" in table.loc["sub-3", "reason"]
-    assert not (tmp_path / "out/sub-2").exists()
-    described = json.loads((tmp_path / "out/dataset_description.json").read_text())
-    assert described["DatasetType"] == "derivative"
-
-
-def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
-    model, head, head_file, tmp_path
-):
-    def status(bundle, **options):
-        (outcome,) = segment_all(bundle, find_scans([head_file]), tmp_path / "out", **options)
-        return outcome.status
-
-    bundle = load_bundle(model)
-    assert [status(bundle), status(bundle)] == ["done", "skipped"]
-    assert status(bundle, overwrite=True) == "done"
-    assert status(replace(bundle, identity="another")) == "done"
-    assert status(bundle) == "done"
-    nib.save(nib.Nifti1Image(head.data.astype(np.int16)[:, :, ::-1], head.affine), head_file)
-    assert status(bundle) == "done"
-    (tmp_path / "out/sub-head/anat/sub-head_desc-quicknat_dseg.nii.gz").unlink()
-    assert status(bundle) == "done"
-
-
-def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
-    names = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii"]
-    others = ["sub-02/anat/sub-02_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz"]
-    for name in ["dataset_description.json", *names, *others]:
-        (tmp_path / "bids" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "bids" / name).touch()
-    (tmp_path / "plain").mkdir()
-    for name in ("a.MGZ", "b.nii", "c.img", "c.hdr", "notes.txt"):
-        (tmp_path / "plain" / name).touch()
-    found = find_scans([tmp_path / "bids", tmp_path / "plain"])
-    assert [task.name for task in found] == [
-        "sub-01_ses-1", "sub-02", "sub-a", "sub-b", "sub-c",
-    ]  # fmt: skip
-    with pytest.raises(InputError, match=r"would get the name of .*b\.nii, sub-b"):
-        find_scans([tmp_path / "plain", tmp_path / "plain/b.nii"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no scan"):
-        find_scans([tmp_path / "empty"])
-
-
-def test_sampling_measures_disagreement_and_repeats_itself(model, head_file, tmp_path):
-    bundle = load_bundle(model)
-
-    def table(name, samples):
-        options = Options(samples=samples, batch_size=16)
-        return segment_file(bundle, Task(head_file, name), tmp_path, options)
-
-    with pytest.raises(InputError, match="trained without dropout"):
-        table("sub-1", 2)
-    for network in bundle.networks.values():
-        network.dropout.p = 0.5
-        network.settings = replace(network.settings, dropout=0.5)
-    once, again, plain = table("sub-1", 3), table("sub-2", 3), table("sub-3", 0)
-    pd.testing.assert_frame_equal(once, again)
-    assert once["iou"].max() < 1 and once["cv"].max() > 0
-    assert "iou" not in plain and plain["view_agreement"].between(0, 1).any()
-    assert not any(network.dropout.training for network in bundle.networks.values())
-
-
 def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
     left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
     labels = torch.tensor([left, left, right, 0]).reshape(1, 2, 2)
@@ -323,48 +193,3 @@ def test_bfloat16_gives_nearly_the_same_probabilities(model, head_file):
     first = exact.networks["axial"].encoders[0].state_dict()
     for key, value in network.encoders[0].state_dict().items():
         assert torch.equal(value, first[key])  # not rounded on the way
-
-
-def test_networks_load_as_they_were_saved(model):
-    bundle = load_bundle(model)
-    assert set(bundle.networks) == set(VIEWS)
-    assert isinstance(bundle.networks["axial"], QuickNAT) and not bundle.networks["axial"].training
-
-
-@pytest.mark.parametrize("name", ["coronal.safetensors", "labels.tsv"])
-def test_model_with_a_changed_byte_is_refused(model, tmp_path, name):
-    copy = tmp_path / "model"
-    shutil.copytree(model, copy)
-    content = bytearray((copy / name).read_bytes())
-    content[-3] ^= 1
-    (copy / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"{name}: has changed"):
-        load_bundle(copy)
-
-
-def test_folder_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match="not a model folder"):
-        load_bundle(tmp_path)
-
-
-def test_model_of_an_earlier_version_is_not_bundled(model, tmp_path, protocol):
-    models = {view: tmp_path / view for view in VIEWS}
-    shutil.copytree(model.parent / "views", tmp_path, dirs_exist_ok=True)
-    described = json.loads((tmp_path / "coronal/model.json").read_text())
-    del described["population"]
-    (tmp_path / "coronal/model.json").write_text(json.dumps(described))
-    with pytest.raises(InputError, match="earlier version; train it again"):
-        write_bundle(models, protocol, dict.fromkeys(VIEWS, 1 / 3), 4.0, 64, 48, tmp_path / "out")
-
-
-def test_views_of_different_protocols_are_not_bundled(model, tmp_path, protocol):
-    from quicknat.labels import Protocol
-
-    other = Protocol("quicknat33", protocol.table)
-    models = {view: model.parent / "views" / view for view in VIEWS}
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    with pytest.raises(InputError, match="train it again"):
-        write_bundle(models, other, weights, 4.0, 64, 48, tmp_path / "out")
-    weights["axial"] = 0.9
-    with pytest.raises(InputError, match=r"add up to 1\.5"):
-        write_bundle(models, protocol, weights, 4.0, 64, 48, tmp_path / "out")

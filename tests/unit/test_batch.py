@@ -1,0 +1,105 @@
+"""Scans in, result files out: names, failures, what is skipped, what is written."""
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from quicknat.batch import Options, Task, find_scans, segment_all, segment_file
+from quicknat.bundle import load_bundle
+from quicknat.errors import InputError
+from quicknat.volumes import sha256
+
+
+def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_file, tmp_path):
+    segment_file(load_bundle(model), Task(head_file, "sub-1"), tmp_path / "out")
+    anat = tmp_path / "out/sub-1/anat"
+    dseg = nib.load(anat / "sub-1_desc-quicknat_dseg.nii.gz")
+    assert dseg.shape == head.shape and dseg.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(dseg.affine, head.affine, atol=1e-4)
+    table = pd.read_csv(anat / "sub-1_desc-quicknat_dseg.tsv", sep="\t")
+    assert list(table.columns) == ["index", "name", "abbreviation", "color", "freesurfer_id"]
+    volumes = pd.read_csv(anat / "sub-1_desc-quicknat_volumes.tsv", sep="\t")
+    data = np.asarray(dseg.dataobj)
+    assert volumes["voxels"].tolist() == [int((data == i).sum()) for i in range(1, 28)]
+    assert volumes["volume_mm3"].sum() == pytest.approx((data > 0).sum() * 8, rel=1e-3)
+    qc = json.loads((anat / "sub-1_desc-quicknat_qc.json").read_text())
+    assert all(set(flag) == {"flag", "reason"} for flag in qc["flags"])
+    made = json.loads((anat / "sub-1_desc-quicknat_dseg.json").read_text())
+    assert made["source"] == {"path": str(head_file), "sha256": sha256(head_file)}
+    assert made["model"]["sha256"] == sha256(model / "bundle.json")
+    assert made["device"] == "cpu" and set(made["seconds"]) == {"read", "segment"}
+
+
+def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file, tmp_path):
+    broken = tmp_path / "sub-2_T1w.nii.gz"
+    broken.write_bytes(head_file.read_bytes()[:5000])
+    tasks = [Task(broken, "sub-2"), Task(head_file, "sub-1"), Task(tmp_path / "no.nii", "sub-3")]
+    outcomes = segment_all(load_bundle(model), tasks, tmp_path / "out")
+    assert [outcome.status for outcome in outcomes] == ["failed", "done", "failed"]
+    table = pd.read_csv(tmp_path / "out/scans.tsv", sep="\t").set_index("name")
+    assert "damaged" in table.loc["sub-2", "reason"]
+    assert "no such file" in table.loc["sub-3", "reason"]
+    assert not (tmp_path / "out/sub-2").exists()
+    described = json.loads((tmp_path / "out/dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative"
+
+
+def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
+    model, head, head_file, tmp_path
+):
+    def status(bundle, **options):
+        (outcome,) = segment_all(bundle, find_scans([head_file]), tmp_path / "out", **options)
+        return outcome.status
+
+    bundle = load_bundle(model)
+    assert [status(bundle), status(bundle)] == ["done", "skipped"]
+    assert status(bundle, overwrite=True) == "done"
+    assert status(replace(bundle, identity="another")) == "done"
+    assert status(bundle) == "done"
+    nib.save(nib.Nifti1Image(head.data.astype(np.int16)[:, :, ::-1], head.affine), head_file)
+    assert status(bundle) == "done"
+    (tmp_path / "out/sub-head/anat/sub-head_desc-quicknat_dseg.nii.gz").unlink()
+    assert status(bundle) == "done"
+
+
+def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
+    names = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii"]
+    others = ["sub-02/anat/sub-02_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz"]
+    for name in ["dataset_description.json", *names, *others]:
+        (tmp_path / "bids" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bids" / name).touch()
+    (tmp_path / "plain").mkdir()
+    for name in ("a.MGZ", "b.nii", "c.img", "c.hdr", "notes.txt"):
+        (tmp_path / "plain" / name).touch()
+    found = find_scans([tmp_path / "bids", tmp_path / "plain"])
+    assert [task.name for task in found] == [
+        "sub-01_ses-1", "sub-02", "sub-a", "sub-b", "sub-c",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"would get the name of .*b\.nii, sub-b"):
+        find_scans([tmp_path / "plain", tmp_path / "plain/b.nii"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no scan"):
+        find_scans([tmp_path / "empty"])
+
+
+def test_sampling_measures_disagreement_and_repeats_itself(model, head_file, tmp_path):
+    bundle = load_bundle(model)
+
+    def table(name, samples):
+        options = Options(samples=samples, batch_size=16)
+        return segment_file(bundle, Task(head_file, name), tmp_path, options)
+
+    with pytest.raises(InputError, match="trained without dropout"):
+        table("sub-1", 2)
+    for network in bundle.networks.values():
+        network.dropout.p = 0.5
+        network.settings = replace(network.settings, dropout=0.5)
+    once, again, plain = table("sub-1", 3), table("sub-2", 3), table("sub-3", 0)
+    pd.testing.assert_frame_equal(once, again)
+    assert once["iou"].max() < 1 and once["cv"].max() > 0
+    assert "iou" not in plain and plain["view_agreement"].between(0, 1).any()
+    assert not any(network.dropout.training for network in bundle.networks.values())
