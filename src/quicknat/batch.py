@@ -104,8 +104,8 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
     return list(tasks.values())
 
 
-def is_done(task: Task, bundle: Bundle, output: Path, samples: int) -> bool:
-    """Whether the results are there and come from this very file, model, version and sampling."""
+def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
+    """Whether the results are there, from this very file, model and version, made the same way."""
     files = output_files(output, task.name)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
@@ -114,9 +114,19 @@ def is_done(task: Task, bundle: Bundle, output: Path, samples: int) -> bool:
     except ValueError:
         return False
     source = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
-    wanted = sha256(task.path), bundle.identity
-    how = made.get("quicknat"), made.get("samples")
-    return source == wanted and how == (quicknat.__version__, samples)
+    return source == (sha256(task.path), bundle.identity) and made.get("how") == how(
+        bundle, options
+    )
+
+
+def how(bundle: Bundle, options: Options) -> dict:
+    """What else the labels depend on, for the provenance."""
+    return {
+        "quicknat": quicknat.__version__,
+        "precision": str(bundle.networks["coronal"].bottleneck.convs[0].weight.dtype),
+        "samples": options.samples,
+        "orientation": options.orientation,
+    }
 
 
 def segment_file(
@@ -153,14 +163,12 @@ def segment_file(
     provenance = {
         "source": {"path": record["source"], "sha256": record["source_sha256"]},
         "model": {"protocol": bundle.protocol.name, "sha256": bundle.identity},
-        "quicknat": quicknat.__version__,
+        "how": how(bundle, options),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "command": shlex.join(sys.argv),
         "device": str(next(bundle.networks["coronal"].parameters()).device),
-        "precision": str(bundle.networks["coronal"].bottleneck.convs[0].weight.dtype),
         "threads": torch.get_num_threads(),
-        "samples": options.samples,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {"read": round(read - start, 2), "segment": round(segmented - read, 2)},
     }
@@ -188,7 +196,7 @@ def segment_all(
         for task in tqdm(tasks, unit="scan", disable=None if len(tasks) > 1 else True):
             start = time.perf_counter()
             status, reason = "done", ""
-            if not overwrite and is_done(task, bundle, output, options.samples):
+            if not overwrite and is_done(task, bundle, output, options):
                 status, reason = "skipped", "done before with this model"
                 log.info("%s: %s", task.name, reason)
             else:

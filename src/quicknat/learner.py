@@ -40,15 +40,15 @@ class Learner:
         self.loss = CombinedLoss(
             class_weights(plan.counts, power, cap), edge_weight(plan.counts, power, cap)
         ).to(fabric.device)
-        updates = -(-steps_per_epoch // settings.accumulate)
+        self.updates = -(-steps_per_epoch // settings.accumulate)
         self.scheduler = LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, updates, settings)
+            self.optimizer, lambda step: learning_rate_factor(step, self.updates, settings)
         )
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return self.scheduler.get_last_lr()[0]
+    def rate(self, epoch: int) -> float:
+        """The learning rate at the start of an epoch, counted from 1."""
+        factor = learning_rate_factor((epoch - 1) * self.updates, self.updates, self.settings)
+        return self.settings.learning_rate * factor
 
     def compile(self) -> bool:
         """Compile now rather than in the first step; False where that does not work."""

@@ -242,7 +242,7 @@ class ViewTraining:
         start = time.perf_counter()
         self._save()  # so that an end during validation costs no more than that
         losses = self.fabric.all_reduce(self.sums, reduce_op="mean").cpu() / len(self.batches)
-        row = training_row(self.epoch, self.learner.rate, *losses.tolist())
+        row = training_row(self.epoch, self.learner.rate(self.epoch), *losses.tolist())
         score = float(self.epoch)  # without validation scans the latest epoch is the best
         if self.validation_loader:
             row |= validation_row(*self._validate(), self.plan.classes)

@@ -59,6 +59,9 @@ def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     assert [status(bundle), status(bundle)] == ["done", "skipped"]
     assert status(bundle, overwrite=True) == "done"
     assert status(replace(bundle, identity="another")) == "done"
+    assert status(bundle, options=Options(orientation="LAS")) == "done"
+    assert status(bundle, options=Options(orientation="LAS")) == "skipped"
+    assert status(load_bundle(model, bfloat16=True)) == "done"
     assert status(bundle) == "done"
     nib.save(nib.Nifti1Image(head.data.astype(np.int16)[:, :, ::-1], head.affine), head_file)
     assert status(bundle) == "done"

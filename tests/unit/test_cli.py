@@ -177,3 +177,8 @@ def test_version_is_the_packages():
 
     assert quicknat("--version").stdout.strip() == f"quicknat {package.__version__}"
     assert 'attr = "quicknat.__version__"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_one_name_for_several_images_is_misuse(tmp_path):
+    done = quicknat("segment", "a.nii", "b.nii", "--name", "sub-1", "--model", "m", "--output", "o")
+    assert done.returncode == 2 and "--name is for a single image" in done.stderr

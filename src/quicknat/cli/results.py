@@ -76,9 +76,9 @@ def segment(
     from quicknat.bundle import load_bundle
     from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
 
-    tasks = find_scans(images, name)
-    if name and len(tasks) > 1:
+    if name and len(images) > 1:
         raise typer.BadParameter("--name is for a single image")
+    tasks = find_scans(images, name)
     torch.set_num_threads(threads)
     if device is Device.cuda and not torch.cuda.is_available():
         raise InputError("--device cuda", "torch finds no GPU here", "use --device cpu")
