@@ -1,6 +1,7 @@
 """Time and memory of segmenting one scan, against a plain implementation of the authors' recipe.
 
     python benchmarks/inference.py compare T1w.nii.gz --output results/benchmarks/inference.json
+    python benchmarks/inference.py pieces
 
 The plain one runs every slice of the conformed cube through each view's network, in fp32, and keeps
 three whole volumes of probabilities. Each run is a process of its own, started in turn; what counts
@@ -10,6 +11,7 @@ memory depends on them.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -32,7 +34,7 @@ from quicknat.inference import to_native
 from quicknat.labels import Protocol
 from quicknat.losses import CombinedLoss
 from quicknat.model_files import write_model
-from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.optimizers import TrainingSettings
 from quicknat.plan import Plan
 from quicknat.population import ScanStatistics, summarise
@@ -105,7 +107,7 @@ def segment_plainly(scan: Path, model: Path, output: Path) -> None:
         for v, weight in bundle.weights.items()
     )
     native = record_grid(record)
-    save_nifti(output / "plain.nii.gz", to_native(total, grid.affine, native), native.affine)
+    save_nifti(output / "plain.nii.gz", to_native(total, grid.affine, native), native)
 
 
 @app.command()
@@ -174,6 +176,41 @@ def compare(
         output.parent.mkdir(parents=True, exist_ok=True)
         record = {"filters": filters, "window": slice_size, "threads": threads, "ways": rows}
         output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+@app.command()
+def pieces(
+    filters: Annotated[int, typer.Option(help="Channels of each convolution.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Timed passes of each way.")] = 3,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+) -> None:
+    """Seconds per slice as one optimisation comes after the other, in turn."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    network = QuickNAT(28, NetworkSettings(filters=filters)).eval()
+    fast = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    ways = {
+        "256 x 256, fp32, eager": (network, 256),
+        "channels last": (fast, 256),
+        "window of 192 x 192": (fast, 192),
+    }
+    if computes_in_bfloat16(gpu=False):
+        rounded = in_bfloat16(fast).to(memory_format=torch.channels_last)
+        ways["bf16 but for first and last block"] = (rounded, 192)
+        ways["compiled (not used)"] = (torch.compile(rounded, dynamic=False), 192)
+    seconds = {way: [] for way in ways}
+    with torch.inference_mode():
+        for number in range(rounds + 1):
+            for way, (chosen, side) in ways.items():
+                image = torch.rand(4, 1, side, side)
+                start = time.perf_counter()
+                chosen(image.to(memory_format=torch.channels_last))
+                if number:  # the first warms up, or compiles
+                    seconds[way].append((time.perf_counter() - start) / len(image))
+                elif "compiled" in way:
+                    print(f"compiling took {time.perf_counter() - start:.0f} s a view", flush=True)
+    for way, values in seconds.items():
+        print(f"{way:36}{median(values):7.3f} s a slice")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from quicknat.cohort import default_name
 from quicknat.conform import conform_file, load_conformed, record_grid
 from quicknat.errors import InputError, written_whole
 from quicknat.inference import segment
+from quicknat.lookup import write_lookup_tables
 from quicknat.outputs import dataset_description, output_files, write_segmentation
 from quicknat.volumes import sha256
 
@@ -156,10 +157,9 @@ def segment_file(
             task.path, options.orientation, bundle.spacing_mm, bundle.conform_size
         )
         affine = grid.affine
-    read = time.perf_counter()
+    read = round(time.perf_counter() - start, 2)
     native = record_grid(record)
     result = segment(bundle, image, affine, native, options.batch_size, options.samples)
-    segmented = time.perf_counter()
     provenance = {
         "source": {"path": record["source"], "sha256": record["source_sha256"]},
         "model": {"protocol": bundle.protocol.name, "sha256": bundle.identity},
@@ -170,7 +170,7 @@ def segment_file(
         "device": str(next(bundle.networks["coronal"].parameters()).device),
         "threads": torch.get_num_threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": {"read": round(read - start, 2), "segment": round(segmented - read, 2)},
+        "seconds": {"read": read} | result.seconds,
     }
     return write_segmentation(result, bundle, record, provenance, output_files(output, task.name))
 
@@ -191,6 +191,7 @@ def segment_all(
     if not description.exists():
         with written_whole(description) as (temporary,):
             temporary.write_text(json.dumps(dataset_description(), indent=2) + "\n")
+    write_lookup_tables(bundle.protocol, output / "labels")
     outcomes = []
     with logging_redirect_tqdm():
         for task in tqdm(tasks, unit="scan", disable=None if len(tasks) > 1 else True):
@@ -217,6 +218,6 @@ def segment_all(
 
 def summary(volumes: pd.DataFrame, seconds: float) -> str:
     """A segmented scan in a line."""
-    found = int((volumes["voxels"] > 0).sum())
-    total = volumes["volume_mm3"].sum() / 1000
-    return f"{found} of {len(volumes)} structures, {total:.0f} ml, {seconds:.0f} s"
+    structures = volumes[volumes["index"].notna()]
+    found, brain = (structures["voxels"] > 0).sum(), volumes["volume_mm3"].iloc[-1] / 1000
+    return f"{found} of {len(structures)} structures, brain {brain:.0f} ml, {seconds:.0f} s"

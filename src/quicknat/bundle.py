@@ -12,11 +12,12 @@ import torch
 import quicknat
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
-from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16, load_weights
+from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.slices import VIEWS
 from quicknat.volumes import sha256
+from quicknat.weights import load_weights
 
-FORMAT = 2
+FORMAT = 3
 
 CARD = """# QuickNAT model
 
@@ -143,7 +144,8 @@ def load_bundle(
         bfloat16: compute in it, see :func:`quicknat.network.in_bfloat16`.
 
     Raises:
-        InputError: not a model folder, a changed file, or weights that do not fit the label table.
+        InputError: not a model folder, a changed file, or weights of another view or label
+            table.
     """
     folder = Path(folder)
     try:
@@ -151,7 +153,11 @@ def load_bundle(
     except (OSError, ValueError) as error:
         raise InputError(folder, f"is not a model folder ({error})") from error
     if described.get("format") != FORMAT:
-        raise InputError(folder, f"has model format {described.get('format')}, not {FORMAT}")
+        raise InputError(
+            folder, f"has model format {described.get('format')}, not {FORMAT}", "bundle it again"
+        )
+    if set(described["views"]) != set(VIEWS):
+        raise InputError(folder, f"has the views {', '.join(described['views'])}, not all three")
     files = [described["labels"]["file"], *(v["weights"] for v in described["views"].values())]
     hashes = [described["labels"]["sha256"], *(v["sha256"] for v in described["views"].values())]
     for name, expected in zip(files, hashes, strict=True):
@@ -170,7 +176,7 @@ def load_bundle(
                 f"{protocol.n_classes(view)}",
             )  # fmt: skip
         network = QuickNAT(classes, NetworkSettings(**settings))
-        load_weights(network, folder / entry["weights"])
+        load_weights(network, folder / entry["weights"], view, protocol.class_names(view))
         if bfloat16:
             network = in_bfloat16(network)
         networks[view] = network.eval().to(device, memory_format=torch.channels_last)

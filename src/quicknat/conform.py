@@ -137,6 +137,7 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
     record = {
         "source_shape": list(volume.shape),
         "source_affine": volume.affine.tolist(),
+        "source_transforms": volume.transforms,
         "source_orientation": "".join(nib.aff2axcodes(volume.affine)),
         "source_voxel_mm": voxel_sizes(volume.affine).round(4).tolist(),
         "spacing_mm": spacing_mm,
@@ -158,7 +159,8 @@ def conform_file(
 
 def record_grid(record: dict) -> Grid:
     """The native grid that a conform record describes."""
-    return Grid(tuple(record["source_shape"]), np.array(record["source_affine"]))
+    affine = np.array(record["source_affine"])
+    return Grid(tuple(record["source_shape"]), affine, record["source_transforms"])
 
 
 def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,12 +42,14 @@ class Segmentation:
     - ``iou`` and ``cv`` of Monte-Carlo samples, see :mod:`quicknat.uncertainty`.
 
     ``statistics``: of the window that the networks saw, to compare with the training scans.
+    ``seconds``: what the stages took: the networks, the scores, the way to the native grid.
     """
 
     labels: np.ndarray
     grid: Grid
     confidence: dict[str, np.ndarray]
     statistics: ScanStatistics
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -280,10 +283,12 @@ def segment(
     """
     first = head_window(image, bundle.spacing_mm, bundle.slice_size)
     window, confidence = crop(image, first, bundle.slice_size), {}
+    times = [time.perf_counter()]
     if samples:
         prediction, confidence = sample(bundle, window, samples, batch)
     else:
         prediction = aggregate(bundle, window, batch)
+    times.append(time.perf_counter())
     box_affine = affine.copy()
     box_affine[:3, 3] = apply_affine(affine, np.add(first, prediction.start))
     probabilities = prediction.probabilities
@@ -299,5 +304,8 @@ def segment(
     coronal = zip(*(np.moveaxis(part, AXIS["coronal"], 0) for part in (window, seen)), strict=True)
     labelled = (pair for pair in coronal if (pair[1] > 0).mean() > MIN_FOREGROUND)
     statistics = describe_scan(labelled, len(probabilities))
+    times.append(time.perf_counter())
     labels = to_native(probabilities, box_affine, native)
-    return Segmentation(labels, native, confidence, statistics)
+    times.append(time.perf_counter())
+    seconds = dict(zip(("networks", "scores", "native"), np.diff(times).round(2), strict=True))
+    return Segmentation(labels, native, confidence, statistics, seconds)

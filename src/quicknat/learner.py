@@ -10,9 +10,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from quicknat.devices import compiles
 from quicknat.losses import CombinedLoss, class_weights, edge_weight
-from quicknat.network import QuickNAT, load_weights
+from quicknat.network import QuickNAT
 from quicknat.optimizers import learning_rate_factor, make_optimizer
 from quicknat.plan import Plan
+from quicknat.weights import load_weights
 
 
 class Learner:
@@ -30,7 +31,7 @@ class Learner:
         torch.manual_seed(settings.seed)
         network = QuickNAT(len(plan.classes), settings.network)
         if plan.initial:
-            load_weights(network, plan.initial)
+            load_weights(network, plan.initial, plan.view, plan.classes)
         self.network = network.to(memory_format=torch.channels_last)
         self.model, self.optimizer = fabric.setup(
             torch.compile(network, dynamic=False) if settings.compile else network,

@@ -12,12 +12,12 @@ import lightning_fabric
 import monai
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 
 import quicknat
 from quicknat.errors import written_whole
 from quicknat.losses import CombinedLoss
 from quicknat.plan import Plan
+from quicknat.weights import save_weights
 
 FILES = ("model.safetensors", "model.json", "history.tsv")
 
@@ -64,6 +64,6 @@ def write_model(
         },
     }
     with written_whole(*(plan.output / name for name in FILES)) as (model, sidecar, table):
-        save_file({key: value.contiguous().cpu() for key, value in weights.items()}, model)
+        save_weights(model, weights, plan.view, plan.classes)
         sidecar.write_text(json.dumps(description, indent=2) + "\n")
         pd.DataFrame(history).to_csv(table, sep="\t", index=False, float_format="%.6g")

@@ -1,25 +1,19 @@
 """QuickNAT's 2-D densely connected encoder/decoder, one per view.
 
 Roy et al., NeuroImage 186 (2019), section 2.1 and figure 2; squeeze-and-excitation from Roy et
-al., IEEE TMI 38 (2019); layer order after the authors' PyTorch release, whose weights
-:func:`from_reference` takes over.
+al., IEEE TMI 38 (2019); layer order after the authors' PyTorch release. Needs torch alone:
+``quicknat export`` puts a copy of this file beside the weights.
 """
 
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from quicknat.errors import InputError
 
 LEVELS = 4  # poolings, so slice sides are multiples of 2**4
 
@@ -154,107 +148,3 @@ def in_bfloat16(network: QuickNAT) -> QuickNAT:
     copied.encoder_gates[0].register_forward_hook(lambda gate, inputs, out: out.bfloat16())
     copied.classifier.register_forward_pre_hook(lambda classifier, inputs: (inputs[0].float(),))
     return copied
-
-
-# names in the authors' state dict -> ours; their forward pass runs decode4, 1, 2, 3 downwards
-_REFERENCE_BLOCKS = {
-    **{f"encode{level + 1}": ("encoders", level) for level in range(LEVELS)},
-    "bottleneck": ("bottleneck", None),
-    **{
-        f"decode{number}": ("decoders", level) for number, level in ((4, 3), (1, 2), (2, 1), (3, 0))
-    },
-}
-_REFERENCE_LAYERS = {
-    **{f"conv{i}": f"convs.{i - 1}" for i in (1, 2, 3)},
-    **{f"batchnorm{i}": f"norms.{i - 1}" for i in (1, 2, 3)},
-    "prelu": "prelu",
-}
-_REFERENCE_GATES = {
-    "cSE.fc1": "channel.squeeze",
-    "cSE.fc2": "channel.excite",
-    "fc1": "channel.squeeze",
-    "fc2": "channel.excite",
-    "sSE.conv": "spatial.gate",
-    "conv": "spatial.gate",
-}
-
-
-def _reference_key(key: str) -> str | None:
-    """Our name of one of the authors' parameters; None for those that their network never uses."""
-    if key.startswith("classifier.conv."):
-        return key.replace("classifier.conv.", "classifier.")
-    match = re.fullmatch(r"(\w+?)\.(SELayer\.)?(.+)\.(\w+)", key)
-    block = _REFERENCE_BLOCKS.get(match[1]) if match else None
-    layer = (_REFERENCE_GATES if match[2] else _REFERENCE_LAYERS).get(match[3]) if block else None
-    if layer is None:
-        raise InputError("reference weights", f"'{key}' is not a parameter of QuickNAT")
-    name, level = block
-    if match[2]:
-        if level is None:
-            return None  # the bottleneck owns a gate that its forward pass skips
-        return f"{name[:-1]}_gates.{level}.{layer}.{match[4]}"
-    return f"{name}.{layer}.{match[4]}" if level is None else f"{name}.{level}.{layer}.{match[4]}"
-
-
-def _reference_keys(kind: SqueezeExcitation) -> dict[str, str]:
-    """Our names of all parameters of a network of the authors' -> their names."""
-    gates = [f"SELayer.{gate}" for gate in _REFERENCE_GATES if ("SE." in gate) == (kind == "CSSE")]
-    keys = [
-        f"{block}.{layer}.{value}"
-        for block in _REFERENCE_BLOCKS
-        for layer in [*_REFERENCE_LAYERS, *gates]
-        for value in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    ] + ["classifier.conv.weight", "classifier.conv.bias"]
-    return {_reference_key(key): key for key in keys}
-
-
-def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
-    """Build a network from a state dict of the authors' PyTorch release.
-
-    Filters, classes, kernel and squeeze-and-excitation are read off the shapes. Of theirs,
-    ``encode1`` … ``encode4`` are our ``encoders`` 0 … 3 and ``decode4``, ``1``, ``2``, ``3`` our
-    ``decoders`` 3 … 0; ``conv{i}``, ``batchnorm{i}`` of a block its ``convs``, ``norms`` i - 1;
-    ``SELayer`` the gate of that block, of which the bottleneck's is unused and left out.
-
-    Raises:
-        InputError: a key is unknown, missing, or of a shape that does not fit (named).
-    """
-    ours = {_reference_key(key): torch.as_tensor(value) for key, value in state.items()}
-    ours.pop(None, None)
-    for key in ("classifier.conv.weight", "encode1.conv1.weight"):
-        if key not in state or state[key].ndim != 4:
-            raise InputError("reference weights", f"'{key}' is missing or no convolution's")
-    gates = {part: any(f".{part}." in key for key in ours) for part in ("channel", "spatial")}
-    kind = {(0, 0): "NONE", (1, 0): "CSE", (0, 1): "SSE", (1, 1): "CSSE"}[tuple(gates.values())]
-    filters, _, kernel, _ = ours["encoders.0.convs.0.weight"].shape
-    network = QuickNAT(
-        n_classes=ours["classifier.weight"].shape[0],
-        settings=NetworkSettings(filters=filters, squeeze_excitation=kind, kernel=kernel),
-    )
-    wanted = network.state_dict()
-    theirs = _reference_keys(kind) | {_reference_key(key): key for key in state}
-    for name in sorted(wanted.keys() | ours.keys()):
-        if name not in ours or name not in wanted:
-            problem = "is missing" if name in wanted else "is left over"
-            raise InputError("reference weights", f"'{theirs[name]}' {problem}")
-        if wanted[name].shape != ours[name].shape:
-            found, expected = tuple(ours[name].shape), tuple(wanted[name].shape)
-            raise InputError(
-                "reference weights", f"'{theirs[name]}' has shape {found}, not {expected}"
-            )
-    network.load_state_dict(ours)
-    return network
-
-
-def load_weights(network: torch.nn.Module, path: str | Path) -> None:
-    """Load safetensors weights into a network of exactly that shape.
-
-    Raises:
-        InputError: the file is damaged or holds another network.
-    """
-    try:
-        network.load_state_dict(load_file(path))
-    except Exception as error:  # safetensors and torch raise many kinds; all mean the same here
-        raise InputError(
-            path, f"does not hold the weights of this network ({str(error).splitlines()[0]})"
-        ) from error

@@ -18,6 +18,9 @@ from quicknat.volumes import save_nifti
 
 THICK_SLICE_MM = 2.5  # thinner scans are what the networks are trained on
 
+# FreeSurfer's numbers of ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior
+NOT_BRAIN = [4, 5, 14, 15, 24, 43, 44, 72, 1, 40]
+
 # what each file is for -> the end of its name; the label map comes last into place
 FILES = {
     "table": "dseg.tsv",
@@ -35,24 +38,32 @@ def output_files(output: str | Path, name: str) -> dict[str, Path]:
 
 
 def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
-    """Voxels, mm³ and measures of confidence of each structure, background left out."""
+    """Voxels, mm³ and measures of confidence of each structure, background left out.
+
+    The last two rows are totals, without index and confidence: all structures together, and the
+    brain, that is without ventricles, other cerebrospinal fluid, and what lies outside the brain.
+    """
     counts = np.bincount(result.labels.ravel(), minlength=len(protocol.names))[1:]
     voxel_mm3 = abs(np.linalg.det(result.grid.affine[:3, :3]))
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
-            "index": protocol.table["index"][1:],
+            "index": protocol.table["index"][1:].astype("Int64"),
             "name": protocol.names[1:],
             "voxels": counts,
             "volume_mm3": (counts * voxel_mm3).round(1),
             **{key: values[1:].round(4) for key, values in result.confidence.items()},
         }
     )
+    brain = ~np.isin(protocol.to_freesurfer()[1:], NOT_BRAIN)
+    sums = np.array([counts.sum(), counts[brain].sum()])
+    totals = {"name": ["All structures", "Brain"], "voxels": sums, "volume_mm3": sums * voxel_mm3}
+    return pd.concat([table, pd.DataFrame(totals).round(1)], ignore_index=True)
 
 
 def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     """Reasons to look at a segmentation before using it."""
     flags = []
-    missing = list(volumes["name"][volumes["voxels"] == 0])
+    missing = list(volumes["name"][volumes["index"].notna() & (volumes["voxels"] == 0)])
     if missing:
         flags.append({"flag": "structure_missing", "reason": f"not found: {', '.join(missing)}"})
     thickest = max(record["source_voxel_mm"])
@@ -102,7 +113,7 @@ def write_segmentation(
         volumes.to_csv(paths["volumes"], sep="\t", index=False, na_rep="n/a")
         paths["qc"].write_text(json.dumps(quality, indent=2) + "\n")
         paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n")
-        save_nifti(paths["dseg"], result.labels, result.grid.affine)
+        save_nifti(paths["dseg"], result.labels, result.grid)
     return volumes
 
 

@@ -20,16 +20,21 @@ from nibabel.spatialimages import HeaderDataError
 
 from quicknat.errors import InputError
 
+# a NIfTI header's own qform and sform: each a matrix as nested lists (None where its code is 0) and
+# its code; None for other formats and for headers that have neither
+Transforms = dict[str, tuple[list | None, int]] | None
+
 MIN_AXIS = 4  # fewer slices along any axis make no volume
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A 3-D array and its voxel-to-world affine (RAS+ mm)."""
+    """A 3-D array, its voxel-to-world affine (RAS+ mm), and its NIfTI header's transforms."""
 
     data: np.ndarray
     affine: np.ndarray
     path: Path
+    transforms: Transforms = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -81,20 +86,41 @@ def _stated_affine(shape: tuple[int, ...], zooms: np.ndarray, orientation: str) 
     return affine
 
 
-def _affine(image: Any, shape: tuple[int, ...], orientation: str, path: Path) -> np.ndarray:
-    """The affine that the header supports, or the stated one where it has none."""
+def _transforms(image: Any, path: Path) -> Transforms:
+    """The header's transforms, as :class:`Volume` keeps them."""
+    if not isinstance(image, nib.Nifti1Pair):  # NIfTI-1 and -2, single files and pairs
+        return None
+    try:
+        found = {"qform": image.get_qform(coded=True), "sform": image.get_sform(coded=True)}
+    except HeaderDataError as error:
+        raise InputError(
+            path, f"the qform is no rotation ({error})", "repair the header"
+        ) from error
+    return {
+        name: (None if matrix is None else matrix.tolist(), int(code))
+        for name, (matrix, code) in found.items()
+    }
+
+
+def _placement(
+    image: Any, shape: tuple[int, ...], orientation: str, path: Path
+) -> tuple[np.ndarray, Transforms]:
+    """The affine that the header supports and its transforms, or the stated one where none is."""
     zooms = np.array(image.header.get_zooms()[:3], dtype=float)
+    transforms = _transforms(image, path)
     if np.any(~np.isfinite(zooms)) or np.any(zooms <= 0):
         raise InputError(path, f"voxel size {zooms.tolist()} is not positive", "repair the header")
-    if isinstance(image, nib.Nifti1Pair):  # NIfTI-1 and -2, single files and pairs
-        sform, s_code = image.get_sform(coded=True)
-        qform, q_code = image.get_qform(coded=True)
-        coded = bool(s_code or q_code)
-        if s_code and q_code and nib.aff2axcodes(sform) != nib.aff2axcodes(qform):
+    if transforms:
+        says = {
+            name: "".join(nib.aff2axcodes(np.array(matrix)))
+            for name, (matrix, code) in transforms.items()
+            if code
+        }
+        coded = bool(says)
+        if len(set(says.values())) > 1:
             raise InputError(
                 path,
-                f"sform says {''.join(nib.aff2axcodes(sform))}, "
-                f"qform says {''.join(nib.aff2axcodes(qform))}",
+                f"sform says {says['sform']}, qform says {says['qform']}",
                 "make the two header transforms agree",
             )
     else:
@@ -106,7 +132,7 @@ def _affine(image: Any, shape: tuple[int, ...], orientation: str, path: Path) ->
                 "the header does not say how the axes are oriented",
                 "state it in the sheet's 'orientation' column or with --orientation, such as LAS",
             )
-        return _stated_affine(shape, zooms, orientation)
+        return _stated_affine(shape, zooms, orientation), None
     affine = image.affine
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise InputError(path, "the affine is singular", "repair the header")
@@ -117,7 +143,7 @@ def _affine(image: Any, shape: tuple[int, ...], orientation: str, path: Path) ->
             f"({voxel_sizes(affine).round(3).tolist()})",
             "repair the header",
         )
-    return affine
+    return affine, transforms
 
 
 def read_volume(path: str | Path, orientation: str = "") -> Volume:
@@ -154,21 +180,28 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     if not np.all(np.isfinite(data)):
         count = int(np.size(data) - np.isfinite(data).sum())
         raise InputError(path, f"{count} voxels are NaN or infinite", "repair the image")
-    return Volume(data, _affine(image, data.shape, orientation, path), path)
+    affine, transforms = _placement(image, data.shape, orientation, path)
+    return Volume(data, affine, path, transforms)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A voxel grid: array shape and voxel-to-world affine (RAS+ mm)."""
+    """A voxel grid: shape, voxel-to-world affine (RAS+ mm), its NIfTI header's transforms."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray
+    transforms: Transforms = None
 
 
-def save_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
-    """Write a NIfTI-1 file whose qform and sform both hold `affine` (scanner coordinates)."""
-    image = nib.Nifti1Image(data, affine)
+def save_nifti(path: str | Path, data: np.ndarray, grid: Grid) -> None:
+    """Write a NIfTI-1 file on a grid.
+
+    Its header has the grid's own transforms, so that every viewer lays it over the image that the
+    grid came from; a grid without gives qform and sform its affine (scanner coordinates).
+    """
+    image = nib.Nifti1Image(data, grid.affine)
     image.header.set_xyzt_units("mm", "sec")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    own = grid.transforms or {"qform": (grid.affine, 1), "sform": (grid.affine, 1)}
+    image.set_qform(*own["qform"])
+    image.set_sform(*own["sform"])
     nib.save(image, path)

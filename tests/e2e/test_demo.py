@@ -1,5 +1,6 @@
 """The embedded demo, as `make run` runs it: what the README promises of it."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nibabel.processing import resample_from_to
+from scipy.spatial.transform import Rotation
 
 from helpers import run_snakemake
 
@@ -71,6 +74,77 @@ def test_model_folder_alone_segments_a_file_as_the_workflow_did(results, tmp_pat
     assert len(np.unique(produced.dataobj)) == 28
     np.testing.assert_array_equal(np.asarray(produced.dataobj), np.asarray(by_workflow.dataobj))
     assert (tmp_path / "out/dataset_description.json").is_file()
+
+
+def variants(scan):
+    """One head as other scanners and tools would give it; each with the least Dice of its labels.
+
+    Compared are the labels of the scan as it is, in world space.
+    """
+    image = nib.load(scan)
+    data, affine = np.asarray(image.dataobj), image.affine
+
+    def on_grid(spacing, tilt=0.0):
+        """Resampled to axes that a plan tilted by so many degrees would have."""
+        turn = Rotation.from_euler("xyz", [tilt, tilt, tilt], degrees=True).as_matrix()
+        matrix = turn @ np.diag(spacing)
+        shape = np.ceil(240 / np.array(spacing)).astype(int)
+        middle = nib.affines.apply_affine(affine, (np.array(data.shape) - 1) / 2)
+        grid = nib.affines.from_matvec(matrix, middle - matrix @ ((shape - 1) / 2))
+        return resample_from_to(image, (shape, grid), order=1)
+
+    def padded(*widths):
+        moved = affine @ nib.affines.from_matvec(np.eye(3), [-before for before, _ in widths])
+        return nib.Nifti1Image(np.pad(data, widths), moved)
+
+    return {
+        "mirrored": (nib.Nifti1Image(data[::-1].copy(), affine), 0.8),
+        "oblique": (on_grid((1, 1, 1), tilt=12), 0.9),
+        "anisotropic": (on_grid((1, 1, 3)), 0.8),
+        "fine": (on_grid((0.7, 0.7, 0.7)), 0.9),
+        "offcentre": (padded((70, 0), (0, 30), (0, 0)), 0.95),
+        "large": (padded((80, 80), (50, 50), (60, 60)), 0.95),
+        "nifti2": (nib.Nifti2Image(data.astype(">i2"), affine), 1.0),
+        "mgz": (nib.MGHImage(data.astype(np.float32), affine), 1.0),
+    }
+
+
+def mean_dice(ours, theirs):
+    both, one, other = (
+        np.bincount(part.ravel(), minlength=28)[1:] for part in (ours[ours == theirs], ours, theirs)
+    )
+    return (2 * both / (one + other)).mean()
+
+
+def test_a_head_gets_the_same_labels_however_it_comes(results, protocol, tmp_path):
+    (scan,) = results.glob("raw/img2fmri/**/sub-CSI3*T1w.nii.gz")
+    made, folder = variants(scan), tmp_path / "in"
+    folder.mkdir()
+    nib.save(nib.load(scan), folder / "asis.nii.gz")
+    for name, (image, _) in made.items():
+        nib.save(image, folder / f"{name}.{'mgz' if name == 'mgz' else 'nii.gz'}")
+    command = [sys.executable, "-m", "quicknat", "segment", folder, "--output", tmp_path / "out"]
+    command += ["--model", results / "model", "--precision", "fp32", "--threads", "2"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    def output(name, end):
+        return tmp_path / f"out/sub-{name}/anat/sub-{name}_desc-quicknat_{end}"
+
+    asis = nib.load(output("asis", "dseg.nii.gz"))
+    expected, found = np.asarray(asis.dataobj), {}
+    for name in made:
+        dseg = nib.load(output(name, "dseg.nii.gz"))
+        if name == "mirrored":  # back, where left structures must be called right ones
+            partner = protocol.partners("coronal")
+            swap = np.where(partner > 0, partner, np.arange(28)).astype(np.uint8)
+            dseg = nib.Nifti1Image(swap[np.asarray(dseg.dataobj)[::-1]], dseg.affine)
+        back = resample_from_to(dseg, asis, order=0)
+        found[name] = mean_dice(np.asarray(back.dataobj), expected)
+    print(found)
+    assert all(found[name] >= least for name, (_, least) in made.items()), found
+    flags = json.loads(output("anisotropic", "qc.json").read_text())["flags"]
+    assert "thick_slices" in {flag["flag"] for flag in flags}
 
 
 @pytest.mark.parametrize("name", ["mgz/quicknatv2_sample.mgz", "malc/1000_SS.nii.gz"])

@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 
+from helpers import LABELS
 from quicknat.bundle import load_bundle, write_bundle
 from quicknat.errors import InputError
+from quicknat.labels import Protocol
 from quicknat.network import QuickNAT
 from quicknat.slices import VIEWS
+from quicknat.volumes import sha256
 
 
 def test_networks_load_as_they_were_saved(model):
@@ -28,6 +31,36 @@ def test_model_with_a_changed_byte_is_refused(model, tmp_path, name):
         load_bundle(copy)
 
 
+def changed(model, folder, **values):
+    """A copy of a model whose description was edited."""
+    shutil.copytree(model, folder)
+    described = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps({**described, **values}))
+    return folder
+
+
+def test_model_with_another_label_table_or_views_exchanged_is_refused(model, tmp_path, protocol):
+    described = json.loads((model / "bundle.json").read_text())
+    views = described["views"]
+    exchanged = {**views, "axial": views["coronal"], "coronal": views["axial"]}
+    with pytest.raises(InputError, match=r"axial\.safetensors: is for the axial view, not the cor"):
+        load_bundle(changed(model, tmp_path / "exchanged", views=exchanged))
+    two = {view: views[view] for view in ("axial", "coronal")}
+    with pytest.raises(InputError, match="has the views axial, coronal, not all three"):
+        load_bundle(changed(model, tmp_path / "two", views=two))
+    other = changed(model, tmp_path / "other")
+    table = protocol.table.copy()
+    table["name"] = table["name"].replace({"Brain stem": "Brainstem"})
+    Protocol("x", table).write(other / "labels.tsv")
+    labels = {"file": "labels.tsv", "sha256": sha256(other / "labels.tsv")}
+    with pytest.raises(InputError, match="another label table: its class 14 is 'Brain stem', not"):
+        load_bundle(changed(other, tmp_path / "renamed", labels=labels))
+    Protocol.read(LABELS / "tissues4.tsv").write(other / "labels.tsv")
+    labels = {"file": "labels.tsv", "sha256": sha256(other / "labels.tsv")}
+    with pytest.raises(InputError, match="network has 28 classes, the label table 4"):
+        load_bundle(changed(other, tmp_path / "fewer", labels=labels))
+
+
 def test_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a model folder"):
         load_bundle(tmp_path)
@@ -44,8 +77,6 @@ def test_model_of_an_earlier_version_is_not_bundled(model, tmp_path, protocol):
 
 
 def test_views_of_different_protocols_are_not_bundled(model, tmp_path, protocol):
-    from quicknat.labels import Protocol
-
     other = Protocol("quicknat33", protocol.table)
     models = {view: model.parent / "views" / view for view in VIEWS}
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}

@@ -19,7 +19,7 @@ from quicknat.inference import (
     to_native,
     view_agreement,
 )
-from quicknat.volumes import Grid, Volume
+from quicknat.volumes import Grid, Volume, read_volume
 
 
 def one_hot(labels, classes=61):
@@ -44,8 +44,8 @@ def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_ds
 
 
 @pytest.mark.slow
-def test_all_48_orientations_of_a_scan_give_the_same_labels_in_space(model, head):
-    bundle = load_bundle(model)
+def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model, shared):
+    bundle, head = load_bundle(model), read_volume(shared / "data/malc/1000_SS.nii.gz")
     codes = ["".join(axes) for axes in permutations("RAS")]
     opposite = dict(zip("RAS", "LPI", strict=True))
     mine = nib.Nifti1Image(head.data.astype(np.float32), head.affine)

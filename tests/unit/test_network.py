@@ -6,7 +6,8 @@ import torch
 
 from helpers import ROOT
 from quicknat.errors import InputError
-from quicknat.network import Excitation, NetworkSettings, QuickNAT, from_reference
+from quicknat.network import Excitation, NetworkSettings, QuickNAT
+from quicknat.reference import from_reference
 
 LOGITS_KEPT = 4  # the copies in tests/golden hold every fourth pixel of the logits
 

@@ -2,12 +2,20 @@
 
 import gzip
 import itertools
+import json
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from quicknat.conform import conform, conformed_grid, head_window, resample, to_uint8
+from quicknat.conform import (
+    conform,
+    conformed_grid,
+    head_window,
+    record_grid,
+    resample,
+    to_uint8,
+)
 from quicknat.errors import InputError
 from quicknat.volumes import Grid, Volume, read_volume, save_nifti
 
@@ -211,12 +219,34 @@ def test_constant_image_is_refused():
 
 def test_saved_nifti_states_its_transform_in_both_forms(tmp_path):
     affine = nib.affines.from_matvec(np.diag([-1, 1, 2]), [3, 4, 5])
-    save_nifti(tmp_path / "a.nii.gz", np.zeros((5, 6, 7), np.uint8), affine)
+    save_nifti(tmp_path / "a.nii.gz", np.zeros((5, 6, 7), np.uint8), Grid((5, 6, 7), affine))
     image = nib.load(tmp_path / "a.nii.gz")
     for get in (image.get_sform, image.get_qform):
         matrix, code = get(coded=True)
         assert code == 1
         np.testing.assert_allclose(matrix, affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (0, 2), (1, 0), (3, 4)])
+def test_header_transforms_of_the_input_return_with_the_labels(tmp_path, pixels, codes):
+    sform = nib.affines.from_matvec(np.diag([-1, 1.2, 2]), [3, 4, 5])
+    qform = nib.affines.from_matvec(np.diag([-1, 1.2, 2]), [3, 4, 5.001])  # differ by rounding
+    image = nib.Nifti1Image(pixels, None)
+    image.set_qform(qform if codes[0] else None, codes[0])
+    image.set_sform(sform if codes[1] else None, codes[1])
+    if not codes[0]:
+        image.header["pixdim"][1:4] = 1, 1.2, 2
+    nib.save(image, tmp_path / "scan.nii")
+    _, _, record = conform(read_volume(tmp_path / "scan.nii"), 4.0, 64)
+    grid = record_grid(json.loads(json.dumps(record)))
+    save_nifti(tmp_path / "dseg.nii.gz", np.zeros(pixels.shape, np.uint8), grid)
+    given, made = (nib.load(tmp_path / name) for name in ("scan.nii", "dseg.nii.gz"))
+    np.testing.assert_allclose(made.affine, given.affine, atol=1e-6)
+    for get in ("get_qform", "get_sform"):
+        (one, code), (two, same) = (getattr(part, get)(coded=True) for part in (given, made))
+        assert code == same
+        if code:
+            np.testing.assert_allclose(one, two, atol=1e-6)
 
 
 def test_small_scan_sits_in_the_middle_of_the_cube():

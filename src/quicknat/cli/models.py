@@ -73,3 +73,54 @@ def bundle(
         spacing, size, slice_size, output,
     )  # fmt: skip
     log.info("wrote %s", output)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+) -> None:
+    """Export a model as a MONAI bundle, whose network runs with torch and MONAI alone.
+
+    It takes and gives whole volumes; what the volumes must be is in the bundle's `docs/README.md`.
+
+    Example: `quicknat export results/model --output quicknat_bundle`
+    """
+    from quicknat.export import export_bundle
+
+    export_bundle(model, output)
+    log.info("wrote %s", output)
+
+
+@app.command("import-weights")
+def import_weights(
+    weights: Annotated[Path, typer.Argument(help="State dict of the authors' PyTorch release.")],
+    view: Annotated[str, typer.Option(help="coronal, axial or sagittal.")],
+    protocol: ProtocolFile,
+    output: Annotated[Path, typer.Option(help="….safetensors to write.")],
+) -> None:
+    """Turn published QuickNAT weights into a file to start a training from.
+
+    Only tensors are read. A file that holds a whole pickled network is refused, since loading it
+    would run its code. The authors' slices are turned otherwise than ours: train on from here.
+
+    Example: `quicknat import-weights coronal.pth.tar --view coronal --output coronal.safetensors
+    --protocol workflow/labels/quicknat33.tsv`, then `quicknat train … --initial
+    coronal.safetensors`
+    """
+    from quicknat.errors import InputError, written_whole
+    from quicknat.labels import Protocol
+    from quicknat.reference import read_reference
+    from quicknat.slices import VIEWS
+    from quicknat.weights import save_weights
+
+    if view not in VIEWS:
+        raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
+    network, classes = read_reference(weights), Protocol.read(protocol).class_names(view)
+    if network.n_classes != len(classes):
+        raise InputError(
+            weights, f"tells {network.n_classes} classes apart, {protocol.name} has {len(classes)}"
+        )
+    with written_whole(output) as (temporary,):
+        save_weights(temporary, network.state_dict(), view, classes)
+    log.info("%s: %s", output, network.describe())

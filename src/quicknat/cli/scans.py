@@ -43,7 +43,7 @@ def convert(
             path, 100 * record["head_outside_fraction"], spacing * size,
         )  # fmt: skip
     with written_whole(output, sidecar) as (temporary, temporary_sidecar):
-        save_nifti(temporary, data, grid.affine)
+        save_nifti(temporary, data, grid)
         temporary_sidecar.write_text(json.dumps(record, indent=2) + "\n")
     log.info("%s: %s %s -> %s", path, record["source_orientation"], data.shape, output)
 
@@ -85,8 +85,8 @@ def convert_labels(
     classes = Volume(Protocol.read(protocol).remap(source.data, numbering, path), grid.affine, path)
     conformed = resample(classes, Grid(image.shape, affine), order=0)
     with written_whole(output, native) as (temporary, temporary_native):
-        save_nifti(temporary, conformed, affine)
-        save_nifti(temporary_native, classes.data, grid.affine)
+        save_nifti(temporary, conformed, Grid(image.shape, affine))
+        save_nifti(temporary_native, classes.data, grid)
     log.info("%s -> %s: %d classes", path, output, len(np.unique(conformed)))
 
 
@@ -110,7 +110,7 @@ def auto_label(
     from quicknat.conform import head_window, load_conformed
     from quicknat.errors import written_whole
     from quicknat.slices import crop
-    from quicknat.volumes import read_volume, save_nifti
+    from quicknat.volumes import Grid, read_volume, save_nifti
 
     image, affine, record = load_conformed(scan)
     if len(atlas) != len(atlas_labels):
@@ -134,7 +134,7 @@ def auto_label(
     classes = np.zeros_like(image)
     crop(classes, start, side)[...] = found
     with written_whole(output) as (temporary,):
-        save_nifti(temporary, classes, affine)
+        save_nifti(temporary, classes, Grid(classes.shape, affine))
     log.info("%s: %d classes from %d atlases", output, len(np.unique(classes)), len(pairs))
 
 

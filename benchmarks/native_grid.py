@@ -1,0 +1,85 @@
+"""How labels return to a scan's own grid: which way agrees best with manual labels, and its cost.
+
+    python benchmarks/native_grid.py cohort.tsv --model results/model --use val
+
+- probabilities: interpolated linearly onto the native grid, most probable class there (ours);
+- nearest label: most probable class on the model's grid, then its nearest neighbour.
+
+The sheet's scans and labels must be local files on the same grid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from nibabel.affines import apply_affine
+
+from quicknat.bundle import Bundle, load_bundle
+from quicknat.cohort import read_sheet
+from quicknat.conform import conform, head_window, resample
+from quicknat.hardware import computes_in_bfloat16
+from quicknat.inference import aggregate, to_native
+from quicknat.schema import load_schema
+from quicknat.slices import crop
+from quicknat.volumes import Grid, Volume, read_volume
+
+SCHEMA = Path(__file__).parents[1] / "workflow/schemas/sheet.schema.yaml"
+
+
+def both_ways(bundle: Bundle, volume: Volume) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Name of a way, labels on the native grid, seconds that the way back took."""
+    image, grid, _ = conform(volume, bundle.spacing_mm, bundle.conform_size)
+    first = head_window(image, bundle.spacing_mm, bundle.slice_size)
+    prediction = aggregate(bundle, crop(image, first, bundle.slice_size))
+    affine = grid.affine.copy()
+    affine[:3, 3] = apply_affine(affine, np.add(first, prediction.start))
+    native = Grid(volume.shape, volume.affine)
+    start = time.perf_counter()
+    labels = to_native(prediction.probabilities, affine, native)
+    yield "probabilities", labels, time.perf_counter() - start
+    start = time.perf_counter()
+    classes = prediction.probabilities.argmax(dim=0).byte().numpy()
+    labels = resample(Volume(classes, affine, volume.path), native, order=0)
+    yield "nearest label", labels, time.perf_counter() - start
+
+
+def main(
+    sheet: Annotated[Path, typer.Argument(help="Cohort with labelled scans.")],
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    use: Annotated[str, typer.Option(help="Which of its scans.")] = "test",
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+) -> None:
+    """Compare both ways over the scans."""
+    torch.set_num_threads(threads)
+    bundle = load_bundle(model, bfloat16=computes_in_bfloat16(gpu=False))
+    names, rows = bundle.protocol.names, []
+    for scan in read_sheet(sheet, load_schema(SCHEMA)):
+        if scan.use != use:
+            continue
+        volume = read_volume(sheet.parent / scan.image, scan.orientation)
+        labels = read_volume(sheet.parent / scan.labels, scan.orientation)
+        truth = bundle.protocol.remap(labels.data, scan.protocol, scan.labels)
+        for way, found, seconds in both_ways(bundle, volume):
+            both, ours, its = (
+                np.bincount(part.ravel(), minlength=len(names))[1:]
+                for part in (truth[truth == found], truth, found)
+            )
+            dice = (2 * both / (ours + its)).mean()
+            rows.append({"scan": scan.id, "way": way, "dice": dice, "seconds": seconds})
+            print(f"{scan.id}, {way}: mean Dice {dice:.4f}, {seconds:.1f} s", flush=True)
+    zooms = nib.affines.voxel_sizes(volume.affine).round(2).tolist()
+    print(f"\nmodel at {bundle.spacing_mm:g} mm, last scan {zooms} mm {volume.shape}")
+    table = pd.DataFrame(rows).groupby("way", sort=False)[["dice", "seconds"]].mean()
+    print(table.round(4).to_string())
+
+
+if __name__ == "__main__":
+    typer.run(main)

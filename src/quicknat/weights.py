@@ -1,0 +1,56 @@
+"""One view's weights as a file that cannot run code and says what they are for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quicknat.errors import InputError
+from quicknat.network import QuickNAT
+
+
+def save_weights(
+    path: str | Path, state: Mapping[str, Tensor], view: str, classes: Sequence[str]
+) -> None:
+    """Write a network's state dict as safetensors, with its view and the names of its classes."""
+    tensors = {key: value.contiguous().cpu() for key, value in state.items()}
+    save_file(tensors, path, metadata={"view": view, "classes": json.dumps(list(classes))})
+
+
+def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequence[str]) -> None:
+    """Load weights into a network of exactly that shape, view and label table.
+
+    Raises:
+        InputError: the file is damaged, or holds another network's weights.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            described = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors raises many kinds; all mean the same here
+        raise InputError(path, f"holds no weights ({_first_line(error)})") from error
+    found = described.get("view"), json.loads(described.get("classes", "[]"))
+    if found[0] != view:
+        raise InputError(path, f"is for the {found[0] or 'unknown'} view, not the {view} one")
+    if len(found[1]) != len(classes):
+        raise InputError(path, f"tells {len(found[1])} classes apart, not {len(classes)}")
+    for number, (theirs, ours) in enumerate(zip(found[1], classes, strict=True)):
+        if theirs != ours:
+            raise InputError(
+                path, f"is for another label table: its class {number} is '{theirs}', not '{ours}'"
+            )
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        fix = "the settings under 'network' must be those that it was trained with"
+        raise InputError(path, f"is for another network ({_first_line(error)})", fix) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines[1:] if line), lines[0]) if lines else type(error).__name__

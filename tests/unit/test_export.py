@@ -1,0 +1,93 @@
+"""A model as a MONAI bundle: MONAI accepts it, and its network answers as ours."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from quicknat.bundle import load_bundle
+from quicknat.errors import InputError
+from quicknat.export import export_bundle, volumetric
+from quicknat.inference import aggregate
+
+# what MONAI's specification of metadata.json calls mandatory; its own schema is at an address that
+# a test cannot reach
+SCHEMA = {
+    "required": [
+        "schema", "version", "monai_version", "pytorch_version", "numpy_version", "task",
+        "required_packages_version", "description", "authors", "copyright", "network_data_format",
+    ],
+    "properties": {
+        **{key: {"type": "string"} for key in ("version", "task", "description", "authors")},
+        "network_data_format": {"required": ["inputs", "outputs"]},
+        "required_packages_version": {"type": "object"},
+        "references": {"type": "array", "items": {"type": "string"}},
+    },
+}  # fmt: skip
+RUN = """
+import json, sys
+import torch
+from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
+
+sys.modules["quicknat"] = None  # importing it is an error
+files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json"}
+verify_metadata(meta_file=files["meta_file"], filepath=sys.argv[1])
+verify_net_in_out(net_id="network", device="cpu", **files)
+parser = ConfigParser()
+parser.read_config(files["config_file"])
+network = parser.get_parsed_content("network")
+with torch.inference_mode():
+    torch.save(network(torch.load(sys.argv[2])), sys.argv[3])
+"""
+
+
+@pytest.fixture(scope="module")
+def window():
+    """Two balls of different brightness in air, and slices of nothing around them."""
+    grid = np.indices((48, 48, 48)) - 23.5
+    image = np.where((grid**2).sum(axis=0) < 18**2, 120, 0)
+    image[np.where(((grid - 5) ** 2).sum(axis=0) < 8**2)] = 200
+    return image.astype(np.uint8)
+
+
+def test_volumetric_network_gives_the_probabilities_of_the_slices(model, window):
+    bundle = load_bundle(model)
+    ours = aggregate(bundle, window)
+    with torch.inference_mode():
+        whole = volumetric(bundle)(torch.from_numpy(window)[None, None] / 255)[0]
+    assert 0 < ours.start[0] < 24  # a box of it
+    box = tuple(slice(s, s + n) for s, n in zip(ours.start, ours.votes["axial"].shape, strict=True))
+    # the same sums in another memory format
+    torch.testing.assert_close(whole[(slice(None), *box)], ours.probabilities, atol=1e-3, rtol=0)
+    outside = torch.ones(window.shape, dtype=bool)
+    outside[box] = False
+    assert (whole.argmax(dim=0)[outside] == 0).all()
+
+
+@pytest.mark.slow
+def test_monai_accepts_the_bundle_and_runs_its_network_without_this_package(
+    model, window, tmp_path
+):
+    export_bundle(model, tmp_path / "made/bundle")
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    torch.save(torch.from_numpy(window)[None, None] / 255, tmp_path / "in.pt")
+    files = [tmp_path / name for name in ("schema.json", "in.pt", "out.pt")]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *map(str, files)],
+        cwd=tmp_path / "made/bundle", capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = torch.load(tmp_path / "out.pt")[0]
+    with torch.inference_mode():
+        ours = volumetric(load_bundle(model))(torch.load(tmp_path / "in.pt"))[0]
+    torch.testing.assert_close(found, ours, atol=1e-3, rtol=0)
+    for name in ("LICENSE", "docs/README.md", "docs/labels.tsv", "models/model.pt"):
+        assert (tmp_path / "made/bundle" / name).is_file()
+
+
+def test_export_never_overwrites(model, tmp_path):
+    with pytest.raises(InputError, match="exists; choose another folder"):
+        export_bundle(model, tmp_path)

@@ -1,0 +1,123 @@
+"""Weights load without running code, into the network that they belong to, or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from quicknat.cli import app
+from quicknat.errors import InputError
+from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.reference import read_reference
+from quicknat.weights import load_weights, save_weights
+
+SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
+CLASSES = ["Background", "Grey", "White"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    save_weights(tmp_path / "a.safetensors", QuickNAT(3, SMALL).state_dict(), "axial", CLASSES)
+    return tmp_path / "a.safetensors"
+
+
+def test_weights_load_as_they_were_saved(saved):
+    network = QuickNAT(3, SMALL)
+    load_weights(network, saved, "axial", CLASSES)
+    torch.manual_seed(0)
+    for key, value in QuickNAT(3, SMALL).state_dict().items():
+        assert torch.equal(value, network.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("network", "view", "classes", "reason"),
+    [
+        (QuickNAT(3, SMALL), "coronal", CLASSES, "is for the axial view, not the coronal one"),
+        (QuickNAT(4, SMALL), "axial", [*CLASSES, "Other"], "tells 3 classes apart, not 4"),
+        (QuickNAT(3, SMALL), "axial", ["Background", "White", "Grey"], "class 1 is 'Grey', not"),
+        (QuickNAT(3, NetworkSettings(8, "CSSE")), "axial", CLASSES, "is for another network"),
+        (QuickNAT(3, NetworkSettings(4, "NONE")), "axial", CLASSES, "is for another network"),
+    ],
+)
+def test_weights_of_another_view_or_label_table_or_network_are_refused(
+    saved, network, view, classes, reason
+):
+    with pytest.raises(InputError, match=reason):
+        load_weights(network, saved, view, classes)
+
+
+def test_pickle_named_safetensors_is_refused(tmp_path):
+    (tmp_path / "evil.safetensors").write_bytes(b"\x80\x04cos\nsystem\n.")
+    with pytest.raises(InputError, match="holds no weights"):
+        load_weights(QuickNAT(3, SMALL), tmp_path / "evil.safetensors", "axial", CLASSES)
+
+
+def reference_state(golden):
+    values = np.load(golden / "quicknat_f8_c5_CSSE.npz")
+    return {key: torch.tensor(values[key]) for key in values if not key.startswith("__")}
+
+
+@pytest.mark.parametrize("form", ["state dict", "checkpoint", "data parallel"])
+def test_published_weights_are_read_in_the_forms_that_they_come_in(golden, tmp_path, form):
+    state = reference_state(golden)
+    if form == "data parallel":
+        state = {f"module.{key}": value for key, value in state.items()}
+    torch.save(
+        {"epoch": 3, "state_dict": state} if form == "checkpoint" else state, tmp_path / "a.pth.tar"
+    )
+    network = read_reference(tmp_path / "a.pth.tar")
+    assert (network.n_classes, network.settings.filters) == (5, 8)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("this code ran",))
+
+
+def test_published_file_that_would_run_code_is_refused_unrun(golden, tmp_path, capsys):
+    torch.save({"state_dict": reference_state(golden), "epoch": Evil()}, tmp_path / "evil.pth.tar")
+    torch.save(QuickNAT(3, SMALL), tmp_path / "whole.pth.tar")
+    for name in ("evil", "whole"):
+        with pytest.raises(
+            InputError, match=f"{name}.pth.tar: holds more than tensors.*state_dict"
+        ):
+            read_reference(tmp_path / f"{name}.pth.tar")
+    assert "ran" not in capsys.readouterr().out
+    (tmp_path / "text.pth").write_text("weights")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    for name, reason in {
+        "text": "is no torch file|holds more than tensors",
+        "list": "no state dict",
+        "other": "'conv.weight' is not a parameter",
+        "absent": "no such file",
+    }.items():
+        with pytest.raises(InputError, match=f"{name}.pth: .*{reason}"):
+            read_reference(tmp_path / f"{name}.pth")
+
+
+def test_imported_weights_start_a_training_of_their_view_and_protocol(golden, tmp_path, protocol):
+    torch.save(reference_state(golden), tmp_path / "a.pth")
+    table = tmp_path / "five.tsv"
+    part = protocol.table[:1], protocol.table[protocol.table["partner"] == -1][1:]
+    assert len(part[1]) == 3  # midline structures
+    import pandas as pd
+
+    from quicknat.labels import Protocol
+
+    rows = pd.concat([*part, protocol.table[protocol.table["name"] == "Left putamen"]])
+    rows = rows.assign(index=range(5), sagittal=range(5), partner=-1)
+    Protocol("five", rows).write(table)
+    command = ["import-weights", str(tmp_path / "a.pth"), "--protocol", str(table)]
+    output = tmp_path / "a.safetensors"
+    done = CliRunner().invoke(app, [*command, "--view", "axial", "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    with safe_open(output, "pt") as file:
+        described = file.metadata()
+    assert described["view"] == "axial" and len(json.loads(described["classes"])) == 5
+    network = QuickNAT(5, NetworkSettings(8, "CSSE"))
+    load_weights(network, output, "axial", Protocol.read(table).class_names("axial"))
