@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py compare T1w.nii.gz --output results/benchmarks/inference.json
     python benchmarks/inference.py pieces
+    python benchmarks/inference.py agreement T1w.nii.gz … --model results/model
 
 The plain one runs every slice of the conformed cube through each view's network, in fp32, and keeps
 three whole volumes of probabilities. Each run is a process of its own, started in turn; what counts
@@ -30,7 +31,7 @@ from quicknat.batch import Options, Task, segment_file
 from quicknat.bundle import load_bundle, write_bundle
 from quicknat.conform import conform_file, record_grid
 from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
-from quicknat.inference import to_native
+from quicknat.inference import segment, to_native
 from quicknat.labels import Protocol
 from quicknat.losses import CombinedLoss
 from quicknat.model_files import write_model
@@ -211,6 +212,30 @@ def pieces(
                     print(f"compiling took {time.perf_counter() - start:.0f} s a view", flush=True)
     for way, values in seconds.items():
         print(f"{way:36}{median(values):7.3f} s a slice")
+
+
+@app.command()
+def agreement(
+    scans: Annotated[list[Path], typer.Argument(help="T1w scans.")],
+    model: Annotated[Path, typer.Option(help="Folder of a trained model.")],
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+) -> None:
+    """What bf16 does to the labels, against fp32 with the same weights and window."""
+    torch.set_num_threads(threads)
+    ways = [load_bundle(model, bfloat16=chosen) for chosen in (False, True)]
+    for scan in scans:
+        found = []
+        for bundle in ways:
+            image, grid, record = conform_file(scan, "", bundle.spacing_mm, bundle.conform_size)
+            found.append(segment(bundle, image, grid.affine, record_grid(record)).labels)
+        exact, rounded = found
+        same = (exact == rounded)[(exact > 0) | (rounded > 0)].mean()
+        both, one, other = (
+            np.bincount(part.ravel(), minlength=len(bundle.protocol.names))[1:]
+            for part in (exact[exact == rounded], exact, rounded)
+        )
+        dice = (2 * both / (one + other)).mean()
+        print(f"{scan.name}: {same:.2%} of brain voxels, mean Dice {dice:.4f}", flush=True)
 
 
 if __name__ == "__main__":
