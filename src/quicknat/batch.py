@@ -107,7 +107,7 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
 
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     """Whether the results are there, from this very file, model and version, made the same way."""
-    files = output_files(output, task.name)
+    files = output_files(output, task.name, options.samples > 0)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
@@ -172,7 +172,8 @@ def segment_file(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {"read": read} | result.seconds,
     }
-    return write_segmentation(result, bundle, record, provenance, output_files(output, task.name))
+    files = output_files(output, task.name, options.samples > 0)
+    return write_segmentation(result, bundle, record, provenance, files)
 
 
 def segment_all(

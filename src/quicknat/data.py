@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,18 +59,23 @@ def augmentation(size: int) -> Compose:
 class SliceDataset(Dataset):
     """All slices of several memory-mapped view stacks.
 
-    Each item is a dict: ``image`` float32 (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is
-    slice ``k % len``; with a transform, ``k // len`` is the epoch it is augmented for.
+    With a `stride`, every so many-th slice of a scan only. Each item is a dict: ``image`` float32
+    (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``; with a transform,
+    ``k // len`` is the epoch it is augmented for.
 
     Raises:
         InputError: a file is no view stack, or its slices have another shape than the others'.
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], transform: Compose | None = None, seed: int = 0
+        self,
+        paths: Sequence[str | Path],
+        transform: Compose | None = None,
+        seed: int = 0,
+        stride: int = 1,
     ) -> None:
         self.paths = list(paths)
-        self.stacks = [open_stack(path) for path in paths]
+        self.stacks = [open_stack(path)[::stride] for path in paths]
         for path, stack in zip(self.paths, self.stacks, strict=True):
             shape, first = stack.shape[2:], self.stacks[0].shape[2:]
             if shape != first:
@@ -77,6 +83,7 @@ class SliceDataset(Dataset):
         self.ends = np.cumsum([len(stack) for stack in self.stacks])
         self.transform = transform
         self.seed = seed
+        self.stride = stride
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -107,8 +114,10 @@ class SliceDataset(Dataset):
             top = int(stack[:, 1].max(initial=0))
             if top >= n_classes:
                 raise InputError(path, f"holds class {top}, but there are {n_classes}")
-            statistics.append(describe_scan(stack, n_classes))
-            checksums[Path(path).stem] = hashlib.sha256(stack).hexdigest()
+            found = describe_scan(stack, n_classes)
+            # volumes as if every slice had been looked at
+            statistics.append(replace(found, voxels=found.voxels * self.stride))
+            checksums[Path(path).stem] = hashlib.sha256(np.ascontiguousarray(stack)).hexdigest()
         return statistics, checksums
 
 

@@ -161,6 +161,17 @@ def overlay_panel(
     return figure
 
 
+def slice_picture(pair: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """A training slice beside its classes: uint8 (H, W, 3), superior or anterior upwards.
+
+    Args:
+        pair: uint8 (2, H, W) of a view stack.
+        colors: uint8 (C, 3), by class of that view.
+    """
+    image, classes = (part.T[::-1] for part in pair)
+    return np.hstack([np.repeat(image[..., None], 3, axis=-1), colors[classes]])
+
+
 def overlay_files(
     scan: str | Path, prediction: str | Path, reference: str | Path | None, protocol: Protocol
 ) -> plt.Figure:

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from quicknat.bundle import Bundle
-from quicknat.conform import head_window
+from quicknat.conform import head_window, resample
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.population import BRIGHT, ScanStatistics, describe_scan
 from quicknat.slices import AXIS, VIEWS, crop
 from quicknat.uncertainty import structure_uncertainty
-from quicknat.volumes import Grid
+from quicknat.volumes import Grid, Volume
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ class Segmentation:
     - ``view_agreement``: Dice between each view's own map and the result, mean over the views;
     - ``iou`` and ``cv`` of Monte-Carlo samples, see :mod:`quicknat.uncertainty`.
 
+    ``entropy``: of Monte-Carlo samples, the normalised entropy of their mean at each voxel, float32
+    0 … 1 on the native grid; None without samples.
     ``statistics``: of the window that the networks saw, to compare with the training scans.
     ``seconds``: what the stages took: the networks, the scores, the way to the native grid.
     """
@@ -48,6 +50,7 @@ class Segmentation:
     labels: np.ndarray
     grid: Grid
     confidence: dict[str, np.ndarray]
+    entropy: np.ndarray | None
     statistics: ScanStatistics
     seconds: dict[str, float]
 
@@ -306,6 +309,9 @@ def segment(
     statistics = describe_scan(labelled, len(probabilities))
     times.append(time.perf_counter())
     labels = to_native(probabilities, box_affine, native)
+    native_entropy = None
+    if samples and entropy.numel():
+        native_entropy = resample(Volume(entropy.numpy(), box_affine, ""), native, order=1)
     times.append(time.perf_counter())
     seconds = dict(zip(("networks", "scores", "native"), np.diff(times).round(2), strict=True))
-    return Segmentation(labels, native, confidence, statistics, seconds)
+    return Segmentation(labels, native, confidence, native_entropy, statistics, seconds)

@@ -27,14 +27,19 @@ FILES = {
     "volumes": "volumes.tsv",
     "qc": "qc.json",
     "provenance": "dseg.json",
+    "entropy": "uncertainty.nii.gz",  # of Monte-Carlo samples only
     "dseg": "dseg.nii.gz",
 }
 
 
-def output_files(output: str | Path, name: str) -> dict[str, Path]:
+def output_files(output: str | Path, name: str, sampled: bool) -> dict[str, Path]:
     """Where the files of one scan are: ``{output}/{name}/anat/{name}_desc-quicknat_…``."""
     folder = Path(output) / name / "anat"
-    return {key: folder / f"{name}_desc-quicknat_{end}" for key, end in FILES.items()}
+    return {
+        key: folder / f"{name}_desc-quicknat_{end}"
+        for key, end in FILES.items()
+        if sampled or key != "entropy"
+    }
 
 
 def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
@@ -113,6 +118,9 @@ def write_segmentation(
         volumes.to_csv(paths["volumes"], sep="\t", index=False, na_rep="n/a")
         paths["qc"].write_text(json.dumps(quality, indent=2) + "\n")
         paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n")
+        if "entropy" in paths:
+            found = np.zeros(result.grid.shape) if result.entropy is None else result.entropy
+            save_nifti(paths["entropy"], found.astype(np.float16).astype(np.float32), result.grid)
         save_nifti(paths["dseg"], result.labels, result.grid)
     return volumes
 

@@ -58,7 +58,8 @@ def make_plan(
             "training set", f"no scans to train the {view} view on", "add rows with use=train"
         )
     names = protocol.class_names(view)
-    training, validating = SliceDataset(train), SliceDataset(validation)
+    training = SliceDataset(train, stride=settings.slice_stride)
+    validating = SliceDataset(validation)
     for what, dataset in (("training", training), ("validation", validating)):
         if dataset.stacks and not len(dataset):
             raise InputError(f"{what} set", f"no {view} slice of its scans shows a structure")

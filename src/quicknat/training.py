@@ -76,7 +76,7 @@ class ViewTraining:
         fabric, plan, settings = self.fabric, self.plan, self.settings
         rank, world = fabric.global_rank, fabric.world_size
         transform = augmentation(plan.slice_shape[0]) if settings.augment else None
-        slices = SliceDataset(plan.train, transform, settings.seed)
+        slices = SliceDataset(plan.train, transform, settings.seed, settings.slice_stride)
         batches = EpochBatches(len(slices), settings.batch_size, settings.seed, rank, world)
         common = {
             "num_workers": workers,

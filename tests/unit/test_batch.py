@@ -117,5 +117,11 @@ def test_sampling_measures_disagreement_and_repeats_itself(model, head_file, tmp
     once, again, plain = table("sub-1", 3), table("sub-2", 3), table("sub-3", 0)
     pd.testing.assert_frame_equal(once, again)
     assert once["iou"].max() < 1 and once["cv"].max() > 0
+    maps = {name: tmp_path / f"{name}/anat/{name}_desc-quicknat_uncertainty.nii.gz"
+            for name in ("sub-1", "sub-3")}  # fmt: skip
+    assert not maps["sub-3"].exists()
+    entropy, dseg = nib.load(maps["sub-1"]), nib.load(head_file)
+    assert entropy.shape == dseg.shape and np.allclose(entropy.affine, dseg.affine)
+    assert 0.1 < entropy.get_fdata().max() <= 1
     assert "iou" not in plain and plain["view_agreement"].between(0, 1).any()
     assert not any(network.dropout.training for network in bundle.networks.values())

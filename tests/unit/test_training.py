@@ -145,3 +145,13 @@ def test_slices_of_several_stacks_are_counted_through(tmp_path):
         np.save(tmp_path / f"{k}.npy", data)
     dataset = SliceDataset([tmp_path / "1.npy", tmp_path / "2.npy"])
     assert [int(dataset[i]["labels"][0, 0]) for i in range(len(dataset))] == [1, 2, 2]
+
+
+def test_stride_takes_every_so_many_th_slice_and_counts_voxels_as_if_it_took_all(stack):
+    whole, part = SliceDataset([stack]), SliceDataset([stack], stride=4)
+    assert (len(whole), len(part)) == (24, 6)
+    assert torch.equal(part[2]["image"], whole[8]["image"])
+    (one,), sums = whole.survey(5)
+    (other,), other_sums = part.survey(5)
+    assert other.voxels.sum() == one.voxels.sum() and sums != other_sums
+    np.testing.assert_allclose(other.voxels[1:], one.voxels[1:], rtol=0.05)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import ProtocolFile, app
+from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,37 @@ def curves(
 
     tables = {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in histories}
     save(training_curves(tables), output)
+
+
+@app.command("slice-png")
+def slice_png(
+    stack: Annotated[Path, typer.Argument(help="Training stack, …/{view}/{scan}.npy.")],
+    protocol: ProtocolFile,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    stride: Annotated[int, typer.Option(min=1, help="Every so many-th slice.")] = 10,
+) -> None:
+    """Draw training slices and their classes as PNG files, to look at.
+
+    Example: `quicknat slice-png results/slices/coronal/sub-01.npy --output slices
+    --protocol workflow/labels/quicknat28.tsv`
+    """
+    import matplotlib.image
+    import numpy as np
+
+    from quicknat.figures import slice_picture
+    from quicknat.labels import Protocol
+    from quicknat.slices import VIEWS, open_stack
+
+    view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
+    if view not in VIEWS:
+        raise InputError(stack, f"lies in no folder named {', '.join(VIEWS)}")
+    own = np.unique(table.sagittal, return_index=True)[1] if view == "sagittal" else slice(None)
+    colors = table.colors[own]
+    output.mkdir(parents=True, exist_ok=True)
+    for number in range(0, len(pairs), stride):
+        path = output / f"{stack.stem}_{view}_{number:03d}.png"
+        matplotlib.image.imsave(path, slice_picture(pairs[number], colors))
+    log.info("%s: %d pictures", output, len(range(0, len(pairs), stride)))
 
 
 @app.command("dice-plot")

@@ -1,0 +1,131 @@
+"""Cohorts as they come from their archives and folders, from download to report."""
+
+import functools
+import hashlib
+import http.server
+import tarfile
+import threading
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from helpers import LABELS, ROOT, run_snakemake
+from quicknat.labels import Protocol
+from quicknat.volumes import read_volume
+
+pytestmark = pytest.mark.slow
+TINY = {
+    "conform": {"spacing_mm": 4.0, "size": 64},
+    "slices": {"size": 48},
+    "network": {"filters": 4},
+    "training": {"precision": "32-true", "compile": False},
+    "pretrain": {"epochs": 1},
+    "finetune": {"epochs": 1},
+}
+OASIS = {1: 1000, 2: 1001, 4: 1002, 7: 1006, 14: 1007}  # number on disc 1 -> MALC scan used for it
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A local HTTP server of a folder; gives the folder and its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+def malc(shared, number):
+    """A real scan in LAS order with its manual labels: image, label map."""
+    return tuple(read_volume(shared / f"data/malc/{number}_{end}.nii.gz") for end in ("SS", "glm"))
+
+
+def padded(data, shape):
+    """Zeros around the array, or its middle."""
+    for axis, size in enumerate(shape):
+        extra = size - data.shape[axis]
+        if extra < 0:
+            data = np.take(data, range(-extra // 2, -extra // 2 + size), axis=axis)
+        else:
+            widths = [(0, 0)] * 3
+            widths[axis] = (extra // 2, extra - extra // 2)
+            data = np.pad(data, widths)
+    return data
+
+
+def save_analyze(path, data):
+    """As on the OASIS-1 discs: a big-endian pair, a trailing axis, nothing about orientation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = nib.AnalyzeHeader(endianness=">")
+    header.set_data_dtype(">i2")
+    header.set_data_shape((*data.shape, 1))
+    header.set_zooms((1, 1, 1, 1))
+    nib.AnalyzeImage(data.astype(">i2")[..., None], None, header).to_filename(path)
+
+
+def oasis_disc(shared, folder):
+    """`disc1` in the layout of OASIS-1, of MALC scans; the tissues stand for FSL's."""
+    tissues = Protocol.read(LABELS / "tissues4.tsv")
+    for number, source in OASIS.items():
+        image, labels = malc(shared, source)
+        assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
+        name = f"OAS1_{number:04d}_MR1"
+        stem = f"{name}_mpr_{'n3' if number == 7 else 'n4'}_anon_111_t88_masked_gfc"
+        # letter case varies between mirrors
+        subject = folder / "disc1" / (name.lower() if number == 14 else name)
+        shape = (176, 208, 176)
+        scan = subject / f"PROCESSED/MPRAGE/T88_111/{stem}.img"
+        save_analyze(scan, padded(image.data, shape))
+        classes = tissues.remap(labels.data, "neuromorphometrics", labels.path)
+        save_analyze(subject / f"FSL_SEG/{stem}_fseg.img", padded(classes, shape))
+        (subject / f"{name}.txt").write_text("SESSION ID: not needed\n")
+
+
+def served_source(server, source, archive):
+    """The table of sources with the address and MD5 of one row replaced by those of a file."""
+    folder, address = server
+    table = pd.read_csv(ROOT / "workflow/sources.tsv", sep="\t", dtype=str, keep_default_na=False)
+    row = table["source"] == source
+    assert row.sum() == 1
+    digest = hashlib.md5((folder / archive).read_bytes()).hexdigest()
+    table.loc[row, ["kind", "url", "checksum"]] = "http", f"{address}/{archive}", f"md5:{digest}"
+    path = folder.parent / "sources.tsv"
+    table.to_csv(path, sep="\t", index=False)
+    return path
+
+
+def run(folder, *configs, **changes):
+    """Run configuration overlays, in turn, on a folder."""
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | changes))
+    files = [*(str(ROOT / f"workflow/configs/{name}.yaml") for name in configs), "tiny.yaml"]
+    return run_snakemake(folder, "--configfile", *files)
+
+
+def test_oasis_disc_goes_from_its_server_to_the_report(shared, server, tmp_path):
+    served, _ = server
+    oasis_disc(shared, tmp_path)
+    archive = served / "oasis_cross-sectional_disc1.tar.gz"
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        tar.add(tmp_path / "disc1", "disc1")
+    lines = (ROOT / "workflow/cohorts/oasis1.tsv").read_text().splitlines(keepends=True)
+    kept = tuple(f"OAS1{number:04d}\t" for number in OASIS)
+    rows = [line for line in lines if line.startswith((*kept, "subject"))]
+    assert len(rows) == 1 + len(OASIS)
+    (tmp_path / "cohort.tsv").write_text("".join(rows))
+    sources = served_source(server, "oasis1-disc1", archive.name)
+    done = run(tmp_path, "oasis", sheet=str(tmp_path / "cohort.tsv"), sources=str(sources))
+    assert done.returncode == 0, done.text[-5000:]
+    metrics = pd.read_csv(tmp_path / "results/metrics.tsv", sep="\t")
+    assert set(metrics["subject"]) == {"sub-OAS10004_ses-MR1"} and len(metrics) == 3
+    name = "sub-OAS10004_ses-MR1"
+    path = tmp_path / f"results/segmentations/{name}/anat/{name}_desc-quicknat_dseg.nii.gz"
+    dseg = nib.load(path)
+    assert dseg.shape == (176, 208, 176) and nib.aff2axcodes(dseg.affine) == ("L", "A", "S")
+    raw = {path.suffix for path in (tmp_path / "results/raw/oasis1-disc1").rglob("*.*")}
+    assert raw == {".img", ".hdr"}  # the text files stayed in the archive
+    assert "OAS10007" in (tmp_path / "results/report/index.html").read_text()
