@@ -60,13 +60,18 @@ def _walk(root: Path) -> Iterator[str]:
 
     for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         here = Path(folder)
-        real = here.resolve()
-        # a link to where we are, or above, would never end
-        folders[:] = [name for name in folders if not real.is_relative_to((here / name).resolve())]
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [n for n in folders if not n.startswith(".") and not _in_circle(here / n)]
         below = here.relative_to(root)
         yield from ((below / name).as_posix() for name in files)
         yield from ((below / name).as_posix() + "/" for name in folders)
+
+
+def _in_circle(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, by any of the links that lead to it."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return any(above.resolve().is_relative_to(target) for above in folder.parents)
 
 
 def survey(
