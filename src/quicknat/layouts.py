@@ -138,12 +138,13 @@ def bids(paths: Sequence[str]) -> Finding:
             continue
         left_out += [LeftOut(path, TAKEN) for path, _ in found[1:]]
         image, stem = found[0]
-        fitting = sorted(
-            maps.get(_entities(stem), [""]), key=lambda path: "_desc-aseg_" not in path
-        )
+        fitting = maps.pop(_entities(stem), [""])
+        fitting.sort(key=lambda path: "_desc-aseg_" not in path)
         left_out += [LeftOut(path, TAKEN) for path in fitting[1:]]
         known = "freesurfer" if re.search(r"_desc-aseg_|_desc-aparcaseg_", fitting[0]) else ""
         scans.append(_scan(stem, image, fitting[0], known))
+    unfit = "has not the entities and space of a scan that was taken"
+    left_out += [LeftOut(path, unfit) for found in maps.values() for path in found]
     surfer, _ = freesurfer([path for path in paths if path.startswith("derivatives/")])
     with_labels = with_freesurfer(scans, surfer)
     return [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)], left_out
@@ -157,8 +158,9 @@ def _surfer(paths: Sequence[str], labels: str) -> Finding:
     scans, left_out, files = [], [], set(paths)
     subjects = dict.fromkeys(path.rpartition("/mri/")[0] for path in paths if "/mri/" in path)
     parents = {subject.rpartition("/")[0] for subject in subjects}
+    explained = {*subjects, *parents}
     for folder in (path[:-1] for path in paths if path.endswith("/")):
-        if folder.rpartition("/")[0] in parents and folder not in [*subjects, *parents]:
+        if folder.rpartition("/")[0] in parents and folder not in explained:
             left_out.append(LeftOut(folder, "has no folder 'mri'"))
     for subject in subjects:
         name = Path(subject).name
