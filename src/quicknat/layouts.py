@@ -254,7 +254,8 @@ LAYOUTS = {
     layout.__name__: layout
     for layout in (oasis1, ixi, bids, fastsurfer, freesurfer, synthseg, plain)
 }
-IN_ARCHIVES = ("oasis1", "ixi")
+# OASIS-1 also comes as archives of FreeSurfer results
+IN_ARCHIVES = ("oasis1", "ixi", "freesurfer")
 
 
 def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> list[Scan]:

@@ -80,7 +80,7 @@ def survey(
     """Find the scans of a data set.
 
     Args:
-        root: a folder, or a tar archive of OASIS-1 or IXI.
+        root: a folder, or a tar archive of OASIS-1, IXI or FreeSurfer's results.
         layout: a name in :data:`quicknat.layouts.LAYOUTS`; by default the first that finds a scan.
         source: the archive's row of the sources table.
         labels_from: SUBJECTS_DIR with FreeSurfer's or FastSurfer's results of the same scans. Image

@@ -345,14 +345,22 @@ def test_ixi_archive_is_listed(tmp_path):
     assert [(s.id, s.image) for s in found.scans] == [("sub-IXI002", "IXI002-Guys-0828-T1.nii.gz")]
 
 
+def test_oasis1s_archive_of_freesurfer_results_is_listed(tmp_path):
+    path = archive(tmp_path / "fs.tar.gz", *surfer("disc1/OAS1_0001_MR1"))
+    found = survey(path, source="fs")
+    (scan,) = found.scans
+    assert (found.layout, scan.id) == ("freesurfer", "sub-OAS10001_ses-MR1")
+    assert scan.labels == "disc1/OAS1_0001_MR1/mri/aseg.mgz"
+
+
 def test_archive_is_refused_without_source_of_another_layout_or_if_damaged(tmp_path):
-    path = archive(tmp_path / "x.tar.gz", *surfer("anna"))
+    path = archive(tmp_path / "x.tar.gz", "a.nii.gz")
     with pytest.raises(InputError, match="--source"):
         survey(path)
-    with pytest.raises(InputError, match="holds no scan of any layout.*oasis1, ixi"):
+    with pytest.raises(InputError, match="holds no scan of any layout.*oasis1, ixi, freesurfer"):
         survey(path, source="x")
-    with pytest.raises(InputError, match="'freesurfer' needs a folder"):
-        survey(path, "freesurfer", "x")
+    with pytest.raises(InputError, match="'plain' needs a folder"):
+        survey(path, "plain", "x")
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(InputError, match="cannot be listed as a tar archive"):
         survey(path, source="x")

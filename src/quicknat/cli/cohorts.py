@@ -45,7 +45,10 @@ class Use(StrEnum):
 @app.command()
 def sheet(
     data: Annotated[
-        Path, typer.Argument(help="Folder of the data set; or a .tar(.gz) of OASIS-1 or IXI.")
+        Path,
+        typer.Argument(
+            help="Folder of the data set; or a .tar(.gz) of OASIS-1, IXI or FreeSurfer."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Sheet to write.")] = Path("cohort.tsv"),
     layout: Annotated[
