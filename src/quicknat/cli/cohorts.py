@@ -1,0 +1,122 @@
+"""Commands that make a cohort's sheet out of what people have."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import quicknat
+from quicknat.cli.app import app
+from quicknat.errors import InputError
+
+log = logging.getLogger(__name__)
+
+SCHEMA = Path(quicknat.__file__).parents[2] / "workflow/schemas/sheet.schema.yaml"
+
+
+class Layout(StrEnum):
+    """How a data set's folders and files are named."""
+
+    oasis1 = "oasis1"
+    ixi = "ixi"
+    bids = "bids"
+    fastsurfer = "fastsurfer"
+    freesurfer = "freesurfer"
+    synthseg = "synthseg"
+    plain = "plain"
+
+
+class Use(StrEnum):
+    """What scans are for; see the sheet's schema."""
+
+    auto = "auto"
+    pretrain = "pretrain"
+    train = "train"
+    val = "val"
+    test = "test"
+    segment = "segment"
+
+
+@app.command()
+def sheet(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of the data set; or a .tar(.gz) of OASIS-1, IXI or FreeSurfer."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Sheet to write.")] = Path("cohort.tsv"),
+    layout: Annotated[
+        Layout | None, typer.Option(help="How it is laid out; by default what it looks like.")
+    ] = None,
+    use: Annotated[
+        Use | None,
+        typer.Option(
+            help="What the scans are for. By default auto for those with labels, segment for those "
+            "without, pretrain for IXI. Scans without labels can only be for pretrain or segment."
+        ),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="Numbering of label maps where the layout does not tell it: freesurfer, "
+            "neuromorphometrics, or a label protocol's name."
+        ),
+    ] = "",
+    labels_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="SUBJECTS_DIR with FreeSurfer's results of these scans: gives images and labels."
+        ),
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="The archive's row of the sources table; for archives only.")
+    ] = "",
+    demographics: Annotated[
+        Path | None,
+        typer.Option(help="OASIS-1's oasis_cross-sectional.csv: writes participants.tsv."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    schema: Annotated[Path, typer.Option(help="The sheet's schema.")] = SCHEMA,
+) -> None:
+    """Write a cohort's sheet from data on disk, and say what was found and what was left out.
+
+    Layouts: a SUBJECTS_DIR of FreeSurfer or FastSurfer, a BIDS data set, OASIS-1 discs, IXI, a
+    folder that SynthSeg has written to, and a folder of NIfTI or MGZ files, where `X_dseg`,
+    `X_seg`, `X_labels` or `X_aseg` is the label map of `X`. Only names are looked at.
+
+    Subjects keep the letters and digits of their names. Check the column `person` where one person
+    may stand under several names.
+
+    Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`
+    """
+    from quicknat.cohort import LOCAL
+    from quicknat.schema import load_schema
+    from quicknat.sheets import read_demographics, settle, write_sheet
+    from quicknat.survey import survey
+
+    people = read_demographics(demographics) if demographics else None
+    found = survey(data, layout or "", source or LOCAL, labels_from)
+    if found.left_out:
+        width = max(len(item.path) for item in found.left_out)
+        log.info("left out of %s:", data)
+        for item in found.left_out:
+            log.info("  %-*s  %s", width, item.path, item.reason)
+    if not found.scans:
+        raise InputError(data, f"holds no scan to write (layout {found.layout})", "see above why")
+    rows = settle(found.scans, use or "", protocol)
+    scans = write_sheet(rows, output, load_schema(schema), people, overwrite)
+    uses = Counter(scan.use for scan in scans)
+    log.info("%s: %d scans of %d people (layout %s)",
+             data, len(scans), len({scan.person for scan in scans}), found.layout)  # fmt: skip
+    automatic = any(row.use == "auto" for row in rows)
+    for name in Use:
+        if uses[name]:
+            chosen = automatic and name in ("train", "val", "test")
+            log.info("  %-8s  %d%s", name, uses[name], "  (by use=auto)" if chosen else "")
+    log.info("%d left out; wrote %s", len(found.left_out), output)
