@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,10 @@ from quicknat.transfer import Partial, Patience, Unavailable, check_space, publi
 
 log = logging.getLogger(__name__)
 
-KINDS = ("https", "http", "file", "pypi")
+KINDS = ("https", "http", "file", "pypi", "git")
+UNPUBLISHED = "unpublished"  # instead of a checksum, where nobody states one
+CHECKSUM = re.compile(r"sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}")
+COMMIT = re.compile(r"git:[0-9a-f]{40}")
 
 
 def _kind(address: str) -> str:
@@ -31,6 +35,8 @@ def _kind(address: str) -> str:
     scheme, found, _ = address.partition("://")
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!]+", address):
         return "pypi"
+    if scheme in ("git+https", "git+file"):
+        return "git"
     return scheme.lower() if found and scheme.lower() in KINDS else ""
 
 
@@ -57,6 +63,24 @@ def _from_file(address: str, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
+def _from_git(address: str, commit: str, target: Path) -> None:
+    """The files of one commit as a tar archive; that it is this commit, git itself verifies."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
+        steps = [
+            ["init", "--quiet", "--bare"],
+            ["fetch", "--no-tags", "--depth=1", address.removeprefix("git+"), commit],
+            ["archive", "--format=tar", f"--output={target.resolve()}", commit],
+        ]
+        for step in steps:
+            done = subprocess.run(
+                ["git", "-C", folder, *step], capture_output=True, text=True,
+                env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+            )  # fmt: skip
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+                raise Unavailable(f"git {step[0]} failed ({reason})", "check address and commit")
+
+
 def _fault(path: Path, checksum: str) -> str:
     """What is wrong with a file that came; empty if nothing is."""
     with path.open("rb") as stream:
@@ -65,6 +89,8 @@ def _fault(path: Path, checksum: str) -> str:
             return "a web page came instead of the archive, perhaps a login or error page"
         if start.startswith(b"version https://git-lfs"):
             return "a Git LFS pointer came instead of the archive that it stands for"
+        if not CHECKSUM.fullmatch(checksum):
+            return ""
         stream.seek(0)
         algorithm, _, expected = checksum.partition(":")
         # said not to be for security, or machines in FIPS mode would refuse MD5
@@ -79,7 +105,10 @@ def _bring(address: str, output: Path, part: Partial, checksum: str, patience: P
     again = "fetch again; if it stays so, the file has changed at its source"
     if _kind(address) not in ("http", "https"):
         with written_whole(output) as (temporary,):
-            (_from_file if _kind(address) == "file" else _from_pypi)(address, temporary)
+            if _kind(address) == "git":
+                _from_git(address, checksum.removeprefix("git:"), temporary)
+            else:
+                (_from_file if _kind(address) == "file" else _from_pypi)(address, temporary)
             if fault := _fault(temporary, checksum):
                 raise Unavailable(fault, again)
         return
@@ -103,7 +132,8 @@ def _archive_name(url: str) -> str:
         name, _, version = url.partition("==")
         # wheels spell their name with '_' for any of '-_.'
         return f"{re.sub(r'[-_.]+', '_', name)}-{version}-*.whl"
-    return unquote(urlsplit(url).path).rpartition("/")[2]
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    return f"{name}.tar" if _kind(url) == "git" else name
 
 
 def _given(folder: Path, url: str) -> list[str]:
@@ -153,9 +183,11 @@ def download(
     `output` one fetches, and the others wait. Nothing is fetched if the right file is there.
 
     Args:
-        kind: ``pypi`` (url is ``NAME==VERSION``), ``https``, ``http`` or ``file``.
+        kind: ``pypi`` (url is ``NAME==VERSION``), ``git`` (``git+https://…``), ``https``, ``http``
+            or ``file``.
         url: address.
-        checksum: ``sha256:…`` or ``md5:…``.
+        checksum: ``sha256:…`` or ``md5:…``; of ``git`` the commit, ``git:…``; ``unpublished`` where
+            there is none, upon which the log says what came, to be noted down.
         output: final path.
         mirrors: further addresses of the same file, of any kind, tried in turn.
         downloads: folder whose file of the archive's name, if it has one, is copied instead.
@@ -172,12 +204,14 @@ def download(
         if not _kind(mirror):
             fix = "must begin with https://, http:// or file://, or be NAME==VERSION"
             raise InputError(public(mirror), "is no address of a mirror", fix)
-    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}", checksum):
-        raise InputError(public(url), f"its checksum is '{checksum}'", "must be sha256:… or md5:…")
+    known = COMMIT.fullmatch(checksum) if kind == "git" else CHECKSUM.fullmatch(checksum)
+    if not known and (kind == "git" or checksum != UNPUBLISHED):
+        fix = "must be git:… with a commit" if kind == "git" else "must be sha256:… or md5:…"
+        raise InputError(public(url), f"its checksum is '{checksum}'", fix)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with _locked(output):
-        if output.is_file() and not _fault(output, checksum):
+        if output.is_file() and CHECKSUM.fullmatch(checksum) and not _fault(output, checksum):
             log.info("%s is there already, with the right checksum", output)
             return
         addresses = [url, *mirrors]
@@ -189,12 +223,19 @@ def download(
                 put = f"put {_archive_name(url)} into the folder that QUICKNAT_DOWNLOADS names"
                 raise InputError(public(url), "cannot be fetched offline", put)
         # the same name in every run that wants this file here
-        known = hashlib.sha256(f"{url} {checksum}".encode()).hexdigest()[:8]
-        part = Partial(output.with_name(f".{output.name}.{known}.part"))
+        which = hashlib.sha256(f"{url} {checksum}".encode()).hexdigest()[:8]
+        part = Partial(output.with_name(f".{output.name}.{which}.part"))
         _first_of(addresses, output, part, checksum, patience)
         for left in output.parent.glob(f".{glob.escape(output.name)}.????????.part*"):
             left.unlink()  # of this file and of what its row named before
-        log.info("%s: checksum matches, %.1f MB", output, output.stat().st_size / 1e6)
+        log.info("%s: %.1f MB, as expected", output, output.stat().st_size / 1e6)
+        if checksum == UNPUBLISHED:
+            with output.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            log.warning(
+                "%s: no checksum is known, so nothing says that this is the right file; from now "
+                "on, expect sha256:%s", public(url), found,
+            )  # fmt: skip
 
 
 def _first_of(

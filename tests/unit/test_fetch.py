@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections import namedtuple
@@ -563,3 +564,43 @@ def test_package_is_downloaded_with_pip_and_else_from_its_mirror(by_hand, output
         download("pypi", "pack==2.0", checksum, output)
     download("pypi", "pack==2.0", checksum, output, [wheel.as_uri()])
     assert output.read_bytes() == wheel.read_bytes()
+
+
+def commit_of(folder, **files):
+    """Commit of a new git repository that holds these files."""
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@a.invalid"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "one"], check=True)
+    found = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def test_files_of_a_commit_become_an_archive(tmp_path, output):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    commit = commit_of(folder, scan="a scan", labels="labels")
+    download("git", f"git+{folder.as_uri()}", f"git:{commit}", output)
+    with tarfile.open(output) as tar:
+        assert tar.extractfile("scan").read() == b"a scan" and len(tar.getnames()) == 2
+
+
+def test_commit_that_is_not_there_or_not_named_is_refused(tmp_path, output):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    commit_of(folder, scan="a scan")
+    address = f"git+{folder.as_uri()}"
+    with pytest.raises(InputError, match="git fetch failed"):
+        download("git", address, "git:" + "0" * 40, output)
+    for checksum in ("git:main", "unpublished", SHA256):
+        with pytest.raises(InputError, match="must be git:… with a commit"):
+            download("git", address, checksum, output)
+    assert not output.exists()
+
+
+def test_file_without_a_published_checksum_is_taken_with_a_warning(server, output, caplog):
+    get(server, output, checksum="unpublished")
+    assert output.read_bytes() == CONTENT
+    assert "no checksum is known" in caplog.text and SHA256 in caplog.text

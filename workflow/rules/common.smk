@@ -15,6 +15,8 @@ from quicknat.errors import InputError
 from quicknat.schema import check, check_consistency, load_schema
 from quicknat.slices import VIEWS
 
+# where downloads go; other workflows of MONAI users keep theirs there too
+RAW = os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw"
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 MODEL_FILES = ["model.safetensors", "model.json", "history.tsv"]
 DEMO_SOURCE = "img2fmri"  # the package whose heads the demo cohort deforms
@@ -91,7 +93,7 @@ def raw_path(source, path):
         return os.path.normpath(os.path.join(os.path.dirname(SHEET), path))
     if SOURCES[source]["kind"] == "local":
         return os.path.join(in_workflow(SOURCES[source]["url"]), path)
-    return f"results/raw/{source}/{path}"
+    return f"{RAW}/{source}/{path}"
 
 
 def raw_inputs(source, path):
@@ -102,7 +104,7 @@ def raw_inputs(source, path):
     """
     where = raw_path(source, path)
     if source in ARCHIVES:
-        return f"results/raw/{source}.members.txt"
+        return f"{RAW}/{source}.members.txt"
     pair = [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
     if source != LOCAL and SOURCES[source]["kind"] == "demo":
         return pair

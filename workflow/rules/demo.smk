@@ -6,14 +6,14 @@
 
 rule demo_oasis:
     input:
-        f"results/raw/{DEMO_SOURCE}.members.txt",
+        f"{RAW}/{DEMO_SOURCE}.members.txt",
     output:
-        image="results/raw/demo-oasis/disc1/{head}x{number}_MR1/RAW/"
+        image=f"{RAW}/demo-oasis/disc1/{{head}}x{{number}}_MR1/RAW/"
         "{head}x{number}_MR1_mpr-1_anon.img",
-        image_header="results/raw/demo-oasis/disc1/{head}x{number}_MR1/RAW/"
+        image_header=f"{RAW}/demo-oasis/disc1/{{head}}x{{number}}_MR1/RAW/"
         "{head}x{number}_MR1_mpr-1_anon.hdr",
-        labels="results/raw/demo-oasis/disc1/{head}x{number}_MR1/SEG/" "{head}x{number}_MR1_seg.img",
-        labels_header="results/raw/demo-oasis/disc1/{head}x{number}_MR1/SEG/"
+        labels=f"{RAW}/demo-oasis/disc1/{{head}}x{{number}}_MR1/SEG/{{head}}x{{number}}_MR1_seg.img",
+        labels_header=f"{RAW}/demo-oasis/disc1/{{head}}x{{number}}_MR1/SEG/"
         "{head}x{number}_MR1_seg.hdr",
     log:
         "results/logs/demo/{head}x{number}.log",
@@ -22,7 +22,7 @@ rule demo_oasis:
     conda:
         "../../envs/torch.yaml"
     params:
-        head=lambda wc: f"results/raw/{DEMO_SOURCE}/{DEMO_HEAD.format(head=wc.head)}",
+        head=lambda wc: f"{RAW}/{DEMO_SOURCE}/{DEMO_HEAD.format(head=wc.head)}",
         # each head and copy its own
         seed=lambda wc: 100 * (1 + DEMO_HEADS.index(wc.head)) + int(wc.number),
     shell:
@@ -33,9 +33,9 @@ rule demo_oasis:
 
 rule demo_ixi:
     input:
-        f"results/raw/{DEMO_SOURCE}.members.txt",
+        f"{RAW}/{DEMO_SOURCE}.members.txt",
     output:
-        "results/raw/demo-ixi/{head}x{number}-Demo-T1.nii.gz",
+        f"{RAW}/demo-ixi/{{head}}x{{number}}-Demo-T1.nii.gz",
     log:
         "results/logs/demo/{head}x{number}.log",
     benchmark:
@@ -43,7 +43,7 @@ rule demo_ixi:
     conda:
         "../../envs/torch.yaml"
     params:
-        head=lambda wc: f"results/raw/{DEMO_SOURCE}/{DEMO_HEAD.format(head=wc.head)}",
+        head=lambda wc: f"{RAW}/{DEMO_SOURCE}/{DEMO_HEAD.format(head=wc.head)}",
         # each head and copy its own
         seed=lambda wc: 100 * (1 + DEMO_HEADS.index(wc.head)) + int(wc.number),
     shell:

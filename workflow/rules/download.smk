@@ -12,7 +12,7 @@ from quicknat.transfer import public
 
 rule download:
     output:
-        "results/raw/{source}.archive",
+        f"{RAW}/{{source}}.archive",
     log:
         "results/logs/download/{source}.log",
     benchmark:
@@ -30,9 +30,9 @@ rule download:
 
 rule unpack:
     input:
-        "results/raw/{source}.archive",
+        f"{RAW}/{{source}}.archive",
     output:
-        "results/raw/{source}.members.txt",
+        f"{RAW}/{{source}}.members.txt",
     log:
         "results/logs/unpack/{source}.log",
     benchmark:
@@ -41,7 +41,7 @@ rule unpack:
         "../../envs/imaging.yaml"
     params:
         members=lambda wc: [f"--member={glob}" for glob in SOURCES[wc.source]["members"].split(",")],
-        folder=lambda wc: f"results/raw/{wc.source}",
+        folder=lambda wc: f"{RAW}/{wc.source}",
     shell:
         "quicknat unpack {input:q} {params.members:q} --folder {params.folder:q}"
         " --manifest {output:q} 2>&1 | tee {log:q}"
