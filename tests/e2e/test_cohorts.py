@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import http.server
+import subprocess
+import sys
 import tarfile
 import threading
 
@@ -129,3 +131,62 @@ def test_oasis_disc_goes_from_its_server_to_the_report(shared, server, tmp_path)
     raw = {path.suffix for path in (tmp_path / "results/raw/oasis1-disc1").rglob("*.*")}
     assert raw == {".img", ".hdr"}  # the text files stayed in the archive
     assert "OAS10007" in (tmp_path / "results/report/index.html").read_text()
+
+
+def freesurfer_folder(shared, folder, protocol):
+    """A SUBJECTS_DIR of MALC scans; the manual labels in FreeSurfer's numbers stand for its own."""
+    numbers = protocol.to_freesurfer()
+    for name, source in {"anna": 1008, "ben": 1009, "cora": 1010, "dan": 1011}.items():
+        image, labels = malc(shared, source)
+        aseg = numbers[protocol.remap(labels.data, "neuromorphometrics", labels.path)]
+        (folder / name / "mri").mkdir(parents=True)
+        for end, data in {"orig": image.data, "aseg": aseg}.items():
+            made = nib.MGHImage(data.astype(np.int32), image.affine)
+            nib.save(made, folder / name / f"mri/{end}.mgz")
+    (folder / "fsaverage/mri").mkdir(parents=True)
+
+
+def ixi_tar(shared, path):
+    """IXI-T1.tar with two scans."""
+    names = {"IXI002-Guys-0828-T1": 1012, "IXI012-HH-1211-T1": 1013}
+    with tarfile.open(path, "w") as tar:
+        for name, source in names.items():
+            tar.add(shared / f"data/malc/{source}_SS.nii.gz", f"{name}.nii.gz")
+
+
+def sheet(*arguments):
+    """The user's command; gives what it says."""
+    command = [sys.executable, "-m", "quicknat", "sheet", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_freesurfer_folder_and_ixi_archive_become_a_cohort_that_runs(
+    shared, server, tmp_path, protocol
+):
+    served, _ = server
+    subjects, archive = tmp_path / "subjects", served / "IXI-T1.tar"
+    freesurfer_folder(shared, subjects, protocol)
+    ixi_tar(shared, archive)
+    sources = served_source(server, "ixi-t1", archive.name)
+    said = sheet(subjects, "--output", tmp_path / "fs.tsv")
+    assert "fsaverage" in said and "4 scans of 4 people (layout freesurfer)" in said
+    said = sheet(archive, "--source", "ixi-t1", "--output", tmp_path / "ixi.tsv")
+    assert "2 scans of 2 people (layout ixi)" in said and "pretrain  2" in said
+    tables = [pd.read_csv(tmp_path / f"{name}.tsv", sep="\t", dtype=str) for name in ("fs", "ixi")]
+    tables[0]["use"] = ["train", "train", "val", "test"]
+    pd.concat(tables).to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
+    done = run(
+        tmp_path, sheet=str(tmp_path / "cohort.tsv"), sources=str(sources),
+        auto_labels={"method": "atlas", "atlases": ["sub-anna", "sub-ben"]},
+    )  # fmt: skip
+    assert done.returncode == 0, done.text[-5000:]
+    results = tmp_path / "results"
+    for name in ("IXI002", "IXI012"):
+        (path,) = results.glob(f"scans/sub-{name}/anat/*desc-auto_dseg.nii.gz")
+        assert len(np.unique(nib.load(path).dataobj)) > 20
+    metrics = pd.read_csv(results / "metrics.tsv", sep="\t")
+    assert set(metrics["subject"]) == {"sub-dan"} and len(metrics) == 27
+    model = pd.read_json(results / "models/finetune/axial/model.json", typ="series")
+    assert model["initial_sha256"] and model["training_scans"] == ["sub-anna", "sub-ben"]
