@@ -1,0 +1,240 @@
+"""Automatic labels by other people's programs: recon-all, SynthSeg, SAMSEG.
+
+All three number their labels as FreeSurfer does. They get the scan as a NIfTI file that this
+package has read and checked, so that an Analyze file's stated orientation reaches them too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quicknat.cohort import default_name, find_one
+from quicknat.conform import conform_labels, load_conformed
+from quicknat.errors import InputError
+from quicknat.labels import Protocol
+from quicknat.volumes import Grid, Volume, read_volume, save_nifti
+
+log = logging.getLogger(__name__)
+
+PROGRAMS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
+PROVIDE = {
+    "recon-all": "load FreeSurfer (module load freesurfer), or put a script of that name on PATH"
+    " that runs its container",
+    "synthseg": "load FreeSurfer 7.3 or newer (module load freesurfer), or put a script of that"
+    " name on PATH that runs its container",
+    "samseg": "install the environment envs/samseg.yaml (snakemake --sdm conda does so)",
+}
+NEEDS_LICENSE = ("recon-all", "synthseg")  # the samseg package is free of it
+PLAIN_TYPES = ("uint8", "int16", "float32")  # voxels that every program reads
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a program may use.
+
+    Attributes:
+        threads: processor threads.
+        gpu: let SynthSeg use one; the others cannot.
+        license: FreeSurfer's licence file; empty for FreeSurfer's own places.
+        subjects_dir: where recon-all keeps its subjects.
+    """
+
+    threads: int = 1
+    gpu: bool = False
+    license: str = ""
+    subjects_dir: Path = Path("freesurfer")
+
+
+def find_license(stated: str = "") -> Path:
+    """FreeSurfer's licence file: the stated one, else ``FS_LICENSE``, else in FREESURFER_HOME.
+
+    Raises:
+        InputError: there is none, which FreeSurfer itself may notice hours later.
+    """
+    places = [Path(stated)] if stated else []
+    if not stated and "FS_LICENSE" in os.environ:
+        places.append(Path(os.environ["FS_LICENSE"]))
+    if not stated and "FREESURFER_HOME" in os.environ:
+        home = Path(os.environ["FREESURFER_HOME"])
+        places += [home / "license.txt", home / ".license"]
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    raise InputError(
+        places[0] if places else "FreeSurfer's license.txt",
+        "no such file" if places else "neither FS_LICENSE nor FREESURFER_HOME is set",
+        "name the licence file in auto_labels.license (free of charge from surfer.nmr.mgh.harvard"
+        ".edu/registration.html)",
+    )
+
+
+def _run(
+    command: list[str | Path], settings: Settings, extra: dict[str, str], messages: str
+) -> None:
+    """Run a program with its output on our stderr as it comes; `messages` says where to look."""
+    environment = os.environ | extra
+    environment |= {"OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+    log.info("running: %s", " ".join(map(str, command)))
+    last = ""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout:
+            sys.stderr.write(line)
+            last = line.strip() or last
+    if process.returncode:
+        problem = f"ended with status {process.returncode}"
+        raise InputError(command[0], f"{problem}, its last line '{last[-200:]}'", messages)
+
+
+def _process_lives(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def clear_stale_locks(subject: Path) -> None:
+    """Remove the ``IsRunning`` files that a recon-all left which was killed on this machine.
+
+    Raises:
+        InputError: recon-all may still be at work on the subject, here or on another machine.
+    """
+    for lock in sorted((subject / "scripts").glob("IsRunning.*")):
+        stated = dict(re.findall(r"^(HOST|PROCESSID)\s+(\S+)", lock.read_text(), re.MULTILINE))
+        host, process = stated.get("HOST", "?"), stated.get("PROCESSID", "?")
+        ours = host.split(".")[0] == socket.gethostname().split(".")[0] and process.isdigit()
+        if not ours or _process_lives(int(process)):
+            raise InputError(
+                lock,
+                f"says that process {process} on {host} is at work on this subject",
+                "wait for it, or remove this file if it is gone",
+            )
+        lock.unlink()
+        log.info("removed %s: process %s is gone", lock, process)
+
+
+def _recon_all(image: Path, subject: Path, settings: Settings, extra: dict[str, str]) -> Path:
+    """Run recon-all from the start, or from where it was stopped."""
+    clear_stale_locks(subject)
+    command = ["recon-all", "-s", subject.name, "-sd", subject.parent, "-threads", settings.threads]
+    if (subject / "mri/orig/001.mgz").exists():  # recon-all refuses an image for such a subject
+        log.info("%s: going on with what is there", subject)
+        command += ["-make", "all"]
+    else:
+        subject.parent.mkdir(parents=True, exist_ok=True)
+        command += ["-i", image, "-all"]
+    messages = f"see {subject / 'scripts/recon-all.log'}"
+    _run([str(part) for part in command], settings, extra, messages)
+    return subject / "mri/aseg.mgz"
+
+
+def _synthseg(image: Path, folder: Path, settings: Settings, extra: dict[str, str]) -> Path:
+    result = folder / "synthseg.nii.gz"
+    command = ["mri_synthseg", "--i", image, "--o", result, "--threads", settings.threads]
+    command += [] if settings.gpu else ["--cpu"]
+    _run([str(part) for part in command], settings, extra, "see what it wrote above")
+    return result
+
+
+def _samseg(image: Path, folder: Path, settings: Settings) -> Path:
+    command = ["run_samseg", "-i", image, "-o", folder / "samseg", "--threads", settings.threads]
+    _run([str(part) for part in command], settings, {}, "see what it wrote above")
+    return folder / "samseg/seg.mgz"
+
+
+def finished_subject(name: str, subjects_dir: Path) -> Path | None:
+    """Label map of a subject that recon-all has finished, None for any other."""
+    labels = subjects_dir / name / "mri/aseg.mgz"
+    at_work = any((subjects_dir / name / "scripts").glob("IsRunning.*"))
+    return labels if labels.is_file() and not at_work else None
+
+
+def label_externally(method: str, image: Volume, name: str, settings: Settings) -> Volume:
+    """Label a scan with one of the :data:`PROGRAMS`.
+
+    Args:
+        method: ``recon-all``, ``synthseg`` or ``samseg``.
+        image: the T1w scan on its own grid.
+        name: ``sub-X``, recon-all's name for it; a subject of that name that it has finished is
+            taken as it is, and an unfinished one is gone on with.
+        settings: threads, GPU, licence, folder of recon-all's subjects.
+
+    Returns:
+        Labels in FreeSurfer numbering, on the program's grid in the scan's world space.
+
+    Raises:
+        InputError: the program or its licence is missing, it failed, or another one is at work on
+            the subject.
+    """
+    subjects_dir = settings.subjects_dir.resolve()
+    if method == "recon-all" and (labels := finished_subject(name, subjects_dir)):
+        log.info("%s is there already", labels)
+        return read_volume(labels)
+    if shutil.which(PROGRAMS[method]) is None:
+        raise InputError(PROGRAMS[method], "no such program on PATH", PROVIDE[method])
+    extra = {}
+    if method in NEEDS_LICENSE:
+        extra["FS_LICENSE"] = str(find_license(settings.license))
+    with tempfile.TemporaryDirectory(prefix="quicknat-") as temporary:
+        folder = Path(temporary)
+        path = folder / f"{name}_T1w.nii.gz"
+        data = image.data
+        if data.dtype.newbyteorder("=").name not in PLAIN_TYPES:
+            data = data.astype(np.float32)
+        save_nifti(path, data, Grid(image.shape, image.affine, image.transforms))
+        if method == "recon-all":
+            labels = _recon_all(path, subjects_dir / name, settings, extra)
+        elif method == "synthseg":
+            labels = _synthseg(path, folder, settings, extra)
+        else:
+            labels = _samseg(path, folder, settings)
+        if not labels.is_file():
+            raise InputError(labels, f"was not written by {PROGRAMS[method]}", "see its output")
+        found = read_volume(labels)
+        # in memory, and not under the name of a file that is about to go
+        return Volume(np.array(found.data), found.affine, Path(f"{PROGRAMS[method]} of {name}"))
+
+
+def label_scan(
+    scan: Path, image: Path, orientation: str, protocol: Protocol, method: str, settings: Settings
+) -> np.ndarray:
+    """Label a conformed scan with a program that runs on the raw scan.
+
+    Args:
+        scan: the conformed scan; its name is recon-all's name of the subject.
+        image: the raw scan; may be a glob.
+        orientation: direction of its array axes where its header states none, else empty.
+        protocol: the classes.
+        method, settings: as for :func:`label_externally`.
+
+    Returns:
+        uint8 class indices on the scan's conformed grid.
+
+    Raises:
+        InputError: see :func:`label_externally` and :func:`quicknat.conform.conform_labels`.
+    """
+    conformed, affine, _ = load_conformed(scan)
+    raw = read_volume(find_one(image), orientation)
+    labels = label_externally(method, raw, default_name(scan), settings)
+    return conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))[1]
