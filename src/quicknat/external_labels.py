@@ -28,14 +28,12 @@ from quicknat.volumes import Grid, Volume, read_volume, save_nifti
 log = logging.getLogger(__name__)
 
 PROGRAMS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
+CONTAINER = "or put a script of that name on PATH that runs its container"
 PROVIDE = {
-    "recon-all": "load FreeSurfer (module load freesurfer), or put a script of that name on PATH"
-    " that runs its container",
-    "synthseg": "load FreeSurfer 7.3 or newer (module load freesurfer), or put a script of that"
-    " name on PATH that runs its container",
-    "samseg": "install the environment envs/samseg.yaml (snakemake --sdm conda does so)",
+    "recon-all": f"load FreeSurfer (module load freesurfer), {CONTAINER}",
+    "synthseg": f"load FreeSurfer 7.3 or newer (module load freesurfer), {CONTAINER}",
+    "samseg": "install envs/samseg.yaml (snakemake --sdm conda does), or the package samseg",
 }
-NEEDS_LICENSE = ("recon-all", "synthseg")  # the samseg package is free of it
 PLAIN_TYPES = ("uint8", "int16", "float32")  # voxels that every program reads
 
 
@@ -44,16 +42,16 @@ class Settings:
     """What a program may use.
 
     Attributes:
+        subjects_dir: where recon-all keeps its subjects, absolute.
+        license: FreeSurfer's licence file; empty for FreeSurfer's own places.
         threads: processor threads.
         gpu: let SynthSeg use one; the others cannot.
-        license: FreeSurfer's licence file; empty for FreeSurfer's own places.
-        subjects_dir: where recon-all keeps its subjects.
     """
 
+    subjects_dir: Path
+    license: str = ""
     threads: int = 1
     gpu: bool = False
-    license: str = ""
-    subjects_dir: Path = Path("freesurfer")
 
 
 def find_license(stated: str = "") -> Path:
@@ -62,34 +60,27 @@ def find_license(stated: str = "") -> Path:
     Raises:
         InputError: there is none, which FreeSurfer itself may notice hours later.
     """
-    places = [Path(stated)] if stated else []
-    if not stated and "FS_LICENSE" in os.environ:
-        places.append(Path(os.environ["FS_LICENSE"]))
-    if not stated and "FREESURFER_HOME" in os.environ:
-        home = Path(os.environ["FREESURFER_HOME"])
-        places += [home / "license.txt", home / ".license"]
+    home = Path(os.environ.get("FREESURFER_HOME", "$FREESURFER_HOME"))
+    named = stated or os.environ.get("FS_LICENSE", "")
+    places = [Path(named)] if named else [home / "license.txt", home / ".license"]
     for place in places:
         if place.is_file():
             return place.resolve()
     raise InputError(
-        places[0] if places else "FreeSurfer's license.txt",
-        "no such file" if places else "neither FS_LICENSE nor FREESURFER_HOME is set",
-        "name the licence file in auto_labels.license (free of charge from surfer.nmr.mgh.harvard"
-        ".edu/registration.html)",
+        places[0],
+        "FreeSurfer's licence file is not there",
+        "name yours with auto_labels.license, --license or FS_LICENSE"
+        " (free of charge: surfer.nmr.mgh.harvard.edu/registration.html)",
     )
 
 
-def _run(
-    command: list[str | Path], settings: Settings, extra: dict[str, str], messages: str
-) -> None:
+def _run(command: list[str], environment: dict[str, str], messages: str) -> None:
     """Run a program with its output on our stderr as it comes; `messages` says where to look."""
-    environment = os.environ | extra
-    environment |= {"OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
-    log.info("running: %s", " ".join(map(str, command)))
+    log.info("running: %s", " ".join(command))
     last = ""
     with subprocess.Popen(
         command,
-        env=environment,
+        env=os.environ | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -100,8 +91,8 @@ def _run(
             sys.stderr.write(line)
             last = line.strip() or last
     if process.returncode:
-        problem = f"ended with status {process.returncode}"
-        raise InputError(command[0], f"{problem}, its last line '{last[-200:]}'", messages)
+        problem = f"ended with status {process.returncode}, its last line '{last[-200:]}'"
+        raise InputError(command[0], problem, messages)
 
 
 def _process_lives(number: int) -> bool:
@@ -134,40 +125,33 @@ def clear_stale_locks(subject: Path) -> None:
         log.info("removed %s: process %s is gone", lock, process)
 
 
-def _recon_all(image: Path, subject: Path, settings: Settings, extra: dict[str, str]) -> Path:
-    """Run recon-all from the start, or from where it was stopped."""
-    clear_stale_locks(subject)
-    command = ["recon-all", "-s", subject.name, "-sd", subject.parent, "-threads", settings.threads]
-    if (subject / "mri/orig/001.mgz").exists():  # recon-all refuses an image for such a subject
-        log.info("%s: going on with what is there", subject)
-        command += ["-make", "all"]
-    else:
-        subject.parent.mkdir(parents=True, exist_ok=True)
-        command += ["-i", image, "-all"]
-    messages = f"see {subject / 'scripts/recon-all.log'}"
-    _run([str(part) for part in command], settings, extra, messages)
-    return subject / "mri/aseg.mgz"
-
-
-def _synthseg(image: Path, folder: Path, settings: Settings, extra: dict[str, str]) -> Path:
-    result = folder / "synthseg.nii.gz"
-    command = ["mri_synthseg", "--i", image, "--o", result, "--threads", settings.threads]
-    command += [] if settings.gpu else ["--cpu"]
-    _run([str(part) for part in command], settings, extra, "see what it wrote above")
-    return result
-
-
-def _samseg(image: Path, folder: Path, settings: Settings) -> Path:
-    command = ["run_samseg", "-i", image, "-o", folder / "samseg", "--threads", settings.threads]
-    _run([str(part) for part in command], settings, {}, "see what it wrote above")
-    return folder / "samseg/seg.mgz"
-
-
 def finished_subject(name: str, subjects_dir: Path) -> Path | None:
     """Label map of a subject that recon-all has finished, None for any other."""
     labels = subjects_dir / name / "mri/aseg.mgz"
     at_work = any((subjects_dir / name / "scripts").glob("IsRunning.*"))
     return labels if labels.is_file() and not at_work else None
+
+
+def _command(
+    method: str, image: Path, name: str, folder: Path, settings: Settings
+) -> tuple[list[str], Path]:
+    """What to run, and the label map that it will have written."""
+    threads = str(settings.threads)
+    if method == "samseg":
+        command = ["run_samseg", "-i", image, "-o", folder / "samseg", "--threads", threads]
+        result = folder / "samseg/seg.mgz"
+    elif method == "synthseg":
+        result = folder / "synthseg.nii.gz"
+        command = ["mri_synthseg", "--i", image, "--o", result, "--threads", threads]
+        command += [] if settings.gpu else ["--cpu"]
+    else:
+        subject = settings.subjects_dir / name
+        result = subject / "mri/aseg.mgz"
+        # recon-all refuses an image for a subject that has one
+        started = (subject / "mri/orig/001.mgz").exists()
+        work = ["-make", "all"] if started else ["-i", image, "-all"]
+        command = ["recon-all", "-s", name, "-sd", subject.parent, *work, "-threads", threads]
+    return [str(part) for part in command], result
 
 
 def label_externally(method: str, image: Volume, name: str, settings: Settings) -> Volume:
@@ -187,33 +171,33 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         InputError: the program or its licence is missing, it failed, or another one is at work on
             the subject.
     """
-    subjects_dir = settings.subjects_dir.resolve()
-    if method == "recon-all" and (labels := finished_subject(name, subjects_dir)):
+    if method == "recon-all" and (labels := finished_subject(name, settings.subjects_dir)):
         log.info("%s is there already", labels)
         return read_volume(labels)
-    if shutil.which(PROGRAMS[method]) is None:
-        raise InputError(PROGRAMS[method], "no such program on PATH", PROVIDE[method])
-    extra = {}
-    if method in NEEDS_LICENSE:
-        extra["FS_LICENSE"] = str(find_license(settings.license))
+    program = PROGRAMS[method]
+    if shutil.which(program) is None:
+        raise InputError(program, "no such program on PATH", PROVIDE[method])
+    environment = {"OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+    if method != "samseg":  # that package needs no licence
+        environment["FS_LICENSE"] = str(find_license(settings.license))
+    messages = "see what it wrote above"
+    if method == "recon-all":
+        subject = settings.subjects_dir / name
+        clear_stale_locks(subject)
+        subject.parent.mkdir(parents=True, exist_ok=True)
+        messages = f"see {subject / 'scripts/recon-all.log'}; the next run goes on from there"
     with tempfile.TemporaryDirectory(prefix="quicknat-") as temporary:
-        folder = Path(temporary)
-        path = folder / f"{name}_T1w.nii.gz"
-        data = image.data
-        if data.dtype.newbyteorder("=").name not in PLAIN_TYPES:
-            data = data.astype(np.float32)
+        path = Path(temporary) / f"{name}_T1w.nii.gz"
+        plain = image.data.dtype.newbyteorder("=").name in PLAIN_TYPES
+        data = image.data if plain else image.data.astype(np.float32)
         save_nifti(path, data, Grid(image.shape, image.affine, image.transforms))
-        if method == "recon-all":
-            labels = _recon_all(path, subjects_dir / name, settings, extra)
-        elif method == "synthseg":
-            labels = _synthseg(path, folder, settings, extra)
-        else:
-            labels = _samseg(path, folder, settings)
+        command, labels = _command(method, path, name, Path(temporary), settings)
+        _run(command, environment, messages)
         if not labels.is_file():
-            raise InputError(labels, f"was not written by {PROGRAMS[method]}", "see its output")
+            raise InputError(program, f"ended well but did not write {labels.name}", messages)
         found = read_volume(labels)
         # in memory, and not under the name of a file that is about to go
-        return Volume(np.array(found.data), found.affine, Path(f"{PROGRAMS[method]} of {name}"))
+        return Volume(np.array(found.data), found.affine, Path(f"{program} of {name}"))
 
 
 def label_scan(

@@ -53,10 +53,9 @@ rule auto_label_external:
         image=lambda wc: raw_path(SCANS[wc.scan].source, SCANS[wc.scan].image),
         orientation=lambda wc: orientation(SCANS[wc.scan], SCANS[wc.scan].source),
         method=LABEL_METHOD,
-    # where the licence and the subjects are is no parameter: moving them makes no label anew
+        subjects=config["auto_labels"]["subjects_dir"],
     shell:
         "quicknat auto-label {input.scan:q} --method {params.method:q} --image {params.image:q}"
         " --orientation={params.orientation:q} --protocol {input.protocol:q}"
-        " --subjects-dir {config[auto_labels][subjects_dir]:q}"
-        " --license={config[auto_labels][license]:q} --gpus {resources.gpu} --threads {threads}"
+        " --subjects-dir {params.subjects:q} --gpus {resources.gpu} --threads {threads}"
         " --output {output:q} 2>&1 | tee {log:q}"

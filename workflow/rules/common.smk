@@ -70,6 +70,8 @@ try:
     SEGMENTED = scans("test", "segment")
     LABEL_METHOD = config["auto_labels"]["method"]
     UNLABELLED = [name for name in scans("pretrain") if not SCANS[name].labels]
+    if config["auto_labels"]["license"]:  # no rule parameter, or moving it would redo the labels
+        os.environ.update(FS_LICENSE=config["auto_labels"]["license"])
     ATLASES = config["auto_labels"]["atlases"] if UNLABELLED and LABEL_METHOD == "atlas" else []
     if UNLABELLED and LABEL_METHOD == "atlas" and not ATLASES or set(ATLASES) - set(scans("train")):
         refuse(f"'auto_labels.atlases' is {ATLASES}", scans("train"))

@@ -152,7 +152,7 @@ def auto_label(
 
         if image is None or protocol is None:
             raise typer.BadParameter(f"method {method.value} needs --image and --protocol")
-        settings = external.Settings(threads, gpus > 0, license_file, subjects_dir)
+        settings = external.Settings(subjects_dir.resolve(), license_file, threads, gpus > 0)
         table = Protocol.read(protocol)
         classes = external.label_scan(scan, image, orientation, table, method.value, settings)
     with written_whole(output) as (temporary,):
