@@ -190,12 +190,8 @@ def conform_labels(
         Classes on the label map's own grid and on the conformed one, both uint8.
 
     Raises:
-        InputError: values that the numbering lacks, or no structure within the conformed grid.
+        InputError: see :meth:`Protocol.remap`.
     """
     classes = protocol.remap(labels.data, numbering, labels.path)
     conformed = resample(Volume(classes, labels.affine, labels.path), grid, order=0)
-    if not conformed.any():
-        raise InputError(
-            labels.path, "lies elsewhere in space than its scan", "is it another scan's?"
-        )
     return classes, conformed

@@ -216,9 +216,15 @@ def label_scan(
         uint8 class indices on the scan's conformed grid.
 
     Raises:
-        InputError: see :func:`label_externally` and :func:`quicknat.conform.conform_labels`.
+        InputError: see :func:`label_externally` and :meth:`Protocol.remap`; or the labels lie
+            elsewhere than the scan.
     """
     conformed, affine, _ = load_conformed(scan)
     raw = read_volume(find_one(image), orientation)
     labels = label_externally(method, raw, default_name(scan), settings)
-    return conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))[1]
+    _, classes = conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))
+    if not classes.any():
+        raise InputError(
+            labels.path, "lies elsewhere in space than its scan", "is it another scan's?"
+        )
+    return classes
