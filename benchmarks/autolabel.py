@@ -60,7 +60,7 @@ def main(
     nearest: Annotated[bool, typer.Option(help="The most alike, not the first.")] = False,
     scans: Annotated[int | None, typer.Option(help="Label only the first so many.")] = None,
     threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
-    output: Annotated[Path | None, typer.Option(help="Table to write (TSV).")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
 ) -> None:
     """Label each scan from others of other people, and compare."""
     table = Protocol.read(protocol)
@@ -87,7 +87,7 @@ def main(
     print(result.agg(["mean", "std"]).T.round(3).to_string())
     print(f"mean over structures {np.nanmean(result.to_numpy()):.3f}")
     if output:
-        result.to_csv(output, sep="\t", index_label="scan")
+        result.to_json(output, orient="index", indent=1)
 
 
 if __name__ == "__main__":
