@@ -3,7 +3,8 @@
 The modules follow the way of the data:
 
 - ``cohort``, ``schema``, ``fetch``, ``sources``, ``demo``: what scans there are, and fetching them;
-- ``volumes``, ``conform``, ``labels``, ``autolabel``: reading them, one grid, one numbering;
+- ``volumes``, ``conform``, ``labels``: reading them, one grid, one numbering;
+- ``autolabel``, ``external_labels``: labels for scans that have none;
 - ``slices``, ``data``: cutting them into what the networks see;
 - ``network``, ``losses``, ``optimizers``, ``training``: learning from them;
 - ``bundle``, ``inference``: the model as a folder, and applying it;

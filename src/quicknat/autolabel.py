@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+from quicknat.conform import head_window, load_conformed
+from quicknat.errors import InputError
+from quicknat.slices import crop
+from quicknat.volumes import read_volume
 
 log = logging.getLogger(__name__)
 
@@ -101,3 +107,41 @@ def label_by_atlases(
     carried = [labels for _, labels in sorted(votes, key=lambda vote: -vote[0])]
     fused = sitk.GetArrayFromImage(sitk.LabelVoting(carried, UNDECIDED))
     return np.where(fused == UNDECIDED, sitk.GetArrayFromImage(carried[0]), fused).astype(np.uint8)
+
+
+def label_scan(
+    scan: Path, atlases: Sequence[tuple[Path, Path]], seed: int = 0, threads: int = 1
+) -> np.ndarray:
+    """Label a conformed scan by conformed atlases, all in files.
+
+    Args:
+        scan: the conformed scan.
+        atlases: pairs of conformed scan and class indices on its grid.
+        seed, threads: as for :func:`label_by_atlases`.
+
+    Returns:
+        uint8 class indices on the scan's conformed grid.
+
+    Raises:
+        InputError: an atlas is conformed to another spacing.
+    """
+    image, _, record = load_conformed(scan)
+    spacing = record["spacing_mm"]
+    pairs = []
+    for picture, labels in atlases:
+        data, _, other = load_conformed(picture)
+        if other["spacing_mm"] != spacing:
+            raise InputError(picture, "is conformed to another spacing than the scan")
+        pairs.append((data, np.asarray(read_volume(labels).data, dtype=np.uint8)))
+    # registration looks at the box that holds the brain, which halves its time
+    side = min(round(BRAIN_BOX_MM / spacing), record["size"])
+    boxes = [head_window(data, spacing, side) for data, _ in pairs]
+    pairs = [
+        tuple(crop(part, box, side) for part in pair)
+        for pair, box in zip(pairs, boxes, strict=True)
+    ]
+    start = head_window(image, spacing, side)
+    classes = np.zeros_like(image)
+    found = label_by_atlases(crop(image, start, side), pairs, spacing, seed, threads)
+    crop(classes, start, side)[...] = found
+    return classes

@@ -15,6 +15,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from quicknat.errors import InputError
+from quicknat.labels import Protocol
 from quicknat.volumes import Grid, Volume, read_volume, sha256
 
 HEAD_HEIGHT_MM = 150  # from the vertex down, a brain with cerebellum fits
@@ -173,3 +174,24 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
         raise InputError(sidecar, f"is not a conform record ({error})", "convert again") from error
     volume = read_volume(path)
     return np.asarray(volume.data, dtype=np.uint8), volume.affine, record
+
+
+def conform_labels(
+    labels: Volume, numbering: str, protocol: Protocol, grid: Grid
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn a label map into the protocol's classes.
+
+    Args:
+        labels: label values on any grid in the scan's world space.
+        numbering: of these values, see :meth:`Protocol.remap`.
+        grid: the conformed grid.
+
+    Returns:
+        Classes on the label map's own grid and on the conformed one, both uint8.
+
+    Raises:
+        InputError: see :meth:`Protocol.remap`.
+    """
+    classes = protocol.remap(labels.data, numbering, labels.path)
+    conformed = resample(Volume(classes, labels.affine, labels.path), grid, order=0)
+    return classes, conformed

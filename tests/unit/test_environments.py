@@ -56,3 +56,9 @@ def test_torch_environment_holds_every_dependency():
     described = yaml.safe_load((ROOT / "envs" / "torch.yaml").read_text())
     names = {line.split(" ")[0] for line in described["dependencies"]}
     assert DEPENDENCIES.keys() <= {CONDA_NAMES.get(name, name) for name in names}
+
+
+def test_samseg_environment_pins_the_version_that_was_tried():
+    described = yaml.safe_load((ROOT / "envs" / "samseg.yaml").read_text())
+    (wanted,) = [part["pip"] for part in described["dependencies"] if isinstance(part, dict)]
+    assert wanted == ["numpy<2", "samseg==0.4a0"]  # its only release; it needs NumPy 1

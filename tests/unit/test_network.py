@@ -144,7 +144,7 @@ def test_package_imports_no_torch_for_jobs_that_need_none():
     code = (
         "import sys, quicknat.cli, quicknat.cohort, quicknat.volumes, quicknat.labels,"
         " quicknat.slices, quicknat.fetch, quicknat.sources, quicknat.autolabel, quicknat.figures,"
-        " quicknat.report;"
+        " quicknat.external_labels, quicknat.layouts, quicknat.survey, quicknat.report;"
         " print([m for m in ('torch', 'torchio', 'monai') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -60,6 +60,31 @@ def test_cohort_with_nothing_to_segment_still_ends_in_a_report(dry_run):
     assert counts["report"] == 1 and not {"segment", "volumes"} & set(counts)
 
 
+PRETRAIN = "p1|p1.nii.gz|||pretrain|"
+
+
+@pytest.mark.slow
+def test_program_labels_the_raw_scan_instead_of_atlases(dry_run):
+    overlay = {"auto_labels": {"method": "recon-all", "license": "my.txt", "subjects_dir": "/fs"}}
+    done = dry_run("--printshellcmds", rows=[HEADER, *TRAIN, VAL, PRETRAIN], overlay=overlay)
+    counts = job_counts(done.text)
+    assert counts["auto_label_external"] == 1 and counts["slice"] == 4
+    assert "auto_label" not in counts
+    (command,) = re.findall(r"quicknat auto-label .*", done.text)
+    assert "--method recon-all" in command and "/p1.nii.gz" in command
+    assert "--subjects-dir /fs" in command
+
+
+@pytest.mark.slow
+def test_scan_without_labels_is_refused_where_labels_are_to_be_given(dry_run):
+    overlay = {"auto_labels": {"method": "precomputed"}}
+    done = dry_run(rows=[HEADER, *TRAIN, VAL, PRETRAIN], overlay=overlay)
+    assert done.returncode != 0 and "sub-p1 has no labels" in done.text
+    given = "p1|p1.nii.gz|p1_l.nii.gz|freesurfer|pretrain|"
+    done = dry_run(rows=[HEADER, *TRAIN, VAL, given], overlay=overlay)
+    assert done.returncode == 0 and job_counts(done.text)["convert_labels"] == 4
+
+
 def test_sessions_are_scans_of_their_own(dry_run):
     rows = [HEADER + "|session", TRAIN[0] + "|1", TRAIN[0] + "|2", VAL + "|", TEST + "|"]
     done = dry_run(rows=rows)

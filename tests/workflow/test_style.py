@@ -1,9 +1,11 @@
 """Formatters and linters are clean."""
 
+import re
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from helpers import ROOT
 
@@ -31,3 +33,12 @@ def test_snakefile_and_rule_files_stay_short():
     }
     assert lengths.pop("Snakefile") < 60
     assert max(lengths.values()) <= 150, lengths
+
+
+@pytest.mark.parametrize("name", ["local", "slurm"])
+def test_profile_names_no_rule_that_does_not_exist(name):
+    profile = yaml.safe_load((ROOT / f"workflow/profiles/{name}/config.yaml").read_text())
+    text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    rules = set(re.findall(r"^rule (\w+):", text, re.MULTILINE))
+    named = {*profile.get("set-threads", {}), *profile.get("set-resources", {})}
+    assert named and named <= rules

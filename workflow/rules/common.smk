@@ -17,6 +17,8 @@ from quicknat.slices import VIEWS
 
 # where downloads go; other workflows of MONAI users keep theirs there too
 RAW = os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw"
+SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
+NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 MODEL_FILES = ["model.safetensors", "model.json", "history.tsv"]
 DEMO_SOURCE = "img2fmri"  # the package whose heads the demo cohort deforms
@@ -68,11 +70,16 @@ try:
     if STAGES[0] not in config:
         raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
     SEGMENTED = scans("test", "segment")
-    # scans without labels get them from atlases
+    LABEL_METHOD = config["auto_labels"]["method"]
     UNLABELLED = [name for name in scans("pretrain") if not SCANS[name].labels]
-    ATLASES = config["auto_labels"]["atlases"] if UNLABELLED else []
-    if not set(ATLASES) <= set(scans("train")) or UNLABELLED and not ATLASES:
+    if config["auto_labels"]["license"]:  # no rule parameter, or moving it would redo the labels
+        os.environ.update(FS_LICENSE=config["auto_labels"]["license"])
+    ATLASES = config["auto_labels"]["atlases"] if UNLABELLED and LABEL_METHOD == "atlas" else []
+    if UNLABELLED and LABEL_METHOD == "atlas" and not ATLASES or set(ATLASES) - set(scans("train")):
         refuse(f"'auto_labels.atlases' is {ATLASES}", scans("train"))
+    if UNLABELLED and LABEL_METHOD == "precomputed":
+        problem = f"{UNLABELLED[0]} has no labels, and 'auto_labels.method' is precomputed"
+        raise InputError(SHEET, problem, "name its labels, or choose another method")
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -80,9 +87,9 @@ ARCHIVES = [name for name, row in SOURCES.items() if row["kind"] not in ("local"
 
 
 wildcard_constraints:
-    scan=r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?",
+    scan=SCAN_NAME,
     view="|".join(VIEWS),
-    source="|".join(ARCHIVES) or "none",
+    source="|".join(ARCHIVES) or NOTHING,
     head="|".join(DEMO_HEADS),
     number=r"\d+",
 

@@ -1,9 +1,8 @@
-# Conform every scan and bring its labels into the protocol; make labels where there are none.
+# Conform every scan and bring its labels into the protocol.
 # Requires: the raw image (and label map) of a row of the sheet.
 # Makes:    results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz + .json
-#           ..._space-conformed_dseg.nii.gz            given labels, conformed grid
-#           ..._dseg.nii.gz                            given labels, the scan's own grid
-#           ..._space-conformed_desc-auto_dseg.nii.gz  automatic labels
+#           ..._space-conformed_dseg.nii.gz  given labels, conformed grid
+#           ..._dseg.nii.gz                  given labels, the scan's own grid
 
 
 rule convert:
@@ -51,28 +50,3 @@ rule convert_labels:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
         " --numbering {params.numbering:q} --scan {input.scan:q} --protocol {input.protocol:q}"
         " --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"
-
-
-rule auto_label:
-    input:
-        scan=CONFORMED,
-        atlases=expand(CONFORMED, scan=ATLASES),
-        labels=[conformed_labels(name) for name in ATLASES],
-    output:
-        "results/scans/{scan}/anat/{scan}_space-conformed_desc-auto_dseg.nii.gz",
-    log:
-        "results/logs/auto_label/{scan}.log",
-    benchmark:
-        "results/benchmarks/auto_label/{scan}.tsv"
-    conda:
-        "../../envs/imaging.yaml"
-    params:
-        atlases=lambda wc, input: [
-            part
-            for pair in zip(input.atlases, input.labels)
-            for part in ("--atlas", pair[0], "--atlas-labels", pair[1])
-        ],
-        seed=config["training"]["seed"],
-    shell:
-        "quicknat auto-label {input.scan:q} {params.atlases:q} --seed {params.seed}"
-        " --threads {threads} --output {output:q} 2>&1 | tee {log:q}"

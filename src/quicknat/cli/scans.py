@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,15 @@ from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Spacing
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
+
+
+class LabelMethod(StrEnum):
+    """How a scan without labels gets them."""
+
+    atlas = "atlas"
+    recon_all = "recon-all"
+    synthseg = "synthseg"
+    samseg = "samseg"
 
 
 @app.command()
@@ -68,10 +78,10 @@ def convert_labels(
     import numpy as np
 
     from quicknat.cohort import find_one
-    from quicknat.conform import load_conformed, record_grid, resample
+    from quicknat.conform import conform_labels, load_conformed, record_grid
     from quicknat.errors import written_whole
     from quicknat.labels import Protocol
-    from quicknat.volumes import Grid, Volume, read_volume, save_nifti
+    from quicknat.volumes import Grid, read_volume, save_nifti
 
     path = find_one(labels)
     image, affine, record = load_conformed(scan)
@@ -82,60 +92,72 @@ def convert_labels(
         )
     if not np.allclose(source.affine, grid.affine, atol=0.01):
         raise InputError(path, "lies elsewhere in space than its image (affines differ)")
-    classes = Volume(Protocol.read(protocol).remap(source.data, numbering, path), grid.affine, path)
-    conformed = resample(classes, Grid(image.shape, affine), order=0)
+    cube = Grid(image.shape, affine)
+    classes, conformed = conform_labels(source, numbering, Protocol.read(protocol), cube)
     with written_whole(output, native) as (temporary, temporary_native):
-        save_nifti(temporary, conformed, Grid(image.shape, affine))
-        save_nifti(temporary_native, classes.data, grid)
+        save_nifti(temporary, conformed, cube)
+        save_nifti(temporary_native, classes, grid)
     log.info("%s -> %s: %d classes", path, output, len(np.unique(conformed)))
 
 
 @app.command("auto-label")
 def auto_label(
     scan: Annotated[Path, typer.Argument(help="Conformed scan without labels.")],
-    atlas: Annotated[list[Path], typer.Option(help="Conformed labelled scan; repeatable.")],
-    atlas_labels: Annotated[list[Path], typer.Option(help="Its label map, in the same order.")],
-    output: Annotated[Path, typer.Option(help="…_dseg.nii.gz to write.")],
-    seed: Annotated[int, typer.Option(help="Seed of the registration's sampling.")] = 0,
+    output: Annotated[Path, typer.Option(help="…_dseg.nii.gz to write, on the conformed grid.")],
+    method: Annotated[LabelMethod, typer.Option(help="Who makes the labels.")] = LabelMethod.atlas,
+    atlas: Annotated[
+        list[Path] | None, typer.Option(help="atlas: conformed labelled scan; repeatable.")
+    ] = None,
+    atlas_labels: Annotated[
+        list[Path] | None, typer.Option(help="atlas: its label map, in the same order.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="atlas: seed of the registration's sampling.")] = 0,
+    image: Annotated[
+        Path | None, typer.Option(help="Other methods: the raw scan; may be a glob.")
+    ] = None,
+    orientation: Orientation = "",
+    protocol: Annotated[
+        Path | None, typer.Option(help="Other methods: label protocol table (TSV).")
+    ] = None,
+    subjects_dir: Annotated[
+        Path, typer.Option(help="recon-all: its subjects, named as the scan; finished ones serve.")
+    ] = Path("freesurfer"),
+    license_file: Annotated[
+        str, typer.Option("--license", help="FreeSurfer's license.txt, if not in its own places.")
+    ] = "",
+    gpus: Annotated[int, typer.Option(min=0, help="synthseg: 0 keeps it on the processor.")] = 0,
     threads: Threads = 1,
 ) -> None:
-    """Label a scan by registered atlases (method `atlas`).
+    """Label a scan by registered atlases, or with recon-all, SynthSeg or SAMSEG.
 
     Example: `quicknat auto-label T1w.nii.gz --atlas a_T1w.nii.gz --atlas-labels a_dseg.nii.gz
     --output dseg.nii.gz`
     """
     import numpy as np
 
-    from quicknat.autolabel import BRAIN_BOX_MM, label_by_atlases
-    from quicknat.conform import head_window, load_conformed
+    from quicknat.conform import load_conformed
     from quicknat.errors import written_whole
-    from quicknat.slices import crop
-    from quicknat.volumes import Grid, read_volume, save_nifti
+    from quicknat.volumes import Grid, save_nifti
 
-    image, affine, record = load_conformed(scan)
-    if len(atlas) != len(atlas_labels):
-        raise typer.BadParameter("give one --atlas-labels for each --atlas")
-    pairs = []
-    for picture, labels in zip(atlas, atlas_labels, strict=True):
-        data, _, other = load_conformed(picture)
-        if other["spacing_mm"] != record["spacing_mm"]:
-            raise InputError(picture, "is conformed to another spacing than the scan")
-        pairs.append((data, np.asarray(read_volume(labels).data, dtype=np.uint8)))
-    # registration looks at the box that holds the brain, which halves its time
-    spacing = record["spacing_mm"]
-    side = min(round(BRAIN_BOX_MM / spacing), record["size"])
-    boxes = [head_window(data, spacing, side) for data, _ in pairs]
-    pairs = [
-        tuple(crop(part, box, side) for part in pair)
-        for pair, box in zip(pairs, boxes, strict=True)
-    ]
-    start = head_window(image, spacing, side)
-    found = label_by_atlases(crop(image, start, side), pairs, spacing, seed, threads)
-    classes = np.zeros_like(image)
-    crop(classes, start, side)[...] = found
+    if method is LabelMethod.atlas:
+        from quicknat.autolabel import label_scan
+
+        if not atlas or len(atlas) != len(atlas_labels or []):
+            raise typer.BadParameter("give one --atlas-labels for each --atlas, at least one")
+        pairs = list(zip(atlas, atlas_labels, strict=True))
+        classes = label_scan(scan, pairs, seed, threads)
+    else:
+        from quicknat import external_labels as external
+        from quicknat.labels import Protocol
+
+        if image is None or protocol is None:
+            raise typer.BadParameter(f"method {method.value} needs --image and --protocol")
+        settings = external.Settings(subjects_dir.resolve(), license_file, threads, gpus > 0)
+        table = Protocol.read(protocol)
+        classes = external.label_scan(scan, image, orientation, table, method.value, settings)
     with written_whole(output) as (temporary,):
-        save_nifti(temporary, classes, Grid(classes.shape, affine))
-    log.info("%s: %d classes from %d atlases", output, len(np.unique(classes)), len(pairs))
+        save_nifti(temporary, classes, Grid(classes.shape, load_conformed(scan)[1]))
+    log.info("%s: %d classes by %s", output, len(np.unique(classes)), method.value)
 
 
 @app.command("slice")

@@ -1,0 +1,314 @@
+"""Labels by recon-all, SynthSeg and SAMSEG: what they are asked, and what becomes of their answer.
+
+None of the three can be had here. Stand-ins on PATH note their arguments and copy a real label map
+(FreeSurfer numbering) to where the program would write its own.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from helpers import LABELS
+from quicknat.conform import conform, resample
+from quicknat.errors import InputError
+from quicknat.external_labels import Settings, label_externally, label_scan
+from quicknat.labels import Protocol
+from quicknat.volumes import Grid, Volume, read_volume, save_nifti
+
+METHODS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
+# each finds its image and its result in its arguments; FOLDER is that of the stand-ins
+STAND_IN = """#!/bin/sh
+echo "$0 $*" > FOLDER/arguments
+echo "$FS_LICENSE $OMP_NUM_THREADS" > FOLDER/environment
+echo "stand-in at work"
+image="" ; result=""
+while [ $# -gt 0 ]; do
+  case $1 in
+    -i|--i) image=$2; shift;;
+    --o) result=$2; shift;;
+    -o) result=$2/seg.mgz; shift;;
+    -s) subject=$2; shift;;
+    -sd) result=$2/$subject/mri/aseg.mgz; shift;;
+  esac
+  shift
+done
+if [ -n "$image" ]; then cp "$image" FOLDER/seen.nii.gz || exit 9; fi
+mkdir -p "$(dirname "$result")"
+"""
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """Licence, folder of subjects, and a PATH with nothing but the system's own programs."""
+    for name in ("FS_LICENSE", "FREESURFER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    (tmp_path / "license.txt").write_text("me@example.org\n")
+    return Settings(tmp_path / "subjects", str(tmp_path / "license.txt"), threads=3)
+
+
+def coarser(volume):
+    """Every second voxel: 4 mm, which spares the tests most of their time."""
+    affine = volume.affine @ np.diag([2, 2, 2, 1.0])
+    return Volume(volume.data[::2, ::2, ::2], affine, volume.path)
+
+
+@pytest.fixture(scope="module")
+def scan(head):
+    return coarser(head)
+
+
+@pytest.fixture(scope="module")
+def labels(demo_dseg):
+    volume = coarser(demo_dseg)
+    return Volume(volume.data.astype(np.int32), volume.affine, volume.path)
+
+
+@pytest.fixture
+def provide(tmp_path, labels, settings):
+    """Put a stand-in for a method's program on PATH; it ends with one more line of shell."""
+
+    def put(method, values=labels.data, last_line='cp FOLDER/answer.${result##*.} "$result"'):
+        # on a grid of the program's own, as FreeSurfer's conformed one: LIA
+        image = nib.Nifti1Image(values, labels.affine)
+        target = nib.orientations.axcodes2ornt("LIA")
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
+        image = image.as_reoriented(turn)
+        nib.save(image, tmp_path / "answer.nii.gz")
+        (tmp_path / "answer.nii.gz").rename(tmp_path / "answer.gz")
+        nib.save(nib.MGHImage(np.asarray(image.dataobj), image.affine), tmp_path / "answer.mgz")
+        program = tmp_path / "bin" / METHODS[method]
+        program.write_text((STAND_IN + last_line + "\n").replace("FOLDER", str(tmp_path)))
+        program.chmod(0o755)
+        return program
+
+    return put
+
+
+def arguments(folder):
+    return (folder / "arguments").read_text().split()[1:]
+
+
+@pytest.fixture
+def conformed(tmp_path, scan):
+    """The conformed scan, the raw one, and the conformed grid."""
+    image, grid, record = conform(scan, 8.0, 32)
+    affine = grid.affine.copy()
+    affine[:3, 3] += 0.3  # no voxel lies midway between two of the labels'
+    grid = Grid(grid.shape, affine)
+    path = tmp_path / "scans" / "sub-01_ses-2_space-conformed_T1w.nii.gz"
+    path.parent.mkdir()
+    save_nifti(path, image, grid)
+    path.with_name("sub-01_ses-2_space-conformed_T1w.json").write_text(json.dumps(record))
+    raw = tmp_path / "raw.nii.gz"
+    nib.save(nib.Nifti1Image(scan.data.astype(np.int16), scan.affine), raw)
+    return path, raw, grid
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stand_in_labels_become_classes_on_the_conformed_grid(
+    method, provide, conformed, settings, labels, protocol
+):
+    provide(method)
+    path, raw, grid = conformed
+    found = label_scan(path, raw, "", protocol, method, settings)
+    truth = protocol.remap(resample(labels, grid, order=0), "freesurfer", "x")
+    np.testing.assert_array_equal(found, truth)
+    assert len(np.unique(found)) > 20
+
+
+def test_stand_in_recon_all_gets_subject_image_threads_and_licence(
+    provide, conformed, settings, tmp_path, protocol
+):
+    provide("recon-all")
+    label_scan(*conformed[:2], "", protocol, "recon-all", settings)
+    asked = arguments(tmp_path)
+    image = asked.pop(asked.index("-i") + 1)
+    subjects = str(tmp_path / "subjects")
+    expected = ["-s", "sub-01_ses-2", "-sd", subjects, "-i", "-all", "-threads", "3"]
+    assert image.endswith("/sub-01_ses-2_T1w.nii.gz") and asked == expected
+    assert (tmp_path / "environment").read_text().split() == [settings.license, "3"]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_stand_in_synthseg_leaves_the_gpu_alone_unless_it_may_use_it(
+    gpu, provide, scan, settings, tmp_path
+):
+    provide("synthseg")
+    allowed = Settings(settings.subjects_dir, settings.license, 2, gpu)
+    label_externally("synthseg", scan, "sub-01", allowed)
+    asked = arguments(tmp_path)
+    assert asked[0::2][:3] == ["--i", "--o", "--threads"] and asked[5] == "2"
+    assert asked[6:] == ([] if gpu else ["--cpu"])
+
+
+def test_stand_in_samseg_runs_without_a_licence(provide, scan, settings, tmp_path):
+    provide("samseg")
+    label_externally("samseg", scan, "sub-01", Settings(settings.subjects_dir, "", 2))
+    asked = arguments(tmp_path)
+    assert asked[0::2] == ["-i", "-o", "--threads"] and asked[5] == "2"
+
+
+def test_stated_orientation_of_an_analyze_scan_reaches_the_stand_in(
+    provide, conformed, settings, tmp_path, scan, protocol
+):
+    provide("samseg")
+    flipped = scan.data[::-1].astype(">i2")  # RAS to LAS
+    picture = nib.AnalyzeImage(flipped, None)
+    picture.header.set_zooms((4, 4, 4))
+    nib.save(picture, tmp_path / "raw.img")
+    label_scan(conformed[0], tmp_path / "raw.img", "LAS", protocol, "samseg", settings)
+    seen = nib.load(tmp_path / "seen.nii.gz")
+    assert nib.aff2axcodes(seen.affine) == ("L", "A", "S") and seen.header["sform_code"] == 1
+    np.testing.assert_array_equal(np.asarray(seen.dataobj), flipped)
+
+
+def test_half_done_subject_is_gone_on_with_and_gets_no_image(provide, scan, settings, tmp_path):
+    provide("recon-all")
+    started = settings.subjects_dir / "sub-01/mri/orig/001.mgz"
+    started.parent.mkdir(parents=True)
+    started.touch()
+    label_externally("recon-all", scan, "sub-01", settings)
+    assert "-i" not in arguments(tmp_path) and "-all" not in arguments(tmp_path)
+    assert " ".join(arguments(tmp_path)).count("-make all") == 1
+
+
+def test_finished_subject_is_used_without_program_or_licence(settings, scan, labels):
+    aseg = settings.subjects_dir / "sub-01/mri/aseg.mgz"
+    aseg.parent.mkdir(parents=True)
+    nib.save(nib.MGHImage(labels.data, labels.affine), aseg)
+    found = label_externally("recon-all", scan, "sub-01", Settings(settings.subjects_dir))
+    np.testing.assert_array_equal(found.data, labels.data)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_missing_program_is_named_with_how_to_provide_it(method, scan, settings):
+    remedy = "envs/samseg.yaml" if method == "samseg" else "module load freesurfer"
+    with pytest.raises(InputError, match=f"{METHODS[method]}: no such program on PATH; .*{remedy}"):
+        label_externally(method, scan, "sub-01", settings)
+
+
+@pytest.mark.parametrize("method", ["recon-all", "synthseg"])
+def test_missing_licence_is_refused_before_the_stand_in_runs(
+    method, provide, scan, settings, tmp_path
+):
+    provide(method)
+    for stated, named in (("/none/license.txt", "/none/"), ("", r"\$FREESURFER_HOME/")):
+        without = Settings(settings.subjects_dir, stated)
+        with pytest.raises(InputError, match=f"^{named}license.txt: FreeSurfer's licence"):
+            label_externally(method, scan, "sub-01", without)
+    assert not (tmp_path / "arguments").exists()
+
+
+def test_licence_is_looked_for_where_freesurfer_does(
+    provide, scan, settings, tmp_path, monkeypatch
+):
+    provide("synthseg")
+    monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))
+    label_externally("synthseg", scan, "sub-01", Settings(settings.subjects_dir))
+    assert (tmp_path / "environment").read_text().split()[0] == str(tmp_path / "license.txt")
+    (tmp_path / "mine.txt").touch()
+    monkeypatch.setenv("FS_LICENSE", str(tmp_path / "mine.txt"))
+    label_externally("synthseg", scan, "sub-01", Settings(settings.subjects_dir))
+    assert (tmp_path / "environment").read_text().split()[0] == str(tmp_path / "mine.txt")
+
+
+@pytest.mark.parametrize(
+    ("method", "where"), [("recon-all", "sub-01/scripts/recon-all.log"), ("samseg", "above")]
+)
+def test_failing_stand_in_is_named_with_its_last_line_and_its_log(
+    method, where, provide, scan, settings, capfd
+):
+    program = provide(method, last_line="echo out of memory >&2; exit 3")
+    message = f"{program.name}: ended with status 3, its last line 'out of memory'; see .*{where}"
+    with pytest.raises(InputError, match=message):
+        label_externally(method, scan, "sub-01", settings)
+    assert "stand-in at work\nout of memory\n" in capfd.readouterr().err
+
+
+def test_stand_in_that_writes_nothing_is_no_success(provide, scan, settings):
+    provide("samseg", last_line="exit 0")
+    with pytest.raises(InputError, match="run_samseg: ended well but did not write seg.mgz"):
+        label_externally("samseg", scan, "sub-01", settings)
+
+
+def test_unknown_label_of_a_stand_in_is_refused(provide, conformed, settings, labels, protocol):
+    values = labels.data.copy()
+    values[0, 0, :3] = 9999
+    provide("synthseg", values)
+    with pytest.raises(InputError, match=r"mri_synthseg of sub-01_ses-2: label value 9999 \(3 vox"):
+        label_scan(*conformed[:2], "", protocol, "synthseg", settings)
+
+
+@pytest.mark.parametrize("table", ["quicknat28", "quicknat33", "tissues4", "seed4"])
+def test_numbers_that_samseg_gives_outside_the_brain_are_known(table):
+    values = np.array([2, 24, 165, 258, 259])  # among them skull, soft tissue and fluid
+    mapped = Protocol.read(LABELS / f"{table}.tsv").remap(values, "freesurfer", "x")
+    assert mapped[0] > 0 and mapped[2:].tolist() == [0, 0, 0]
+
+
+def test_labels_that_lie_beside_the_scan_are_refused(settings, conformed, labels, protocol):
+    aseg = settings.subjects_dir / "sub-01_ses-2/mri/aseg.mgz"
+    aseg.parent.mkdir(parents=True)
+    elsewhere = labels.affine.copy()
+    elsewhere[0, 3] += 600
+    nib.save(nib.MGHImage(labels.data, elsewhere), aseg)
+    with pytest.raises(InputError, match=r"aseg\.mgz: lies elsewhere in space than its scan"):
+        label_scan(*conformed[:2], "", protocol, "recon-all", settings)
+
+
+def lock_subject(settings, host, process):
+    lock = settings.subjects_dir / "sub-01/scripts/IsRunning.lh+rh"
+    lock.parent.mkdir(parents=True)
+    lock.write_text(
+        f"------\nSUBJECT sub-01\nUSER me\nHOST {host}\nPROCESSID {process} \nOS Linux\n"
+    )
+    return lock
+
+
+def test_lock_of_a_killed_recon_all_is_removed(provide, scan, settings):
+    provide("recon-all")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    lock = lock_subject(settings, socket.gethostname(), gone.pid)
+    label_externally("recon-all", scan, "sub-01", settings)
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("host", ["another", "this"])
+def test_lock_of_a_recon_all_that_may_be_at_work_is_named_and_kept(host, provide, scan, settings):
+    provide("recon-all")
+    name = socket.gethostname() if host == "this" else "node17"
+    lock = lock_subject(settings, name, os.getpid())
+    with pytest.raises(InputError, match=r"IsRunning\.lh\+rh: says that process .* remove this"):
+        label_externally("recon-all", scan, "sub-01", settings)
+    assert lock.exists()
+
+
+@pytest.mark.slow
+def test_command_writes_the_stand_ins_labels_and_no_file_when_it_fails(
+    provide, conformed, tmp_path, labels, protocol
+):
+    path, raw, grid = conformed
+    program = provide("samseg")
+    command = [sys.executable, "-m", "quicknat", "auto-label", path, "--method", "samseg"]
+    given = [*command, "--output", tmp_path / "dseg.nii.gz", "--image", raw]
+    table = LABELS / "quicknat28.tsv"
+    done = subprocess.run([*given, "--protocol", table], capture_output=True, text=True)
+    assert done.returncode == 0 and "stand-in at work" in done.stderr, done.stderr
+    written = read_volume(tmp_path / "dseg.nii.gz")
+    truth = protocol.remap(resample(labels, grid, order=0), "freesurfer", "x")
+    np.testing.assert_array_equal(written.data, truth)
+    (tmp_path / "dseg.nii.gz").unlink()
+    program.write_text("#!/bin/sh\nexit 3\n")
+    done = subprocess.run([*given, "--protocol", table], capture_output=True, text=True)
+    assert done.returncode == 1 and "error: run_samseg: ended with status 3" in done.stderr
+    assert not (tmp_path / "dseg.nii.gz").exists()
+    assert subprocess.run(given, capture_output=True).returncode == 2  # without its protocol
