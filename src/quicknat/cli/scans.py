@@ -71,17 +71,12 @@ def convert_labels(
     from quicknat.conform import load_conformed, record_grid, resample
     from quicknat.errors import written_whole
     from quicknat.labels import Protocol
-    from quicknat.volumes import Grid, Volume, read_volume, save_nifti
+    from quicknat.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
 
     path = find_one(labels)
     image, affine, record = load_conformed(scan)
     source, grid = read_volume(path, orientation), record_grid(record)
-    if source.shape != grid.shape:
-        raise InputError(
-            path, f"has shape {source.shape}, its image {grid.shape}", "give labels on its grid"
-        )
-    if not np.allclose(source.affine, grid.affine, atol=0.01):
-        raise InputError(path, "lies elsewhere in space than its image (affines differ)")
+    require_same_grid(path, source, grid)
     classes = Volume(Protocol.read(protocol).remap(source.data, numbering, path), grid.affine, path)
     conformed = resample(classes, Grid(image.shape, affine), order=0)
     with written_whole(output, native) as (temporary, temporary_native):
