@@ -46,8 +46,8 @@ def _open_case(scan: Scan, places: Places) -> _Case:
     case = _Case(scan, places.path(scan.source, scan.image))
     wanted = {"image": (scan.source, scan.image), "labels": (scan.labels_source, scan.labels)}
     for part, (source, name) in wanted.items():
-        if not name or part == "labels" and not scan.protocol:  # the latter is a fault of the sheet
-            continue
+        if not name or (part == "labels" and not scan.protocol):
+            continue  # labels without a protocol are a fault of the sheet
         path = places.path(source, name)
         if not places.fetched(source):
             case.waiting.append(f"'{source}' is not fetched")

@@ -1,7 +1,7 @@
 """Look into many files, several at a time, and remember what they hold.
 
-What was read once is not read again while the file stays as it was, so that a second check of a
-thousand scans takes seconds.
+What was read and is good is not read again while the file stays as it was, so that a second check
+of a thousand scans takes seconds.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ class File:
 
 def _stamps(path: Path) -> list[tuple[int, int]]:
     """Size and time of change of a file, and of the header beside it if it is a pair."""
-    pair = [path] + [path.with_suffix(end) for end in (".hdr", ".HDR")] * (
-        path.suffix.lower() == ".img"
-    )
+    headers = [path.with_suffix(end) for end in (".hdr", ".HDR")]
+    pair = [path, *headers] if path.suffix.lower() == ".img" else [path]
     return [(s.st_size, s.st_mtime_ns) for s in (p.stat() for p in pair if p.exists())]
 
 
@@ -54,7 +53,7 @@ def survey(
     Args:
         files: each once.
         protocol: label protocol (TSV); None if there is no label map among the files.
-        cache: JSON of what earlier calls found; it then holds what this one found.
+        cache: JSON of the good files that earlier calls found; then of those of this one.
         threads: files to read at a time (decompression runs in parallel).
 
     Raises:
@@ -85,7 +84,9 @@ def survey(
             found[keys[file]] = finding
     finally:  # also after Ctrl-C: what was read is kept
         pool.shutdown(cancel_futures=True)
-        if found != known:
+        # not what is bad: the cause may lie elsewhere (permission, memory, the disk)
+        kept = {name: finding for name, finding in found.items() if not finding.problem}
+        if kept != known:
             with written_whole(cache) as (temporary,):
-                temporary.write_text(json.dumps({k: asdict(f) for k, f in found.items()}))
+                temporary.write_text(json.dumps({k: asdict(f) for k, f in kept.items()}))
     return {file: found[name] for file, name in keys.items()}
