@@ -159,6 +159,26 @@ def flipped_qform(path, pixels):
     nib.save(image, path)
 
 
+def huge(path, pixels):
+    image = nib.Nifti1Image(pixels, np.eye(4))
+    header = bytearray(image.to_bytes())
+    header[42:48] = b"\xff\x7f" * 3  # 32767 voxels along each axis
+    path.write_bytes(gzip.compress(bytes(header)))
+
+
+def collapsed(path, pixels):
+    image = nib.Nifti1Image(pixels, np.eye(4))
+    image.set_qform(np.eye(4), 1)
+    image.header["srow_x"], image.header["sform_code"] = 0, 1
+    nib.save(image, path)
+
+
+def unknown_type(path, pixels):
+    content = bytearray(nib.MGHImage(pixels.astype(np.float32), np.eye(4)).to_bytes())
+    content[20:24] = b"\0\0\0\x63"
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
 BAD = {
     "missing": (lambda p, d: None, "no such file"),
     "empty": (lambda p, d: p.write_bytes(b""), "empty"),
@@ -177,6 +197,8 @@ BAD = {
     "NaN": (nan_file, "3 voxels are NaN"),
     "no orientation": (lambda p, d: write(p, d, code=0), "orient"),
     "zooms contradict": (contradicting, "contradict"),
+    "an impossible size": (huge, "cannot be read as an image"),
+    "an axis without length": (collapsed, "sform says"),
     "left-right conflict": (flipped_qform, "sform says RAS, qform says LAS"),
 }
 
@@ -191,6 +213,12 @@ def test_bad_image_is_refused_naming_file_and_reason(tmp_path, pixels, fault):
     assert str(path) in str(error.value)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_unknown_type_of_voxels_is_refused(tmp_path, pixels):
+    unknown_type(tmp_path / "scan.mgz", pixels)
+    with pytest.raises(InputError, match=r"scan\.mgz: cannot be read as an image"):
+        read_volume(tmp_path / "scan.mgz")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
