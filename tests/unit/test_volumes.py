@@ -159,24 +159,22 @@ def flipped_qform(path, pixels):
     nib.save(image, path)
 
 
+def patched(path, image, offset, content):
+    """Write an image with some bytes of its header replaced."""
+    whole = bytearray(image.to_bytes())
+    whole[offset : offset + len(content)] = content
+    path.write_bytes(gzip.compress(bytes(whole)))
+
+
 def huge(path, pixels):
-    image = nib.Nifti1Image(pixels, np.eye(4))
-    header = bytearray(image.to_bytes())
-    header[42:48] = b"\xff\x7f" * 3  # 32767 voxels along each axis
-    path.write_bytes(gzip.compress(bytes(header)))
+    patched(path, nib.Nifti1Image(pixels, np.eye(4)), 42, b"\xff\x7f" * 3)  # 32767 voxels an axis
 
 
 def collapsed(path, pixels):
     image = nib.Nifti1Image(pixels, np.eye(4))
+    image.set_sform(np.eye(4), 1)
     image.set_qform(np.eye(4), 1)
-    image.header["srow_x"], image.header["sform_code"] = 0, 1
-    nib.save(image, path)
-
-
-def unknown_type(path, pixels):
-    content = bytearray(nib.MGHImage(pixels.astype(np.float32), np.eye(4)).to_bytes())
-    content[20:24] = b"\0\0\0\x63"
-    path.write_bytes(gzip.compress(bytes(content)))
+    patched(path, image, 280, bytes(16))  # the first row of the sform
 
 
 BAD = {
@@ -216,7 +214,8 @@ def test_bad_image_is_refused_naming_file_and_reason(tmp_path, pixels, fault):
 
 
 def test_unknown_type_of_voxels_is_refused(tmp_path, pixels):
-    unknown_type(tmp_path / "scan.mgz", pixels)
+    image = nib.MGHImage(pixels.astype(np.float32), np.eye(4))
+    patched(tmp_path / "scan.mgz", image, 20, b"\0\0\0\x63")
     with pytest.raises(InputError, match=r"scan\.mgz: cannot be read as an image"):
         read_volume(tmp_path / "scan.mgz")
 
