@@ -13,8 +13,8 @@ import numpy as np
 from quicknat.cohort import Scan, examine_sheet, find_all, find_one, side
 from quicknat.errors import InputError
 from quicknat.examine import Finding, explain
+from quicknat.findings import File, examine_files
 from quicknat.places import Places
-from quicknat.survey import File, survey
 from quicknat.verdicts import BAD, NOT_HERE, OK, WARNING, Verdict, write_verdicts
 from quicknat.volumes import Grid, require_same_grid
 
@@ -126,7 +126,7 @@ def check_scans(
     for case in cases:
         case.problems[:0] = (faults or {}).get(case.scan, ())
     files = dict.fromkeys(file for case in cases for file in case.files.values())
-    findings = survey(files, protocol, table.with_suffix(".cache.json"), threads)
+    findings = examine_files(files, protocol, table.with_suffix(".cache.json"), threads)
     for case in cases:
         _judge(case, findings)
     _compare(cases, findings)
@@ -194,7 +194,6 @@ def check_for_workflow(
     lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
     if bad and (faulty or on_bad_scan == "stop"):
         fix = "repair the sheet" if faulty else "repair these, or set on_bad_scan to skip"
-        problem = "\n  ".join([f"{len(bad)} cannot be used", *lines])
-        raise InputError(places.sheet, problem, f"\n{fix}")
+        raise InputError(places.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
-from quicknat import survey
+from quicknat import findings
 from quicknat.checking import check_cohort, check_for_workflow
 from quicknat.cli import app
 from quicknat.errors import InputError
@@ -173,8 +173,8 @@ def reads(monkeypatch):
     def note(look):
         return lambda path, *rest: (names.append(path.name), look(path, *rest))[1]
 
-    monkeypatch.setattr(survey, "examine_image", note(examine_image))
-    monkeypatch.setattr(survey, "examine_labels", note(examine_labels))
+    monkeypatch.setattr(findings, "examine_image", note(examine_image))
+    monkeypatch.setattr(findings, "examine_labels", note(examine_labels))
     return names
 
 
@@ -297,7 +297,7 @@ def test_run_is_stopped_with_a_line_for_each_bad_scan_or_goes_on_without_them(co
         check_for_workflow(*cohort.arguments(), "stop")
     lines = str(error.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:3]] == ["sub-a", "sub-b"]
-    assert "on_bad_scan" in lines[-1]
+    assert "set on_bad_scan to skip" in lines[0] and len(lines) == 3
     check_for_workflow(*cohort.arguments(), "skip")
     assert "sub-a" in caplog.text and "sub-b" in caplog.text and "sub-c" not in caplog.text
 

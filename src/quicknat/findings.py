@@ -45,7 +45,7 @@ def _read_cache(path: Path) -> dict[str, Finding]:
         return {}  # none yet, or of another make: everything is read anew
 
 
-def survey(
+def examine_files(
     files: Iterable[File], protocol: Path | None, cache: Path, threads: int
 ) -> dict[File, Finding]:
     """Look into files, except those that the cache knows as they are.
