@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +29,28 @@ def run_snakemake(directory: Path, *arguments: str, overlay: dict | None = None,
     done = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=env)
     done.text = done.stdout + done.stderr
     return done
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    """Write a NIfTI file whose two transforms are coded; 2 mm voxels unless told."""
+    image = nib.Nifti1Image(data, np.diag([2, 2, 2, 1.0]) if affine is None else affine)
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    nib.save(image, path)
+    return path
+
+
+def tiny_scan(path: Path, side: int = 12) -> Path:
+    """Write a small cube of noise, another one for each file name."""
+    random = np.random.default_rng(zlib.crc32(path.name.encode()))
+    return save(path, random.integers(1, 200, (side, side, side)).astype(np.int16))
+
+
+def tiny_labels(path: Path, side: int = 12) -> Path:
+    """Write its label map: FreeSurfer's left and right white matter, each on its side."""
+    data = np.zeros((side, side, side), np.int16)
+    data[1 : side // 2], data[side // 2 : -1] = 2, 41
+    return save(path, data)
 
 
 def job_counts(text: str) -> Counter:

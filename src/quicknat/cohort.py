@@ -6,13 +6,14 @@ import csv
 import fnmatch
 import hashlib
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
 from quicknat.errors import InputError
-from quicknat.schema import check
+from quicknat.schema import all_problems
 
 LOCAL = "local"  # the source of files that lie where the sheet says
 AUTO_SPLIT = ("train",) * 8 + ("val", "test")
@@ -39,6 +40,14 @@ class Scan:
         return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
 
 
+def side(use: str) -> str:
+    """The split that a use belongs to, among which nobody may be shared; "" for ``segment``.
+
+    A person learnt from must not be judged on, and pre-training is learning too.
+    """
+    return {"pretrain": "train", "train": "train", "val": "val", "test": "test"}.get(use, "")
+
+
 def auto_use(person: str) -> str:
     """``train``, ``val`` or ``test`` (80/10/10) by a hash of the person.
 
@@ -48,11 +57,32 @@ def auto_use(person: str) -> str:
     return AUTO_SPLIT[int.from_bytes(digest[:8], "big") % len(AUTO_SPLIT)]
 
 
-def read_table(path: str | Path, schema: dict) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a table: with one scan of a sheet, or else (None) with the table."""
+
+    error: InputError
+    scan: Scan | None = None
+
+
+def _as_scan(row: Mapping[str, str]) -> Scan:
+    """A row as it stands, with whatever it lacks left empty."""
+    known = {field.name for field in fields(Scan)}
+    given = {key: value for key, value in row.items() if key in known and value}
+    return Scan(**{"subject": "", "image": "", "use": ""} | given)
+
+
+def examine_table(
+    path: str | Path, schema: dict
+) -> tuple[list[dict[str, str]], list[tuple[InputError, dict[str, str]]]]:
     """Read a TSV of text cells, lines that begin with ``#`` left out, and check every row.
 
+    Returns:
+        The rows that the schema accepts (without columns that it does not know), and all that is
+        wrong: each error with its row, an empty one where the header is at fault.
+
     Raises:
-        InputError: unreadable, an unknown or missing column, or a cell that the schema refuses.
+        InputError: cannot be read as a table.
     """
     path = Path(path)
     try:
@@ -63,17 +93,76 @@ def read_table(path: str | Path, schema: dict) -> list[dict[str, str]]:
         raise InputError(path, "no such file", "check 'sheet' in the configuration") from error
     except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
         raise InputError(path, f"cannot be read as a tab-separated table ({error})") from error
-    rows = [
-        {str(key).strip(): str(value).strip() for key, value in row.items()}
-        for row in table.to_dict("records")
-    ]
-    columns = dict.fromkeys((str(column).strip() for column in table.columns), "")
-    shape = {"properties": schema["properties"], "additionalProperties": False}
-    check(columns, shape | {"properties": {key: {} for key in schema["properties"]}}, path)
-    for number, row in enumerate(rows, start=1):
+    table.columns = [str(column).strip() for column in table.columns]
+    names = {key: {} for key in schema["properties"]}
+    names = {"properties": names, "additionalProperties": False}
+    header = [e for column in table.columns for e in all_problems({column: ""}, names, path)]
+    absent = [key for key in schema["required"] if key not in table.columns]
+    header += [e for key in absent for e in all_problems({}, {"required": [key]}, path)]
+    rows, faults = [], [(error, {}) for error in header]
+    table = table[[column for column in table.columns if column in schema["properties"]]]
+    for number, cells in enumerate(table.to_dict("records") if not absent else [], start=1):
+        row = {key: str(value).strip() for key, value in cells.items()}
         name = row.get("subject") or row.get("source") or str(number)
-        check(row, schema, f"{path} row {number} ({name})")
+        wrong = all_problems(row, schema, f"{path} row {number} ({name})")
+        faults += [(error, row) for error in wrong]
+        rows += [] if wrong else [row]
+    return rows, faults
+
+
+def read_table(path: str | Path, schema: dict) -> list[dict[str, str]]:
+    """The rows of a TSV, as :func:`examine_table` reads it.
+
+    Raises:
+        InputError: unreadable, an unknown or missing column, or a cell that the schema refuses.
+    """
+    rows, faults = examine_table(path, schema)
+    if faults:
+        raise faults[0][0]
     return rows
+
+
+def examine_sheet(path: str | Path, schema: dict) -> tuple[list[Scan], list[Fault]]:
+    """Read a sheet, settle ``use: auto``, and collect all that is wrong with it.
+
+    Returns:
+        Every scan that its row describes, sorted by name, without those of ``use: exclude``; and
+        the faults in the order in which they are met.
+
+    Raises:
+        InputError: cannot be read as a table.
+    """
+    rows, wrong = examine_table(path, schema)
+    faults = [Fault(error, _as_scan(row) if row else None) for error, row in wrong]
+    scans: list[Scan] = []
+    names: set[str] = set()
+    split_of: dict[str, Scan] = {}
+    for scan in map(_as_scan, rows):
+        person = scan.person or scan.subject
+        use = auto_use(person) if scan.use == "auto" else scan.use
+        source = scan.labels_source or scan.source
+        scan = replace(scan, use=use, person=person, labels_source=source)
+        if use == "exclude":
+            continue
+        problems = []
+        if scan.id in names:
+            problems.append((f"{scan.id} stands in two rows", "give each scan a session"))
+        if use in ("train", "val", "test") and not scan.labels:
+            fix = "name them, or use pretrain/segment"
+            problems.append((f"{scan.id} has use={use} but no labels", fix))
+        if scan.labels and not scan.protocol:
+            problems.append((f"{scan.id} has labels but no protocol", "say their numbering"))
+        if side(use):
+            other = split_of.setdefault(person, scan)
+            if side(use) != side(other.use):
+                what = f"person '{person}' is in {other.use} ({other.id}) and in {use} ({scan.id})"
+                problems.append((what, "keep all scans of a person in one split"))
+        faults += [Fault(InputError(path, *problem), scan) for problem in problems]
+        names.add(scan.id)
+        scans.append(scan)
+    if not scans and not faults:
+        faults.append(Fault(InputError(path, "lists no scan", "add rows, or remove use=exclude")))
+    return sorted(scans, key=lambda scan: scan.id), faults
 
 
 def read_sheet(path: str | Path, schema: dict) -> list[Scan]:
@@ -86,55 +175,28 @@ def read_sheet(path: str | Path, schema: dict) -> list[Scan]:
     Raises:
         InputError: an invalid row, a scan listed twice, or a person in two splits.
     """
-    scans: dict[str, Scan] = {}
-    split_of: dict[str, Scan] = {}
-    known = {field.name for field in fields(Scan)}
-    for row in read_table(path, schema):
-        values = {key: value for key, value in row.items() if key in known and value}
-        scan = Scan(**values)
-        person = scan.person or scan.subject
-        use = auto_use(person) if scan.use == "auto" else scan.use
-        scan = Scan(
-            **{**values, "use": use, "person": person,
-               "labels_source": scan.labels_source or scan.source},
-        )  # fmt: skip
-        if use == "exclude":
-            continue
-        if scan.id in scans:
-            raise InputError(path, f"{scan.id} stands in two rows", "give each scan a session")
-        if use in ("train", "val", "test") and not scan.labels:
-            raise InputError(
-                path, f"{scan.id} has use={use} but no labels", "name them, or use pretrain/segment"
-            )
-        if scan.labels and not scan.protocol:
-            raise InputError(path, f"{scan.id} has labels but no protocol", "say their numbering")
-        if use != "segment":
-            # a person learnt from must not be judged on; pre-training is learning too
-            other = split_of.setdefault(person, scan)
-            side, other_side = ("train" if u == "pretrain" else u for u in (use, other.use))
-            if side != other_side:
-                raise InputError(
-                    path,
-                    f"person '{person}' is in {other.use} ({other.id}) and in {use} ({scan.id})",
-                    "keep all scans of a person in one split",
-                )
-        scans[scan.id] = scan
-    if not scans:
-        raise InputError(path, "lists no scan", "add rows, or remove use=exclude")
-    return [scans[key] for key in sorted(scans)]
+    scans, faults = examine_sheet(path, schema)
+    if faults:
+        raise faults[0].error
+    return scans
 
 
-def find_one(path: str | Path) -> Path:
-    """The one file that `path` names; its last parts may be a glob, matched without regard to case.
-
-    Raises:
-        InputError: no file matches, or more than one.
-    """
+def find_all(path: str | Path) -> list[Path]:
+    """The files that `path` names; its parts may be globs, matched without regard to case."""
     path = Path(path)
     matches = [Path(path.anchor)]
     for part in path.relative_to(path.anchor).parts:
         matches = [found for folder in matches for found in _children(folder, part)]
-    files = [match for match in matches if match.is_file()]
+    return [match for match in matches if match.is_file()]
+
+
+def find_one(path: str | Path) -> Path:
+    """The one file that `path` names, as :func:`find_all` finds it.
+
+    Raises:
+        InputError: no file matches, or more than one.
+    """
+    files = find_all(path)
     if not files:
         raise InputError(path, "no such file", "check the path in the sheet")
     if len(files) > 1:

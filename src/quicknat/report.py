@@ -18,6 +18,7 @@ import quicknat
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.labels import Protocol
+from quicknat.verdicts import Verdict
 
 PACKAGES = [
     "snakemake",
@@ -57,6 +58,7 @@ class ReportInputs:
     dice: Path | None
     overlays: Mapping[str, Path]
     benchmarks: Path
+    skipped: Sequence[Verdict] = ()  # scans of the sheet that the run left out
 
 
 def embed(path: Path) -> str:
@@ -139,6 +141,7 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         title=inputs.title,
         note=inputs.note,
         scans=inputs.scans,
+        skipped=inputs.skipped,
         uses=[
             (use, int(uses[use]))
             for use in ("pretrain", "train", "val", "test", "segment")

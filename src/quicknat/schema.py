@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.exceptions import ValidationError, best_match, relevance
 
 from quicknat.errors import InputError
 
@@ -72,3 +72,10 @@ def check(instance: Any, schema: dict, where: str | Path) -> None:
     if error is not None:
         problem, fix = _explain(error)
         raise InputError(where, problem, fix)
+
+
+def all_problems(instance: Any, schema: dict, where: str | Path) -> list[InputError]:
+    """One :class:`InputError` for each thing wrong; the first is the one that `check` raises."""
+    errors = Draft202012Validator(schema).iter_errors(instance)
+    ordered = sorted(errors, key=relevance, reverse=True)
+    return [InputError(where, *_explain(error)) for error in ordered]

@@ -24,6 +24,11 @@ from quicknat.errors import InputError
 # its code; None for other formats and for headers that have neither
 Transforms = dict[str, tuple[list | None, int]] | None
 
+# what nibabel raises over damaged headers: also of sizes and types that do not exist
+UNREADABLE = (
+    ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, KeyError,
+    TypeError, MemoryError,
+)  # fmt: skip
 MIN_AXIS = 4  # fewer slices along any axis make no volume
 
 
@@ -112,7 +117,8 @@ def _placement(
         raise InputError(path, f"voxel size {zooms.tolist()} is not positive", "repair the header")
     if transforms:
         says = {
-            name: "".join(nib.aff2axcodes(np.array(matrix)))
+            # an axis without length points nowhere
+            name: "".join(letter or "?" for letter in nib.aff2axcodes(np.array(matrix)))
             for name, (matrix, code) in transforms.items()
             if code
         }
@@ -167,7 +173,7 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
         data = np.asanyarray(image.dataobj)
     except FileNotFoundError as error:
         raise InputError(path, f"a part of the image is missing ({error})") from error
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(path, f"cannot be read as an image ({error})") from error
     if data.dtype.names or np.iscomplexobj(data):
         raise InputError(path, f"voxels are {data.dtype}", "give one real value per voxel")
@@ -191,6 +197,20 @@ class Grid:
     shape: tuple[int, int, int]
     affine: np.ndarray
     transforms: Transforms = None
+
+
+def require_same_grid(path: str | Path, labels: Grid | Volume, image: Grid) -> None:
+    """Refuse a label map that is not on its image's own grid.
+
+    Raises:
+        InputError: naming `path`, where shape or affine differ.
+    """
+    if labels.shape != image.shape:
+        raise InputError(
+            path, f"has shape {labels.shape}, its image {image.shape}", "give labels on its grid"
+        )
+    if not np.allclose(labels.affine, image.affine, atol=0.01):
+        raise InputError(path, "lies elsewhere in space than its image (affines differ)")
 
 
 def save_nifti(path: str | Path, data: np.ndarray, grid: Grid) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 import threading
 import time
 
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from helpers import ROOT, job_counts, run_snakemake
+from quicknat.volumes import sha256
 
 pytestmark = pytest.mark.slow
 COLUMNS = ["subject", "source", "image", "labels", "labels_source", "protocol", "use", "person"]
@@ -125,7 +127,10 @@ def test_new_scan_out_of_a_known_archive_unpacks_nothing_again(finished):
 
 def test_new_training_scan_trains_again_but_converts_only_itself(finished, t1w):
     label = str(ROOT / "src/quicknat/demo_labels/sub-ds240_dseg.nii.gz")
-    row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",
+    image = nib.load(t1w)  # the same voxels would be those of a test scan, and refused
+    brighter = nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine, image.header)
+    nib.save(brighter, finished / "brighter.nii.gz")
+    row = {"subject": "new", "image": "brighter.nii.gz", "labels": label, "protocol": "freesurfer",
            "use": "train"}  # fmt: skip
     counts = dry(finished, with_rows(row))
     assert counts["convert"] == counts["convert_labels"] == counts["slice"] == 1
@@ -145,23 +150,61 @@ def test_changed_aggregation_trains_nothing(finished):
     assert not {"finetune", "pretrain", "slice"} & set(counts)
 
 
-def test_bad_scan_fails_alone_with_a_clear_line_and_no_output(finished, t1w, tmp_path):
+def test_bad_scans_are_skipped_where_wanted_and_the_report_says_which(finished, t1w, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder, symlinks=True)
-    broken = tmp_path / "broken.nii.gz"
-    broken.write_bytes(t1w.read_bytes()[:100_000])
+    (folder / "broken.nii.gz").write_bytes(t1w.read_bytes()[:100_000])
     rows = [
-        {"subject": "broken", "image": str(broken), "use": "segment"},
-        {"subject": "absent", "image": str(tmp_path / "absent.nii.gz"), "use": "segment"},
+        {"subject": "broken", "image": "broken.nii.gz", "use": "segment"},
+        {"subject": "absent", "image": "absent.nii.gz", "use": "segment"},
         {"subject": "good", "image": str(t1w), "use": "segment"},
     ]
-    done = run(folder, "--keep-going", sheet=with_rows(*rows))
-    assert done.returncode != 0
-    assert re.search(rf"error: {re.escape(str(broken))}: .*damaged", done.text)
-    assert re.search(r"error: .*absent\.nii\.gz: no such file", done.text)
+    sheet = with_rows(*rows)
+    refused = run(folder, sheet=sheet)
+    assert refused.returncode != 0
+    assert re.search(r"sub-broken: .*broken\.nii\.gz: .*damaged", refused.text)
+    assert re.search(r"sub-absent: .*absent\.nii\.gz: no such file", refused.text)
+    done = run(folder, sheet=sheet, on_bad_scan="skip")
+    assert done.returncode == 0, done.text[-5000:]
     results = folder / "results"
-    assert not list(results.glob("scans/sub-broken/**/*.nii.gz"))
+    assert not (results / "scans/sub-broken").exists()
     assert (results / "segmentations/sub-good/anat/sub-good_desc-quicknat_dseg.nii.gz").is_file()
+    page = (results / "report/index.html").read_text()
+    assert "sub-broken" in page and "sub-absent" in page and "were left out" in page
+    assert "were left out" not in (finished / "results/report/index.html").read_text()
+    assert dry(folder, sheet, on_bad_scan="skip") == {}
+
+
+def test_scan_that_proves_bad_after_the_check_fails_alone(finished, t1w, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    (tmp_path / "late.nii.gz").write_bytes(t1w.read_bytes()[:100_000])
+    with tarfile.open(tmp_path / "late.tar", "w") as archive:
+        archive.add(tmp_path / "late.nii.gz", "late.nii.gz")
+    sources = ROOT / "workflow/sources.tsv"
+    row = {
+        "source": "late",
+        "kind": "file",
+        "url": (tmp_path / "late.tar").as_uri(),
+        "checksum": f"sha256:{sha256(tmp_path / 'late.tar')}",
+        "members": "late.nii.gz",
+    }
+    header = sources.read_text().splitlines()[0].split("\t")
+    line = "\t".join(row.get(column, "") for column in header)
+    (folder / "sources.tsv").write_text(f"{sources.read_text().rstrip()}\n{line}\n")
+    rows = [
+        {"subject": "late", "source": "late", "image": "late.nii.gz", "use": "segment"},
+        {"subject": "good", "image": str(t1w), "use": "segment"},
+    ]
+    changes = {"sheet": with_rows(*rows), "sources": str(folder / "sources.tsv")}
+    done = run(folder, "--keep-going", **changes)
+    assert done.returncode != 0
+    assert re.search(r"error: .*late\.nii\.gz: .*damaged", done.text)
+    results = folder / "results"
+    assert not list(results.glob("scans/sub-late/**/*.nii.gz"))
+    assert (results / "segmentations/sub-good/anat/sub-good_desc-quicknat_dseg.nii.gz").is_file()
+    again = run(folder, "--dry-run", **changes)  # now that it is here, the check finds it
+    assert again.returncode != 0 and re.search(r"sub-late: .*damaged", again.text)
 
 
 def test_retry_of_a_terminated_training_goes_on_where_it_was(finished, tmp_path):

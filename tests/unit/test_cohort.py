@@ -3,7 +3,7 @@
 import pytest
 
 from helpers import ROOT
-from quicknat.cohort import auto_use, find_one, read_sheet
+from quicknat.cohort import auto_use, examine_sheet, find_one, read_sheet
 from quicknat.errors import InputError
 from quicknat.schema import load_schema
 
@@ -92,6 +92,19 @@ def test_duplicate_scan_is_refused_and_a_session_tells_them_apart(tmp_path):
         "sub-a_ses-1",
         "sub-a_ses-2",
     ]
+
+
+def test_all_faults_are_collected_and_the_first_is_the_one_that_is_raised(tmp_path):
+    rows = ["a b|a.nii|||segment||", "c|c.nii|||train||", "c|c.nii|l.nii||val||", "d|d.nii|||x||"]
+    path = sheet(tmp_path, *rows)
+    scans, faults = examine_sheet(path, SCHEMA)
+    assert [scan.id for scan in scans] == ["sub-c", "sub-c"]
+    reasons = ["digits", "allowed", "no labels", "stands in two rows", "no protocol", "person 'c'"]
+    for fault, reason in zip(faults, reasons, strict=True):
+        assert reason in str(fault.error)
+    with pytest.raises(InputError) as error:
+        read_sheet(path, SCHEMA)
+    assert str(error.value) == str(faults[0].error)
 
 
 def test_windows_line_ends_and_leading_zeros_survive(tmp_path):

@@ -159,6 +159,24 @@ def flipped_qform(path, pixels):
     nib.save(image, path)
 
 
+def patched(path, image, offset, content):
+    """Write an image with some bytes of its header replaced."""
+    whole = bytearray(image.to_bytes())
+    whole[offset : offset + len(content)] = content
+    path.write_bytes(gzip.compress(bytes(whole)))
+
+
+def huge(path, pixels):
+    patched(path, nib.Nifti1Image(pixels, np.eye(4)), 42, b"\xff\x7f" * 3)  # 32767 voxels an axis
+
+
+def collapsed(path, pixels):
+    image = nib.Nifti1Image(pixels, np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    image.set_qform(np.eye(4), 1)
+    patched(path, image, 280, bytes(16))  # the first row of the sform
+
+
 BAD = {
     "missing": (lambda p, d: None, "no such file"),
     "empty": (lambda p, d: p.write_bytes(b""), "empty"),
@@ -177,6 +195,8 @@ BAD = {
     "NaN": (nan_file, "3 voxels are NaN"),
     "no orientation": (lambda p, d: write(p, d, code=0), "orient"),
     "zooms contradict": (contradicting, "contradict"),
+    "an impossible size": (huge, "cannot be read as an image"),
+    "an axis without length": (collapsed, "sform says"),
     "left-right conflict": (flipped_qform, "sform says RAS, qform says LAS"),
 }
 
@@ -191,6 +211,13 @@ def test_bad_image_is_refused_naming_file_and_reason(tmp_path, pixels, fault):
     assert str(path) in str(error.value)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_unknown_type_of_voxels_is_refused(tmp_path, pixels):
+    image = nib.MGHImage(pixels.astype(np.float32), np.eye(4))
+    patched(tmp_path / "scan.mgz", image, 20, b"\0\0\0\x63")
+    with pytest.raises(InputError, match=r"scan\.mgz: cannot be read as an image"):
+        read_volume(tmp_path / "scan.mgz")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from helpers import ROOT, job_counts
+from quicknat.verdicts import Verdict, read_verdicts, write_verdicts
 
 HEADER = "subject|image|labels|protocol|use|person"
 TRAIN = ["t1|t1.nii.gz|t1_l.nii.gz|freesurfer|train|", "t2|t2.nii.gz|t2_l.nii.gz|freesurfer|train|"]
@@ -15,8 +16,10 @@ VAL = "v1|v1.nii.gz|v1_l.nii.gz|freesurfer|val|"
 TEST = "e1|e1.nii.gz|e1_l.nii.gz|freesurfer|test|"
 
 
-def test_demo_runs_every_stage_of_the_design(dry_run):
+def test_demo_runs_every_stage_of_the_design(dry_run, tmp_path):
     counts = job_counts(dry_run().text)
+    # a scan that no archive has yielded yet is no bad scan
+    assert (tmp_path / "results/check.tsv").read_text().count("\tnot here yet\t") == 16
     for stage in ("pretrain", "finetune"):
         assert counts[stage] == 3  # one job per view, independent of each other
     assert counts["download"] == counts["unpack"] == 2
@@ -92,9 +95,42 @@ def test_sessions_are_scans_of_their_own(dry_run):
     assert "sub-t1_ses-2_space-conformed_T1w.nii.gz" in done.text
 
 
-def test_scan_whose_file_is_missing_fails_in_its_own_job_not_before(dry_run):
-    done = dry_run(rows=[HEADER, *TRAIN, VAL, TEST])
+BAD_SCANS = [
+    "b1|absent1.nii.gz|||segment|",
+    "b2|absent2.nii.gz|||segment|",
+    "b3|empty.nii.gz|||segment|",
+]
+
+
+def test_bad_scans_stop_a_run_before_it_starts_and_all_are_named(dry_run, tmp_path):
+    (tmp_path / "empty.nii.gz").touch()
+    done = dry_run(rows=[HEADER, *TRAIN, VAL, TEST, *BAD_SCANS])
+    assert done.returncode != 0 and "Job stats" not in done.text
+    for name, reason in (("b1", "no such file"), ("b2", "no such file"), ("b3", "is empty")):
+        assert re.search(rf"sub-{name}: .*{reason}", done.text), done.text
+    assert (tmp_path / "results/check.tsv").read_text().count("\tbad\t") == 3
+
+
+@pytest.mark.slow
+def test_bad_scans_are_left_out_when_they_are_to_be_skipped(dry_run, tmp_path):
+    (tmp_path / "empty.nii.gz").touch()
+    rows = [HEADER, *TRAIN, VAL, TEST, "g|g.nii.gz|||segment|"]
+    done = dry_run(rows=[*rows, *BAD_SCANS], overlay={"on_bad_scan": "skip"})
     assert done.returncode == 0, done.text
+    counts = job_counts(done.text)
+    assert (counts["convert"], counts["segment"], counts["report"]) == (5, 2, 1)
+    assert re.search(r"skipped: sub-b1: .*no such file", done.text)
+
+
+@pytest.mark.slow
+def test_jobs_take_the_verdicts_from_the_table_and_check_nothing(dry_run, tmp_path):
+    rows = [HEADER, *TRAIN, VAL, TEST, "g|g.nii.gz|||segment|"]
+    verdict = Verdict("sub-g", "segment", "g.nii.gz", "bad", "was bad when the run began")
+    write_verdicts(tmp_path / "results/check.tsv", [verdict])
+    arguments = ("--mode", "subprocess", "--summary")  # as Snakemake starts its jobs
+    text = dry_run(*arguments, rows=rows, overlay={"on_bad_scan": "skip"}).text
+    assert "sub-e1_space-conformed_T1w" in text and "sub-g_space-conformed_T1w" not in text
+    assert read_verdicts(tmp_path / "results/check.tsv") == [verdict]
 
 
 REFUSED = {

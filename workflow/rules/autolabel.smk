@@ -50,8 +50,8 @@ rule auto_label_external:
     resources:
         gpu=0,
     params:
-        image=lambda wc: raw_path(SCANS[wc.scan].source, SCANS[wc.scan].image),
-        orientation=lambda wc: orientation(SCANS[wc.scan], SCANS[wc.scan].source),
+        image=lambda wc: PLACES.path(SCANS[wc.scan].source, SCANS[wc.scan].image),
+        orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].source),
         method=LABEL_METHOD,
         subjects=config["auto_labels"]["subjects_dir"],
     shell:

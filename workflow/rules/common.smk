@@ -10,16 +10,19 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from quicknat.cohort import LOCAL, read_sheet, read_table
+from quicknat.cohort import read_sheet, read_table
 from quicknat.errors import InputError
+from quicknat.places import Places
 from quicknat.schema import check, check_consistency, load_schema
 from quicknat.slices import VIEWS
+from quicknat.verdicts import BAD, read_verdicts
 
 # where downloads go; other workflows of MONAI users keep theirs there too
 RAW = os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw"
 SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
+CHECKED = "results/check.tsv"
 MODEL_FILES = ["model.safetensors", "model.json", "history.tsv"]
 DEMO_SOURCE = "img2fmri"  # the package whose heads the demo cohort deforms
 DEMO_HEADS = ("CSI1", "CSI2")
@@ -54,16 +57,28 @@ try:
     check_consistency(config)
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
-    SCANS = {scan.id: scan for scan in read_sheet(SHEET, load_schema(SHEET_SCHEMA))}
     SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
     known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))
     if config["protocol"] not in known:
         refuse(f"'protocol' is '{config['protocol']}'", known)
-    for scan in SCANS.values():
-        for source in (scan.source, scan.labels_source):
-            if source != LOCAL and source not in SOURCES:
-                refuse(f"{scan.id} names the source '{source}'", [LOCAL, *SOURCES])
+    PLACES = Places(SHEET, SOURCES, RAW, in_workflow(""))
+    sheet_schema = load_schema(SHEET_SCHEMA)
+    if workflow.is_main_process:  # jobs parse this file too, and take out what was found then
+        from quicknat.checking import check_for_workflow
+
+        check_for_workflow(
+            PLACES,
+            sheet_schema,
+            Path(PROTOCOL),
+            Path(CHECKED),
+            min(4, os.cpu_count() or 1),  # no more: this may be a cluster's head node
+            config["on_bad_scan"],
+        )
+    SKIPPED = {}
+    if config["on_bad_scan"] == "skip":
+        SKIPPED = {v.scan: v.reason for v in read_verdicts(CHECKED) if v.verdict == BAD}
+    SCANS = {scan.id: scan for scan in read_sheet(SHEET, sheet_schema) if scan.id not in SKIPPED}
     if not scans("train"):
         raise InputError(SHEET, "no scan has use=train", "name scans with labels to train on")
     STAGES = ["pretrain", "finetune"] if scans("pretrain") else ["finetune"]
@@ -94,33 +109,17 @@ wildcard_constraints:
     number=r"\d+",
 
 
-def raw_path(source, path):
-    """Where a file of a source is (or will be)."""
-    if source == LOCAL:
-        return os.path.normpath(os.path.join(os.path.dirname(SHEET), path))
-    if SOURCES[source]["kind"] == "local":
-        return os.path.join(in_workflow(SOURCES[source]["url"]), path)
-    return f"{RAW}/{source}/{path}"
-
-
 def raw_inputs(source, path):
     """What a job that reads this file depends on.
 
-    A missing local file is no input: the job itself says so, and other scans go on. A member of an
-    archive hangs on the list of members, since its name may be a glob.
+    A local file that went missing after the check is no input: the job itself says so, and other
+    scans go on. A member of an archive hangs on the list of members, since its name may be a glob.
     """
-    where = raw_path(source, path)
+    where = PLACES.path(source, path)
     if source in ARCHIVES:
         return f"{RAW}/{source}.members.txt"
     pair = [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
-    if source != LOCAL and SOURCES[source]["kind"] == "demo":
-        return pair
-    return [file for file in pair if os.path.exists(file)]
-
-
-def orientation(scan, source):
-    """Stated direction of the axes, of the row or else of its source."""
-    return scan.orientation or SOURCES.get(source, {}).get("orientation", "")
+    return [file for file in pair if os.path.exists(file)] if PLACES.in_place(source) else pair
 
 
 def conformed_labels(name):

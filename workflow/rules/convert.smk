@@ -18,8 +18,8 @@ rule convert:
     conda:
         "../../envs/imaging.yaml"
     params:
-        image=lambda wc: raw_path(SCANS[wc.scan].source, SCANS[wc.scan].image),
-        orientation=lambda wc: orientation(SCANS[wc.scan], SCANS[wc.scan].source),
+        image=lambda wc: PLACES.path(SCANS[wc.scan].source, SCANS[wc.scan].image),
+        orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].source),
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
     shell:
@@ -43,8 +43,8 @@ rule convert_labels:
     conda:
         "../../envs/imaging.yaml"
     params:
-        labels=lambda wc: raw_path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
-        orientation=lambda wc: orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
+        labels=lambda wc: PLACES.path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
+        orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
         numbering=lambda wc: SCANS[wc.scan].protocol,
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"

@@ -99,8 +99,12 @@ rule report:
         schema=SHEET_SCHEMA,
         note=lambda wc, input: ["--note", input.note] if input.note else [],
         segmented=SEGMENTED,
+        # not an input: the table changes whenever files arrive
+        check=["--check", CHECKED] if SKIPPED else [],
+        skipped=SKIPPED,
     shell:
         "quicknat report {params.sheet:q} --schema {params.schema:q} --template {input.template:q}"
         " --protocol {input.protocol:q} --results results {params.note:q}"
+        " {params.check:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --output {output:q} 2>&1 | tee {log:q}"

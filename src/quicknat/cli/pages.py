@@ -113,6 +113,9 @@ def report(
     note: Annotated[
         Path | None, typer.Option(help="Text file: what this cohort's scores do and do not mean.")
     ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Table of verdicts, where bad scans were skipped.")
+    ] = None,
 ) -> None:
     """Write the report page from a results folder.
 
@@ -124,7 +127,10 @@ def report(
     from quicknat.labels import Protocol
     from quicknat.report import DEFAULT_NOTE, ReportInputs, render
     from quicknat.schema import load_schema
+    from quicknat.verdicts import BAD, read_verdicts
 
+    skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
+    left_out = {verdict.scan for verdict in skipped}
     names = [line for line in segmented.read_text().split("\n") if line]
     figures = results / "report" / "figures"
     tables, volumes = results / "metrics.tsv", results / "segmentations" / "volumes.tsv"
@@ -132,7 +138,8 @@ def report(
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
         note=note.read_text().strip() if note else DEFAULT_NOTE,
-        scans=read_sheet(sheet, load_schema(schema)),
+        scans=[s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out],
+        skipped=skipped,
         protocol=Protocol.read(protocol),
         bundle=results / "model" / "bundle.json",
         metrics=pd.read_csv(tables, sep="\t") if tables.exists() else None,

@@ -12,7 +12,6 @@ import typer
 
 import quicknat
 from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Spacing, Threads, app
-from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -81,17 +80,12 @@ def convert_labels(
     from quicknat.conform import conform_labels, load_conformed, record_grid
     from quicknat.errors import written_whole
     from quicknat.labels import Protocol
-    from quicknat.volumes import Grid, read_volume, save_nifti
+    from quicknat.volumes import Grid, read_volume, require_same_grid, save_nifti
 
     path = find_one(labels)
     image, affine, record = load_conformed(scan)
     source, grid = read_volume(path, orientation), record_grid(record)
-    if source.shape != grid.shape:
-        raise InputError(
-            path, f"has shape {source.shape}, its image {grid.shape}", "give labels on its grid"
-        )
-    if not np.allclose(source.affine, grid.affine, atol=0.01):
-        raise InputError(path, "lies elsewhere in space than its image (affines differ)")
+    require_same_grid(path, source, grid)
     cube = Grid(image.shape, affine)
     classes, conformed = conform_labels(source, numbering, Protocol.read(protocol), cube)
     with written_whole(output, native) as (temporary, temporary_native):

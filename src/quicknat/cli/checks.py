@@ -1,0 +1,65 @@
+"""The command that checks a cohort before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Threads, app
+
+
+@app.command()
+def check(
+    what: Annotated[list[Path], typer.Argument(help="A sheet (.tsv), or image files.")],
+    sources: Annotated[Path, typer.Option(help="Table of sources.")] = Path("workflow/sources.tsv"),
+    schemas: Annotated[Path, typer.Option(help="Folder of their schemas.")] = Path(
+        "workflow/schemas"
+    ),
+    raw: Annotated[Path, typer.Option(help="Folder that archives are unpacked into.")] = Path(
+        "results/raw"
+    ),
+    protocol: ProtocolFile = Path("workflow/labels/quicknat28.tsv"),
+    output: Annotated[Path, typer.Option(help="Table of verdicts to write.")] = Path("check.tsv"),
+    size: Size = 256,
+    slice_size: SliceSize = 192,
+    orientation: Orientation = "",
+    threads: Threads = 4,
+) -> None:
+    """Check every scan of a sheet before a run, or image files: status 1 if any is bad.
+
+    Run it in the workflow's folder, which the default paths and the folders of sources are
+    relative to. `--orientation` is for image files only, `--size` and `--slice-size` for the
+    estimate of disk space.
+
+    Example: `quicknat check cohort.tsv --threads 8`
+    """
+    from quicknat.checking import check_cohort, check_scans
+    from quicknat.cohort import Scan, default_name, examine_sheet, read_table
+    from quicknat.places import Places
+    from quicknat.schema import load_schema
+    from quicknat.space import needed_bytes, space_line
+    from quicknat.verdicts import BAD, as_text, write_verdicts
+
+    is_sheet = [path.suffix.lower() == ".tsv" for path in what]
+    if any(is_sheet) and len(what) > 1:
+        raise typer.BadParameter("give one sheet, or image files")
+    if is_sheet[0]:
+        table = read_table(sources, load_schema(schemas / "sources.schema.yaml"))
+        places = Places(str(what[0]), {row["source"]: row for row in table}, str(raw))
+        schema = load_schema(schemas / "sheet.schema.yaml")
+        verdicts, _ = check_cohort(places, schema, protocol, output, threads)
+        scans, _ = examine_sheet(what[0], schema)
+        space = space_line(needed_bytes(scans, places, size, slice_size))
+    else:
+        scans = [
+            Scan(default_name(path)[len("sub-") :], str(path), "", orientation=orientation)
+            for path in what
+        ]
+        verdicts = check_scans(scans, Places("", {}, str(raw)), None, output, threads)
+        write_verdicts(output, verdicts)
+        space = ""
+    typer.echo("\n".join(filter(None, [as_text(verdicts), space, f"table: {output}"])))
+    if any(verdict.verdict == BAD for verdict in verdicts):
+        raise typer.Exit(1)

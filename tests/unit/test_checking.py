@@ -1,0 +1,389 @@
+"""Checking a cohort: all faults in one go, nothing read twice, and what counts as the same scan."""
+
+import gzip
+import os
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
+from quicknat import findings
+from quicknat.checking import check_cohort, check_for_workflow
+from quicknat.cli import app
+from quicknat.errors import InputError
+from quicknat.examine import examine_image, examine_labels
+from quicknat.places import Places
+from quicknat.schema import load_schema
+from quicknat.space import needed_bytes, space_line
+from quicknat.verdicts import Verdict, as_text, read_verdicts, write_verdicts
+
+SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
+PROTOCOL = LABELS / "quicknat28.tsv"
+COLUMNS = "subject image labels protocol use person session source labels_source"
+SIDE = 52  # voxels of 2 mm that a head would fit in
+
+
+class Cohort:
+    """A folder with a sheet, and ways to check it."""
+
+    def __init__(self, folder):
+        self.folder, self.table = folder, folder / "out/check.tsv"
+        self.rows, self.sources = [], {}
+
+    def add(self, subject, image="", labels="", use="segment", make=tiny_scan, **columns):
+        """Add a row, and make its files unless they are there."""
+        image = image or f"{subject}.nii.gz"
+        if make and not (self.folder / image).exists():
+            make(self.folder / image)
+        if labels and not (self.folder / labels).exists():
+            tiny_labels(self.folder / labels)
+        row = {"subject": subject, "image": image, "labels": labels, "use": use}
+        self.rows.append(row | {"protocol": "freesurfer" if labels else ""} | columns)
+
+    def check(self):
+        """Verdicts by scan."""
+        verdicts, self.faulty = check_cohort(*self.arguments())
+        assert read_verdicts(self.table) == verdicts
+        return {verdict.scan: verdict for verdict in verdicts}
+
+    def arguments(self):
+        sheet, names = self.folder / "sheet.tsv", COLUMNS.split()
+        lines = [names, *([row.get(name, "") for name in names] for row in self.rows)]
+        sheet.write_text("\n".join("\t".join(line) for line in lines) + "\n")
+        places = Places(str(sheet), self.sources, str(self.folder / "results/raw"))
+        return places, SCHEMA, PROTOCOL, self.table, 2
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    return Cohort(tmp_path)
+
+
+def truncated(path):
+    path.write_bytes(tiny_scan(path).read_bytes()[:-40])
+
+
+def constant(path):
+    save(path, np.full((12, 12, 12), 7, np.int16))
+
+
+def four_dimensional(path):
+    save(path, np.ones((12, 12, 12, 2), np.int16))
+
+
+def not_a_number(path):
+    save(path, np.full((12, 12, 12), np.nan, np.float32))
+
+
+def web_page(path):
+    path.write_text("<!DOCTYPE html>")
+
+
+def test_ten_faults_of_ten_scans_are_listed_in_one_go(cohort, tmp_path):
+    save(tmp_path / "small.nii.gz", np.full((8, 8, 8), 2, np.int16))
+    save(tmp_path / "unknown.nii.gz", np.full((12, 12, 12), 9999, np.int16))
+    save(tmp_path / "air.nii.gz", np.zeros((12, 12, 12), np.int16))
+    left_on_the_right = tiny_labels(tmp_path / "swapped.nii.gz")
+    save(left_on_the_right, np.asarray(nib.load(left_on_the_right).dataobj)[::-1])
+    cohort.add("absent", make=None)
+    cohort.add("truncated", make=truncated)
+    cohort.add("page", make=web_page)
+    cohort.add("series", make=four_dimensional)
+    cohort.add("nan", make=not_a_number)
+    cohort.add("flat", make=constant)
+    cohort.add("shape", labels="small.nii.gz", use="train")
+    cohort.add("number", labels="unknown.nii.gz", use="train")
+    cohort.add("air", image="air_T1w.nii.gz", labels="air.nii.gz", use="train")
+    cohort.add("swapped", image="swapped_T1w.nii.gz", labels="swapped.nii.gz", use="train")
+    cohort.add("good", labels="good_l.nii.gz", use="train")
+    found = cohort.check()
+    expected = {
+        "absent": "no such file",
+        "truncated": "gzip data is damaged",
+        "page": "is a web page",
+        "series": "the shape is (12, 12, 12, 2)",
+        "nan": "1728 voxels are NaN",
+        "flat": "every voxel is 7",
+        "shape": "has shape (8, 8, 8), its image (12, 12, 12)",
+        "number": "label value 9999 (1728 voxels) is not in the freesurfer numbering",
+        "air": "holds no structure",
+        "swapped": "left and right are swapped",
+    }
+    for subject, reason in expected.items():
+        assert found[f"sub-{subject}"].verdict == "bad"
+        assert reason in found[f"sub-{subject}"].reason
+    assert found.pop("sub-good").verdict == "warning" and len(found) == len(expected)
+    assert not cohort.faulty
+
+
+def test_all_faults_of_a_sheet_are_listed_and_its_other_scans_are_checked(cohort):
+    cohort.add("a b", make=None)
+    cohort.add("c", use="testing")
+    cohort.add("d", use="train")  # without labels
+    cohort.add("e", labels="e_l.nii.gz", use="train", person="anna")
+    cohort.add("f", labels="f_l.nii.gz", use="test", person="anna")
+    cohort.add("g", labels="g_l.nii.gz", use="train", protocol="")
+    cohort.add("h", source="moon", make=None)
+    cohort.add("i", make=constant)
+    found = cohort.check()
+    assert cohort.faulty
+    reasons = {
+        "sub-a b": "letters and digits",
+        "sub-c": "allowed: pretrain, train",
+        "sub-d": "no labels",
+        "sub-f": "person 'anna' is in train (sub-e) and in test (sub-f)",
+        "sub-g": "no protocol",
+        "sub-h": "source 'moon'; allowed: local",
+        "sub-i": "every voxel is 7",
+    }
+    assert {scan for scan, verdict in found.items() if verdict.verdict == "bad"} == set(reasons)
+    for scan, reason in reasons.items():
+        assert reason in found[scan].reason and "\n" not in found[scan].reason
+
+
+def test_header_and_rows_of_a_sheet_are_judged_together(cohort, tmp_path):
+    arguments = cohort.arguments()
+    (tmp_path / "sheet.tsv").write_text(
+        "subject\timage\tuse\tsex\tage\nx\tx.nii.gz\tsegment\tf\t3\n"
+    )
+    verdicts, faulty = check_cohort(*arguments)
+    assert faulty
+    assert [verdict.scan for verdict in verdicts] == ["(sheet)", "(sheet)", "sub-x"]
+    assert "unknown key 'age'" in verdicts[1].reason and "no such file" in verdicts[2].reason
+
+
+def test_head_sized_scan_is_ok_and_thick_slices_are_a_warning(cohort):
+    cohort.add("ok", make=lambda path: tiny_scan(path, SIDE))
+    thick = np.diag([2, 2, 5, 1.0])
+    noise = np.random.default_rng(0).integers(0, 9, (SIDE, SIDE, SIDE)).astype(np.uint8)
+    cohort.add("thick", make=lambda path: save(path, noise, thick))
+    found = cohort.check()
+    assert (found["sub-ok"].verdict, found["sub-ok"].reason) == ("ok", "")
+    assert found["sub-thick"].verdict == "warning" and "2 × 2 × 5 mm" in found["sub-thick"].reason
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Names of the files that are read."""
+    names = []
+
+    def note(look):
+        return lambda path, *rest: (names.append(path.name), look(path, *rest))[1]
+
+    monkeypatch.setattr(findings, "examine_image", note(examine_image))
+    monkeypatch.setattr(findings, "examine_labels", note(examine_labels))
+    return names
+
+
+def test_second_check_reads_no_good_file_again_and_says_the_same(cohort, reads):
+    cohort.add("a", labels="a_l.nii.gz", use="train")
+    cohort.add("b")
+    first = cohort.check()
+    assert sorted(reads) == ["a.nii.gz", "a_l.nii.gz", "b.nii.gz"]
+    reads.clear()
+    assert cohort.check() == first and reads == []
+    cohort.add("c")
+    cohort.check()
+    assert reads == ["c.nii.gz"]
+
+
+def test_touched_file_and_changed_header_of_a_pair_are_read_again(cohort, reads, tmp_path):
+    cohort.add("a")
+    pair = nib.Nifti1Pair(np.arange(1728, dtype=np.int16).reshape(12, 12, 12), np.eye(4))
+    pair.set_sform(np.eye(4), 1)
+    cohort.add("p", image="p.img", make=lambda path: nib.save(pair, path))
+    cohort.check()
+    for name in ("a.nii.gz", "p.hdr"):
+        reads.clear()
+        later = time.time() + 100
+        os.utime(tmp_path / name, (later, later))
+        cohort.check()
+        assert reads == [name.replace("hdr", "img")]
+
+
+def test_bad_file_and_orientation_that_changed_are_looked_at_again(cohort, reads):
+    cohort.add("a")
+    cohort.add("bad", make=constant)
+    cohort.check()
+    reads.clear()
+    cohort.check()
+    assert reads == ["bad.nii.gz"]
+    protocol = LABELS / "tissues4.tsv"
+    cohort.add("l", labels="l_l.nii.gz", use="train")
+    cohort.check()
+    reads.clear()
+    places, schema, _, table, threads = cohort.arguments()
+    check_cohort(places, schema, protocol, table, threads)
+    assert sorted(reads) == ["bad.nii.gz", "l_l.nii.gz"]
+
+
+def test_damaged_cache_is_made_anew(cohort):
+    cohort.add("a")
+    first = cohort.check()
+    for content in ("[1, 2]", "{", '{"a": {"colour": 1}}'):
+        (cohort.table.parent / "check.cache.json").write_text(content)
+        assert cohort.check() == first
+
+
+def compressed_again(path, source):
+    path.write_bytes(gzip.compress(gzip.decompress(source.read_bytes()), compresslevel=1))
+
+
+def as_mgz(path, source):
+    image = nib.as_closest_canonical(nib.load(source))
+    turned = image.as_reoriented(np.array([[0, -1], [2, 1], [1, -1]]))
+    data = np.asarray(turned.dataobj).astype(np.float32)
+    nib.save(nib.MGHImage(data, turned.affine), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "copy"), [("b.nii.gz", compressed_again), ("b.mgz", as_mgz)], ids=["gzip", "mgz"]
+)
+def test_copy_in_another_split_is_bad_and_in_the_same_a_warning(cohort, tmp_path, name, copy):
+    source = tiny_scan(tmp_path / "a.nii.gz")
+    copy(tmp_path / name, source)
+    assert source.read_bytes() != (tmp_path / name).read_bytes()
+    cohort.add("a", labels="l.nii.gz", use="train")
+    cohort.add("b", image=name, use="pretrain")
+    cohort.add("c")
+    found = cohort.check()
+    assert "the same image as sub-b (pretrain)" in found["sub-a"].reason
+    assert {verdict.verdict for verdict in found.values()} == {"warning"}
+    cohort.rows[1] |= {"use": "test", "labels": "l.nii.gz", "protocol": "freesurfer"}
+    found = cohort.check()
+    for scan, other in (("sub-a", "sub-b (test)"), ("sub-b", "sub-a (train)")):
+        assert found[scan].verdict == "bad"
+        assert f"the same image is in another split: {other}" in found[scan].reason
+    assert "same image" not in found["sub-c"].reason
+
+
+def test_real_label_map_has_its_sides_right_and_its_mirror_image_not(demo_dseg, protocol, tmp_path):
+    path = save(tmp_path / "l.nii.gz", demo_dseg.data, demo_dseg.affine)
+    assert examine_labels(path, "", "freesurfer", protocol).problem == ""
+    save(path, demo_dseg.data[::-1], demo_dseg.affine)
+    assert "swapped" in examine_labels(path, "", "freesurfer", protocol).problem
+
+
+def test_scan_of_an_archive_is_not_here_until_it_is_unpacked(cohort, tmp_path):
+    cohort.sources = {"disc": {"kind": "https", "url": "https://x/d.tar", "size_mb": "100"}}
+    unpacked = tmp_path / "results/raw/disc"
+    unpacked.mkdir(parents=True)
+    cohort.add("a", image="a.nii.gz", source="disc", make=None)
+    constant(unpacked / "a.nii.gz")  # half of an unpacking that was interrupted
+    assert cohort.check()["sub-a"].verdict == "not here yet"
+    (tmp_path / "results/raw/disc.members.txt").write_text("a.nii.gz\n")
+    assert cohort.check()["sub-a"].verdict == "bad"
+    (unpacked / "a.nii.gz").unlink()
+    assert cohort.check()["sub-a"].verdict == "not here yet"
+
+
+def test_bad_labels_of_a_scan_that_is_not_here_yet_are_found(cohort):
+    cohort.sources = {"disc": {"kind": "https", "url": "https://x/d.tar"}}
+    cohort.add("a", make=None, source="disc", labels="l.nii.gz", use="train", labels_source="local")
+    assert cohort.check()["sub-a"].verdict == "not here yet"
+    (cohort.folder / "l.nii.gz").unlink()
+    verdict = cohort.check()["sub-a"]
+    assert verdict.verdict == "bad" and "l.nii.gz: no such file" in verdict.reason
+
+
+def test_run_is_stopped_with_a_line_for_each_bad_scan_or_goes_on_without_them(cohort, caplog):
+    cohort.add("a", make=constant)
+    cohort.add("b", make=web_page)
+    cohort.add("c")
+    with pytest.raises(InputError) as error:
+        check_for_workflow(*cohort.arguments(), "stop")
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:3]] == ["sub-a", "sub-b"]
+    assert "set on_bad_scan to skip" in lines[0] and len(lines) == 3
+    check_for_workflow(*cohort.arguments(), "skip")
+    assert "sub-a" in caplog.text and "sub-b" in caplog.text and "sub-c" not in caplog.text
+
+
+def test_fault_of_the_sheet_cannot_be_skipped(cohort):
+    cohort.add("a", labels="a_l.nii.gz", use="train", person="anna")
+    cohort.add("b", labels="b_l.nii.gz", use="test", person="anna")
+    with pytest.raises(InputError, match="person 'anna'"):
+        check_for_workflow(*cohort.arguments(), "skip")
+
+
+def test_space_counts_what_is_missing_and_says_when_there_is_not_enough(cohort, monkeypatch):
+    from quicknat.cohort import Scan
+
+    sources = {"disc": {"kind": "https", "url": "https://x/d.tar", "size_mb": "1000"}}
+    places = Places("s.tsv", sources, str(cohort.folder / "results/raw"))
+    scans = [Scan("a", "a.nii", "train", source="disc"), Scan("b", "b.nii", "segment")]
+    everything = needed_bytes(scans, places, 256, 192)
+    (cohort.folder / "results/raw").mkdir(parents=True)
+    (cohort.folder / "results/raw/disc.members.txt").touch()
+    assert everything - needed_bytes(scans, places, 256, 192) == 2_000_000_000
+    for done in ("scans/sub-a", "scans/sub-b", "segmentations/sub-b", "slices/sub-a.json"):
+        (cohort.folder / "results" / done).mkdir(parents=True)
+    assert needed_bytes(scans, places, 256, 192) == 0
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10**9}))
+    assert "NOT ENOUGH" in space_line(2 * 10**9) and "NOT" not in space_line(10**8)
+
+
+def test_table_is_aligned_and_survives_writing(tmp_path):
+    verdicts = [
+        Verdict("sub-1", "train", 'a "b".nii', "ok"),
+        Verdict("sub-22", "", "c.nii", "bad", "x"),
+    ]
+    write_verdicts(tmp_path / "t.tsv", verdicts)
+    assert read_verdicts(tmp_path / "t.tsv") == verdicts
+    lines = as_text(verdicts).splitlines()
+    assert lines[0].index("verdict") == lines[1].index("ok") == lines[2].index("bad")
+    assert lines[-1] == "2 checked: 1 ok, 0 warning, 1 bad, 0 not here yet"
+    (tmp_path / "t.tsv").write_text("subject\n1\n")
+    with pytest.raises(InputError, match="no table of a check"):
+        read_verdicts(tmp_path / "t.tsv")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["check", *map(str, arguments)])
+
+
+def test_command_checks_bare_files_and_exits_with_1_when_one_is_bad(tmp_path):
+    good, bad = (tmp_path / name for name in ("sub-1_T1w.nii.gz", "bad.nii.gz"))
+    tiny_scan(good, SIDE)
+    done = run(good, "--output", tmp_path / "check.tsv")
+    assert done.exit_code == 0 and "1 checked: 1 ok" in done.output
+    constant(bad)
+    done = run(good, bad, "--output", tmp_path / "check.tsv")
+    assert done.exit_code == 1
+    assert [v.scan for v in read_verdicts(tmp_path / "check.tsv")] == ["sub-1", "sub-bad"]
+
+
+def test_command_takes_the_orientation_of_files_that_state_none(tmp_path):
+    random = np.random.default_rng(0)
+    image = nib.AnalyzeImage(random.integers(1, 9, (12, 12, 12)).astype(np.int16), None)
+    nib.save(image, tmp_path / "a.img")
+    arguments = (tmp_path / "a.img", "--output", tmp_path / "check.tsv")
+    assert run(*arguments).exit_code == 1
+    assert run(*arguments, "--orientation", "LAS").exit_code == 0
+
+
+def test_command_checks_a_sheet_and_estimates_the_space(cohort, monkeypatch):
+    cohort.add("a")
+    cohort.arguments()
+    monkeypatch.chdir(ROOT)
+    done = run(cohort.folder / "sheet.tsv", "--output", cohort.table)
+    assert done.exit_code == 0, done.output
+    assert "sub-a" in done.output and "disk: about" in done.output
+    cohort.add("b", make=constant)
+    cohort.arguments()
+    assert run(cohort.folder / "sheet.tsv", "--output", cohort.table).exit_code == 1
+
+
+def test_sheet_among_files_is_misuse(tmp_path):
+    assert run(tmp_path / "a.tsv", tmp_path / "b.nii").exit_code == 2
+
+
+def test_checking_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, quicknat.checking; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
