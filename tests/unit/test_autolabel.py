@@ -1,11 +1,13 @@
 """Labels by registered atlases: repeatable, and decided by the atlas that fits."""
 
 import numpy as np
+import pytest
 
 from quicknat.autolabel import label_by_atlases
 from quicknat.conform import conform, resample
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_labels_and_the_better_atlas_decides(head, demo_dseg):
     image, grid, _ = conform(head, 4.0, 64)
     labels = (resample(demo_dseg, grid, order=0) == 2).astype(np.uint8)

@@ -102,6 +102,7 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
         find_scans([tmp_path / "empty"])
 
 
+@pytest.mark.slow
 def test_sampling_measures_disagreement_and_repeats_itself(model, head_file, tmp_path):
     bundle = load_bundle(model)
 

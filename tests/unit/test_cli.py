@@ -130,6 +130,7 @@ def test_scan_is_cut_into_three_views(tmp_path, conformed, dseg_file):
     assert json.loads((tmp_path / "slices/sub-1.json").read_text())["labelled_voxels_outside"] == 0
 
 
+@pytest.mark.slow
 def test_atlas_labels_carry_over_to_a_shifted_copy(tmp_path, head, demo_dseg):
     for name, shift in (("a", 0), ("b", 4)):
         data = np.roll(head.data, shift, axis=1)

@@ -52,6 +52,7 @@ def test_network_learns_and_writes_model_history_and_description(stack, tmp_path
     assert list((tmp_path / "m/tensorboard").glob("events*"))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights_and_another_seed_does_not(stack, tmp_path, protocol):
     weights = []
     for number, seed in enumerate((1, 1, 2)):

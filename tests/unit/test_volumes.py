@@ -284,6 +284,7 @@ def test_small_scan_sits_in_the_middle_of_the_cube():
     assert isinstance(grid, Grid)
 
 
+@pytest.mark.slow
 def test_shared_mgz_and_its_nifti_copy_conform_to_the_same_scan(shared, tmp_path):
     source = shared / "data/mgz/quicknatv2_sample.mgz"
     image = nib.load(source)

@@ -175,6 +175,7 @@ def test_cohort_without_training_scans_is_refused(dry_run):
     assert done.returncode != 0 and "use=train" in done.text
 
 
+@pytest.mark.slow
 def test_overlays_of_the_repository_are_valid(tmp_path, dry_run):
     for path in sorted((ROOT / "workflow/configs").glob("*.yaml")):
         done = dry_run("--configfile", str(path))
