@@ -14,7 +14,9 @@ from quicknat.places import Places
 PER_CUBE_VOXEL, PER_WINDOW_VOXEL = 0.6, 5
 
 
-def needed_bytes(scans: Sequence[Scan], places: Places, size: int, window: int) -> int:
+def needed_bytes(
+    scans: Sequence[Scan], places: Places, results: Path, size: int, window: int
+) -> int:
     """Bytes that a run will add, by rule of thumb; what is there already is not counted.
 
     Args:
@@ -23,7 +25,7 @@ def needed_bytes(scans: Sequence[Scan], places: Places, size: int, window: int) 
         size: voxels along a side of the conformed cube.
         window: voxels along a side of the slices.
     """
-    results, total = Path(places.raw).parent, 0.0
+    total = 0.0
     for scan in scans:
         if not (results / "scans" / scan.id).exists():
             total += PER_CUBE_VOXEL * size**3

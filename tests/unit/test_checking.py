@@ -315,13 +315,14 @@ def test_space_counts_what_is_missing_and_says_when_there_is_not_enough(cohort, 
     sources = {"disc": {"kind": "https", "url": "https://x/d.tar", "size_mb": "1000"}}
     places = Places("s.tsv", sources, str(cohort.folder / "results/raw"))
     scans = [Scan("a", "a.nii", "train", source="disc"), Scan("b", "b.nii", "segment")]
-    everything = needed_bytes(scans, places, 256, 192)
+    rest = (places, cohort.folder / "results", 256, 192)
+    everything = needed_bytes(scans, *rest)
     (cohort.folder / "results/raw").mkdir(parents=True)
     (cohort.folder / "results/raw/disc.members.txt").touch()
-    assert everything - needed_bytes(scans, places, 256, 192) == 2_000_000_000
+    assert everything - needed_bytes(scans, *rest) == 2_000_000_000
     for done in ("scans/sub-a", "scans/sub-b", "segmentations/sub-b", "slices/sub-a.json"):
         (cohort.folder / "results" / done).mkdir(parents=True)
-    assert needed_bytes(scans, places, 256, 192) == 0
+    assert needed_bytes(scans, *rest) == 0
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10**9}))
     assert "NOT ENOUGH" in space_line(2 * 10**9) and "NOT" not in space_line(10**8)
 

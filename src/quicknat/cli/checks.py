@@ -51,7 +51,7 @@ def check(
         schema = load_schema(schemas / "sheet.schema.yaml")
         verdicts, _ = check_cohort(places, schema, protocol, output, threads)
         scans, _ = examine_sheet(what[0], schema)
-        space = space_line(needed_bytes(scans, places, size, slice_size))
+        space = space_line(needed_bytes(scans, places, Path("results"), size, slice_size))
     else:
         scans = [
             Scan(default_name(path)[len("sub-") :], str(path), "", orientation=orientation)
