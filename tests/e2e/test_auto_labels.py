@@ -22,11 +22,12 @@ def test_stand_in_labels_the_pretraining_scan_once(tmp_path, head_file, dseg_fil
     program = tmp_path / "bin" / "run_samseg"
     program.write_text(STAND_IN.replace("LABELS", str(tmp_path / "labels.mgz")))
     program.chmod(0o755)
-    rows = [
-        ["subject", "image", "labels", "protocol", "use"],
-        ["p1", head_file, "", "", "pretrain"],
-    ]
-    rows += [[use, head_file, dseg_file, "freesurfer", use] for use in ("train", "val")]
+    image, rows = nib.load(head_file), [["subject", "image", "labels", "protocol", "use"]]
+    for number, use in enumerate(("pretrain", "train", "val"), start=1):
+        path = tmp_path / f"p{number}.nii.gz"  # one image in two splits would be refused
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + number, image.affine), path)
+        given = ["", ""] if use == "pretrain" else [dseg_file, "freesurfer"]
+        rows.append([f"p{number}", path, *given, use])
     sheet = tmp_path / "sheet.tsv"
     sheet.write_text("\n".join("\t".join(map(str, row)) for row in rows) + "\n")
     overlay = {
