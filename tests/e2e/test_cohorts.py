@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import os
 import subprocess
 import sys
 import tarfile
@@ -102,10 +103,11 @@ def served_source(server, source, archive):
 
 
 def run(folder, *configs, **changes):
-    """Run configuration overlays, in turn, on a folder."""
+    """Run configuration overlays, in turn, on a folder; raw data goes to another one."""
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | changes))
     files = [*(str(ROOT / f"workflow/configs/{name}.yaml") for name in configs), "tiny.yaml"]
-    return run_snakemake(folder, "--configfile", *files)
+    environment = {**os.environ, "MONAI_DATA_DIRECTORY": str(folder / "monai data")}
+    return run_snakemake(folder, "--configfile", *files, env=environment)
 
 
 def test_oasis_disc_goes_from_its_server_to_the_report(shared, server, tmp_path):
@@ -128,7 +130,8 @@ def test_oasis_disc_goes_from_its_server_to_the_report(shared, server, tmp_path)
     path = tmp_path / f"results/segmentations/{name}/anat/{name}_desc-quicknat_dseg.nii.gz"
     dseg = nib.load(path)
     assert dseg.shape == (176, 208, 176) and nib.aff2axcodes(dseg.affine) == ("L", "A", "S")
-    raw = {path.suffix for path in (tmp_path / "results/raw/oasis1-disc1").rglob("*.*")}
+    raw = {path.suffix for path in (tmp_path / "monai data/oasis1-disc1").rglob("*.*")}
+    assert not (tmp_path / "results/raw").exists()
     assert raw == {".img", ".hdr"}  # the text files stayed in the archive
     assert "OAS10007" in (tmp_path / "results/report/index.html").read_text()
 

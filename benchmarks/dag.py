@@ -1,0 +1,81 @@
+"""Seconds and memory until Snakemake knows what to do, for cohorts of many scans.
+
+    python benchmarks/dag.py --scans 100 --scans 1000 --scans 5000
+
+Each cohort is made of tiny real files that lie beside the sheet, four in five for training. First
+the cohort is checked, which reads every file; then dry runs are timed with that check remembered.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import nibabel as nib
+import numpy as np
+import typer
+
+ROOT = Path(__file__).parents[1]
+OVERLAY = """
+sheet: {sheet}
+conform: {{spacing_mm: 4.0, size: 64}}
+slices: {{size: 48}}
+"""
+
+
+def write_cohort(folder: Path, scans: int) -> Path:
+    """A sheet and its files: every image another, all with the same labels."""
+    random, affine = np.random.default_rng(0), np.diag([4.0, 4.0, 4.0, 1.0])
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[2:6, 2:6, 2:6] = 2
+    nib.save(nib.Nifti1Image(labels, affine), folder / "labels.nii")
+    rows = ["subject\timage\tlabels\tprotocol\tuse"]
+    for number in range(scans):
+        image = random.integers(0, 200, labels.shape).astype(np.uint8)
+        nib.save(nib.Nifti1Image(image, affine), folder / f"{number}.nii")
+        use = ("train", "train", "train", "train", "test")[number % 5]
+        rows.append(f"{number:05d}\t{number}.nii\tlabels.nii\tfreesurfer\t{use}")
+    (folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "overlay.yaml").write_text(OVERLAY.format(sheet=folder / "cohort.tsv"))
+    return folder / "overlay.yaml"
+
+
+def dry_run(folder: Path, overlay: Path) -> tuple[float, float, int]:
+    """Wall seconds, peak GiB, jobs planned."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(folder), "--configfile", str(overlay), "--cores", "2"]
+    start = time.perf_counter()
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, "--dry-run", "--quiet", "rules"], stderr=log,
+                                   stdout=log)  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+    text = (folder / "log").read_text()
+    if status:
+        raise SystemExit(text[-3000:])
+    total = next(line.split()[1] for line in text.splitlines() if line.startswith("total "))
+    return time.perf_counter() - start, usage.ru_maxrss / 2**20, int(total)
+
+
+def main(
+    scans: Annotated[list[int], typer.Option(help="Size of a cohort; repeatable.")],
+    rounds: Annotated[int, typer.Option(help="Timed dry runs of each.")] = 3,
+) -> None:
+    """Time dry runs of the whole workflow."""
+    print(f"{'scans':>7}{'jobs':>8}{'first, with check':>20}{'seconds':>9}{'peak GiB':>10}")
+    for count in scans:
+        with tempfile.TemporaryDirectory() as temporary:
+            overlay = write_cohort(Path(temporary), count)
+            first, _, _ = dry_run(Path(temporary), overlay)
+            runs = [dry_run(Path(temporary), overlay) for _ in range(rounds)]
+        seconds, memory = (median(values) for values in list(zip(*runs, strict=True))[:2])
+        print(f"{count:7}{runs[0][2]:8}{first:20.1f}{seconds:9.1f}{memory:10.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
