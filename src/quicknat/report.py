@@ -35,11 +35,29 @@ PACKAGES = [
 ]
 
 
+DEMOGRAPHICS = ["age", "sex", "handedness"]
 DEFAULT_NOTE = (
     "The scores measure agreement with the reference labels named in the sheet, on scans that the "
     "networks did not see in training. They can be no better than those labels, and they hold for "
     "scans like these."
 )
+
+
+@dataclass(frozen=True)
+class People:
+    """Who was scanned: a BIDS ``participants.tsv``, its columns chosen by :data:`DEMOGRAPHICS`."""
+
+    table: pd.DataFrame | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        return [] if self.table is None else [c for c in DEMOGRAPHICS if c in self.table]
+
+    def of(self, scan: Scan) -> list[str]:
+        """What is known of the scan's subject, by column."""
+        name = f"sub-{scan.subject}"
+        known = self.table is not None and name in self.table.index
+        return [self.table.at[name, column] if known else "n/a" for column in self.columns]
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,7 @@ class ReportInputs:
     overlays: Mapping[str, Path]
     benchmarks: Path
     skipped: Sequence[Verdict] = ()  # scans of the sheet that the run left out
+    people: People = People()
 
 
 def embed(path: Path) -> str:
@@ -142,6 +161,7 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         note=inputs.note,
         scans=inputs.scans,
         skipped=inputs.skipped,
+        people=inputs.people,
         uses=[
             (use, int(uses[use]))
             for use in ("pretrain", "train", "val", "test", "segment")

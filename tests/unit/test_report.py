@@ -10,7 +10,7 @@ from helpers import ROOT
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.figures import dice_by_structure, overlay_panel, save, training_curves
-from quicknat.report import ReportInputs, render, summarise
+from quicknat.report import People, ReportInputs, render, summarise
 from quicknat.verdicts import Verdict
 from quicknat.volumes import Volume
 
@@ -82,10 +82,11 @@ def test_text_of_the_sheet_cannot_become_markup(tmp_path, protocol):
         metrics=None, volumes=pd.DataFrame(), quality={}, dice=None,
         curves=tmp_path / "curves.png", overlays={}, benchmarks=tmp_path / "benchmarks",
         skipped=[Verdict("sub-2", "test", hostile, "bad", hostile)],
+        people=People(pd.DataFrame({"sex": [hostile]}, index=["sub-1"])),
     )  # fmt: skip
     render(inputs, ROOT / "workflow/report/index.html.j2", tmp_path / "index.html")
     page = (tmp_path / "index.html").read_text()
-    assert page.count("&lt;script&gt;alert(1)") >= 6 and "were left out" in page
+    assert page.count("&lt;script&gt;alert(1)") >= 7 and "were left out" in page
     assert "<script" not in page and "<img onerror" not in page
 
 

@@ -56,6 +56,7 @@ try:
     validate(config, os.path.abspath(CONFIG_SCHEMA))  # fills in the defaults
     check_consistency(config)
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
+    PARTICIPANTS = os.path.join(os.path.dirname(SHEET), "participants.tsv")  # ages and the like
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
     SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")

@@ -86,6 +86,7 @@ rule report:
         template=in_workflow("workflow/report/index.html.j2"),
         protocol=PROTOCOL,
         note=COHORT_NOTE if os.path.exists(COHORT_NOTE) else [],
+        participants=PARTICIPANTS if os.path.exists(PARTICIPANTS) else [],
     output:
         "results/report/index.html",
     log:
@@ -98,6 +99,9 @@ rule report:
         sheet=SHEET,
         schema=SHEET_SCHEMA,
         note=lambda wc, input: ["--note", input.note] if input.note else [],
+        participants=lambda wc, input: (
+            ["--participants", input.participants] if input.participants else []
+        ),
         segmented=SEGMENTED,
         # not an input: the table changes whenever files arrive
         check=["--check", CHECKED] if SKIPPED else [],
@@ -105,6 +109,6 @@ rule report:
     shell:
         "quicknat report {params.sheet:q} --schema {params.schema:q} --template {input.template:q}"
         " --protocol {input.protocol:q} --results results {params.note:q}"
-        " {params.check:q}"
+        " {params.check:q} {params.participants:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --output {output:q} 2>&1 | tee {log:q}"

@@ -113,6 +113,9 @@ def report(
     note: Annotated[
         Path | None, typer.Option(help="Text file: what this cohort's scores do and do not mean.")
     ] = None,
+    participants: Annotated[
+        Path | None, typer.Option(help="BIDS participants.tsv: age, sex, handedness.")
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Table of verdicts, where bad scans were skipped.")
     ] = None,
@@ -125,12 +128,13 @@ def report(
 
     from quicknat.cohort import read_sheet
     from quicknat.labels import Protocol
-    from quicknat.report import DEFAULT_NOTE, ReportInputs, render
+    from quicknat.report import DEFAULT_NOTE, People, ReportInputs, render
     from quicknat.schema import load_schema
     from quicknat.verdicts import BAD, read_verdicts
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
+    known = pd.read_csv(participants, sep="\t", dtype=str, index_col=0) if participants else None
     names = [line for line in segmented.read_text().split("\n") if line]
     figures = results / "report" / "figures"
     tables, volumes = results / "metrics.tsv", results / "segmentations" / "volumes.tsv"
@@ -140,6 +144,7 @@ def report(
         note=note.read_text().strip() if note else DEFAULT_NOTE,
         scans=[s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out],
         skipped=skipped,
+        people=People(None if known is None else known.fillna("n/a")),
         protocol=Protocol.read(protocol),
         bundle=results / "model" / "bundle.json",
         metrics=pd.read_csv(tables, sep="\t") if tables.exists() else None,
