@@ -45,7 +45,9 @@ def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_ds
 
 @pytest.mark.slow
 def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model, shared):
-    bundle, head = load_bundle(model), read_volume(shared / "data/malc/1000_SS.nii.gz")
+    bundle, scan = load_bundle(model), read_volume(shared / "data/malc/1000_SS.nii.gz")
+    # every other voxel, for time
+    head = Volume(scan.data[::2, ::2, ::2], scan.affine @ np.diag([2, 2, 2, 1]), scan.path)
     codes = ["".join(axes) for axes in permutations("RAS")]
     opposite = dict(zip("RAS", "LPI", strict=True))
     mine = nib.Nifti1Image(head.data.astype(np.float32), head.affine)
