@@ -20,11 +20,10 @@ rule download:
     conda:
         "../../envs/imaging.yaml"
     params:
-        sources=SOURCES_TABLE,
         # no mirrors, so that another one fetches nothing anew; no password, since logs show this
         what=lambda wc: [public(SOURCES[wc.source][key]) for key in ("kind", "url", "checksum")],
     shell:
-        "quicknat download {params.sources:q} {wildcards.source:q} --output {output:q}"
+        "quicknat download {SOURCES_TABLE:q} {wildcards.source:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 

@@ -25,8 +25,7 @@ rule curves:
 
 rule dice_plot:
     input:
-        metrics="results/metrics.tsv",
-        protocol=PROTOCOL,
+        "results/metrics.tsv",
     output:
         report(
             "results/report/figures/dice.png",
@@ -40,8 +39,10 @@ rule dice_plot:
         "results/benchmarks/dice_plot/all.tsv"
     conda:
         "../../envs/imaging.yaml"
+    params:
+        classes=CLASSES,
     shell:
-        "quicknat dice-plot {input.metrics:q} --protocol {input.protocol:q} --output {output:q}"
+        "quicknat dice-plot {input:q} --protocol {PROTOCOL:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -53,7 +54,6 @@ rule overlay:
         reference=lambda wc: (
             "results/scans/{scan}/anat/{scan}_dseg.nii.gz" if SCANS[wc.scan].labels else []
         ),
-        protocol=PROTOCOL,
     output:
         report(
             "results/report/figures/{scan}_overlay.png",
@@ -68,10 +68,11 @@ rule overlay:
     conda:
         "../../envs/imaging.yaml"
     params:
+        protocol=PROTOCOL_DIGEST,
         reference=lambda wc, input: (["--reference", input.reference] if input.reference else []),
     shell:
         "quicknat overlay {input.scan:q} {input.prediction:q} {params.reference:q}"
-        " --protocol {input.protocol:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --protocol {PROTOCOL:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -83,9 +84,6 @@ rule report:
         qc=expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json", scan=SEGMENTED),
         volumes="results/segmentations/volumes.tsv" if SEGMENTED else [],
         bundle="results/model/bundle.json",
-        template=in_workflow("workflow/report/index.html.j2"),
-        protocol=PROTOCOL,
-        note=COHORT_NOTE if os.path.exists(COHORT_NOTE) else [],
     output:
         "results/report/index.html",
     log:
@@ -95,16 +93,21 @@ rule report:
     conda:
         "../../envs/imaging.yaml"
     params:
-        sheet=SHEET,
-        schema=SHEET_SCHEMA,
-        note=lambda wc, input: ["--note", input.note] if input.note else [],
+        # what is in these files rather than where they are, so that they can move
+        protocol=PROTOCOL_DIGEST,
+        template=file_digest(TEMPLATE),
+        note=file_digest(COHORT_NOTE),
+        title=Path(SHEET).stem,
+        cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
         segmented=SEGMENTED,
+        waiting=WAITING,
         # not an input: the table changes whenever files arrive
         check=["--check", CHECKED] if SKIPPED else [],
         skipped=SKIPPED,
     shell:
-        "quicknat report {params.sheet:q} --schema {params.schema:q} --template {input.template:q}"
-        " --protocol {input.protocol:q} --results results {params.note:q}"
+        "quicknat report {SHEET:q} --schema {SHEET_SCHEMA:q} --template {TEMPLATE:q}"
+        " --protocol {PROTOCOL:q} --results results {NOTE:q}"
         " {params.check:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
+        " --waiting <(printf '%s\\n' {params.waiting:q})"
         " --output {output:q} 2>&1 | tee {log:q}"

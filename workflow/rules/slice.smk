@@ -8,9 +8,11 @@ rule slice:
     input:
         scan=CONFORMED,
         labels=lambda wc: conformed_labels(wc.scan),
-        protocol=PROTOCOL,
     output:
-        stacks=expand("results/slices/{view}/{{scan}}.npy", view=VIEWS),
+        stacks=[
+            path if config["keep_slices"] else temp(path)
+            for path in expand("results/slices/{view}/{{scan}}.npy", view=VIEWS)
+        ],
         record="results/slices/{scan}.json",
     log:
         "results/logs/slice/{scan}.log",
@@ -19,9 +21,10 @@ rule slice:
     conda:
         "../../envs/imaging.yaml"
     params:
+        classes=CLASSES,
         size=config["slices"]["size"],
         min_foreground=config["slices"]["min_foreground"],
     shell:
-        "quicknat slice {input.scan:q} {input.labels:q} --protocol {input.protocol:q}"
+        "quicknat slice {input.scan:q} {input.labels:q} --protocol {PROTOCOL:q}"
         " --folder results/slices --name {wildcards.scan:q} --size {params.size}"
         " --min-foreground {params.min_foreground} 2>&1 | tee {log:q}"
