@@ -59,6 +59,7 @@ class ReportInputs:
     overlays: Mapping[str, Path]
     benchmarks: Path
     skipped: Sequence[Verdict] = ()  # scans of the sheet that the run left out
+    waiting: Sequence[str] = ()  # scans to train on that the models have not seen
 
 
 def embed(path: Path) -> str:
@@ -142,6 +143,7 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         note=inputs.note,
         scans=inputs.scans,
         skipped=inputs.skipped,
+        waiting=inputs.waiting,
         uses=[
             (use, int(uses[use]))
             for use in ("pretrain", "train", "val", "test", "segment")

@@ -96,7 +96,7 @@ try:
     STAGES = trained if FROZEN else STAGES
     if STAGES[0] not in config and not FROZEN:
         raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
-    SETTINGS = {stage: json.dumps(stage_settings(config, stage)) for stage in STAGES}
+    SETTINGS = {s: json.dumps(stage_settings(config, s)) for s in STAGES if s in config}
     WARM_START_EPOCHS = config["training"]["warm_start_epochs"] * (new_scans == "warm_start")
     SEGMENTED = scans("test", "segment")
     LABEL_METHOD = config["auto_labels"]["method"]

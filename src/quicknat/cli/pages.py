@@ -116,6 +116,9 @@ def report(
     check: Annotated[
         Path | None, typer.Option(help="Table of verdicts, where bad scans were skipped.")
     ] = None,
+    waiting: Annotated[
+        Path | None, typer.Option(help="File that lists scans which frozen models have not seen.")
+    ] = None,
 ) -> None:
     """Write the report page from a results folder.
 
@@ -132,6 +135,7 @@ def report(
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
     names = [line for line in segmented.read_text().split("\n") if line]
+    unseen = [line for line in waiting.read_text().split("\n") if line] if waiting else []
     figures = results / "report" / "figures"
     tables, volumes = results / "metrics.tsv", results / "segmentations" / "volumes.tsv"
     stem = "{0}/segmentations/{1}/anat/{1}_desc-quicknat_qc.json"
@@ -140,6 +144,7 @@ def report(
         note=note.read_text().strip() if note else DEFAULT_NOTE,
         scans=[s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out],
         skipped=skipped,
+        waiting=unseen,
         protocol=Protocol.read(protocol),
         bundle=results / "model" / "bundle.json",
         metrics=pd.read_csv(tables, sep="\t") if tables.exists() else None,
