@@ -21,12 +21,13 @@ def stable_path(path: str | Path) -> str:
     Relative to the current folder for what lies in it, so that a whole project can move; absolute
     for all else, so that results can.
     """
-    here, there = Path.cwd(), Path(os.path.abspath(path))
+    here = Path.cwd()
+    there = Path(os.path.normpath(here / path))  # follows no link, as a name should
     return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)
 
 
 def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Training settings of a stage, ``pretrain`` or ``finetune``, as `quicknat train` takes them."""
+    """Settings of a stage, ``pretrain`` or ``finetune``, as `quicknat train` takes them."""
     merged = {**config["training"], **config[stage], "network": config["network"]}
     return {key: value for key, value in merged.items() if key not in NEW_SCANS}
 

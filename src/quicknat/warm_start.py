@@ -43,7 +43,8 @@ def obstacle(
         entry = json.loads((folder / "bundle.json").read_text())["views"][view]
         if entry["sha256"] != sha256(start.weights):
             return f"{start.weights} has changed since the model was made"
-        then, data, initial = entry["training"], entry["data"], entry["initial_sha256"]
+        then, initial = entry["training"], entry["initial_sha256"]
+        data = {part: entry["data"][part] for part in ("training scan", "validation scan")}
         epochs = (entry["warm_start"] or {}).get("stage_epochs", then["epochs"])
         network, classes = dict(entry["network"]), entry["classes"]
         network.pop("n_classes")
@@ -60,10 +61,9 @@ def obstacle(
             return f"setting {key} was {then.get(key)}, is {now.get(key)}"
     if initial != fingerprint["initial"]["weights"]:
         return "the weights to fine-tune have changed"
-    for part in ("training scan", "validation scan"):
-        for name, checksum in data[part].items():
-            if part == "training scan" and fingerprint[part].get(name) != checksum:
-                return f"{part} {name} has changed or is gone"
+    for name, checksum in data["training scan"].items():
+        if fingerprint["training scan"].get(name) != checksum:
+            return f"training scan {name} has changed or is gone"
     if all(fingerprint[part].keys() <= data[part].keys() for part in data):
         return "no scan is new"
     return ""

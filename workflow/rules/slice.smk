@@ -1,5 +1,7 @@
 # Cut scans into training slices; one job writes the three views of a scan.
 # Requires: the conformed scan and its labels.
+# With keep_slices: false the stacks go once the views are trained, but for those of validation scans:
+# both stages look at these, so that fine-tuning would have pre-training done again by making them.
 # Makes:    results/slices/{view}/{scan}.npy   uint8 (n, 2, H, W): image, class index
 #           results/slices/{scan}.json         window and numbers of the slices kept
 
@@ -28,3 +30,14 @@ rule slice:
         "quicknat slice {input.scan:q} {input.labels:q} --protocol {PROTOCOL:q}"
         " --folder results/slices --name {wildcards.scan:q} --size {params.size}"
         " --min-foreground {params.min_foreground} 2>&1 | tee {log:q}"
+
+
+use rule slice as slice_for_both_stages with:
+    output:
+        stacks=expand("results/slices/{view}/{{scan}}.npy", view=VIEWS),
+        record="results/slices/{scan}.json",
+    wildcard_constraints:
+        scan=NOTHING if config["keep_slices"] else "|".join(scans("val")) or NOTHING,
+
+
+ruleorder: slice_for_both_stages > slice

@@ -14,10 +14,10 @@ rule pretrain:
         "results/logs/pretrain/{view}.log",
     benchmark:
         "results/benchmarks/pretrain/{view}.tsv"
-    # all views before any fine-tuning, or one view's two stages come last and alone
-    priority: 10
     wildcard_constraints:
         view=NOTHING if FROZEN else "|".join(VIEWS),
+    # all views before any fine-tuning, or one view's two stages come last and alone
+    priority: 10
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
