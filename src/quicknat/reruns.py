@@ -48,7 +48,7 @@ def table_digest(path: str | Path, without: Collection[str] = ()) -> str:
     """SHA-256 of a TSV's name and cells, but for the columns named in `without`."""
     path = Path(path)
     with path.open(newline="") as stream:
-        header, *rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-    kept = [place for place, column in enumerate(header) if column not in without]
-    cells = [[row[place] for place in kept if place < len(row)] for row in (header, *rows)]
+        rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+    left_out = {place for row in rows[:1] for place, name in enumerate(row) if name in without}
+    cells = [[cell for place, cell in enumerate(row) if place not in left_out] for row in rows]
     return hashlib.sha256(json.dumps([path.stem, cells]).encode()).hexdigest()

@@ -220,6 +220,7 @@ SETTING = {
     "that decides no weight": ("training", {"workers": 1, "checkpoint_minutes": 3}, {}),
     "weights of the views": ("aggregation", {"axial": 0.5, "coronal": 0.3}, BUNDLE),
     "size of the slices": ("slices", {"size": 64}, {"slice": 4, **PRETRAIN}),
+    "size of the voxels": ("conform", {"spacing_mm": 3.9}, ALL),
 }
 
 
@@ -315,6 +316,7 @@ def test_warm_start_goes_on_from_the_present_model_and_slices_need_not_be_kept(p
         history = pd.read_csv(results / f"models/finetune/{view}/history.tsv", sep="\t")
         assert history["epoch"].tolist() == [1, 2]
         assert f"{view}: warm start from results/model/{view}.safetensors, 2 epoch(s)" in text
+        assert f"from <code>{checksum[:12]}" in (results / "report/index.html").read_text()
     # pre-training did not run, so that its stack is still there; validation's always is
     assert {path.stem for path in results.glob("slices/*/*.npy")} == {"sub-p1", "sub-v1"}
     assert project.jobs() == {}

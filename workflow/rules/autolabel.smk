@@ -52,10 +52,11 @@ rule auto_label_external:
         image=lambda wc: PLACES.path(SCANS[wc.scan].source, SCANS[wc.scan].image),
         orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].source),
         method=LABEL_METHOD,
+        protocol=untracked(PROTOCOL),
         classes=CLASSES,
         subjects=config["auto_labels"]["subjects_dir"],
     shell:
         "quicknat auto-label {input.scan:q} --method {params.method:q} --image {params.image:q}"
-        " --orientation={params.orientation:q} --protocol {PROTOCOL:q}"
+        " --orientation={params.orientation:q} --protocol {params.protocol:q}"
         " --subjects-dir {params.subjects:q} --gpus {resources.gpu} --threads {threads}"
         " --output {output:q} 2>&1 | tee {log:q}"

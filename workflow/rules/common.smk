@@ -59,7 +59,6 @@ try:
     check_consistency(config)
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
-    NOTE = ["--note", COHORT_NOTE] if os.path.exists(COHORT_NOTE) else []
     TEMPLATE = in_workflow("workflow/report/index.html.j2")
     SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
@@ -121,6 +120,11 @@ wildcard_constraints:
     source="|".join(ARCHIVES) or NOTHING,
     head="|".join(DEMO_HEADS),
     number=r"\d+",
+
+
+def untracked(value):
+    """A parameter that reruns nothing when it changes, like all that are derived from outputs."""
+    return lambda wildcards, output: value
 
 
 def conformed_labels(name):

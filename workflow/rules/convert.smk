@@ -45,8 +45,9 @@ rule convert_labels:
         labels=lambda wc: PLACES.path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
         orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
         numbering=lambda wc: SCANS[wc.scan].protocol,
+        protocol=untracked(PROTOCOL),
         classes=CLASSES,
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
-        " --numbering {params.numbering:q} --scan {input.scan:q} --protocol {PROTOCOL:q}"
+        " --numbering {params.numbering:q} --scan {input.scan:q} --protocol {params.protocol:q}"
         " --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"

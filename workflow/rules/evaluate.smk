@@ -16,9 +16,10 @@ rule evaluate:
     conda:
         "../../envs/torch.yaml"
     params:
+        protocol=untracked(PROTOCOL),
         classes=CLASSES,
     shell:
-        "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {PROTOCOL:q}"
+        "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {params.protocol:q}"
         " --name {wildcards.scan:q} --threads {threads} --output {output:q} 2>&1 | tee {log:q}"
 
 

@@ -40,9 +40,10 @@ rule dice_plot:
     conda:
         "../../envs/imaging.yaml"
     params:
+        protocol=untracked(PROTOCOL),
         classes=CLASSES,
     shell:
-        "quicknat dice-plot {input:q} --protocol {PROTOCOL:q} --output {output:q}"
+        "quicknat dice-plot {input:q} --protocol {params.protocol:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -68,11 +69,12 @@ rule overlay:
     conda:
         "../../envs/imaging.yaml"
     params:
-        protocol=PROTOCOL_DIGEST,
+        protocol=untracked(PROTOCOL),
+        table=PROTOCOL_DIGEST,
         reference=lambda wc, input: (["--reference", input.reference] if input.reference else []),
     shell:
         "quicknat overlay {input.scan:q} {input.prediction:q} {params.reference:q}"
-        " --protocol {PROTOCOL:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --protocol {params.protocol:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -93,10 +95,13 @@ rule report:
     conda:
         "../../envs/imaging.yaml"
     params:
-        # what is in these files rather than where they are, so that they can move
-        protocol=PROTOCOL_DIGEST,
-        template=file_digest(TEMPLATE),
-        note=file_digest(COHORT_NOTE),
+        # what is in these files is compared rather than where they are, so that they can move
+        sheet=untracked(SHEET),
+        schema=untracked(SHEET_SCHEMA),
+        template=untracked(TEMPLATE),
+        protocol=untracked(PROTOCOL),
+        note=untracked(["--note", COHORT_NOTE] if os.path.exists(COHORT_NOTE) else []),
+        contents=[PROTOCOL_DIGEST, file_digest(TEMPLATE), file_digest(COHORT_NOTE)],
         title=Path(SHEET).stem,
         cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
         segmented=SEGMENTED,
@@ -105,8 +110,8 @@ rule report:
         check=["--check", CHECKED] if SKIPPED else [],
         skipped=SKIPPED,
     shell:
-        "quicknat report {SHEET:q} --schema {SHEET_SCHEMA:q} --template {TEMPLATE:q}"
-        " --protocol {PROTOCOL:q} --results results {NOTE:q}"
+        "quicknat report {params.sheet:q} --schema {params.schema:q} --template {params.template:q}"
+        " --protocol {params.protocol:q} --results results {params.note:q}"
         " {params.check:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --waiting <(printf '%s\\n' {params.waiting:q})"

@@ -23,11 +23,12 @@ rule slice:
     conda:
         "../../envs/imaging.yaml"
     params:
+        protocol=untracked(PROTOCOL),
         classes=CLASSES,
         size=config["slices"]["size"],
         min_foreground=config["slices"]["min_foreground"],
     shell:
-        "quicknat slice {input.scan:q} {input.labels:q} --protocol {PROTOCOL:q}"
+        "quicknat slice {input.scan:q} {input.labels:q} --protocol {params.protocol:q}"
         " --folder results/slices --name {wildcards.scan:q} --size {params.size}"
         " --min-foreground {params.min_foreground} 2>&1 | tee {log:q}"
 

@@ -22,13 +22,15 @@ rule pretrain:
         "../../envs/torch.yaml"
     threads: training_threads
     params:
-        settings=lambda wc: deciding(stage_settings(config, "pretrain")),
+        settings=untracked(SETTINGS.get("pretrain")),
+        deciding=lambda wc: deciding(stage_settings(config, "pretrain")),
+        protocol=untracked(PROTOCOL),
         classes=CLASSES,
         folder=lambda wc: f"results/models/pretrain/{wc.view}",
     shell:
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
-        " --validation <(printf '%s\\n' {input.val:q}) --settings {SETTINGS[pretrain]:q}"
-        " --protocol {PROTOCOL:q} --threads {threads} --output {params.folder:q}"
+        " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
+        " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -49,16 +51,20 @@ rule finetune:
         "../../envs/torch.yaml"
     threads: training_threads
     params:
-        settings=lambda wc: deciding(stage_settings(config, "finetune")),
+        settings=untracked(SETTINGS.get("finetune")),
+        deciding=lambda wc: deciding(stage_settings(config, "finetune")),
+        protocol=untracked(PROTOCOL),
         classes=CLASSES,
         folder=lambda wc: f"results/models/finetune/{wc.view}",
         initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
+        # what becomes of finished models is no reason to train
+        epochs=untracked(WARM_START_EPOCHS),
     shell:
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
-        " --validation <(printf '%s\\n' {input.val:q}) --settings {SETTINGS[finetune]:q}"
-        " --protocol {PROTOCOL:q} --threads {threads} --output {params.folder:q}"
+        " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
+        " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
         " {params.initial:q} --warm-start results/model/{wildcards.view}.safetensors"
-        " --warm-start-epochs {WARM_START_EPOCHS} 2>&1 | tee {log:q}"
+        " --warm-start-epochs {params.epochs} 2>&1 | tee {log:q}"
 
 
 rule bundle:
@@ -80,8 +86,9 @@ rule bundle:
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         slice_size=config["slices"]["size"],
-        protocol=PROTOCOL_DIGEST,
+        protocol=untracked(PROTOCOL),
+        table=PROTOCOL_DIGEST,
     shell:
-        "quicknat bundle results/models/finetune --protocol {PROTOCOL:q}"
+        "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
         " --aggregation {params.aggregation:q} --spacing {params.spacing} --size {params.size}"
         " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"
