@@ -28,7 +28,11 @@ localrules:
 rule all:
     default_target: True
     input:
+        # every product, or one that somebody deletes would stay away
         "results/report/index.html",
+        expand("results/models/finetune/{view}/{file}", view=VIEWS, file=MODEL_FILES),
+        rules.bundle.output,
+        expand(rules.segment.output.dseg, scan=SEGMENTED),
         "results/segmentations/volumes.tsv" if SEGMENTED else [],
         "results/metrics.tsv" if scans("test") else [],
 

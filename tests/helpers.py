@@ -18,9 +18,11 @@ SHARED = ROOT.parent / "shared"
 LABELS = ROOT / "workflow" / "labels"
 
 
-def run_snakemake(directory: Path, *arguments: str, overlay: dict | None = None, env=None):
+def run_snakemake(
+    directory: Path, *arguments: str, overlay: dict | None = None, env=None, root: Path = ROOT
+):
     """Run on `directory`; returns the finished process with both outputs in one text."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(directory), "--cores", "2", *arguments]
     if overlay is not None:
         path = directory / "overlay.yaml"

@@ -93,8 +93,10 @@ def write_bundle(
             "sha256": sha256(folder / "model.safetensors"),
             **{key: described[key] for key in (
                 "network", "training", "best_epoch", "best_val_dice", "training_scans",
-                "validation_scans", "initial_sha256", "versions",
+                "validation_scans", "classes", "initial_sha256", "versions",
             )},
+            # earlier versions did not write these; without, no warm start is made from the model
+            **{key: described.get(key) for key in ("data", "warm_start")},
         }  # fmt: skip
     with written_whole(output / "labels.tsv") as (temporary,):
         protocol.write(temporary)

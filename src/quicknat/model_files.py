@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from dataclasses import asdict
@@ -17,9 +16,8 @@ import quicknat
 from quicknat.errors import written_whole
 from quicknat.losses import CombinedLoss
 from quicknat.plan import Plan
+from quicknat.trained import FILES
 from quicknat.weights import save_weights
-
-FILES = ("model.safetensors", "model.json", "history.tsv")
 
 
 def write_model(
@@ -38,7 +36,6 @@ def write_model(
         history: one row per epoch.
         facts: what only the training knows, such as its best epoch and the device.
     """
-    data = {key: plan.fingerprint[key] for key in ("training scan", "validation scan")}
     description = {
         "view": plan.view,
         "protocol": plan.protocol,
@@ -51,9 +48,10 @@ def write_model(
         "class_weights": loss.weights.cpu().numpy().round(4).tolist(),
         "edge_weight": round(loss.edge, 4),
         "initial_sha256": plan.fingerprint["initial"]["weights"],
+        "warm_start": plan.warm_start,
         "training_scans": [Path(path).stem for path in plan.train],
         "validation_scans": [Path(path).stem for path in plan.validation],
-        "data_sha256": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
+        "data": {key: plan.fingerprint[key] for key in ("training scan", "validation scan")},
         **facts,
         "versions": {
             "quicknat": quicknat.__version__,

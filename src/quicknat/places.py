@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from quicknat.cohort import LOCAL, Scan
 from quicknat.errors import InputError
+from quicknat.reruns import stable_path
 
 MADE_BY_WORKFLOW = "demo"  # a kind of source: its files come one by one, from no archive
 
@@ -29,9 +29,9 @@ class Places:
     def path(self, source: str, path: str) -> str:
         """Path of a file of a source; its last parts may still be a glob."""
         if source == LOCAL:
-            return os.path.normpath(Path(self.sheet).parent / path)
+            return stable_path(Path(self.sheet).parent / path)
         if self.sources[source]["kind"] == LOCAL:
-            return str(Path(self.base, self.sources[source]["url"], path))
+            return stable_path(Path(self.base, self.sources[source]["url"], path))
         return f"{self.raw}/{source}/{path}"
 
     def fetched(self, source: str) -> bool:
@@ -43,6 +43,19 @@ class Places:
     def in_place(self, source: str) -> bool:
         """Whether a source's files are the user's own, so that none can still arrive."""
         return source == LOCAL or self.sources[source]["kind"] == LOCAL
+
+    def inputs(self, source: str, path: str) -> list[str]:
+        """What a job that reads this file depends on.
+
+        A local file that went missing after the check is no input: the job itself says so, and
+        other scans go on. A member of an archive hangs on the list of members, since its name may
+        be a glob.
+        """
+        if not self.in_place(source) and self.sources[source]["kind"] != MADE_BY_WORKFLOW:
+            return [f"{self.raw}/{source}.members.txt"]
+        where = self.path(source, path)
+        pair = [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
+        return [file for file in pair if not self.in_place(source) or Path(file).exists()]
 
     def orientation(self, scan: Scan, source: str) -> str:
         """Stated direction of the axes, of the row or else of its source."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,21 @@ from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.optimizers import TrainingSettings
 from quicknat.population import summarise
+from quicknat.reruns import PRACTICAL
 from quicknat.volumes import sha256
+from quicknat.warm_start import WarmStart, obstacle
 
-PRACTICAL = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a training needs to know; travels to its processes."""
+    """Everything that a training needs to know; travels to its processes.
+
+    ``initial`` are the weights that it starts from, None for random ones. ``warm_start``: None, or
+    the ``sha256`` of the present model that these belong to, and how many epochs this training
+    would have had without (``stage_epochs``).
+    """
 
     view: str
     protocol: str
@@ -36,6 +44,7 @@ class Plan:
     counts: np.ndarray
     population: dict
     fingerprint: dict
+    warm_start: dict | None
 
     @property
     def state_folder(self) -> Path:
@@ -51,6 +60,7 @@ def make_plan(
     output: str | Path,
     initial: str | Path | None,
     threads: int,
+    warm_start: WarmStart | None = None,
 ) -> Plan:
     """Check and measure the data, before anything expensive; see :func:`train_view`."""
     if not train:
@@ -75,6 +85,17 @@ def make_plan(
         "validation scan": validation_sums,
         "initial": {"weights": sha256(initial) if initial else None},
     }
+    fingerprint = json.loads(json.dumps(fingerprint))  # as it will be read back
+    warm = None
+    if warm_start and (reason := obstacle(warm_start, view, settings, fingerprint)):
+        log.info("%s: no warm start, since %s; training as configured", view, reason)
+    elif warm_start:
+        initial, epochs = warm_start.weights, warm_start.epochs
+        warm = {"sha256": sha256(initial), "stage_epochs": settings.epochs}
+        settings = replace(settings, epochs=epochs)
+        fingerprint["setting"]["epochs"] = epochs
+        fingerprint["initial"]["warm start"] = warm["sha256"]
+        log.info("%s: warm start from %s, %d epoch(s) on", view, initial, epochs)
     return Plan(
         view=view,
         protocol=protocol.name,
@@ -88,5 +109,6 @@ def make_plan(
         slice_shape=training.stacks[0].shape[2:],
         counts=np.sum([scan.voxels for scan in scans], axis=0),
         population=summarise(scans, protocol.partners(view)),
-        fingerprint=json.loads(json.dumps(fingerprint)),  # as it will be read back
+        fingerprint=fingerprint,
+        warm_start=warm,
     )

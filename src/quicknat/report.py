@@ -78,6 +78,7 @@ class ReportInputs:
     benchmarks: Path
     skipped: Sequence[Verdict] = ()  # scans of the sheet that the run left out
     people: People = People()
+    waiting: Sequence[str] = ()  # scans to train on that the models have not seen
 
 
 def embed(path: Path) -> str:
@@ -162,6 +163,7 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         scans=inputs.scans,
         skipped=inputs.skipped,
         people=inputs.people,
+        waiting=inputs.waiting,
         uses=[
             (use, int(uses[use]))
             for use in ("pretrain", "train", "val", "test", "segment")

@@ -37,6 +37,7 @@ from quicknat.optimizers import TrainingSettings
 from quicknat.plan import Plan, make_plan
 from quicknat.signals import forwarded_signals, stop_flag
 from quicknat.validation import validate
+from quicknat.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -292,6 +293,7 @@ def train_view(
     output: str | Path,
     initial: str | Path | None = None,
     threads: int = 1,
+    warm_start: WarmStart | None = None,
 ) -> None:
     """Train one view and write ``model.safetensors``, ``model.json``, ``history.tsv``.
 
@@ -310,13 +312,17 @@ def train_view(
         output: folder of the model.
         initial: weights to start from (safetensors), for fine-tuning.
         threads: processor threads for torch and its data loading.
+        warm_start: the present model; where only new scans are to be learnt, the training starts
+            from it and is short. The log says whether, and if not why.
 
     Raises:
         InputError: no training slices, stacks of another shape, a loss that is not finite, or a
             saved state of another training.
         Interrupted: SIGTERM, SIGUSR1 or SIGINT came; the state is saved.
     """
-    plan = make_plan(view, protocol, train, validation, settings, output, initial, threads)
+    plan = make_plan(
+        view, protocol, train, validation, settings, output, initial, threads, warm_start
+    )
     fabric = make_fabric(view, settings)
     with forwarded_signals() if settings.devices > 1 else nullcontext():
         # Fabric copies arguments in a way that a frozen dataclass does not allow

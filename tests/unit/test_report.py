@@ -81,12 +81,13 @@ def test_text_of_the_sheet_cannot_become_markup(tmp_path, protocol):
         scans=[Scan(subject="1", image=hostile, use="segment", person='"><img onerror=alert(1)>')],
         metrics=None, volumes=pd.DataFrame(), quality={}, dice=None,
         curves=tmp_path / "curves.png", overlays={}, benchmarks=tmp_path / "benchmarks",
-        skipped=[Verdict("sub-2", "test", hostile, "bad", hostile)],
+        skipped=[Verdict("sub-2", "test", hostile, "bad", hostile)], waiting=[hostile, "sub-3"],
         people=People(pd.DataFrame({"sex": [hostile]}, index=["sub-1"])),
     )  # fmt: skip
     render(inputs, ROOT / "workflow/report/index.html.j2", tmp_path / "index.html")
     page = (tmp_path / "index.html").read_text()
     assert page.count("&lt;script&gt;alert(1)") >= 7 and "were left out" in page
+    assert "2 of the training scans wait" in page and "sub-3." in page
     assert "<script" not in page and "<img onerror" not in page
 
 

@@ -74,7 +74,7 @@ def test_program_labels_the_raw_scan_instead_of_atlases(dry_run):
     assert counts["auto_label_external"] == 1 and counts["slice"] == 4
     assert "auto_label" not in counts
     (command,) = re.findall(r"quicknat auto-label .*", done.text)
-    assert "--method recon-all" in command and "/p1.nii.gz" in command
+    assert "--method recon-all" in command and "--image p1.nii.gz" in command
     assert "--subjects-dir /fs" in command
 
 

@@ -33,9 +33,8 @@ rule auto_label:
 
 rule auto_label_external:
     input:
-        lambda wc: raw_inputs(SCANS[wc.scan].source, SCANS[wc.scan].image),
+        lambda wc: PLACES.inputs(SCANS[wc.scan].source, SCANS[wc.scan].image),
         scan=CONFORMED,
-        protocol=PROTOCOL,
     output:
         "results/scans/{scan}/anat/{scan}_space-conformed_desc-auto_dseg.nii.gz",
     log:
@@ -53,9 +52,11 @@ rule auto_label_external:
         image=lambda wc: PLACES.path(SCANS[wc.scan].source, SCANS[wc.scan].image),
         orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].source),
         method=LABEL_METHOD,
+        protocol=untracked(PROTOCOL),
+        classes=CLASSES,
         subjects=config["auto_labels"]["subjects_dir"],
     shell:
         "quicknat auto-label {input.scan:q} --method {params.method:q} --image {params.image:q}"
-        " --orientation={params.orientation:q} --protocol {input.protocol:q}"
+        " --orientation={params.orientation:q} --protocol {params.protocol:q}"
         " --subjects-dir {params.subjects:q} --gpus {resources.gpu} --threads {threads}"
         " --output {output:q} 2>&1 | tee {log:q}"

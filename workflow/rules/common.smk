@@ -13,8 +13,11 @@ from snakemake.utils import validate
 from quicknat.cohort import read_sheet, read_table
 from quicknat.errors import InputError
 from quicknat.places import Places
+from quicknat.reruns import LOOKS, deciding, file_digest, stage_settings, table_digest
 from quicknat.schema import check, check_consistency, load_schema
 from quicknat.slices import VIEWS
+from quicknat.trained import FILES as MODEL_FILES
+from quicknat.trained import require_same_grid, trained_stages, untrained_scans
 from quicknat.verdicts import BAD, read_verdicts
 
 # where downloads go; other workflows of MONAI users keep theirs there too
@@ -23,7 +26,6 @@ SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 CHECKED = "results/check.tsv"
-MODEL_FILES = ["model.safetensors", "model.json", "history.tsv"]
 DEMO_SOURCE = "img2fmri"  # the package whose heads the demo cohort deforms
 DEMO_HEADS = ("CSI1", "CSI2")
 DEMO_HEAD = "img2fmri/derivatives/T1/sub-{head}_ses-16_anat_sub-{head}_ses-16_T1w.nii.gz"
@@ -56,13 +58,16 @@ try:
     validate(config, os.path.abspath(CONFIG_SCHEMA))  # fills in the defaults
     check_consistency(config)
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
-    PARTICIPANTS = os.path.join(os.path.dirname(SHEET), "participants.tsv")  # ages and the like
+    PEOPLE = os.path.join(os.path.dirname(SHEET), "participants.tsv")  # ages and the like
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
+    TEMPLATE = in_workflow("workflow/report/index.html.j2")
     SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
     known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))
     if config["protocol"] not in known:
         refuse(f"'protocol' is '{config['protocol']}'", known)
+    # rules compare what is in a table, not where it is; and no label map depends on its colours
+    PROTOCOL_DIGEST, CLASSES = table_digest(PROTOCOL), table_digest(PROTOCOL, without=LOOKS)
     PLACES = Places(SHEET, SOURCES, RAW, in_workflow(""))
     sheet_schema = load_schema(SHEET_SCHEMA)
     if workflow.is_main_process:  # jobs parse this file too, and take out what was found then
@@ -80,14 +85,22 @@ try:
     if config["on_bad_scan"] == "skip":
         SKIPPED = {v.scan: v.reason for v in read_verdicts(CHECKED) if v.verdict == BAD}
     SCANS = {scan.id: scan for scan in read_sheet(SHEET, sheet_schema) if scan.id not in SKIPPED}
-    if not scans("train"):
+    new_scans, trained = config["training"]["new_scans"], trained_stages("results/models")
+    FROZEN = new_scans == "freeze" and "finetune" in trained  # then models are files like others
+    if FROZEN:
+        require_same_grid("results/model/bundle.json", config)
+    elif not scans("train"):
         raise InputError(SHEET, "no scan has use=train", "name scans with labels to train on")
+    WAITING = untrained_scans("results/models/finetune", scans("train")) if FROZEN else []
     STAGES = ["pretrain", "finetune"] if scans("pretrain") else ["finetune"]
-    if STAGES[0] not in config:
+    STAGES = trained if FROZEN else STAGES
+    if STAGES[0] not in config and not FROZEN:
         raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
+    SETTINGS = {s: json.dumps(stage_settings(config, s)) for s in STAGES if s in config}
+    WARM_START_EPOCHS = config["training"]["warm_start_epochs"] * (new_scans == "warm_start")
     SEGMENTED = scans("test", "segment")
     LABEL_METHOD = config["auto_labels"]["method"]
-    UNLABELLED = [name for name in scans("pretrain") if not SCANS[name].labels]
+    UNLABELLED = [name for name in scans("pretrain") if not (SCANS[name].labels or FROZEN)]
     if config["auto_labels"]["license"]:  # no rule parameter, or moving it would redo the labels
         os.environ.update(FS_LICENSE=config["auto_labels"]["license"])
     ATLASES = config["auto_labels"]["atlases"] if UNLABELLED and LABEL_METHOD == "atlas" else []
@@ -110,17 +123,9 @@ wildcard_constraints:
     number=r"\d+",
 
 
-def raw_inputs(source, path):
-    """What a job that reads this file depends on.
-
-    A local file that went missing after the check is no input: the job itself says so, and other
-    scans go on. A member of an archive hangs on the list of members, since its name may be a glob.
-    """
-    where = PLACES.path(source, path)
-    if source in ARCHIVES:
-        return f"{RAW}/{source}.members.txt"
-    pair = [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
-    return [file for file in pair if os.path.exists(file)] if PLACES.in_place(source) else pair
+def untracked(value):
+    """A parameter that reruns nothing when it changes, like all that are derived from outputs."""
+    return lambda wildcards, output: value
 
 
 def conformed_labels(name):
@@ -131,12 +136,6 @@ def conformed_labels(name):
 
 def stacks(*uses):
     return expand("results/slices/{{view}}/{scan}.npy", scan=scans(*uses))
-
-
-def settings(stage):
-    """Training settings of a stage as JSON; as a parameter, so that a change trains again."""
-    merged = config["training"] | config[stage] | {"network": config["network"]}
-    return json.dumps(merged, sort_keys=True)
 
 
 def training_threads(wildcards):

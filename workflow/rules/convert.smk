@@ -7,7 +7,7 @@
 
 rule convert:
     input:
-        lambda wc: raw_inputs(SCANS[wc.scan].source, SCANS[wc.scan].image),
+        lambda wc: PLACES.inputs(SCANS[wc.scan].source, SCANS[wc.scan].image),
     output:
         image=CONFORMED,
         record="results/scans/{scan}/anat/{scan}_space-conformed_T1w.json",
@@ -30,9 +30,8 @@ rule convert:
 
 rule convert_labels:
     input:
-        lambda wc: raw_inputs(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
+        lambda wc: PLACES.inputs(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
         scan=CONFORMED,
-        protocol=PROTOCOL,
     output:
         conformed="results/scans/{scan}/anat/{scan}_space-conformed_dseg.nii.gz",
         native="results/scans/{scan}/anat/{scan}_dseg.nii.gz",
@@ -46,7 +45,9 @@ rule convert_labels:
         labels=lambda wc: PLACES.path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
         orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
         numbering=lambda wc: SCANS[wc.scan].protocol,
+        protocol=untracked(PROTOCOL),
+        classes=CLASSES,
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
-        " --numbering {params.numbering:q} --scan {input.scan:q} --protocol {input.protocol:q}"
+        " --numbering {params.numbering:q} --scan {input.scan:q} --protocol {params.protocol:q}"
         " --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"

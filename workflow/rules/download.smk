@@ -20,7 +20,7 @@ rule download:
     conda:
         "../../envs/imaging.yaml"
     params:
-        sources=SOURCES_TABLE,
+        sources=untracked(SOURCES_TABLE),
         # no mirrors, so that another one fetches nothing anew; no password, since logs show this
         what=lambda wc: [public(SOURCES[wc.source][key]) for key in ("kind", "url", "checksum")],
     shell:
@@ -40,6 +40,7 @@ rule unpack:
     conda:
         "../../envs/imaging.yaml"
     params:
+        sources=untracked(SOURCES_TABLE),
         members=lambda wc: [f"--member={glob}" for glob in SOURCES[wc.source]["members"].split(",")],
         folder=lambda wc: f"{RAW}/{wc.source}",
     shell:

@@ -7,7 +7,6 @@ rule evaluate:
     input:
         prediction="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
         reference="results/scans/{scan}/anat/{scan}_dseg.nii.gz",
-        protocol=PROTOCOL,
     output:
         "results/metrics/{scan}.tsv",
     log:
@@ -16,8 +15,11 @@ rule evaluate:
         "results/benchmarks/evaluate/{scan}.tsv"
     conda:
         "../../envs/torch.yaml"
+    params:
+        protocol=untracked(PROTOCOL),
+        classes=CLASSES,
     shell:
-        "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {input.protocol:q}"
+        "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {params.protocol:q}"
         " --name {wildcards.scan:q} --threads {threads} --output {output:q} 2>&1 | tee {log:q}"
 
 

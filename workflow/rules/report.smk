@@ -25,8 +25,7 @@ rule curves:
 
 rule dice_plot:
     input:
-        metrics="results/metrics.tsv",
-        protocol=PROTOCOL,
+        "results/metrics.tsv",
     output:
         report(
             "results/report/figures/dice.png",
@@ -40,8 +39,11 @@ rule dice_plot:
         "results/benchmarks/dice_plot/all.tsv"
     conda:
         "../../envs/imaging.yaml"
+    params:
+        protocol=untracked(PROTOCOL),
+        classes=CLASSES,
     shell:
-        "quicknat dice-plot {input.metrics:q} --protocol {input.protocol:q} --output {output:q}"
+        "quicknat dice-plot {input:q} --protocol {params.protocol:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -53,7 +55,6 @@ rule overlay:
         reference=lambda wc: (
             "results/scans/{scan}/anat/{scan}_dseg.nii.gz" if SCANS[wc.scan].labels else []
         ),
-        protocol=PROTOCOL,
     output:
         report(
             "results/report/figures/{scan}_overlay.png",
@@ -68,10 +69,12 @@ rule overlay:
     conda:
         "../../envs/imaging.yaml"
     params:
+        protocol=untracked(PROTOCOL),
+        table=PROTOCOL_DIGEST,
         reference=lambda wc, input: (["--reference", input.reference] if input.reference else []),
     shell:
         "quicknat overlay {input.scan:q} {input.prediction:q} {params.reference:q}"
-        " --protocol {input.protocol:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --protocol {params.protocol:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -83,10 +86,6 @@ rule report:
         qc=expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json", scan=SEGMENTED),
         volumes="results/segmentations/volumes.tsv" if SEGMENTED else [],
         bundle="results/model/bundle.json",
-        template=in_workflow("workflow/report/index.html.j2"),
-        protocol=PROTOCOL,
-        note=COHORT_NOTE if os.path.exists(COHORT_NOTE) else [],
-        participants=PARTICIPANTS if os.path.exists(PARTICIPANTS) else [],
     output:
         "results/report/index.html",
     log:
@@ -96,19 +95,25 @@ rule report:
     conda:
         "../../envs/imaging.yaml"
     params:
-        sheet=SHEET,
-        schema=SHEET_SCHEMA,
-        note=lambda wc, input: ["--note", input.note] if input.note else [],
-        participants=lambda wc, input: (
-            ["--participants", input.participants] if input.participants else []
-        ),
+        # what is in these files is compared rather than where they are, so that they can move
+        sheet=untracked(SHEET),
+        schema=untracked(SHEET_SCHEMA),
+        template=untracked(TEMPLATE),
+        protocol=untracked(PROTOCOL),
+        note=untracked(["--note", COHORT_NOTE] if os.path.exists(COHORT_NOTE) else []),
+        people=untracked(["--participants", PEOPLE] if os.path.exists(PEOPLE) else []),
+        contents=[PROTOCOL_DIGEST, *map(file_digest, (TEMPLATE, COHORT_NOTE, PEOPLE))],
+        title=Path(SHEET).stem,
+        cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
         segmented=SEGMENTED,
+        waiting=WAITING,
         # not an input: the table changes whenever files arrive
         check=["--check", CHECKED] if SKIPPED else [],
         skipped=SKIPPED,
     shell:
-        "quicknat report {params.sheet:q} --schema {params.schema:q} --template {input.template:q}"
-        " --protocol {input.protocol:q} --results results {params.note:q}"
-        " {params.check:q} {params.participants:q}"
+        "quicknat report {params.sheet:q} --schema {params.schema:q} --template {params.template:q}"
+        " --protocol {params.protocol:q} --results results {params.note:q} {params.people:q}"
+        " {params.check:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
+        " --waiting <(printf '%s\\n' {params.waiting:q})"
         " --output {output:q} 2>&1 | tee {log:q}"

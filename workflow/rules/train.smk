@@ -8,25 +8,29 @@ rule pretrain:
     input:
         train=stacks("pretrain"),
         val=stacks("val"),
-        protocol=PROTOCOL,
     output:
         expand("results/models/pretrain/{{view}}/{file}", file=MODEL_FILES),
     log:
         "results/logs/pretrain/{view}.log",
     benchmark:
         "results/benchmarks/pretrain/{view}.tsv"
+    wildcard_constraints:
+        view=NOTHING if FROZEN else "|".join(VIEWS),
     # all views before any fine-tuning, or one view's two stages come last and alone
     priority: 10
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
     params:
-        settings=lambda wc: settings("pretrain"),
+        settings=untracked(SETTINGS.get("pretrain")),
+        deciding=lambda wc: deciding(stage_settings(config, "pretrain")),
+        protocol=untracked(PROTOCOL),
+        classes=CLASSES,
         folder=lambda wc: f"results/models/pretrain/{wc.view}",
     shell:
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
         " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
-        " --protocol {input.protocol:q} --threads {threads} --output {params.folder:q}"
+        " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -34,7 +38,6 @@ rule finetune:
     input:
         train=stacks("train"),
         val=stacks("val"),
-        protocol=PROTOCOL,
         initial=expand("results/models/{stage}/{{view}}/model.safetensors", stage=STAGES[:-1]),
     output:
         expand("results/models/finetune/{{view}}/{file}", file=MODEL_FILES),
@@ -42,24 +45,31 @@ rule finetune:
         "results/logs/finetune/{view}.log",
     benchmark:
         "results/benchmarks/finetune/{view}.tsv"
+    wildcard_constraints:
+        view=NOTHING if FROZEN else "|".join(VIEWS),
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
     params:
-        settings=lambda wc: settings("finetune"),
+        settings=untracked(SETTINGS.get("finetune")),
+        deciding=lambda wc: deciding(stage_settings(config, "finetune")),
+        protocol=untracked(PROTOCOL),
+        classes=CLASSES,
         folder=lambda wc: f"results/models/finetune/{wc.view}",
         initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
+        # what becomes of finished models is no reason to train
+        epochs=untracked(WARM_START_EPOCHS),
     shell:
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
         " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
-        " --protocol {input.protocol:q} --threads {threads} --output {params.folder:q}"
-        " {params.initial:q} 2>&1 | tee {log:q}"
+        " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
+        " {params.initial:q} --warm-start results/model/{wildcards.view}.safetensors"
+        " --warm-start-epochs {params.epochs} 2>&1 | tee {log:q}"
 
 
 rule bundle:
     input:
         models=expand("results/models/finetune/{view}/{file}", view=VIEWS, file=MODEL_FILES),
-        protocol=PROTOCOL,
     output:
         weights=expand("results/model/{view}.safetensors", view=VIEWS),
         labels="results/model/labels.tsv",
@@ -76,7 +86,9 @@ rule bundle:
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         slice_size=config["slices"]["size"],
+        protocol=untracked(PROTOCOL),
+        table=PROTOCOL_DIGEST,
     shell:
-        "quicknat bundle results/models/finetune --protocol {input.protocol:q}"
+        "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
         " --aggregation {params.aggregation:q} --spacing {params.spacing} --size {params.size}"
         " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"

@@ -23,6 +23,13 @@ def train(
     protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="Folder of the model.")],
     initial: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(help="The view's weights in the present model folder; see below."),
+    ] = None,
+    warm_start_epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs after a warm start; 0: start as usual.")
+    ] = 2,
     threads: Threads = 1,
 ) -> None:
     """Train one view's network, or go on with a training that was interrupted.
@@ -30,6 +37,9 @@ def train(
     The state is saved in `state/` of the output folder after each epoch, every
     `checkpoint_minutes`, and on SIGTERM, SIGUSR1 and Ctrl-C, which end the command with status 75;
     the same command then goes on from there.
+
+    With `--warm-start`, a training that differs from the present model's in nothing but new
+    training or validation scans starts from that model and is short. Any other starts as usual.
 
     Example: `quicknat train coronal --stacks train.txt --validation val.txt
     --settings '{"epochs": 10, "learning_rate": 0.005}' --protocol workflow/labels/quicknat28.tsv
@@ -39,6 +49,7 @@ def train(
     from quicknat.optimizers import TrainingSettings
     from quicknat.slices import VIEWS
     from quicknat.training import train_view
+    from quicknat.warm_start import WarmStart
 
     if view not in VIEWS:
         raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
@@ -46,7 +57,8 @@ def train(
     training, validating = ([line for line in lines if line] for lines in lists)
     chosen = TrainingSettings.from_dict(json.loads(settings))
     table = Protocol.read(protocol)
-    train_view(view, table, training, validating, chosen, output, initial, threads)
+    present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
+    train_view(view, table, training, validating, chosen, output, initial, threads, present)
 
 
 @app.command()

@@ -119,6 +119,9 @@ def report(
     check: Annotated[
         Path | None, typer.Option(help="Table of verdicts, where bad scans were skipped.")
     ] = None,
+    waiting: Annotated[
+        Path | None, typer.Option(help="File that lists scans which frozen models have not seen.")
+    ] = None,
 ) -> None:
     """Write the report page from a results folder.
 
@@ -136,6 +139,7 @@ def report(
     left_out = {verdict.scan for verdict in skipped}
     known = pd.read_csv(participants, sep="\t", dtype=str, index_col=0) if participants else None
     names = [line for line in segmented.read_text().split("\n") if line]
+    unseen = [line for line in waiting.read_text().split("\n") if line] if waiting else []
     figures = results / "report" / "figures"
     tables, volumes = results / "metrics.tsv", results / "segmentations" / "volumes.tsv"
     stem = "{0}/segmentations/{1}/anat/{1}_desc-quicknat_qc.json"
@@ -145,6 +149,7 @@ def report(
         scans=[s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out],
         skipped=skipped,
         people=People(None if known is None else known.fillna("n/a")),
+        waiting=unseen,
         protocol=Protocol.read(protocol),
         bundle=results / "model" / "bundle.json",
         metrics=pd.read_csv(tables, sep="\t") if tables.exists() else None,

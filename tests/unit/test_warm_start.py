@@ -1,0 +1,176 @@
+"""A training starts from the present model where only new scans separate it from that model's."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from quicknat.bundle import write_bundle
+from quicknat.learner import Learner
+from quicknat.network import NetworkSettings
+from quicknat.optimizers import TrainingSettings
+from quicknat.plan import make_plan
+from quicknat.slices import VIEWS
+from quicknat.training import train_view
+from quicknat.volumes import sha256
+from quicknat.warm_start import WarmStart
+
+# those that the fixture `model` was trained with
+SETTINGS = TrainingSettings(
+    epochs=1,
+    learning_rate=1e-3,
+    augment=False,
+    compile=False,
+    network=NetworkSettings(4, "CSSE", 0.0),
+)
+
+
+@pytest.fixture
+def present(model, tmp_path):
+    """A copy of the model folder, and the stacks: the one it was trained on, and a new one."""
+    shutil.copytree(model, tmp_path / "model")
+    old, new = tmp_path / "coronal.npy", tmp_path / "new.npy"
+    shutil.copy(model.parent / "coronal.npy", old)
+    np.save(new, np.load(old)[::-1])
+    return tmp_path / "model", [old, new]
+
+
+def plan(present, protocol, train=None, settings=SETTINGS, validation=(), initial=None, epochs=3):
+    folder, stacks = present
+    start = WarmStart(folder / "coronal.safetensors", epochs)
+    chosen = stacks if train is None else train
+    output = folder.parent / "out"
+    return make_plan("coronal", protocol, chosen, validation, settings, output, initial, 1, start)
+
+
+def test_new_training_scan_is_learnt_from_the_present_weights_in_few_epochs(present, protocol):
+    weights = present[0] / "coronal.safetensors"
+    made = plan(present, protocol)
+    assert made.warm_start == {"sha256": sha256(weights), "stage_epochs": 1}
+    assert made.initial == str(weights) and made.settings == replace(SETTINGS, epochs=3)
+    cold = make_plan("coronal", protocol, present[1], [], SETTINGS, "out", None, 1)
+    assert made.fingerprint != cold.fingerprint  # so that neither goes on from the other's state
+
+
+def test_new_validation_scan_and_practical_settings_allow_it(present, protocol):
+    old, new = present[1]
+    settings = replace(SETTINGS, workers=1, checkpoint_minutes=3)
+    assert plan(present, protocol, train=[old], validation=[new], settings=settings).warm_start
+
+
+def without_model(folder, stacks):
+    (folder / "bundle.json").unlink()
+
+
+def with_other_weights(folder, stacks):
+    shutil.copy(folder / "axial.safetensors", folder / "coronal.safetensors")
+
+
+def with_changed_scan(folder, stacks):
+    np.save(stacks[0], np.load(stacks[0])[1:])
+
+
+def with_other_labels(folder, stacks):
+    described = json.loads((folder / "bundle.json").read_text())
+    described["views"]["coronal"]["classes"][3] = "Something else"
+    (folder / "bundle.json").write_text(json.dumps(described))
+
+
+def of_earlier_version(folder, stacks):
+    described = json.loads((folder / "bundle.json").read_text())
+    described["views"]["coronal"]["data"] = None
+    (folder / "bundle.json").write_text(json.dumps(described))
+
+
+FILES = {
+    without_model: "holds no finished model",
+    with_other_weights: "has changed since the model was made",
+    with_changed_scan: "training scan coronal has changed or is gone",
+    with_other_labels: "it has other classes",
+    of_earlier_version: "does not say enough about the model",
+}
+
+
+@pytest.mark.parametrize("change", FILES)
+def test_other_model_or_changed_scan_forbids_it_and_the_log_says_why(
+    present, protocol, caplog, change
+):
+    change(*present)
+    with caplog.at_level("INFO"):
+        made = plan(present, protocol)
+    assert made.warm_start is None and made.settings == SETTINGS and made.initial is None
+    assert "coronal: no warm start, since " in caplog.text and FILES[change] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"settings": replace(SETTINGS, epochs=2)}, "setting epochs was 1, is 2"),
+        ({"settings": replace(SETTINGS, learning_rate=0.1)}, "setting learning_rate was 0.001"),
+        ({"settings": replace(SETTINGS, network=NetworkSettings(6, "CSSE", 0.0))}, "the network"),
+        ({"initial": True}, "the weights to fine-tune have changed"),
+        ({"train": "old"}, "no scan is new"),
+        ({"train": "new"}, "training scan coronal has changed or is gone"),
+    ],
+)
+def test_any_other_change_forbids_it(present, protocol, caplog, changes, reason):
+    folder, (old, new) = present
+    changes = dict(changes)
+    if "initial" in changes:
+        changes["initial"] = folder / "axial.safetensors"
+    if "train" in changes:
+        changes["train"] = [{"old": old, "new": new}[changes["train"]]]
+    with caplog.at_level("INFO"):
+        made = plan(present, protocol, **changes)
+    usual = changes.get("initial")
+    assert made.warm_start is None and made.initial == (str(usual) if usual else None)
+    assert reason in caplog.text
+
+
+def train(present, protocol, output, stacks):
+    start = WarmStart(present[0] / "coronal.safetensors", 2)
+    settings = replace(SETTINGS, checkpoint_minutes=0, precision="32-true")
+    train_view("coronal", protocol, stacks, [], settings, output, None, 1, start)
+
+
+@pytest.mark.slow
+def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
+    present, protocol, tmp_path, monkeypatch, caplog
+):
+    folder, stacks = present
+    described = json.loads((folder / "bundle.json").read_text())
+    described["views"]["coronal"]["training"]["precision"] = "32-true"
+    (folder / "bundle.json").write_text(json.dumps(described))
+    train(present, protocol, tmp_path / "whole", stacks)
+    step, count = Learner.step, iter(range(99))
+
+    def cut_in_the_third(self, *arguments):
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Learner, "step", cut_in_the_third)
+        train(present, protocol, tmp_path / "cut", stacks)
+    with caplog.at_level("INFO"):
+        train(present, protocol, tmp_path / "cut", stacks)
+    assert "going on in epoch 2 after 0 of its 2 steps" in caplog.text
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+    views = {view: folder.parent / "views" / view for view in VIEWS}
+    for view in VIEWS[1:]:
+        shutil.copytree(tmp_path / "whole", views[view])
+        told = json.loads((views[view] / "model.json").read_text()) | {"view": view}
+        (views[view] / "model.json").write_text(json.dumps(told))
+    views["coronal"] = tmp_path / "whole"
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    write_bundle(views, protocol, weights, 4.0, 64, 48, folder)
+    np.save(tmp_path / "newer.npy", np.load(stacks[0])[::2])
+    settings = replace(SETTINGS, precision="32-true")  # of the stage, not of the warm start
+    made = plan(present, protocol, train=[*stacks, tmp_path / "newer.npy"], settings=settings)
+    assert made.warm_start["sha256"] == sha256(tmp_path / "whole/model.safetensors")
