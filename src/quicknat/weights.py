@@ -13,13 +13,17 @@ from torch import Tensor
 from quicknat.errors import InputError
 from quicknat.network import QuickNAT
 
+METADATA = "quicknat"
+
 
 def save_weights(
     path: str | Path, state: Mapping[str, Tensor], view: str, classes: Sequence[str]
 ) -> None:
     """Write a network's state dict as safetensors, with its view and the names of its classes."""
     tensors = {key: value.contiguous().cpu() for key, value in state.items()}
-    save_file(tensors, path, metadata={"view": view, "classes": json.dumps(list(classes))})
+    # one entry, since safetensors writes several in an order that changes from file to file
+    described = json.dumps({"view": view, "classes": list(classes)})
+    save_file(tensors, path, metadata={METADATA: described})
 
 
 def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequence[str]) -> None:
@@ -30,11 +34,11 @@ def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequen
     """
     try:
         with safe_open(path, "pt") as file:
-            described = file.metadata() or {}
+            described = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises many kinds; all mean the same here
         raise InputError(path, f"holds no weights ({_first_line(error)})") from error
-    found = described.get("view"), json.loads(described.get("classes", "[]"))
+    found = described.get("view"), described.get("classes", [])
     if found[0] != view:
         raise InputError(path, f"is for the {found[0] or 'unknown'} view, not the {view} one")
     if len(found[1]) != len(classes):

@@ -25,6 +25,15 @@ def saved(tmp_path):
     return tmp_path / "a.safetensors"
 
 
+def test_same_weights_are_the_same_bytes(saved, tmp_path):
+    torch.manual_seed(0)
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        save_weights(path, QuickNAT(3, SMALL).state_dict(), "axial", CLASSES)
+        torch.manual_seed(0)
+        assert path.read_bytes() == saved.read_bytes()
+
+
 def test_weights_load_as_they_were_saved(saved):
     network = QuickNAT(3, SMALL)
     load_weights(network, saved, "axial", CLASSES)
@@ -118,6 +127,7 @@ def test_imported_weights_start_a_training_of_their_view_and_protocol(golden, tm
     assert done.exit_code == 0, done.output
     with safe_open(output, "pt") as file:
         described = file.metadata()
-    assert described["view"] == "axial" and len(json.loads(described["classes"])) == 5
+    described = json.loads(described["quicknat"])
+    assert described["view"] == "axial" and len(described["classes"]) == 5
     network = QuickNAT(5, NetworkSettings(8, "CSSE"))
     load_weights(network, output, "axial", Protocol.read(table).class_names("axial"))
