@@ -93,9 +93,9 @@ class Run:
         self.log = folder / f"snakemake{len(list(folder.glob('snakemake*.log')))}.log"
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", ASK_EACH_SECOND, "--snakefile", str(ROOT / "Snakefile"),
+                [sys.executable, "-c", ASK_EACH_SECOND, *arguments, "--snakefile", str(ROOT / "Snakefile"),
                  "--directory", str(folder), "--workflow-profile", str(folder / "profile"),
-                 "--configfile", str(folder / "overlay.yaml"), *arguments],
+                 "--configfile", str(folder / "overlay.yaml")],
                 cwd=folder, env=cluster.env, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         self.watcher = threading.Thread(target=self._watch, daemon=True)

@@ -39,7 +39,7 @@ def met_its_time_limit(finished: Run, folder: Path) -> Run:
 def snakemake_killed(finished: Run, folder: Path) -> Run:
     """As the README says: cancel the jobs of the old run by its name, unlock, start again."""
     cluster = finished.cluster
-    run, job = start_training(finished, folder)
+    run, _ = start_training(finished, folder)
     run.kill()
     (name,) = re.findall(r"SLURM run ID: (\S+)", run.text)
     assert "RUNNING" in cluster.run("squeue", "--noheader", "--name", name, "--format=%T")
