@@ -93,8 +93,8 @@ class Run:
         self.log = folder / f"snakemake{len(list(folder.glob('snakemake*.log')))}.log"
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", ASK_EACH_SECOND, *arguments, "--snakefile", str(ROOT / "Snakefile"),
-                 "--directory", str(folder), "--workflow-profile", str(folder / "profile"),
+                [sys.executable, "-c", ASK_EACH_SECOND, *arguments,
+                 "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder), "--workflow-profile", str(folder / "profile"),
                  "--configfile", str(folder / "overlay.yaml")],
                 cwd=folder, env=cluster.env, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
 from helpers import ROOT
 from quicknat.volumes import sha256
@@ -98,10 +99,13 @@ def outcomes(finished: Run, tmp_path_factory: pytest.TempPathFactory):
 
 
 def assert_as_undisturbed(run: Run, finished: Run) -> None:
-    """It ended well, after it went on where it was, and with the same weights to the byte."""
+    """It ended well, after it went on where it was, and with the same weights to the bit."""
     assert run.process.returncode == 0, run.text[-5000:]
     assert "going on in epoch" in (run.folder / "results/logs/finetune/axial.log").read_text()
-    assert (run.folder / WEIGHTS).read_bytes() == (finished.folder / WEIGHTS).read_bytes()
+    # safetensors itself writes what is said about the tensors in any order, so not file by file
+    weights, expected = load_file(run.folder / WEIGHTS), load_file(finished.folder / WEIGHTS)
+    assert weights.keys() == expected.keys()
+    assert all(weights[name].tobytes() == expected[name].tobytes() for name in expected)
     assert not (run.folder / WEIGHTS).with_name("state").exists()
 
 
@@ -119,7 +123,7 @@ def test_short_jobs_of_several_scans_are_one_submission(finished):
         assert len(finished.of_rule(name)) == 1, name
     (prepare,) = finished.of_rule("prepare")
     assert prepare["NumCPUs"] == "2"  # `cores` of the profile: no more of its jobs run at once
-    assert int(prepare["MinMemoryNode"].rstrip("M")) < 2 * 2000
+    assert prepare["MinMemoryNode"] < "4000M"  # so it has the memory of two, not of eight
 
 
 def test_three_views_train_at_once_with_a_gpu_each(finished):
