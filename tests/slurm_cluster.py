@@ -105,7 +105,7 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
         (self.folder / "gres.conf").write_text(GRES_CONF.format(**values))
         srun = self.folder / "bin/srun"
-        srun.write_text(SRUN.format(folder=self.folder, srun=shutil.which("srun")))
+        srun.write_text(SRUN.format(folder=self.folder, srun=shutil.which("srun", path=SEARCHED)))
         srun.chmod(0o755)
         key = self.folder / "munge.key"
         key.touch(0o600)

@@ -94,7 +94,8 @@ class Run:
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", ASK_EACH_SECOND, *arguments,
-                 "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder), "--workflow-profile", str(folder / "profile"),
+                 "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder),
+                 "--workflow-profile", str(folder / "profile"),
                  "--configfile", str(folder / "overlay.yaml")],
                 cwd=folder, env=cluster.env, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
