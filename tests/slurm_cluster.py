@@ -6,8 +6,10 @@ The GPUs are links to /dev/null and /dev/zero: SLURM hands them out, counts them
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 NODES = ("gpu1", "gpu2", "cpu1")
 SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
@@ -111,11 +114,17 @@ class Cluster:
         key.touch(0o600)
         key.write_bytes(os.urandom(128))
 
+    @staticmethod
+    def _end_with_parent() -> None:
+        """Have Linux end this daemon should the tests be killed, which then stop nothing."""
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("w") as output:
             self.daemons[name] = subprocess.Popen(
-                command, env=self.env, stdout=output, stderr=output, start_new_session=True
-            )
+                command, env=self.env, stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=self._end_with_parent,
+            )  # fmt: skip
 
     def start(self) -> None:
         """Start all daemons, and wait until every node is idle."""

@@ -22,6 +22,8 @@ SMALL = {
     "slices": {"size": 48},
     "network": {"filters": 4},
     "training": {"batch_size": 8, "precision": "32-true", "compile": False},
+    "auto_labels": {"atlases": ["sub-a"]},
+    "pretrain": {"epochs": 1, "optimizer": "adamw", "learning_rate": 0.004},
     "finetune": {"epochs": 8, "optimizer": "adamw", "learning_rate": 0.004},
 }
 COHORT = {
@@ -29,6 +31,7 @@ COHORT = {
     "b": ("sub-CSI2", "train"),
     "c": ("sub-CSI3", "val"),
     "d": ("sub-ds240", "test"),
+    "p": ("sub-CSI3", "pretrain"),
 }
 HEADER = "subject\tsource\timage\tlabels\tprotocol\tuse"
 
@@ -41,12 +44,13 @@ def make_scan(path: Path, scan: str, seed: int) -> Path:
 
 
 def make_cohort(folder: Path) -> None:
-    """Write four scans and their sheet."""
+    """Write five scans and their sheet; the one to pre-train on gets automatic labels."""
     rows = [HEADER]
     for seed, (name, (scan, use)) in enumerate(COHORT.items()):
         labels = make_scan(folder / f"{name}.nii.gz", scan, seed)
+        given = f"{labels}\tfreesurfer" if use != "pretrain" else "\t"
         # whole paths, so that a copy of the results is no other cohort
-        rows.append(f"{name}\t\t{folder / name}.nii.gz\t{labels}\tfreesurfer\t{use}")
+        rows.append(f"{name}\t\t{folder / name}.nii.gz\t{given}\t{use}")
     (folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
 
 
@@ -163,15 +167,12 @@ class Run:
 WEIGHTS = "results/models/finetune/axial/model.safetensors"
 
 
-def copy_without_models(finished: Run, folder: Path) -> None:
-    """A copy of a finished run's folder in which no view is trained yet."""
-    shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("models", "model"))
-
-
-def start_training(finished: Run, folder: Path) -> tuple[Run, str]:
-    """Train one view in a copy, up to its second epoch; gives the run and its SLURM job."""
-    copy_without_models(finished, folder)
-    run = Run(finished.cluster, folder, WEIGHTS, config={"sheet": finished.config["sheet"]})
+def start_training(finished: Run, folder: Path, resources: dict | None = None) -> tuple[Run, str]:
+    """Fine-tune one view again, in a copy, up to its second epoch; gives the run and its job."""
+    left_out = shutil.ignore_patterns("finetune", "model")
+    shutil.copytree(finished.folder, folder, ignore=left_out)
+    config = {"sheet": finished.config["sheet"]}
+    run = Run(finished.cluster, folder, WEIGHTS, resources=resources, config=config)
     states = folder / "results/models/finetune/axial/state"
     run.wait_until(lambda: list(states.glob("00002-*.json")), "second epoch")
     return run, run.of_rule("finetune")[0]["JobId"]

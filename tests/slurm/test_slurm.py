@@ -23,7 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 def cancelled(finished: Run, folder: Path) -> Run:
-    run, job = start_training(finished, folder)
+    """Its GPU is asked for with --gres, the other form that the profile names."""
+    resources = {"finetune": {"gpu": 0, "gres": "gpu:1"}}
+    run, job = start_training(finished, folder, resources)
     finished.cluster.run("scancel", job)
     run.wait()
     return run
@@ -118,12 +120,12 @@ def test_whole_workflow_runs_to_its_report_through_the_profile(finished):
 
 
 def test_short_jobs_of_several_scans_are_one_submission(finished):
-    assert len(list(finished.folder.glob("results/benchmarks/convert*/*.tsv"))) == 8
+    assert len(list(finished.folder.glob("results/benchmarks/convert*/*.tsv"))) == 9
     for name in ("prepare", "slice", "scan", "summary"):
         assert len(finished.of_rule(name)) == 1, name
     (prepare,) = finished.of_rule("prepare")
     assert prepare["NumCPUs"] == "2"  # `cores` of the profile: no more of its jobs run at once
-    assert prepare["MinMemoryNode"] < "4000M"  # so it has the memory of two, not of eight
+    assert prepare["MinMemoryNode"] < "4000M"  # so it has the memory of two, not of nine
 
 
 def test_three_views_train_at_once_with_a_gpu_each(finished):
@@ -144,6 +146,7 @@ def test_cancelled_training_goes_on_in_a_new_job(finished, outcomes):
     run = outcomes["cancelled"].result()
     assert_as_undisturbed(run, finished)
     first, second = run.of_rule("finetune")
+    assert first["JOB_GRES"] == second["JOB_GRES"] == "gpu:1"
     assert first["JobState"] == "CANCELLED" and second["JobState"] == "COMPLETED"
 
 
