@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import LABELS, ROOT, SHARED
+from helpers import LABELS, ROOT, SHARED, painted_head, real_dseg
 from quicknat.labels import Protocol
-from quicknat.volumes import Volume, read_volume
+from quicknat.volumes import Volume
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,24 +41,12 @@ def protocol() -> Protocol:
 
 @pytest.fixture(scope="session")
 def demo_dseg() -> Volume:
-    """A real label map (FreeSurfer numbering) that ships with the package, at every 2nd voxel."""
-    volume = read_volume(ROOT / "src/quicknat/demo_labels/sub-CSI3_dseg.nii.gz")
-    affine = volume.affine @ np.diag([2, 2, 2, 1.0])
-    return Volume(volume.data[::2, ::2, ::2], affine, volume.path)
+    return real_dseg("sub-CSI3")
 
 
 @pytest.fixture(scope="session")
 def head(demo_dseg: Volume) -> Volume:
-    """A head-like picture painted from that label map: air, scalp, a grey level per structure."""
-    from scipy import ndimage
-
-    brain = demo_dseg.data > 0
-    scalp = ndimage.binary_dilation(brain, iterations=6) & ~ndimage.binary_dilation(
-        brain, iterations=3
-    )
-    grey = np.where(scalp, 150, 0) + np.where(brain, 60 + demo_dseg.data.astype(int), 0)
-    noise = np.random.default_rng(0).normal(0, 3, grey.shape)
-    return Volume((grey + np.abs(noise)).astype(np.float32), demo_dseg.affine, Path("head.nii.gz"))
+    return painted_head(demo_dseg)
 
 
 @pytest.fixture

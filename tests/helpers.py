@@ -12,6 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import yaml
+from scipy import ndimage
+
+from quicknat.volumes import Volume, read_volume
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -53,6 +56,24 @@ def tiny_labels(path: Path, side: int = 12) -> Path:
     data = np.zeros((side, side, side), np.int16)
     data[1 : side // 2], data[side // 2 : -1] = 2, 41
     return save(path, data)
+
+
+def real_dseg(scan: str, step: int = 2) -> Volume:
+    """A real label map (FreeSurfer numbering) that ships with the package, each `step` voxels."""
+    volume = read_volume(ROOT / f"src/quicknat/demo_labels/{scan}_dseg.nii.gz")
+    affine = volume.affine @ np.diag([step, step, step, 1.0])
+    return Volume(volume.data[::step, ::step, ::step], affine, volume.path)
+
+
+def painted_head(dseg: Volume, seed: int = 0) -> Volume:
+    """A head-like picture of a label map: air, scalp, a grey level per structure, and noise."""
+    brain = dseg.data > 0
+    scalp = ndimage.binary_dilation(brain, iterations=6) & ~ndimage.binary_dilation(
+        brain, iterations=3
+    )
+    grey = np.where(scalp, 150, 0) + np.where(brain, 60 + dseg.data.astype(int), 0)
+    noise = np.random.default_rng(seed).normal(0, 3, grey.shape)
+    return Volume((grey + np.abs(noise)).astype(np.float32), dseg.affine, Path("head.nii.gz"))
 
 
 def job_counts(text: str) -> Counter:

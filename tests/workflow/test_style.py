@@ -40,5 +40,7 @@ def test_profile_names_no_rule_that_does_not_exist(name):
     profile = yaml.safe_load((ROOT / f"workflow/profiles/{name}/config.yaml").read_text())
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     rules = set(re.findall(r"^rule (\w+):", text, re.MULTILINE))
-    named = {*profile.get("set-threads", {}), *profile.get("set-resources", {})}
+    named = {
+        rule for key in ("set-threads", "set-resources", "groups") for rule in profile.get(key, ())
+    }
     assert named and named <= rules

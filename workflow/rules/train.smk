@@ -2,6 +2,9 @@
 # Requires: the stacks of the pretrain, train and val scans.
 # Makes:    results/models/{stage}/{view}/   model.safetensors, model.json, history.tsv
 #           results/model/                   the three views in one folder, ready to segment
+#
+# A signal that is to end a training goes to all processes of its job. The training obeys it, once its
+# state is saved; the shell and `tee` must outlive that, or Snakemake would count the job as over.
 
 
 rule pretrain:
@@ -28,6 +31,7 @@ rule pretrain:
         classes=CLASSES,
         folder=lambda wc: f"results/models/pretrain/{wc.view}",
     shell:
+        "trap '' TERM USR1; "
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
         " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
         " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
@@ -60,6 +64,7 @@ rule finetune:
         # what becomes of finished models is no reason to train
         epochs=untracked(WARM_START_EPOCHS),
     shell:
+        "trap '' TERM USR1; "
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
         " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
         " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"

@@ -1,0 +1,32 @@
+"""A SLURM cluster for all tests of this folder, and runs of the workflow on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from slurm_cluster import Cluster, missing_programs
+from slurm_runs import Run, make_cohort
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory):
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"SLURM is not installed: no {', '.join(missing)}")
+    made = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+    assert made.processes() == []
+
+
+@pytest.fixture(scope="session")
+def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The whole workflow, run through the profile; `bundle` has too little memory at first."""
+    folder = tmp_path_factory.mktemp("run")
+    make_cohort(folder)
+    run = Run(cluster, folder, resources={"bundle": {"mem_mb": "200 * 10 ** (attempt - 1)"}})
+    run.wait()
+    return run
