@@ -36,9 +36,9 @@ def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequen
         with safe_open(path, "pt") as file:
             described = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        found = described.get("view"), described.get("classes", [])
     except Exception as error:  # safetensors raises many kinds; all mean the same here
         raise InputError(path, f"holds no weights ({_first_line(error)})") from error
-    found = described.get("view"), described.get("classes", [])
     if found[0] != view:
         raise InputError(path, f"is for the {found[0] or 'unknown'} view, not the {view} one")
     if len(found[1]) != len(classes):
