@@ -25,8 +25,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The whole workflow, run through the profile; `bundle` has too little memory at first."""
-    folder = tmp_path_factory.mktemp("run")
-    make_cohort(folder)
-    run = Run(cluster, folder, resources={"bundle": {"mem_mb": "200 * 10 ** (attempt - 1)"}})
+    # apart, since files in the folder of a run are other files in a copy of it
+    cohort, folder = tmp_path_factory.mktemp("cohort"), tmp_path_factory.mktemp("run")
+    make_cohort(cohort)
+    little = {"bundle": {"mem_mb": "200 * 10 ** (attempt - 1)"}}
+    run = Run(cluster, folder, resources=little, config={"sheet": str(cohort / "cohort.tsv")})
     run.wait()
     return run

@@ -81,7 +81,7 @@ def scan_turned_bad(finished: Run, folder: Path) -> tuple[Run, Run]:
     }
     line = "\t".join(row.get(column, "") for column in sources.splitlines()[0].split("\t"))
     (folder / "sources.tsv").write_text(f"{sources}\n{line}\n")
-    sheet = (folder / "cohort.tsv").read_text()
+    sheet = Path(finished.config["sheet"]).read_text()
     rows = ["late\tlate\tlate.nii.gz\t\t\tsegment", f"good\t\t{folder}/good.nii.gz\t\t\tsegment"]
     assert sheet.startswith(HEADER)
     (folder / "cohort.tsv").write_text(sheet + "\n".join(rows) + "\n")
