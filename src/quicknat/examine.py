@@ -14,7 +14,7 @@ from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.volumes import Volume, read_volume
 
-THICK_MM = 2.5
+THICK_MM = 2.5  # thinner scans are what the networks are trained on
 HEAD_MM = (100, 500)  # a field of view outside these limits holds no head, or has wrong units
 
 

@@ -11,12 +11,11 @@ import pandas as pd
 import quicknat
 from quicknat.bundle import Bundle
 from quicknat.errors import written_whole
+from quicknat.examine import THICK_MM
 from quicknat.inference import Segmentation
 from quicknat.labels import Protocol
 from quicknat.population import unlike
 from quicknat.volumes import save_nifti
-
-THICK_SLICE_MM = 2.5  # thinner scans are what the networks are trained on
 
 # FreeSurfer's numbers of ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior
 NOT_BRAIN = [4, 5, 14, 15, 24, 43, 44, 72, 1, 40]
@@ -72,7 +71,7 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     if missing:
         flags.append({"flag": "structure_missing", "reason": f"not found: {', '.join(missing)}"})
     thickest = max(record["source_voxel_mm"])
-    if thickest > THICK_SLICE_MM:
+    if thickest > THICK_MM:
         flags.append(
             {"flag": "thick_slices", "reason": f"voxels are {thickest:g} mm along an axis"}
         )
