@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
 BIDS_T1W = "sub-*/**/anat/sub-*_T1w.nii*"
 TABLE = "scans.tsv"
+MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ class Options:
 
     ``conformed``: the files are outputs of the convert stage. ``orientation``: of the array axes,
     for headers that state none. ``samples``: of Monte-Carlo dropout, 0 for none. ``batch_size``:
-    slices per forward pass.
+    slices per forward pass. ``views``: write each view's own label map too.
     """
 
     conformed: bool = False
     orientation: str = ""
     samples: int = 0
     batch_size: int = 4
+    views: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
 
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     """Whether the results are there, from this very file, model and version, made the same way."""
-    files = output_files(output, task.name, options.samples > 0)
+    files = output_files(output, task.name, options.views)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
@@ -159,7 +161,9 @@ def segment_file(
         affine = grid.affine
     read = round(time.perf_counter() - start, 2)
     native = record_grid(record)
-    result = segment(bundle, image, affine, native, options.batch_size, options.samples)
+    result = segment(
+        bundle, image, affine, native, options.batch_size, options.samples, options.views
+    )
     provenance = {
         "source": {"path": record["source"], "sha256": record["source_sha256"]},
         "model": {"protocol": bundle.protocol.name, "sha256": bundle.identity},
@@ -172,7 +176,9 @@ def segment_file(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {"read": read} | result.seconds,
     }
-    files = output_files(output, task.name, options.samples > 0)
+    if options.views:
+        provenance["views"] = MERGED
+    files = output_files(output, task.name, options.views)
     return write_segmentation(result, bundle, record, provenance, files)
 
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from nibabel.affines import apply_affine
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from quicknat.bundle import Bundle
-from quicknat.conform import head_window, resample
+from quicknat.confidence import mean_per_class, normalised_entropy, view_agreement
+from quicknat.conform import head_window
 from quicknat.errors import InputError
-from quicknat.labels import Protocol
+from quicknat.native import entropy_to_native, to_native, votes_to_native
 from quicknat.population import BRIGHT, ScanStatistics, describe_scan
 from quicknat.slices import AXIS, VIEWS, crop
 from quicknat.uncertainty import structure_uncertainty
-from quicknat.volumes import Grid, Volume
+from quicknat.volumes import Grid
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,10 @@ class Segmentation:
     - ``view_agreement``: Dice between each view's own map and the result, mean over the views;
     - ``iou`` and ``cv`` of Monte-Carlo samples, see :mod:`quicknat.uncertainty`.
 
-    ``entropy``: of Monte-Carlo samples, the normalised entropy of their mean at each voxel, float32
-    0 … 1 on the native grid; None without samples.
+    ``entropy``: normalised entropy of the aggregated probabilities at each voxel, of their mean
+    where there are Monte-Carlo samples; float32 0 … 1 on the native grid.
+    ``views``: each view's own labels, if wanted; in the sagittal one, which knows no sides, a
+    merged class has the index of the first class that it merges.
     ``statistics``: of the window that the networks saw, to compare with the training scans.
     ``seconds``: what the stages took: the networks, the scores, the way to the native grid.
     """
@@ -50,7 +52,8 @@ class Segmentation:
     labels: np.ndarray
     grid: Grid
     confidence: dict[str, np.ndarray]
-    entropy: np.ndarray | None
+    entropy: np.ndarray
+    views: dict[str, np.ndarray]
     statistics: ScanStatistics
     seconds: dict[str, float]
 
@@ -60,7 +63,8 @@ class Prediction:
     """Aggregated probabilities of a box of the window that the networks see.
 
     ``probabilities`` float32 (C, X, Y, Z); ``start`` the box's first voxel in that window;
-    ``votes`` uint8 (X, Y, Z) by view, each view's most probable class among its own.
+    ``votes`` uint8 (X, Y, Z) by view, each view's most probable class among its own; of
+    Monte-Carlo samples the first one's.
     """
 
     probabilities: torch.Tensor
@@ -190,79 +194,6 @@ def sample(
     return mean, {"iou": iou, "cv": cv}
 
 
-def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
-    """Entropy over the first axis, as a share of the largest possible (0 … 1)."""
-    result = torch.zeros(probabilities.shape[1:])
-    # in slabs, or it would need several times the memory of the probabilities
-    for slab, entropy in zip(probabilities.split(16, dim=1), result.split(16), strict=True):
-        shares = slab / slab.sum(dim=0, keepdim=True).clamp(min=1e-6)
-        entropy.copy_(torch.special.entr(shares).sum(dim=0) / np.log(len(shares)))
-    return result
-
-
-def mean_per_class(values: torch.Tensor, labels: torch.Tensor, n_classes: int) -> np.ndarray:
-    """Mean of a map over each class's voxels, float (C,); NaN where a class is absent."""
-    labels = labels.flatten()
-    sums = torch.bincount(labels, weights=values.flatten().double(), minlength=n_classes)
-    return (sums / torch.bincount(labels, minlength=n_classes)).numpy()
-
-
-def view_agreement(prediction: Prediction, labels: torch.Tensor, protocol: Protocol) -> np.ndarray:
-    """Dice between each view's own map and the result, mean over the views, float (C,).
-
-    The sagittal view is compared in its merged classes.
-    """
-    merged = torch.tensor(protocol.sagittal, dtype=torch.long)
-    agreement = []
-    for view, vote in prediction.votes.items():
-        vote, result = vote.long(), merged[labels] if view == "sagittal" else labels
-        n_classes = protocol.n_classes(view)
-        both, ours, its = (
-            torch.bincount(part.flatten(), minlength=n_classes).double()
-            for part in (result[result == vote], result, vote)
-        )
-        dice = 2 * both / (ours + its)
-        agreement.append(dice[merged] if view == "sagittal" else dice)
-    return torch.stack(agreement).mean(dim=0).numpy()
-
-
-@torch.inference_mode()
-def to_native(probabilities: torch.Tensor, affine: np.ndarray, native: Grid) -> np.ndarray:
-    """Most probable class at each voxel of the native grid.
-
-    Probabilities are interpolated linearly and compared there, which keeps boundaries smooth where
-    the native voxels are finer. Only the box around the structures is computed.
-
-    Args:
-        probabilities: (C, X, Y, Z).
-        affine: voxel-to-world of that grid.
-        native: grid to fill.
-
-    Returns:
-        uint8 class indices; 0 outside the window.
-    """
-    labels = np.zeros(native.shape, dtype=np.uint8)
-    inside = probabilities.argmax(dim=0).nonzero().numpy()
-    if not len(inside):
-        return labels
-    low, high = inside.min(axis=0) - 2, inside.max(axis=0) + 2
-    corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1).T
-    box = apply_affine(np.linalg.inv(native.affine) @ affine, corners)
-    first = np.clip(np.floor(box.min(axis=0)), 0, native.shape).astype(int)
-    last = np.clip(np.ceil(box.max(axis=0)) + 1, 0, native.shape).astype(int)
-    to_window = np.linalg.inv(affine) @ native.affine
-    extent = np.array(probabilities.shape[1:]) - 1
-    j, k = (np.arange(first[axis], last[axis]) for axis in (1, 2))
-    for i in range(first[0], last[0]):
-        voxels = np.stack(np.broadcast_arrays(i, j[:, None], k[None, :]), axis=-1)
-        points = apply_affine(to_window, voxels) / extent * 2 - 1
-        # grid_sample wants the last axis first
-        where = torch.from_numpy(points[None, None, ..., ::-1].astype(np.float32).copy())
-        sampled = F.grid_sample(probabilities[None], where, align_corners=True)[0, :, 0]
-        labels[i, first[1] : last[1], first[2] : last[2]] = sampled.argmax(dim=0).numpy()
-    return labels
-
-
 def segment(
     bundle: Bundle,
     image: np.ndarray,
@@ -270,6 +201,7 @@ def segment(
     native: Grid,
     batch: int = 4,
     samples: int = 0,
+    views: bool = False,
 ) -> Segmentation:
     """Segment a conformed scan and return to the native grid.
 
@@ -280,6 +212,7 @@ def segment(
         native: the grid that the scan came on.
         batch: slices per forward pass.
         samples: Monte-Carlo dropout samples; 0 for a single pass without dropout.
+        views: return each view's own labels too.
 
     Raises:
         InputError: samples of networks that were trained without dropout.
@@ -299,7 +232,7 @@ def segment(
     entropy = normalised_entropy(probabilities)
     confidence |= {
         "uncertainty": mean_per_class(entropy, classes, len(probabilities)),
-        "view_agreement": view_agreement(prediction, classes, bundle.protocol),
+        "view_agreement": view_agreement(prediction.votes, classes, bundle.protocol),
     }
     seen = np.zeros(window.shape, dtype=np.uint8)
     box = (slice(f, f + n) for f, n in zip(prediction.start, classes.shape, strict=True))
@@ -309,9 +242,8 @@ def segment(
     statistics = describe_scan(labelled, len(probabilities))
     times.append(time.perf_counter())
     labels = to_native(probabilities, box_affine, native)
-    native_entropy = None
-    if samples and entropy.numel():
-        native_entropy = resample(Volume(entropy.numpy(), box_affine, ""), native, order=1)
+    entropy_there = entropy_to_native(entropy, box_affine, native)
+    own = votes_to_native(prediction.votes, box_affine, native, bundle.protocol) if views else {}
     times.append(time.perf_counter())
     seconds = dict(zip(("networks", "scores", "native"), np.diff(times).round(2), strict=True))
-    return Segmentation(labels, native, confidence, native_entropy, statistics, seconds)
+    return Segmentation(labels, native, confidence, entropy_there, own, statistics, seconds)

@@ -15,29 +15,35 @@ from quicknat.examine import THICK_MM
 from quicknat.inference import Segmentation
 from quicknat.labels import Protocol
 from quicknat.population import unlike
+from quicknat.slices import VIEWS
 from quicknat.volumes import save_nifti
 
 # FreeSurfer's numbers of ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior
 NOT_BRAIN = [4, 5, 14, 15, 24, 43, 44, 72, 1, 40]
 
-# what each file is for -> the end of its name; the label map comes last into place
+# what each file is for -> its name after the scan's; the label map comes last into place
 FILES = {
-    "table": "dseg.tsv",
-    "volumes": "volumes.tsv",
-    "qc": "qc.json",
-    "provenance": "dseg.json",
-    "entropy": "uncertainty.nii.gz",  # of Monte-Carlo samples only
-    "dseg": "dseg.nii.gz",
+    "table": "desc-quicknat_dseg.tsv",
+    "volumes": "desc-quicknat_volumes.tsv",
+    "qc": "desc-quicknat_qc.json",
+    "provenance": "desc-quicknat_dseg.json",
+    "entropy": "desc-quicknat_uncertainty.nii.gz",
+    **{view: f"desc-{view}_dseg.nii.gz" for view in VIEWS},  # only if wanted
+    "dseg": "desc-quicknat_dseg.nii.gz",
 }
 
 
-def output_files(output: str | Path, name: str, sampled: bool) -> dict[str, Path]:
-    """Where the files of one scan are: ``{output}/{name}/anat/{name}_desc-quicknat_…``."""
+def output_files(output: str | Path, name: str, views: bool = False) -> dict[str, Path]:
+    """Where the files of one scan are: ``{output}/{name}/anat/{name}_desc-…``.
+
+    Args:
+        output: folder of all scans.
+        name: of the scan.
+        views: with each view's own label map.
+    """
     folder = Path(output) / name / "anat"
     return {
-        key: folder / f"{name}_desc-quicknat_{end}"
-        for key, end in FILES.items()
-        if sampled or key != "entropy"
+        key: folder / f"{name}_{end}" for key, end in FILES.items() if views or key not in VIEWS
     }
 
 
@@ -117,9 +123,11 @@ def write_segmentation(
         volumes.to_csv(paths["volumes"], sep="\t", index=False, na_rep="n/a")
         paths["qc"].write_text(json.dumps(quality, indent=2) + "\n")
         paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n")
-        if "entropy" in paths:
-            found = np.zeros(result.grid.shape) if result.entropy is None else result.entropy
-            save_nifti(paths["entropy"], found.astype(np.float16).astype(np.float32), result.grid)
+        # 8 bits are as fine as anyone can see, and a fifth of the file
+        entropy = np.rint(255 * result.entropy).astype(np.uint8)
+        save_nifti(paths["entropy"], entropy, result.grid, slope=1 / 255)
+        for view, labels in result.views.items():
+            save_nifti(paths[view], labels, result.grid)
         save_nifti(paths["dseg"], result.labels, result.grid)
     return volumes
 

@@ -213,13 +213,21 @@ def require_same_grid(path: str | Path, labels: Grid | Volume, image: Grid) -> N
         raise InputError(path, "lies elsewhere in space than its image (affines differ)")
 
 
-def save_nifti(path: str | Path, data: np.ndarray, grid: Grid) -> None:
+def save_nifti(path: str | Path, data: np.ndarray, grid: Grid, slope: float = 1.0) -> None:
     """Write a NIfTI-1 file on a grid.
 
     Its header has the grid's own transforms, so that every viewer lays it over the image that the
     grid came from; a grid without gives qform and sform its affine (scanner coordinates).
+
+    Args:
+        path: where to.
+        data: values as they are stored.
+        grid: where they lie.
+        slope: what readers multiply them by.
     """
     image = nib.Nifti1Image(data, grid.affine)
+    if slope != 1:
+        image.header.set_slope_inter(slope, 0)
     image.header.set_xyzt_units("mm", "sec")
     own = grid.transforms or {"qform": (grid.affine, 1), "sform": (grid.affine, 1)}
     image.set_qform(*own["qform"])

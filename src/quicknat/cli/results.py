@@ -55,6 +55,9 @@ def segment(
             min=0, metavar="N", help="Average N passes with dropout; adds IoU and CV per structure."
         ),
     ] = 0,
+    views: Annotated[
+        bool, typer.Option("--views", help="Write the label map of each view's network too.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices per forward pass.")] = 4,
     device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
     precision: Annotated[
@@ -89,7 +92,7 @@ def segment(
     where, numbers = "GPU" if on_gpu else "processor", "bf16" if bf16 else "fp32"
     log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
     keep_freed_memory()
-    options = Options(conformed, orientation, uncertainty, batch_size)
+    options = Options(conformed, orientation, uncertainty, batch_size, views)
     outcomes = segment_all(bundle, tasks, output, options, overwrite)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed and len(outcomes) > 1:
