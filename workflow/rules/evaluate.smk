@@ -1,14 +1,20 @@
 # Compare the test scans' segmentations with their labels, on the scans' own grids.
 # Requires: segmentation and native label map of each test scan.
-# Makes:    results/metrics/{scan}.tsv, results/metrics.tsv
+# Makes:    results/metrics/{scan}{,_views,_confusion}.tsv
+#           results/metrics.tsv, results/metrics/{views,confusion}.tsv  all scans
 
 
 rule evaluate:
     input:
         prediction="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
         reference="results/scans/{scan}/anat/{scan}_dseg.nii.gz",
+        coronal=rules.segment.output.coronal,
+        axial=rules.segment.output.axial,
+        sagittal=rules.segment.output.sagittal,
     output:
-        "results/metrics/{scan}.tsv",
+        scores="results/metrics/{scan}.tsv",
+        views="results/metrics/{scan}_views.tsv",
+        confusion="results/metrics/{scan}_confusion.tsv",
     log:
         "results/logs/evaluate/{scan}.log",
     benchmark:
@@ -20,14 +26,20 @@ rule evaluate:
         classes=CLASSES,
     shell:
         "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {params.protocol:q}"
-        " --name {wildcards.scan:q} --threads {threads} --output {output:q} 2>&1 | tee {log:q}"
+        " --coronal {input.coronal:q} --axial {input.axial:q} --sagittal {input.sagittal:q}"
+        " --name {wildcards.scan:q} --threads {threads} --output {output.scores:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule metrics:
     input:
-        expand("results/metrics/{scan}.tsv", scan=scans("test")),
+        scores=expand("results/metrics/{scan}.tsv", scan=scans("test")),
+        views=expand("results/metrics/{scan}_views.tsv", scan=scans("test")),
+        confusion=expand("results/metrics/{scan}_confusion.tsv", scan=scans("test")),
     output:
-        "results/metrics.tsv",
+        scores="results/metrics.tsv",
+        views="results/metrics/views.tsv",
+        confusion="results/metrics/confusion.tsv",
     log:
         "results/logs/metrics/all.log",
     benchmark:
@@ -35,4 +47,7 @@ rule metrics:
     conda:
         "../../envs/imaging.yaml"
     shell:
-        "quicknat gather <(printf '%s\\n' {input:q}) --output {output:q} 2>&1 | tee {log:q}"
+        "{{ quicknat gather <(printf '%s\\n' {input.scores:q}) --output {output.scores:q};"
+        " quicknat gather <(printf '%s\\n' {input.views:q}) --output {output.views:q};"
+        " quicknat gather <(printf '%s\\n' {input.confusion:q}) --output {output.confusion:q}; }}"
+        " 2>&1 | tee {log:q}"

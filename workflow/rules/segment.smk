@@ -1,6 +1,7 @@
 # Segment the test and segment scans with the trained model, back on their own grids.
 # Requires: results/model/ and the conformed scan with its sidecar.
-# Makes:    results/segmentations/{scan}/anat/{scan}_desc-quicknat_{dseg,volumes,qc}.*
+# Makes:    results/segmentations/{scan}/anat/{scan}_desc-quicknat_{dseg,volumes,qc,uncertainty}.*
+#           results/segmentations/{scan}/anat/{scan}_desc-{view}_dseg.nii.gz  each view alone
 #           results/segmentations/volumes.tsv  all scans
 
 
@@ -15,6 +16,10 @@ rule segment:
         volumes="results/segmentations/{scan}/anat/{scan}_desc-quicknat_volumes.tsv",
         qc="results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json",
         provenance="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.json",
+        uncertainty="results/segmentations/{scan}/anat/{scan}_desc-quicknat_uncertainty.nii.gz",
+        coronal="results/segmentations/{scan}/anat/{scan}_desc-coronal_dseg.nii.gz",
+        axial="results/segmentations/{scan}/anat/{scan}_desc-axial_dseg.nii.gz",
+        sagittal="results/segmentations/{scan}/anat/{scan}_desc-sagittal_dseg.nii.gz",
     log:
         "results/logs/segment/{scan}.log",
     benchmark:
@@ -25,7 +30,7 @@ rule segment:
         # who trains in fp32, for the same figures on every machine, wants them here too
         precision="fp32" if config["training"]["precision"] == "32-true" else "auto",
     shell:
-        "quicknat segment {input.scan:q} --conformed --name {wildcards.scan:q}"
+        "quicknat segment {input.scan:q} --conformed --views --name {wildcards.scan:q}"
         " --model results/model --output results/segmentations --threads {threads}"
         " --precision {params.precision}"
         " 2>&1 | tee {log:q}"

@@ -33,6 +33,11 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+ViewMap = Annotated[
+    Path | None, typer.Option(help="That view's own …_dseg.nii.gz of 'segment --views'.")
+]
+
+
 @app.command()
 def segment(
     images: Annotated[
@@ -105,14 +110,19 @@ def segment(
 
 @app.command()
 def evaluate(
-    prediction: Annotated[Path, typer.Argument(help="…_dseg.nii.gz of 'segment'.")],
+    prediction: Annotated[Path, typer.Argument(help="…_desc-quicknat_dseg.nii.gz of 'segment'.")],
     reference: Annotated[Path, typer.Argument(help="Reference classes on the same grid.")],
     protocol: ProtocolFile,
     name: Annotated[str, typer.Option(help="Subject, sub-X.")],
-    output: Annotated[Path, typer.Option(help="Table to write.")],
+    output: Annotated[
+        Path, typer.Option(help="Table to write; …_views.tsv and …_confusion.tsv go beside it.")
+    ],
+    coronal: ViewMap = None,
+    axial: ViewMap = None,
+    sagittal: ViewMap = None,
     threads: Threads = 1,
 ) -> None:
-    """Compare a segmentation with a reference: Dice, IoU, HD95, volumes.
+    """Compare a segmentation with a reference: Dice, IoU, HD95, volumes; confused structures.
 
     Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv
     --protocol workflow/labels/quicknat28.tsv`
@@ -120,6 +130,7 @@ def evaluate(
     import numpy as np
     import torch
 
+    from quicknat.confusion import confusion_table, count_pairs, view_table
     from quicknat.errors import written_whole
     from quicknat.labels import Protocol
     from quicknat.metrics import evaluate as compare
@@ -128,12 +139,23 @@ def evaluate(
     # MONAI 1.6 warns at every call of a deprecated argument that it passes itself
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     torch.set_num_threads(threads)
-    ours, theirs = read_volume(prediction), read_volume(reference)
-    if not np.allclose(ours.affine, theirs.affine, atol=0.01):
-        raise InputError(prediction, f"lies elsewhere in space than {reference}")
-    table = compare(ours.data, theirs.data, ours.affine, Protocol.read(protocol), name)
-    with written_whole(output) as (temporary,):
-        table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
+    table, ours, theirs = Protocol.read(protocol), read_volume(prediction), read_volume(reference)
+    given = {"coronal": coronal, "axial": axial, "sagittal": sagittal}
+    views = {view: read_volume(path) for view, path in given.items() if path}
+    for volume in (ours, *views.values()):
+        if not np.allclose(volume.affine, theirs.affine, atol=0.01):
+            raise InputError(volume.path, f"lies elsewhere in space than {reference}")
+    maps = {view: volume.data for view, volume in views.items()}
+    pairs = count_pairs(ours.data, theirs.data, len(table.names), name)
+    tables = {
+        "": compare(ours.data, theirs.data, ours.affine, table, name),
+        "_views": view_table(pairs, maps, theirs.data, table, name),
+        "_confusion": confusion_table(pairs, table, name),
+    }
+    files = [output.with_stem(output.stem + end) for end in tables]
+    with written_whole(*files) as temporaries:
+        for temporary, scores in zip(temporaries, tables.values(), strict=True):
+            scores.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
 
 
 @app.command()
