@@ -1,8 +1,8 @@
-"""Pictures of the report: curves, Dice, overlays."""
+"""Pictures of trainings and scans: curves, overlays, slices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -10,10 +10,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from matplotlib.colors import ListedColormap
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from quicknat.conform import load_conformed, to_uint8
 from quicknat.errors import written_whole
+from quicknat.history import STAGES, overfitting
 from quicknat.labels import Protocol
 from quicknat.slices import VIEWS
 from quicknat.volumes import Volume, read_volume
@@ -21,73 +23,72 @@ from quicknat.volumes import Volume, read_volume
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
+matplotlib.rcParams["svg.hashsalt"] = "quicknat"  # or every SVG file would have other ids
+
 VIEW_COLORS = dict(zip(VIEWS, ("#0072B2", "#D55E00", "#009E73"), strict=True))  # Okabe–Ito
-STAGE_STYLES = {"pretrain": "--", "finetune": "-"}
+WITHOUT_DATE = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 
 
-def save(figure: plt.Figure, path: str | Path) -> None:
-    """Write a figure as PNG and close it."""
-    with written_whole(path) as (temporary,):
-        figure.savefig(temporary, dpi=110, bbox_inches="tight", metadata={"Software": None})
+def save(figure: plt.Figure, *paths: str | Path, dpi: int = 110) -> None:
+    """Write a figure as PNG or SVG, by the ending of each path, and close it.
+
+    The same figure gives the same bytes.
+    """
+    with written_whole(*paths) as temporaries:
+        for temporary in temporaries:
+            metadata = WITHOUT_DATE[temporary.suffix]
+            figure.savefig(temporary, dpi=dpi, bbox_inches="tight", metadata=metadata)
     plt.close(figure)
 
 
 def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Figure:
-    """Loss and validation Dice over epochs.
+    """Loss and validation Dice over epochs; fine-tuning follows pre-training on the same axes.
 
     Args:
         histories: table of each (stage, view).
     """
-    stages = [stage for stage in STAGE_STYLES if any(key[0] == stage for key in histories)]
-    figure, axes = plt.subplots(
-        2, len(stages), figsize=(5 * len(stages), 6), sharey="row", sharex="col", squeeze=False
-    )
-    for column, stage in enumerate(stages):
-        top, bottom = axes[:, column]
-        for view in VIEWS:
-            table, color = histories[stage, view], VIEW_COLORS[view]
-            top.plot(table["epoch"], table["train_loss"], color=color, label=f"{view}, training")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    before, longest, ticks = 0, 0, []
+    for stage, title in STAGES.items():
+        tables = {view: histories[stage, view] for view in VIEWS if (stage, view) in histories}
+        if not tables:
+            continue
+        longest = max(table["epoch"].max() for table in tables.values())
+        for view, table in tables.items():
+            epochs, color = table["epoch"] + before, VIEW_COLORS[view]
+            marker = "." if len(table) < 30 else ""
+            left.plot(epochs, table["train_loss"], color=color, marker=marker)
             if "val_loss" not in table:
                 continue
-            top.plot(
-                table["epoch"], table["val_loss"], "--", color=color, label=f"{view}, validation"
-            )
-            bottom.plot(table["epoch"], table["val_dice"], color=color, marker=".", label=view)
+            left.plot(epochs, table["val_loss"], "--", color=color, marker=marker)
+            right.plot(epochs, table["val_dice"], color=color, marker=marker)
             best = table["val_dice"].idxmax()
-            bottom.plot(table["epoch"][best], table["val_dice"][best], "*", color=color, ms=14)
-        top.set_title({"pretrain": "Pre-training", "finetune": "Fine-tuning"}[stage])
-        bottom.set(xlabel="epoch", ylim=(0, 1))
-        bottom.xaxis.get_major_locator().set_params(integer=True)
-        for axis in (top, bottom):
-            axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("loss")
-    axes[1, 0].set_ylabel("validation Dice (mean)")
-    axes[0, -1].legend(fontsize=8)
-    axes[1, -1].legend(fontsize=8, title="star: epoch kept")
-    figure.tight_layout()
-    return figure
-
-
-def dice_by_structure(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
-    """Dice of each structure: one point per subject, a box as well from five subjects on."""
-    subjects = list(dict.fromkeys(metrics["subject"]))
-    figure, axis = plt.subplots(figsize=(8, 0.27 * len(order) + 1.2))
-    places = {name: row for row, name in enumerate(order)}
-    if len(subjects) >= 5:
-        values = [metrics["dice"][metrics["structure"] == name].dropna() for name in order]
-        axis.boxplot(values, positions=range(len(order)), orientation="horizontal", widths=0.6,
-                     showfliers=False, medianprops={"color": "black"})  # fmt: skip
-    few = len(subjects) <= 8
-    for number, (subject, rows) in enumerate(metrics.groupby("subject", sort=False)):
-        axis.plot(rows["dice"], rows["structure"].map(places), "o", ms=6 if few else 3, alpha=0.8,
-                  color=f"C{number}" if few else "C0", label=subject if few else None)  # fmt: skip
-    axis.set(yticks=range(len(order)), xlabel="Dice", xlim=(0, 1))
-    axis.set_yticklabels(order, fontsize=8)
-    axis.invert_yaxis()
-    axis.grid(alpha=0.3)
-    if few:
-        axis.legend(loc="lower left", fontsize=8)
-    figure.tight_layout()
+            for axis, column in ((left, "val_loss"), (right, "val_dice")):
+                axis.plot(epochs[best], table[column][best], "*", color=color, ms=13, mec="black")
+        for axis in (left, right):
+            if before:
+                axis.axvline(before + 0.5, color="grey", lw=1)
+            axis.text(before + 0.5, 1.01, f" {title}", transform=axis.get_xaxis_transform())
+        step = max(1, round(longest / 6))
+        ticks += [(before + number, number) for number in range(step, longest + 1, step)]
+        before += longest
+    for axis in (left, right):
+        axis.set_xticks(*map(list, zip(*ticks, strict=True)))
+        axis.set(xlabel="epoch of the stage", xlim=(0.5, before + 0.5))
+        axis.grid(alpha=0.3)
+    left.set_ylabel("loss")
+    left.set_ylim(bottom=0)
+    right.set(ylabel="validation Dice (mean)", ylim=(0, 1))
+    styles = {"training": {"color": "grey"}, "validation": {"color": "grey", "ls": "--"}}
+    lines = [Line2D([], [], label=text, **style) for text, style in styles.items()]
+    star = Line2D([], [], label="epoch kept", color="white", marker="*", ms=13, mec="black")
+    left.legend(handles=[*lines, star], fontsize=8)
+    right.legend(
+        handles=[Line2D([], [], color=VIEW_COLORS[view], label=view) for view in VIEWS], fontsize=8
+    )
+    sentences = overfitting(histories)
+    if sentences:
+        figure.supxlabel("\n".join(["Over-fitting:", *sentences]), fontsize=8, x=0.01, ha="left")
     return figure
 
 

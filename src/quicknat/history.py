@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 DICE = "dice/"  # prefix of the columns with one structure's validation Dice
 WORST = 5
 RISES = 3  # epochs of growing validation loss that are no accident
-
+LASTING_RISE = 0.05  # share by which the last validation loss may exceed the lowest
+STAGES = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}
 
 OVERFITTING = (
     "validation loss rises while training loss falls: the network learns the training scans by "
@@ -75,6 +78,32 @@ def overfits(history: list[dict[str, float]]) -> bool:
     )
     earlier = max(row["val_dice"] for row in history[:-RISES])
     return apart and max(row["val_dice"] for row in last[1:]) < earlier
+
+
+def overfitting(histories: Mapping[tuple[str, str], pd.DataFrame]) -> list[str]:
+    """A sentence for each training that was learning its scans by heart when it ended.
+
+    That is one whose last validation loss is 5 % above its lowest while training loss fell from
+    there, or one that the log warns about (:func:`overfits`).
+
+    Args:
+        histories: table of each (stage, view).
+    """
+    sentences = []
+    for (stage, view), table in histories.items():
+        if "val_loss" not in table or table["val_loss"].isna().all():
+            continue
+        lowest, last = table.loc[table["val_loss"].idxmin()], table.iloc[-1]
+        rise = last["val_loss"] / lowest["val_loss"] - 1
+        fell = last["train_loss"] < lowest["train_loss"]
+        if (rise > LASTING_RISE and fell) or overfits(table.to_dict("records")):
+            kept = table["epoch"][table["val_dice"].idxmax()]
+            sentences.append(
+                f"{STAGES[stage]}, {view} view: validation loss was lowest in epoch "
+                f"{lowest['epoch']:.0f} and rose by {rise:.0%} until epoch {last['epoch']:.0f}, "
+                f"while training loss fell; epoch {kept:.0f} was kept."
+            )
+    return sentences
 
 
 def duration(seconds: float) -> str:

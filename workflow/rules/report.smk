@@ -23,28 +23,48 @@ rule curves:
         "quicknat curves {input:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
-rule dice_plot:
+SCORE_FIGURES = {
+    "dice": "Dice per structure",
+    "views": "each view and all three",
+    "hd95": "HD95 per structure",
+    "volumes": "volumes against reference",
+    "bland_altman": "volumes, Bland–Altman",
+    "confusion": "confused structures",
+    "uncertainty": "uncertainty against Dice",
+}
+
+
+rule score_figures:
     input:
-        "results/metrics.tsv",
+        metrics=rules.metrics.output.scores,
+        views=rules.metrics.output.views,
+        confusion=rules.metrics.output.confusion,
+        # of the test scans alone, so that others to segment draw nothing again
+        volumes=expand(rules.segment.output.volumes, scan=scans("test")),
     output:
-        report(
-            "results/report/figures/dice.png",
-            caption="../report/dice.rst",
-            category="Scores",
-            labels={"figure": "Dice per structure"},
-        ),
+        expand("results/report/figures/{name}.svg", name=SCORE_FIGURES),
+        **{
+            name: report(
+                f"results/report/figures/{name}.png",
+                caption=f"../report/{name}.rst",
+                category="Scores",
+                labels={"figure": title},
+            )
+            for name, title in SCORE_FIGURES.items()
+        },
     log:
-        "results/logs/dice_plot/all.log",
+        "results/logs/score_figures/all.log",
     benchmark:
-        "results/benchmarks/dice_plot/all.tsv"
+        "results/benchmarks/score_figures/all.tsv"
     conda:
         "../../envs/imaging.yaml"
     params:
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
     shell:
-        "quicknat dice-plot {input:q} --protocol {params.protocol:q} --output {output:q}"
-        " 2>&1 | tee {log:q}"
+        "quicknat score-figures {input.metrics:q} --views {input.views:q}"
+        " --confusion {input.confusion:q} --volumes <(printf '%s\\n' {input.volumes:q})"
+        " --protocol {params.protocol:q} --output results/report/figures 2>&1 | tee {log:q}"
 
 
 rule overlay:
@@ -80,7 +100,7 @@ rule overlay:
 rule report:
     input:
         curves=rules.curves.output,
-        dice=rules.dice_plot.output if scans("test") else [],
+        scores=rules.score_figures.output if scans("test") else [],
         metrics="results/metrics.tsv" if scans("test") else [],
         overlays=expand("results/report/figures/{scan}_overlay.png", scan=SEGMENTED),
         qc=expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json", scan=SEGMENTED),

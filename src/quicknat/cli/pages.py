@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 @app.command()
 def curves(
     histories: Annotated[list[Path], typer.Argument(help="…/{stage}/{view}/history.tsv files.")],
-    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    output: Annotated[Path, typer.Option(help="PNG to write; an SVG goes beside it.")],
 ) -> None:
     """Draw training and validation curves of all views and stages.
 
@@ -28,7 +28,7 @@ def curves(
     from quicknat.figures import save, training_curves
 
     tables = {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in histories}
-    save(training_curves(tables), output)
+    save(training_curves(tables), output, output.with_suffix(".svg"), dpi=160)
 
 
 @app.command("slice-png")
@@ -62,24 +62,46 @@ def slice_png(
     log.info("%s: %d pictures", output, len(range(0, len(pairs), stride)))
 
 
-@app.command("dice-plot")
-def dice_plot(
+@app.command("score-figures")
+def score_figures(
     metrics: Annotated[Path, typer.Argument(help="Gathered metrics table.")],
+    views: Annotated[Path, typer.Option(help="Gathered table of the views' scores.")],
+    confusion: Annotated[Path, typer.Option(help="Gathered table of confused structures.")],
+    volumes: Annotated[
+        Path, typer.Option(help="File that lists the scans' …_volumes.tsv, one a line.")
+    ],
     protocol: ProtocolFile,
-    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    output: Annotated[Path, typer.Option(help="Folder for the pictures, PNG and SVG.")],
 ) -> None:
-    """Draw Dice per structure.
+    """Draw Dice, views, HD95, volumes, Bland–Altman, confusion, uncertainty.
 
-    Example: `quicknat dice-plot results/metrics.tsv --protocol workflow/labels/quicknat28.tsv
-    --output dice.png`
+    Example: `quicknat score-figures results/metrics.tsv --views results/metrics/views.tsv
+    --confusion results/metrics/confusion.tsv --volumes list.txt --output figures
+    --protocol workflow/labels/quicknat28.tsv`
     """
     import pandas as pd
 
-    from quicknat.figures import dice_by_structure, save
+    from quicknat import score_figures as draw
+    from quicknat.figures import save
     from quicknat.labels import Protocol
+    from quicknat.scores import with_uncertainty
+    from quicknat.tables import stack_tables
 
-    table = pd.read_csv(metrics, sep="\t")
-    save(dice_by_structure(table, Protocol.read(protocol).names[1:]), output)
+    table = Protocol.read(protocol)
+    order = table.names[1:]
+    found = pd.read_csv(metrics, sep="\t")
+    points = with_uncertainty(found, stack_tables(volumes, subject_from_name=True))
+    figures = {
+        "dice": draw.dice(found, order),
+        "views": draw.views(pd.read_csv(views, sep="\t"), order),
+        "hd95": draw.hd95(found, order),
+        "volumes": draw.volumes(found, table),
+        "bland_altman": draw.bland_altman(found, table),
+        "confusion": draw.confusion(pd.read_csv(confusion, sep="\t"), table),
+        "uncertainty": draw.uncertainty(points, table),
+    }
+    for name, figure in figures.items():
+        save(figure, output / f"{name}.png", output / f"{name}.svg", dpi=160)
 
 
 @app.command()

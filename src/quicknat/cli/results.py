@@ -170,18 +170,9 @@ def gather(
 
     Example: `quicknat gather list.txt --output results/metrics.tsv`
     """
-    import pandas as pd
-
-    from quicknat.cohort import default_name
     from quicknat.errors import written_whole
+    from quicknat.tables import stack_tables
 
-    parts = []
-    for path in map(Path, filter(None, tables.read_text().split("\n"))):
-        part = pd.read_csv(path, sep="\t")
-        if subject_from_name:
-            part.insert(0, "subject", default_name(path))
-        parts.append(part)
-    if not parts:
-        raise InputError(tables, "lists no table")
+    table = stack_tables(tables, subject_from_name)
     with written_whole(output) as (temporary,):
-        pd.concat(parts).to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+        table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")
