@@ -63,7 +63,7 @@ def slice_png(
 
 
 @app.command("score-figures")
-def score_figures(
+def draw_scores(
     metrics: Annotated[Path, typer.Argument(help="Gathered metrics table.")],
     views: Annotated[Path, typer.Option(help="Gathered table of the views' scores.")],
     confusion: Annotated[Path, typer.Option(help="Gathered table of confused structures.")],
@@ -81,7 +81,7 @@ def score_figures(
     """
     import pandas as pd
 
-    from quicknat import score_figures as draw
+    from quicknat import scatter_figures, score_figures
     from quicknat.figures import save
     from quicknat.labels import Protocol
     from quicknat.scores import with_uncertainty
@@ -92,13 +92,13 @@ def score_figures(
     found = pd.read_csv(metrics, sep="\t")
     points = with_uncertainty(found, stack_tables(volumes, subject_from_name=True))
     figures = {
-        "dice": draw.dice(found, order),
-        "views": draw.views(pd.read_csv(views, sep="\t"), order),
-        "hd95": draw.hd95(found, order),
-        "volumes": draw.volumes(found, table),
-        "bland_altman": draw.bland_altman(found, table),
-        "confusion": draw.confusion(pd.read_csv(confusion, sep="\t"), table),
-        "uncertainty": draw.uncertainty(points, table),
+        "dice": score_figures.dice(found, order),
+        "views": score_figures.views(pd.read_csv(views, sep="\t"), order),
+        "hd95": score_figures.hd95(found, order),
+        "volumes": scatter_figures.volumes(found, table),
+        "bland_altman": scatter_figures.bland_altman(found, table),
+        "confusion": score_figures.confusion(pd.read_csv(confusion, sep="\t"), table),
+        "uncertainty": scatter_figures.uncertainty(points, table),
     }
     for name, figure in figures.items():
         save(figure, output / f"{name}.png", output / f"{name}.svg", dpi=160)
