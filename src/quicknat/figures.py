@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from quicknat.conform import load_conformed, to_uint8
 from quicknat.errors import written_whole
@@ -48,7 +49,8 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
         histories: table of each (stage, view).
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    before, longest, ticks = 0, 0, []
+    before, ticks = 0, []
+    marker = "." if max(map(len, histories.values())) < 30 else ""
     for stage, title in STAGES.items():
         tables = {view: histories[stage, view] for view in VIEWS if (stage, view) in histories}
         if not tables:
@@ -56,7 +58,6 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
         longest = max(table["epoch"].max() for table in tables.values())
         for view, table in tables.items():
             epochs, color = table["epoch"] + before, VIEW_COLORS[view]
-            marker = "." if len(table) < 30 else ""
             left.plot(epochs, table["train_loss"], color=color, marker=marker)
             if "val_loss" not in table:
                 continue
@@ -69,8 +70,8 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
             if before:
                 axis.axvline(before + 0.5, color="grey", lw=1)
             axis.text(before + 0.5, 1.01, f" {title}", transform=axis.get_xaxis_transform())
-        step = max(1, round(longest / 6))
-        ticks += [(before + number, number) for number in range(step, longest + 1, step)]
+        numbers = MaxNLocator(6, integer=True).tick_values(0, longest).astype(int)
+        ticks += [(before + number, number) for number in numbers if 0 < number <= longest]
         before += longest
     for axis in (left, right):
         axis.set_xticks(*map(list, zip(*ticks, strict=True)))

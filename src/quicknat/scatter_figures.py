@@ -49,7 +49,7 @@ def _name_farthest(
         if any(abs(x - other) < 0.4 and abs(y - level) < 0.03 for other, level in named):
             continue
         named.append((x, y))
-        leftwards = x > 0.7 or (x > 0.4 and left[index])
+        leftwards = x > 0.78 or (x > 0.18 and left[index])
         axis.annotate(
             f"{short[row['structure']]}, {row['subject']}", tuple(row[list(place)]), fontsize=7,
             textcoords="offset points", xytext=(-5, 2) if leftwards else (5, -5), bbox=HALO,
@@ -63,13 +63,13 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     points = both[["subject", "structure"]].assign(
         reference=both["reference_mm3"] / 1000, predicted=both["volume_mm3"] / 1000
     )
-    figure, axis = plt.subplots(figsize=(6.2, 6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.8, 6), layout="constrained")
     _points(axis, points["reference"], points["predicted"])
     axis.set(xscale="log", yscale="log", aspect="equal")
     if len(points):
         ends = [points[["reference", "predicted"]].stack().agg(f) for f in ("min", "max")]
         ends = [ends[0] / 1.5, ends[1] * 1.5]
-        axis.set(xlim=ends, ylim=ends)
+        axis.set(xlim=(ends[0], 5 * ends[1]), ylim=ends)  # room for the names on the right
         axis.plot(ends, ends, color="black", lw=1, label="equal volumes")
         for factor, label in ((1.1, "±10 %"), (1 / 1.1, None)):
             line = [end * factor for end in ends]
