@@ -31,10 +31,11 @@ from quicknat.batch import Options, Task, segment_file
 from quicknat.bundle import load_bundle, write_bundle
 from quicknat.conform import conform_file, record_grid
 from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
-from quicknat.inference import segment, to_native
+from quicknat.inference import segment
 from quicknat.labels import Protocol
 from quicknat.losses import CombinedLoss
 from quicknat.model_files import write_model
+from quicknat.native import to_native
 from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.optimizers import TrainingSettings
 from quicknat.plan import Plan
@@ -69,6 +70,7 @@ def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
             settings=settings,
             output=folder / view,
             initial=None,
+            warm_start=None,
             threads=1,
             slice_shape=(slice_size, slice_size),
             counts=counts,

@@ -26,7 +26,8 @@ from quicknat.bundle import Bundle, load_bundle
 from quicknat.cohort import read_sheet
 from quicknat.conform import conform, head_window, resample
 from quicknat.hardware import computes_in_bfloat16
-from quicknat.inference import aggregate, to_native
+from quicknat.inference import aggregate
+from quicknat.native import to_native
 from quicknat.schema import load_schema
 from quicknat.slices import crop
 from quicknat.volumes import Grid, Volume, read_volume

@@ -65,8 +65,8 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     )
     figure, axis = plt.subplots(figsize=(7.8, 6), layout="constrained")
     _points(axis, points["reference"], points["predicted"])
-    axis.set(xscale="log", yscale="log", aspect="equal")
     if len(points):
+        axis.set(xscale="log", yscale="log", aspect="equal")
         ends = [points[["reference", "predicted"]].stack().agg(f) for f in ("min", "max")]
         ends = [ends[0] / 1.5, ends[1] * 1.5]
         axis.set(xlim=(ends[0], 5 * ends[1]), ylim=ends)  # room for the names on the right
@@ -102,7 +102,9 @@ def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
         left.axhline(low, color=ACCENT, ls="--", label=f"limits {low:+.1f} % to {high:+.1f} %")
         left.axhline(high, color=ACCENT, ls="--")
         left.legend(fontsize=8)
-    left.set(xscale="log", ylabel="prediction less reference (% of the mean of both)")
+    if len(points):
+        left.set_xscale("log")
+    left.set(ylabel="prediction less reference (% of the mean of both)")
     left.set_xlabel("mean of predicted and reference volume (ml)")
     left.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     left.set_title("All structures and scans", fontsize=10, loc="left")

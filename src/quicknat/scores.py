@@ -123,7 +123,7 @@ def by_view(views: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
         structure, aggregate, a column per view, ``best_view`` (the best single one), ``gain``
         (aggregate less that one). The sagittal view's is of merged sides, which is easier.
     """
-    table = views.pivot_table("dice", "structure", "view", aggfunc="mean").reindex(list(order))
+    table = views.groupby(["structure", "view"])["dice"].mean().unstack().reindex(list(order))
     alone = table.drop(columns=AGGREGATE)
     found = alone.notna().any(axis=1)
     best = alone[found].idxmax(axis=1) if len(alone.columns) else pd.Series(dtype=object)

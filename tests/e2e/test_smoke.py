@@ -70,6 +70,17 @@ def test_every_stage_left_its_results(finished):
             assert model["view"] == view and model["versions"]["torch"]
             assert (model["initial_sha256"] is None) == (stage == "pretrain")
     assert (results / "config.yaml").is_file()
+    views = pd.read_csv(results / "metrics/views.tsv", sep="\t")
+    assert views.groupby("view").size().to_dict() == dict.fromkeys(
+        ["aggregate", "axial", "coronal", "sagittal"], 27
+    )
+    confusion = pd.read_csv(results / "metrics/confusion.tsv", sep="\t")
+    assert {"Background", "Left hippocampus"} <= set(confusion["reference"])
+    anat = results / "segmentations/sub-ds240/anat"
+    assert (anat / "sub-ds240_desc-quicknat_uncertainty.nii.gz").is_file()
+    for name in ("dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty"):
+        for kind in ("png", "svg"):
+            assert (results / f"report/figures/{name}.{kind}").is_file()
     rules = {path.name for path in (results / "benchmarks").iterdir()}
     assert {"convert", "auto_label", "slice", "finetune", "segment", "report"} <= rules
     assert not list(results.rglob(".tmp-*"))
@@ -108,7 +119,7 @@ def test_new_test_scan_is_converted_segmented_and_scored_alone(finished, t1w):
     row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",
            "use": "test"}  # fmt: skip
     own = dict.fromkeys(["convert", "convert_labels", "segment", "evaluate", "overlay"], 1)
-    shared_by_all = dict.fromkeys(["metrics", "volumes", "dice_plot", "report"], 1)
+    shared_by_all = dict.fromkeys(["metrics", "volumes", "score_figures", "report"], 1)
     assert dry(finished, with_rows(row)) == own | shared_by_all
 
 
@@ -238,7 +249,7 @@ def test_retry_of_a_terminated_training_goes_on_where_it_was(finished, tmp_path)
     ("arguments", "ran"),
     [
         (("--until", "slice", "--forcerun", "convert"), "slice"),
-        (("--forcerun", "curves", "overlay", "metrics"), "report"),
+        (("--forcerun", "curves", "overlay", "metrics"), "score_figures"),
     ],
 )
 def test_rules_of_the_imaging_environment_run_without_torch(finished, tmp_path, arguments, ran):

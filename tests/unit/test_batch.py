@@ -22,6 +22,11 @@ def test_model_folder_is_enough_to_segment_on_the_native_grid(
     dseg = nib.load(anat / "sub-1_desc-quicknat_dseg.nii.gz")
     assert dseg.shape == head.shape and dseg.get_data_dtype() == np.uint8
     np.testing.assert_allclose(dseg.affine, head.affine, atol=1e-4)
+    assert not list(anat.glob("*desc-coronal*"))
+    uncertainty = nib.load(anat / "sub-1_desc-quicknat_uncertainty.nii.gz")
+    assert uncertainty.shape == head.shape and np.allclose(uncertainty.affine, dseg.affine)
+    assert uncertainty.get_data_dtype() == np.uint8  # of which the header's slope makes shares
+    assert 0.1 < uncertainty.get_fdata().max() <= 1
     table = pd.read_csv(anat / "sub-1_desc-quicknat_dseg.tsv", sep="\t")
     assert list(table.columns) == ["index", "name", "abbreviation", "color", "freesurfer_id"]
     volumes = pd.read_csv(anat / "sub-1_desc-quicknat_volumes.tsv", sep="\t")
@@ -60,6 +65,19 @@ def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file
     assert described["DatasetType"] == "derivative"
 
 
+def test_views_write_their_own_maps_where_wanted(model, head_file, protocol, tmp_path):
+    segment_file(load_bundle(model), Task(head_file, "sub-1"), tmp_path, Options(views=True))
+    head, anat, classes = nib.load(head_file), tmp_path / "sub-1/anat", {}
+    for view in ("coronal", "axial", "sagittal"):
+        image = nib.load(anat / f"sub-1_desc-{view}_dseg.nii.gz")
+        assert image.shape == head.shape and np.allclose(image.affine, head.affine)
+        classes[view] = set(np.unique(np.asarray(image.dataobj)))
+    assert len(set.union(*classes.values())) > 1
+    assert classes["sagittal"] <= set(np.unique(protocol.sagittal, return_index=True)[1])
+    made = json.loads((anat / "sub-1_desc-quicknat_dseg.json").read_text())
+    assert "merged" in made["views"]["sagittal"]
+
+
 @pytest.mark.slow
 def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     model, head, head_file, tmp_path
@@ -76,6 +94,8 @@ def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     assert status(bundle, options=Options(orientation="LAS")) == "skipped"
     assert status(load_bundle(model, bfloat16=True)) == "done"
     assert status(bundle) == "done"
+    assert status(bundle, options=Options(views=True)) == "done"
+    assert status(bundle) == "skipped"  # nothing of what is asked for is missing
     nib.save(nib.Nifti1Image(head.data.astype(np.int16)[:, :, ::-1], head.affine), head_file)
     assert status(bundle) == "done"
     (tmp_path / "out/sub-head/anat/sub-head_desc-quicknat_dseg.nii.gz").unlink()
@@ -120,9 +140,7 @@ def test_sampling_measures_disagreement_and_repeats_itself(model, head_file, tmp
     assert once["iou"].max() < 1 and once["cv"].max() > 0
     maps = {name: tmp_path / f"{name}/anat/{name}_desc-quicknat_uncertainty.nii.gz"
             for name in ("sub-1", "sub-3")}  # fmt: skip
-    assert not maps["sub-3"].exists()
-    entropy, dseg = nib.load(maps["sub-1"]), nib.load(head_file)
-    assert entropy.shape == dseg.shape and np.allclose(entropy.affine, dseg.affine)
-    assert 0.1 < entropy.get_fdata().max() <= 1
+    sampled, single = (nib.load(path).get_fdata() for path in maps.values())
+    assert 0.1 < sampled.max() <= 1 and not np.array_equal(sampled, single)
     assert "iou" not in plain and plain["view_agreement"].between(0, 1).any()
     assert not any(network.dropout.training for network in bundle.networks.values())

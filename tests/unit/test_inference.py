@@ -9,16 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from quicknat.bundle import Bundle, load_bundle
+from quicknat.confidence import normalised_entropy, view_agreement
 from quicknat.conform import conform, record_grid, resample
-from quicknat.inference import (
-    Prediction,
-    aggregate,
-    normalised_entropy,
-    segment,
-    slice_probabilities,
-    to_native,
-    view_agreement,
-)
+from quicknat.inference import aggregate, segment, slice_probabilities
+from quicknat.native import entropy_to_native, to_native, votes_to_native
 from quicknat.volumes import Grid, Volume, read_volume
 
 
@@ -87,6 +81,32 @@ def test_empty_prediction_gives_an_empty_map():
     native = Grid((5, 6, 7), np.eye(4))
     probabilities = one_hot(np.zeros((8, 8, 8), int), 3)
     assert not to_native(probabilities, np.eye(4), native).any()
+
+
+def test_entropy_and_votes_return_to_the_voxels_that_they_belong_to(protocol):
+    names, native = protocol.names, Grid((12, 10, 9), np.diag([1, 1, 1, 1.0]))
+    affine = np.diag([2, 2, 2, 1.0])
+    affine[:3, 3] = 2, 4, 1  # the box begins within the native grid
+    right = names.index("Right putamen")
+    vote, entropy = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3, 2, 2)
+    vote[1, 1, 0], entropy[1, 1, 0] = right, 0.5
+    votes = {"axial": vote, "sagittal": torch.tensor(protocol.sagittal)[vote.long()].byte()}
+    maps = votes_to_native(votes, affine, native, protocol)
+    where = (2 + 2 * 1, 4 + 2 * 1, 1)
+    assert maps["axial"][where] == right and set(np.unique(maps["axial"])) == {0, right}
+    # the sagittal view knows no sides: the index is the left one's, which stands first
+    assert maps["sagittal"][where] == names.index("Left putamen")
+    found = entropy_to_native(entropy, affine, native)
+    assert found.shape == native.shape and np.unravel_index(found.argmax(), found.shape) == where
+    assert found.max() == pytest.approx(0.5) and found[0].max() == 0
+
+
+def test_networks_that_saw_nothing_give_empty_maps(protocol):
+    native = Grid((5, 6, 7), np.eye(4))
+    nothing = torch.zeros(0, 0, 0)
+    assert entropy_to_native(nothing, np.eye(4), native).shape == native.shape
+    maps = votes_to_native({"sagittal": nothing.byte()}, np.eye(4), native, protocol)
+    assert maps["sagittal"].shape == native.shape and not maps["sagittal"].any()
 
 
 def test_entropy_is_zero_when_sure_and_one_when_even():
@@ -162,7 +182,7 @@ def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
         "axial": torch.tensor([left, 0, 0, 0]).reshape(1, 2, 2),  # 2·1/(2+1) and 0
         "sagittal": torch.tensor(protocol.sagittal[[left, left, right, right]]).reshape(1, 2, 2),
     }  # the last in merged classes: 2·3/(3+4) for both
-    found = view_agreement(Prediction(None, (0, 0, 0), votes), labels, protocol)
+    found = view_agreement(votes, labels, protocol)
     assert found[left] == pytest.approx((1 + 2 / 3 + 6 / 7) / 3)
     assert found[right] == pytest.approx((1 + 0 + 6 / 7) / 3)
     assert np.isnan(found[protocol.names.index("Brain stem")])

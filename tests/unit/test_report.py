@@ -9,7 +9,7 @@ import pandas as pd
 from helpers import ROOT
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
-from quicknat.figures import dice_by_structure, overlay_panel, save, training_curves
+from quicknat.figures import overlay_panel
 from quicknat.report import People, ReportInputs, render, summarise
 from quicknat.verdicts import Verdict
 from quicknat.volumes import Volume
@@ -45,21 +45,6 @@ def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
         drawn = np.ma.filled(axial.get_images()[1].get_array(), 0)
         columns = [np.argwhere(drawn == index)[:, 1].mean() for index in (left, right)]
         assert columns[0] < columns[1]
-
-
-def test_figures_are_written_as_pictures(tmp_path):
-    history = pd.DataFrame(
-        {"epoch": [1, 2], "train_loss": [2, 1], "val_loss": [2, 1.5], "val_dice": [0.1, 0.5]}
-    )
-    views = ("coronal", "axial", "sagittal")
-    save(training_curves({("finetune", view): history for view in views}), tmp_path / "c.png")
-    metrics = pd.DataFrame(
-        [(f"sub-{i}", name, 0.1 * i) for i in range(9) for name in "AB"],
-        columns=["subject", "structure", "dice"],
-    )
-    save(dice_by_structure(metrics, ["A", "B"]), tmp_path / "d.png")
-    for name in ("c.png", "d.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_text_of_the_sheet_cannot_become_markup(tmp_path, protocol):

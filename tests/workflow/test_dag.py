@@ -38,7 +38,7 @@ def test_rules_depend_on_each_other_as_in_the_design(tmp_path):
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', done.stdout))
     edges = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", done.stdout)}
     way = "download unpack convert slice pretrain finetune bundle segment evaluate metrics report"
-    stages = way.replace("metrics report", "metrics dice_plot report").split()
+    stages = way.replace("metrics report", "metrics score_figures report").split()
     assert set(itertools.pairwise(stages)) <= edges
     assert {("convert", "auto_label"), ("auto_label", "slice"), ("slice", "finetune")} <= edges
     # data only moves down
@@ -55,7 +55,7 @@ def test_cohort_without_pretraining_scans_skips_that_branch(dry_run):
 def test_cohort_without_test_scans_is_trained_and_segmented_but_not_scored(dry_run):
     rows = [HEADER, *TRAIN, VAL, "x|x.nii.gz|||segment|"]
     counts = job_counts(dry_run(rows=rows).text)
-    assert counts["segment"] == 1 and not {"evaluate", "metrics", "dice_plot"} & set(counts)
+    assert counts["segment"] == 1 and not {"evaluate", "metrics", "score_figures"} & set(counts)
 
 
 def test_cohort_with_nothing_to_segment_still_ends_in_a_report(dry_run):

@@ -1,0 +1,144 @@
+"""Figures of trainings and scores: drawn from any number of scans, the same bytes each time."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from quicknat import scatter_figures, score_figures, scores
+from quicknat.figures import plt, save, training_curves
+
+STRUCTURES = ["Left putamen", "Right putamen", "Brain stem"]
+
+
+def metrics(n_scans):
+    random = np.random.default_rng(0)
+    pairs = list(itertools.product([f"sub-{i}" for i in range(n_scans)], STRUCTURES))
+    table = pd.DataFrame(pairs, columns=["subject", "structure"])
+    table["dice"] = random.uniform(0.5, 0.9, len(table))
+    table["iou"] = table["dice"] / (2 - table["dice"])
+    table["hd95_mm"] = random.uniform(0, 30, len(table))
+    table["reference_mm3"] = random.uniform(1e3, 1e5, len(table))
+    table["volume_mm3"] = table["reference_mm3"] * random.uniform(0.8, 1.2, len(table))
+    return table
+
+
+def views_of(table):
+    parts = {"aggregate": 0, "coronal": 0.1, "axial": 0.2, "sagittal": 0.15}
+    return pd.concat(
+        [table.assign(view=view, dice=table["dice"] - less) for view, less in parts.items()]
+    )
+
+
+def draw(name, table, protocol):
+    """A figure of the cohort by its name."""
+    if name in ("dice", "hd95"):
+        return getattr(score_figures, name)(table, STRUCTURES)
+    if name == "views":
+        return score_figures.views(views_of(table), STRUCTURES)
+    if name == "uncertainty":
+        points = table.assign(uncertainty=1 - table["dice"]).dropna(subset="dice")
+        return scatter_figures.uncertainty(points.reset_index(drop=True), protocol)
+    return getattr(scatter_figures, name)(table, protocol)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+FIGURES = ["dice", "hd95", "views", "volumes", "bland_altman", "uncertainty"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_scan_and_structure_is_drawn_for_one_and_for_many_scans(name, protocol):
+    for n_scans in (1, 9):
+        table = metrics(n_scans)
+        axis = draw(name, table, protocol).axes[0]
+        drawn = [len(line.get_xdata()) for line in axis.lines if line.get_marker() == "o"]
+        assert sum(drawn) == len(STRUCTURES) * (1 if name == "views" else n_scans)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_structures_that_nobody_has_leave_a_figure_without_them(name, protocol, tmp_path):
+    table = metrics(2)
+    values = ["dice", "iou", "hd95_mm"]
+    table[values] = np.nan
+    table[["volume_mm3", "reference_mm3"]] = 0.0
+    save(draw(name, table, protocol), tmp_path / "x.png", dpi=30)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_interval_is_given_from_three_people_on(protocol):
+    figures = {n_scans: draw("dice", metrics(n_scans), protocol) for n_scans in (1, 2, 3)}
+    drawn = {n: [t.get_text() for t in f.legends[0].get_texts()] for n, f in figures.items()}
+    assert drawn[1] == ["sub-0"]  # a mean of one would hide it
+    assert drawn[2] == ["sub-0", "sub-1", "mean"]
+    assert drawn[3][-1] == "mean, 95 % interval"
+    titles = [figure.axes[0].get_title("left") for figure in figures.values()]
+    assert ["95 % interval" in title for title in titles] == [False, False, True]
+
+
+def test_farthest_points_are_named_by_abbreviation_and_scan(protocol):
+    table = metrics(2)
+    table.loc[4, "volume_mm3"] = 3 * table.loc[4, "reference_mm3"]
+    names = [text.get_text() for text in draw("volumes", table, protocol).axes[0].texts]
+    assert "R-Put, sub-1" in names and len(names) <= scatter_figures.NAMED
+
+
+def test_title_of_uncertainty_tells_the_rank_correlation(protocol):
+    title = draw("uncertainty", metrics(4), protocol).axes[0].get_title("left")
+    assert "ρ = -1.00 over all points" in title and "-1.00 (median)" in title
+    few = draw("uncertainty", metrics(1).head(2), protocol).axes[0].get_title("left")
+    assert few == "too few points for a rank correlation"
+
+
+def test_confusion_matrix_writes_large_shares_and_leaves_absent_classes_out(protocol):
+    table = pd.DataFrame(
+        [("sub-1", "Background", "Background", 900), ("sub-1", "Brain stem", "Brain stem", 90),
+         ("sub-1", "Brain stem", "Background", 10)],
+        columns=["subject", "reference", "prediction", "voxels"],
+    )  # fmt: skip
+    axis = score_figures.confusion(table, protocol).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["BG", "BS"]
+    assert [text.get_text() for text in axis.texts] == ["100", "10", "90"]
+    assert scores.confusion_matrix(table, protocol.names).to_numpy().sum() == 2
+
+
+def history(epochs, **columns):
+    return pd.DataFrame({"epoch": range(1, epochs + 1), **columns})
+
+
+def test_stages_follow_each_other_and_a_star_marks_the_best_epoch():
+    def table(dice):
+        loss = np.linspace(2, 1, len(dice))
+        return history(len(dice), train_loss=loss, val_loss=loss, val_dice=dice)
+
+    views = ("coronal", "axial", "sagittal")
+    histories = {("pretrain", view): table([0.1, 0.4, 0.3]) for view in views}
+    histories |= {("finetune", view): table([0.5, 0.6]) for view in views}
+    loss, dice = training_curves(histories).axes
+    for axis in (loss, dice):
+        stars = {line.get_xdata()[0] for line in axis.lines if line.get_marker() == "*"}
+        assert stars == {2, 3 + 2}
+        labels = [label.get_text() for label in axis.get_xticklabels()]
+        assert labels == ["1", "2", "3", "1", "2"]
+
+
+def test_curves_without_validation_are_drawn(tmp_path):
+    views = ("coronal", "axial", "sagittal")
+    histories = {("finetune", view): history(1, train_loss=[2.0]) for view in views}
+    save(training_curves(histories), tmp_path / "curves.png", dpi=30)
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_files_are_the_same_each_time_and_say_no_date(tmp_path, protocol):
+    for name in ("one", "two"):
+        figure = draw("dice", metrics(2), protocol)
+        save(figure, tmp_path / f"{name}.png", tmp_path / f"{name}.svg", dpi=30)
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
+    text = (tmp_path / "one.svg").read_text()
+    assert text.lstrip().startswith("<?xml") and "dc:date" not in text
