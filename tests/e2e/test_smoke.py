@@ -249,7 +249,7 @@ def test_retry_of_a_terminated_training_goes_on_where_it_was(finished, tmp_path)
     ("arguments", "ran"),
     [
         (("--until", "slice", "--forcerun", "convert"), "slice"),
-        (("--forcerun", "curves", "overlay", "metrics"), "score_figures"),
+        (("--forcerun", "curves", "overlay", "metrics"), "report"),
     ],
 )
 def test_rules_of_the_imaging_environment_run_without_torch(finished, tmp_path, arguments, ran):
