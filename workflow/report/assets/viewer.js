@@ -27,15 +27,17 @@
     document.head.append(element);
   });
 
-  // Voxels that have a neighbour of another structure.
-  const outline = (labels, [, nx, ny, nz]) => {
+  // Contours in the three planes through a voxel, each by the neighbours in its own plane.
+  const contours = (labels, [, nx, ny, nz], through) => {
     const edges = new Uint8Array(labels.length);
-    const steps = [1, nx, nx * ny];
-    for (let z = 1; z < nz - 1; z++) for (let y = 1; y < ny - 1; y++) for (let x = 1; x < nx - 1; x++) {
-      const at = x + nx * (y + ny * z);
-      const own = labels[at];
-      if (own && steps.some((step) => labels[at - step] !== own || labels[at + step] !== own)) {
-        edges[at] = own;
+    const [size, step] = [[nx, ny, nz], [1, nx, nx * ny]];
+    for (let flat = 0; flat < 3; flat++) {
+      const [a, b] = [0, 1, 2].filter((axis) => axis !== flat);
+      for (let i = 1; i < size[a] - 1; i++) for (let j = 1; j < size[b] - 1; j++) {
+        const at = through[flat] * step[flat] + i * step[a] + j * step[b];
+        const own = labels[at];
+        const differs = (other) => labels[at + other] !== own;
+        if (own && [step[a], -step[a], step[b], -step[b]].some(differs)) edges[at] = own;
       }
     }
     return edges;
@@ -44,7 +46,9 @@
   const paint = () => {
     for (const key of LABELS.filter((name) => layers[name])) {
       const volume = layers[key];
-      volume.img = part("outline").checked ? outline(filled[key], volume.hdr.dims) : filled[key];
+      const through = nv.frac2vox(nv.scene.crosshairPos);
+      const outlined = part("outline").checked;
+      volume.img = outlined ? contours(filled[key], volume.hdr.dims, through) : filled[key];
       const colors = [[0, 0, 0]];
       for (const one of scan.structures) {
         colors[one.index] = part("safe").checked ? one.safeColor : one.color;
@@ -75,7 +79,7 @@
       values[key] = filled[key] ? filled[key][x + nx * (y + ny * z)] : volume.getValue(x, y, z);
     }
     const name = (index) => scan.structures.find((one) => one.index === index)?.name ?? "no structure";
-    const found = [`prediction: ${name(values.prediction)}`];
+    const found = [`Prediction: ${name(values.prediction)}`];
     if (layers.reference) found.push(`reference: ${name(values.reference)}`);
     found.push(`${[0, 1, 2].map((axis) => mm[axis].toFixed(0)).join(", ")} mm (right, front, up)`);
     found.push(`image ${values.image.toPrecision(3)}`);
@@ -91,9 +95,16 @@
     nv = new Niivue({
       logLevel: "error", loadingText: "", dragAndDropEnabled: false, scrollRequiresFocus: true,
       isRadiologicalConvention: false, sliceType: 3, multiplanarShowRender: 0, dragMode: 9,
-      multiplanarPadPixels: 4, crosshairColor: [1, 1, 1, 0.9], crosshairGap: 6, fontColor: [1, 1, 1, 1],
+      multiplanarPadPixels: 4, crosshairColor: [1, 1, 1, 0.9], crosshairGap: 6, crosshairWidth: 0.6,
+      fontColor: [1, 1, 1, 1], isCornerOrientationText: true, isForceMouseClickToVoxelCenters: true,
     });
-    nv.onLocationChange = (place) => { part("where").textContent = describe(place.mm); };
+    let waiting = false; // to draw the contours in the planes of the new place
+    nv.onLocationChange = (place) => {
+      part("where").textContent = describe(place.mm);
+      if (!part("outline").checked || waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => { waiting = false; paint(); });
+    };
     await nv.attachToCanvas(canvas);
     const colormaps = { image: "gray", uncertainty: "inferno" };
     for (const key of ["image", ...LABELS, "uncertainty"].filter((name) => scan[name])) {
@@ -109,6 +120,7 @@
       choice.disabled = !one.centre;
       part("structures").append(choice);
     }
+    nv.scene.crosshairPos = nv.vox2frac(nv.frac2vox(nv.scene.crosshairPos)); // as clicks do
     paint();
     part("controls").disabled = false;
     nv.createOnLocationChange();
@@ -188,6 +200,9 @@
       if (kind === "keydown") nv.moveCrosshairInVox(...STEPS[event.key]);
     }, true);
   }
+  canvas.addEventListener("wheel", (event) => { // turns slices only once the viewer was clicked
+    if (document.activeElement !== canvas) event.stopImmediatePropagation();
+  }, true);
   box.addEventListener("focusin", () => load().catch(() => {}), { once: true });
   const sight = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
