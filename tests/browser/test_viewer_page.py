@@ -125,11 +125,17 @@ def test_layer_fades_with_its_slider_by_keyboard(viewer):
 
 def test_outlines_cover_less_than_filled_structures_and_follow_the_planes(viewer):
     page = viewer()
-    filled = colourful(picture(page))
-    page.get_by_label("Outlines only").check()
-    assert 0.005 < colourful(picture(page)) < filled / 1.5
-    page.get_by_label("Jump to").select_option(label="Left hippocampus")
-    assert 0.005 < colourful(picture(page)) < filled / 1.5
+    outlines = page.get_by_label("Outlines only")
+    for name in ("Brain stem", "Left putamen"):
+        outlines.uncheck()
+        page.get_by_label("Jump to").select_option(label=name)
+        filled = colourful(picture(page))
+        outlines.check()
+        there = picture(page)
+        page.get_by_label("Jump to").select_option(label="Right amygdala")  # other planes
+        page.get_by_label("Jump to").select_option(label=name)
+        assert 0.2 * filled < colourful(there) < 0.85 * filled, name
+        assert changed(there, picture(page)) < 0.001
 
 
 def test_colours_change_to_the_safe_palette(viewer, protocol):
@@ -163,12 +169,16 @@ def test_control_elsewhere_on_the_page_jumps_and_scrolls_to_the_viewer(viewer):
     button.click()
     page.wait_for_function("document.querySelector('[data-viewer=structures]').value === '5'")
     assert where(page).startswith("Prediction: Left lateral ventricle")
-    assert 0 <= page.locator("#viewer").bounding_box()["y"] < 50
+    assert abs(page.locator("#viewer").bounding_box()["y"]) < 50
 
 
 def test_arrow_keys_move_the_point_and_other_keys_change_nothing(viewer):
     page = viewer()
+    page.locator("canvas").hover()
     page.locator("canvas").focus()
+    before = picture(page)
+    page.keyboard.press("v")  # NiiVue's key for another view
+    assert changed(before, picture(page)) == 0
     positions = []
     for key in ("v", "ArrowRight", "ArrowUp", "PageUp"):
         page.keyboard.press(key)
@@ -184,7 +194,7 @@ def test_structure_under_the_pointer_is_named_and_a_click_goes_there(viewer):
     shot = picture(page)
     rows, columns = np.nonzero(np.ptp(shot, axis=-1) > 0.1)
     middle = len(rows) // 3
-    x, y = box["x"] + columns[middle], box["y"] + rows[middle]
+    x, y = box["x"] + float(columns[middle]), box["y"] + float(rows[middle])
     page.mouse.move(x, y)
     pointer = page.locator("[data-viewer=pointer]").text_content()
     assert pointer.startswith("Under the pointer: Prediction: ") and "no structure" not in pointer
@@ -194,15 +204,22 @@ def test_structure_under_the_pointer_is_named_and_a_click_goes_there(viewer):
     )
 
 
-def test_contrast_changes_with_the_right_button_and_comes_back(viewer):
+def test_contrast_changes_with_the_right_button_and_comes_back_with_a_double_click(viewer):
     page = viewer()
-    before = picture(page)
+    page.get_by_label("Prediction", exact=True).uncheck()
     box = page.locator("canvas").bounding_box()
-    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    x, y = box["x"] + 200, box["y"] + 200
+    page.mouse.dblclick(x, y)
+    before = picture(page)
+    page.mouse.move(x, y)
     page.mouse.down(button="right")
-    page.mouse.move(box["x"] + 260, box["y"] + 260, steps=6)
+    page.mouse.move(x, y - 40, steps=8)
+    page.mouse.move(x - 40, y - 40, steps=8)
     page.mouse.up(button="right")
+    page.mouse.move(x, y)
     assert changed(before, picture(page)) > 0.05
+    page.mouse.dblclick(x, y)
+    assert changed(before, picture(page)) < 0.001
 
 
 def test_name_with_markup_in_it_stays_text(viewer):
