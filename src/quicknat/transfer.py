@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass
 from http.client import IncompleteRead
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import requests
 from requests import exceptions
@@ -18,6 +17,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 from urllib3.util import Retry
 
 import quicknat
+from quicknat.addresses import public
 from quicknat.errors import InputError, written_whole
 from quicknat.progress import ByteProgress
 
@@ -59,19 +59,6 @@ class _Broken(Exception):
     def __init__(self, problem: str, wait: float | None = None) -> None:
         self.wait = wait
         super().__init__(problem)
-
-
-def public(address: str) -> str:
-    """An address without its secrets, for messages: no user, password and query."""
-    if "://" not in address:
-        return address.rpartition("@")[2]
-    try:
-        parts = urlsplit(address)
-        _ = parts.port  # refused if a password with '/' or '#' got into its place
-    except ValueError:
-        return f"{address.partition('://')[0]}://…"
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
 
 
 def check_space(folder: Path, n_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import io
 import json
 import logging
 import random
@@ -18,10 +19,11 @@ import pytest
 from typer.testing import CliRunner
 
 from quicknat import fetch
+from quicknat.addresses import public
 from quicknat.cli import app
 from quicknat.errors import InputError
 from quicknat.fetch import download
-from quicknat.transfer import Patience, public
+from quicknat.transfer import Patience
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
@@ -428,6 +430,7 @@ def by_hand(tmp_path):
     [
         ("https", "https://example.org/d/disc%201.tar.gz?x=1", "disc 1.tar.gz"),
         ("file", "file:///nowhere/a[1].zip", "a[1].zip"),
+        ("npm", "@lab/viewer@1.0.0/dist/viewer.umd.js", "viewer.umd.js"),
         ("pypi", "Some-Pack.age==1.0", "some_pack_age-1.0-py3-none-any.whl"),
     ],
 )
@@ -487,6 +490,8 @@ def test_offline_may_use_a_mirror_on_disk(tmp_path, output):
         ("https://[pass/", "https://…"),
         ("me:pass@h.org/a.zip", "h.org/a.zip"),
         ("pack==1.0", "pack==1.0"),
+        ("@lab/viewer@1.0.0/a.js", "@lab/viewer@1.0.0/a.js"),
+        ("me:pass@10.0.0.1/a.js", "10.0.0.1/a.js"),
     ],
 )
 def test_addresses_are_shown_without_secrets(address, shown):
@@ -604,3 +609,69 @@ def test_file_without_a_published_checksum_is_taken_with_a_warning(server, outpu
     get(server, output, checksum="unpublished")
     assert output.read_bytes() == CONTENT
     assert "no checksum is known" in caplog.text and SHA256 in caplog.text
+
+
+FILE = "@lab/viewer@1.0.0/dist/viewer.js"
+
+
+@pytest.fixture
+def registry(server, monkeypatch, tmp_path):
+    """A registry of JavaScript packages with one package that has one file."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm, absent here")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        described = json.dumps({"name": "@lab/viewer", "version": "1.0.0"}).encode()
+        files = {"package.json": described, "dist/viewer.js": CONTENT}
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    where = {"tarball": f"{server.address}/viewer.tgz"}
+    where["shasum"] = hashlib.sha1(packed.getvalue()).hexdigest()
+    release = {"name": "@lab/viewer", "version": "1.0.0", "dist": where}
+    known = {"name": "@lab/viewer", "versions": {"1.0.0": release}}
+    listing = {"content": json.dumps(known).encode(), "headers": [("Content-Type", "text/json")]}
+
+    def reply(handler):
+        serve(handler, **({"content": packed.getvalue()} if "tgz" in handler.path else listing))
+
+    server.acts = [reply] * 9
+    monkeypatch.setenv("npm_config_registry", server.address)
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    monkeypatch.setenv("npm_config_audit", "false")
+    return server
+
+
+@pytest.mark.slow  # npm takes half a second a call
+def test_file_of_a_package_comes_from_the_users_registry(registry, output):
+    download("npm", FILE, SHA256, output)
+    assert only_the_file(output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "address, problem",
+    [
+        ("@lab/viewer@1.0.0/dist/other.js", r"@lab/viewer@1\.0\.0 has no file dist/other\.js"),
+        ("@lab/viewer@1.0.0/dist", "has no file dist"),
+        ("@lab/viewer@9.0.0/dist/viewer.js", r"npm could not download it \(npm error .*9\.0\.0"),
+    ],
+)
+def test_version_or_file_that_a_package_lacks_is_named(registry, output, address, problem):
+    with pytest.raises(InputError, match=problem) as caught:
+        download("npm", address, SHA256, output)
+    assert str(caught.value).startswith(f"{address}: ") and "\n" not in str(caught.value)
+    assert [path.name for path in output.parent.iterdir()] == [".a.lock"]
+
+
+def test_without_npm_the_mirror_gives_the_file_of_a_package(server, output, monkeypatch, caplog):
+    monkeypatch.setenv("PATH", "")
+    download("npm", FILE, SHA256, output, [f"{server.address}/viewer.js"], patience=QUICK)
+    assert only_the_file(output) and "there is no npm on PATH; next address" in caplog.text
+
+
+@pytest.mark.parametrize("url", ["viewer/a.js", "viewer@latest/a.js", "a@1.0/a.js", "a@1.0.0"])
+def test_package_without_an_exact_version_and_a_file_is_refused(output, url):
+    with pytest.raises(InputError, match="kind 'npm' cannot be downloaded"):
+        download("npm", url, SHA256, output)

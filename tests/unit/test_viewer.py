@@ -1,0 +1,158 @@
+"""What the interactive viewer gets: the original image, small enough, with the sides right."""
+
+import base64
+import gzip
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine, voxel_sizes
+
+from helpers import LABELS, save
+from quicknat.conform import conform_file
+from quicknat.errors import InputError
+from quicknat.labels import Protocol
+from quicknat.viewer import MARGIN_MM, colour_blind_colors, viewer_grid, write_viewer_volumes
+from quicknat.volumes import Volume, save_nifti
+
+
+def ball(affine, shape=(40, 44, 36), radius_mm=14):
+    """A bright ball whose left half is class 1 and right half class 2, seen on some grid."""
+    voxels = np.indices(shape).reshape(3, -1).T
+    middle = apply_affine(affine, (np.array(shape) - 1) / 2)
+    away = apply_affine(affine, voxels) - middle
+    inside = (away**2).sum(axis=1) < radius_mm**2
+    image = np.where(inside, 1000 + 10 * away[:, 1], 5).reshape(shape).astype(np.float32)
+    labels = np.where(inside, np.where(away[:, 0] < 0, 1, 2), 0).reshape(shape).astype(np.uint8)
+    return image, labels
+
+
+@pytest.fixture
+def written(tmp_path, protocol):
+    """Write the ball on a grid; call the viewer's writer; give the file."""
+
+    def write(affine, labels=None, reference=None, uncertainty=None, name="sub-1"):
+        image, found = ball(affine)
+        save(tmp_path / "image.nii.gz", image, affine)
+        conformed, grid, record = conform_file(tmp_path / "image.nii.gz", "", 2, 48)
+        save_nifti(tmp_path / "scan.nii.gz", conformed, grid)
+        (tmp_path / "scan.json").write_text(json.dumps(record))
+        paths = []
+        layers = {"p": found if labels is None else labels, "r": reference, "u": uncertainty}
+        for key, data in layers.items():
+            path = tmp_path / f"{key}.nii.gz"
+            paths.append(None if data is None else save(path, data, affine))
+        output = tmp_path / "volumes" / f"{name}.js"
+        write_viewer_volumes(output, name, tmp_path / "scan.nii.gz", *paths, protocol)
+        return output
+
+    return write
+
+
+def content(path):
+    text = path.read_text()
+    assert text.startswith("quicknatVolumes({") and text.endswith("});\n")
+    return json.loads(text[len("quicknatVolumes(") : -3])
+
+
+def unpacked(text):
+    return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+
+
+TURNED = nib.affines.from_matvec(  # left to right, oblique, slices first
+    np.array([[0, -1.2, 0.1], [0.1, 0, 1.0], [1.5, 0.1, 0]]), [9, -30, 4]
+)
+
+
+@pytest.mark.parametrize("affine", [np.diag([1, 1, 1, 1.0]), np.diag([-1, -1, 2, 1.0]), TURNED])
+def test_layers_share_a_grid_with_axes_near_ras_and_left_stays_left(written, affine):
+    layers = content(written(affine, reference=ball(affine)[1]))
+    images = {key: unpacked(layers[key]) for key in ("image", "prediction", "reference")}
+    for image in images.values():
+        assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+        assert image.get_data_dtype() == np.uint8
+        assert np.allclose(image.affine, images["image"].affine)
+        assert image.shape == images["image"].shape
+    labels = np.asarray(images["prediction"].dataobj)
+    places = [apply_affine(images["image"].affine, np.argwhere(labels == k)) for k in (1, 2)]
+    assert places[0].mean(axis=0)[0] < places[1].mean(axis=0)[0]
+    # the ball's bright half lies in front, on the same voxels as the labels
+    values = images["image"].get_fdata()
+    assert values[labels > 0].min() > 500 > values[labels == 0].mean()
+    assert np.array_equal(labels, np.asarray(images["reference"].dataobj))
+
+
+def test_values_come_back_to_a_256th_of_the_range(written):
+    affine = np.diag([1, 1, 1, 1.0])
+    image, labels = ball(affine)
+    uncertainty = np.where(labels, 0.5, 0).astype(np.float32)
+    layers = content(written(affine, uncertainty=uncertainty))
+    low, high = np.percentile(image, (0.5, 99.5))
+    back = unpacked(layers["image"]).get_fdata()
+    assert np.abs(back - np.clip(image, low, high)).max() <= (high - low) / 255
+    assert np.abs(unpacked(layers["uncertainty"]).get_fdata() - uncertainty).max() <= 1 / 255
+
+
+def test_centre_of_a_structure_lies_in_it_and_absent_ones_have_none(written):
+    layers = content(written(TURNED))
+    prediction = unpacked(layers["prediction"])
+    for row in layers["structures"]:
+        if row["index"] > 2:
+            assert row["centre"] is None
+            continue
+        voxel = np.rint(apply_affine(np.linalg.inv(prediction.affine), row["centre"])).astype(int)
+        assert prediction.dataobj[tuple(voxel)] == row["index"]
+
+
+def test_structure_that_only_the_reference_has_can_be_found(written):
+    affine = np.diag([1, 1, 1, 1.0])
+    labels = ball(affine)[1]
+    rows = content(written(affine, labels=labels * (labels == 1), reference=labels))
+    centres = {row["index"]: row["centre"] for row in rows["structures"]}
+    assert centres[1] and centres[2] and not centres[3]
+
+
+@pytest.mark.parametrize("zooms", [(0.5, 0.5, 3), (1, 1, 1), (0.95, 2, 1)])
+def test_grid_has_no_voxels_much_finer_than_1_mm_and_a_margin(zooms):
+    labels = np.zeros((200, 190, 180), np.uint8)
+    labels[90:100, 90:100, 90:100] = 1
+    affine = nib.affines.from_matvec(np.diag(zooms), [-50, -60, -70])
+    grid = viewer_grid(Volume(labels, affine, "x"))
+    found = voxel_sizes(grid.affine)
+    assert np.allclose(found, [1 if zoom < 0.9 else zoom for zoom in zooms])
+    for axis, zoom in enumerate(zooms):
+        first = affine[axis, 3] + zoom * 90 - zoom / 2
+        outer = grid.affine[axis, 3] - found[axis] / 2
+        assert 0 <= first - MARGIN_MM - outer < zoom + 1e-6
+        end = outer + found[axis] * grid.shape[axis]
+        assert 0 <= end - (first + 10 * zoom + MARGIN_MM) < zoom + 1
+
+
+def test_empty_prediction_shows_the_whole_scan(written):
+    affine = np.diag([1, 2, 1, 1.0])
+    shape = ball(affine)[1].shape
+    assert (
+        unpacked(content(written(affine, labels=np.zeros(shape, np.uint8)))["image"]).shape == shape
+    )
+
+
+def test_same_voxels_give_the_same_bytes(written):
+    first = written(TURNED).read_bytes()
+    assert written(TURNED).read_bytes() == first
+
+
+def test_layer_on_another_grid_is_refused_by_name(written):
+    with pytest.raises(InputError, match=r"r\.nii\.gz: has shape \(9, 9, 9\)"):
+        written(TURNED, reference=np.ones((9, 9, 9), np.uint8))
+
+
+@pytest.mark.parametrize("table", sorted(LABELS.glob("*.tsv")), ids=lambda path: path.stem)
+def test_colour_blind_colours_differ_between_neighbours_and_twins_share_a_hue(table):
+    protocol = Protocol.read(table)
+    colors = colour_blind_colors(protocol).astype(int)
+    assert np.abs(np.diff(colors[1:], axis=0)).sum(axis=1).min() > 60
+    assert len({tuple(color) for color in colors}) == len(colors)
+    for index, partner in enumerate(protocol.partners("coronal")):
+        if partner > index:
+            assert np.allclose(colors[partner], 0.68 * colors[index], atol=1)

@@ -1,0 +1,213 @@
+// The interactive viewer of a scan's page: NiiVue, the controls around it, and the text below it.
+// Works from disk: NiiVue and the volumes come as scripts, when the viewer is about to be seen.
+"use strict";
+(() => {
+  const box = document.getElementById("viewer");
+  if (!box) return;
+  const part = (name) => box.querySelector(`[data-viewer="${name}"]`);
+  const canvas = part("canvas");
+  const STEPS = {
+    ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 0, 1], ArrowDown: [0, 0, -1],
+    PageUp: [0, 1, 0], PageDown: [0, -1, 0],
+  };
+  const LABELS = ["prediction", "reference"];
+  let nv = null; // NiiVue, once it is there
+  let scan = null; // what volumes/{scan}.js gave
+  let loading = null; // promise of both
+  const layers = {}; // NiiVue's volumes, by name
+  const filled = {}; // label maps as they came, where the volume shows their outlines
+
+  const say = (text) => { part("status").textContent = text; };
+
+  const script = (address) => new Promise((done, failed) => {
+    const element = document.createElement("script");
+    element.src = address;
+    element.onload = done;
+    element.onerror = () => failed(new Error(`${decodeURIComponent(address)} could not be loaded`));
+    document.head.append(element);
+  });
+
+  // Contours in the three planes through a voxel, each by the neighbours in its own plane.
+  const contours = (labels, [, nx, ny, nz], through) => {
+    const edges = new Uint8Array(labels.length);
+    const [size, step] = [[nx, ny, nz], [1, nx, nx * ny]];
+    for (let flat = 0; flat < 3; flat++) {
+      const [a, b] = [0, 1, 2].filter((axis) => axis !== flat);
+      for (let i = 1; i < size[a] - 1; i++) for (let j = 1; j < size[b] - 1; j++) {
+        const at = through[flat] * step[flat] + i * step[a] + j * step[b];
+        const own = labels[at];
+        const differs = (other) => labels[at + other] !== own;
+        if (own && [step[a], -step[a], step[b], -step[b]].some(differs)) edges[at] = own;
+      }
+    }
+    return edges;
+  };
+
+  const paint = () => {
+    for (const key of LABELS.filter((name) => layers[name])) {
+      const volume = layers[key];
+      const through = nv.frac2vox(nv.scene.crosshairPos);
+      const outlined = part("outline").checked;
+      volume.img = outlined ? contours(filled[key], volume.hdr.dims, through) : filled[key];
+      const colors = [[0, 0, 0]];
+      for (const one of scan.structures) {
+        colors[one.index] = part("safe").checked ? one.safeColor : one.color;
+      }
+      const [R, G, B] = [0, 1, 2].map((channel) => colors.map((color) => color[channel]));
+      volume.setColormapLabel({ R, G, B, A: colors.map((_, index) => (index ? 255 : 0)) });
+    }
+    fade();
+  };
+
+  // Also what draws everything anew.
+  const fade = () => {
+    for (const toggle of box.querySelectorAll("[data-layer]")) {
+      const key = toggle.dataset.layer;
+      const range = box.querySelector(`[data-opacity="${key}"]`);
+      range.disabled = !toggle.checked;
+      if (layers[key]) layers[key].opacity = toggle.checked ? range.value / 100 : 0;
+    }
+    nv.updateGLVolume();
+  };
+
+  // What lies at a place: structures by name, and values.
+  const describe = (mm) => {
+    const values = {};
+    for (const [key, volume] of Object.entries(layers)) {
+      const [x, y, z] = volume.mm2vox(mm);
+      const [, nx, ny] = volume.hdr.dims; // axes are stored in the order that NiiVue shows them in
+      values[key] = filled[key] ? filled[key][x + nx * (y + ny * z)] : volume.getValue(x, y, z);
+    }
+    const name = (index) => scan.structures.find((one) => one.index === index)?.name ?? "no structure";
+    const found = [`Prediction: ${name(values.prediction)}`];
+    if (layers.reference) found.push(`reference: ${name(values.reference)}`);
+    found.push(`${[0, 1, 2].map((axis) => mm[axis].toFixed(0)).join(", ")} mm (right, front, up)`);
+    found.push(`image ${values.image.toPrecision(3)}`);
+    if (layers.uncertainty) found.push(`uncertainty ${values.uncertainty.toFixed(2)}`);
+    return found.join(" · ");
+  };
+
+  const show = async () => {
+    const given = new Promise((done) => { window.quicknatVolumes = done; });
+    await Promise.all([script(box.dataset.niivue), script(box.dataset.volumes)]);
+    scan = await given;
+    const { Niivue, NVImage } = window.niivue;
+    nv = new Niivue({
+      logLevel: "error", loadingText: "", dragAndDropEnabled: false, scrollRequiresFocus: true,
+      isRadiologicalConvention: false, sliceType: 3, multiplanarShowRender: 0, dragMode: 9,
+      multiplanarPadPixels: 4, crosshairColor: [1, 1, 1, 0.9], crosshairGap: 6, crosshairWidth: 0.6,
+      fontColor: [1, 1, 1, 1], isCornerOrientationText: true, isForceMouseClickToVoxelCenters: true,
+    });
+    let waiting = false; // to draw the contours in the planes of the new place
+    nv.onLocationChange = (place) => {
+      part("where").textContent = describe(place.mm);
+      if (!part("outline").checked || waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => { waiting = false; paint(); });
+    };
+    await nv.attachToCanvas(canvas);
+    const colormaps = { image: "gray", uncertainty: "inferno" };
+    for (const key of ["image", ...LABELS, "uncertainty"].filter((name) => scan[name])) {
+      const options = { base64: scan[key], name: `${key}.nii.gz`, colormap: colormaps[key] ?? "gray" };
+      if (key === "uncertainty") Object.assign(options, { cal_min: 0.05, cal_max: 1 });
+      layers[key] = await NVImage.loadFromBase64(options);
+      delete scan[key]; // megabytes
+      if (LABELS.includes(key)) filled[key] = layers[key].img;
+      nv.addVolume(layers[key]);
+    }
+    for (const one of scan.structures) {
+      const choice = new Option(one.name + (one.centre ? "" : " (not found)"), one.index);
+      choice.disabled = !one.centre;
+      part("structures").append(choice);
+    }
+    nv.scene.crosshairPos = nv.vox2frac(nv.frac2vox(nv.scene.crosshairPos)); // as clicks do
+    paint();
+    part("controls").disabled = false;
+    nv.createOnLocationChange();
+    say("");
+  };
+
+  const absent = (reason) => {
+    box.classList.add("viewer-absent");
+    say(`${reason} The pictures on this page show the same segmentation.`);
+  };
+
+  const load = () => {
+    if (!loading) {
+      say("Loading the volumes …");
+      loading = show().catch((error) => {
+        absent(`The viewer could not start: ${error.message}.`);
+        throw error;
+      });
+      loading.catch(() => {}); // said above
+    }
+    return loading;
+  };
+
+  // Move the planes to a structure of the table, once everything is there.
+  const jump = async (index) => {
+    const gently = !window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    box.scrollIntoView({ behavior: gently ? "smooth" : "auto", block: "start" });
+    if (box.classList.contains("viewer-absent")) return;
+    await load();
+    const structure = scan.structures.find((one) => one.index === Number(index));
+    if (!structure) return;
+    if (!structure.centre) {
+      part("where").textContent = `${structure.name}: in neither label map`;
+      return;
+    }
+    part("structures").value = structure.index;
+    nv.scene.crosshairPos = nv.mm2frac(structure.centre);
+    nv.drawScene();
+    nv.createOnLocationChange();
+  };
+  window.quicknatViewer = { jump };
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-structure]");
+    if (!link) return;
+    event.preventDefault();
+    jump(link.dataset.structure).catch(() => {});
+  });
+
+  const probe = document.createElement("canvas").getContext("webgl2");
+  if (!probe) {
+    absent("The viewer needs WebGL 2, which this browser does not offer here.");
+    return;
+  }
+  probe.getExtension("WEBGL_lose_context")?.loseContext();
+
+  part("structures").addEventListener("change", (event) => {
+    if (event.target.value) jump(event.target.value);
+  });
+  for (const name of ["outline", "safe"]) part(name).addEventListener("change", paint);
+  for (const input of box.querySelectorAll("[data-layer], [data-opacity]")) {
+    input.addEventListener("input", fade);
+  }
+  canvas.addEventListener("mousemove", (event) => {
+    if (!nv || event.buttons) return;
+    const ratio = canvas.width / canvas.clientWidth;
+    const at = nv.canvasPos2frac([event.offsetX * ratio, event.offsetY * ratio]);
+    part("pointer").textContent = at[0] < 0 ? "" : `Under the pointer: ${describe(nv.frac2mm(at))}`;
+  });
+  canvas.addEventListener("mouseleave", () => { part("pointer").textContent = ""; });
+  // before NiiVue's own keys, which would change the view in ways that this page does not explain
+  for (const kind of ["keydown", "keyup"]) {
+    canvas.addEventListener(kind, (event) => {
+      event.stopImmediatePropagation();
+      if (!nv || !STEPS[event.key]) return;
+      event.preventDefault();
+      if (kind === "keydown") nv.moveCrosshairInVox(...STEPS[event.key]);
+    }, true);
+  }
+  canvas.addEventListener("wheel", (event) => { // turns slices only once the viewer was clicked
+    if (document.activeElement !== canvas) event.stopImmediatePropagation();
+  }, true);
+  box.addEventListener("focusin", () => load().catch(() => {}), { once: true });
+  const sight = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    sight.disconnect();
+    load().catch(() => {});
+  }, { rootMargin: "300px" });
+  sight.observe(box);
+})();
