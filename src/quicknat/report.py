@@ -18,6 +18,7 @@ import quicknat
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.labels import Protocol
+from quicknat.scores import by_scan, by_structure, mean_dice, view_means, worst_cases
 from quicknat.verdicts import Verdict
 
 PACKAGES = [
@@ -70,10 +71,10 @@ class ReportInputs:
     protocol: Protocol
     bundle: Path
     metrics: pd.DataFrame | None  # None: no test scans
+    views: pd.DataFrame | None  # scores of each view alone
     volumes: pd.DataFrame
     quality: Mapping[str, Path]
-    curves: Path
-    dice: Path | None
+    figures: Mapping[str, Path]  # by name; captions are the files of that name at the template
     overlays: Mapping[str, Path]
     benchmarks: Path
     skipped: Sequence[Verdict] = ()  # scans of the sheet that the run left out
@@ -84,19 +85,6 @@ class ReportInputs:
 def embed(path: Path) -> str:
     """A picture as a data URI, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def summarise(metrics: pd.DataFrame, order: Sequence[str]) -> tuple[list[dict], list[dict]]:
-    """Rows per subject (means over structures) and per structure (means over subjects)."""
-    columns = ["dice", "iou", "hd95_mm"]
-    subjects = metrics.groupby("subject", sort=False)[columns].mean().reset_index()
-    error = (metrics["volume_mm3"] - metrics["reference_mm3"]).abs() / metrics["reference_mm3"]
-    metrics = metrics.assign(volume_error=error.replace(np.inf, np.nan))
-    subjects["volume_error"] = metrics.groupby("subject", sort=False)["volume_error"].mean().values
-    structures = metrics.groupby("structure")[[*columns, "volume_error"]].agg("mean")
-    structures["lowest"] = metrics.groupby("structure")["dice"].min()
-    structures = structures.reindex(list(order)).reset_index()
-    return subjects.to_dict("records"), structures.to_dict("records")
 
 
 def run_times(folder: Path) -> list[dict]:
@@ -153,9 +141,16 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    subjects, structures = [], []
+    scores, order = {}, inputs.protocol.names[1:]
     if inputs.metrics is not None:
-        subjects, structures = summarise(inputs.metrics, inputs.protocol.names[1:])
+        persons = {scan.id: scan.person for scan in inputs.scans}
+        scores = {
+            "mean": mean_dice(inputs.metrics, persons),
+            "scans": by_scan(inputs.metrics).to_dict("records"),
+            "structures": by_structure(inputs.metrics, order, persons).to_dict("records"),
+            "worst": worst_cases(inputs.metrics).to_dict("records"),
+            "views": view_means(inputs.views).to_dict("records"),
+        }
     uses = pd.Series([scan.use for scan in inputs.scans]).value_counts()
     page = environment.get_template(template.name).render(
         title=inputs.title,
@@ -172,14 +167,14 @@ def render(inputs: ReportInputs, template: str | Path, output: str | Path) -> No
         protocol=inputs.protocol,
         sagittal_classes=inputs.protocol.n_classes("sagittal"),
         bundle=bundle,
-        subjects=subjects,
-        structures=structures,
+        scores=scores,
+        people_scored=len({s.person for s in inputs.scans if s.use == "test"}),
         quality={
             name: json.loads(path.read_text())["flags"] for name, path in inputs.quality.items()
         },
         volumes=inputs.volumes.to_dict("records"),
-        curves=embed(inputs.curves),
-        dice=embed(inputs.dice) if inputs.dice else None,
+        figures={name: embed(path) for name, path in inputs.figures.items()},
+        captions={name: (template.parent / f"{name}.rst").read_text() for name in inputs.figures},
         overlays={name: embed(path) for name, path in inputs.overlays.items()},
         times=run_times(inputs.benchmarks),
         versions=versions(),

@@ -34,7 +34,7 @@ SETTINGS = {
 # jobs, from the end of the workflow to its beginning
 REPORT = {"report": 1}
 SEGMENT_S = {"segment": 1, "overlay": 1, "volumes": 1, **REPORT}
-SCORE = {"evaluate": 1, "metrics": 1, "dice_plot": 1}
+SCORE = {"evaluate": 1, "metrics": 1, "score_figures": 1}
 SEGMENT_ALL = {**SEGMENT_S, **SCORE, "segment": 2, "overlay": 2}
 BUNDLE = {"bundle": 1, **SEGMENT_ALL}
 FINETUNE = {"finetune": 3, "curves": 1, **BUNDLE}
@@ -256,7 +256,7 @@ DELETED = {
     "a fine-tuned network": ("models/finetune/axial", {**FINETUNE, "finetune": 1}),
     "the model": ("model", BUNDLE),
     "a segmentation": ("segmentations/sub-s1", SEGMENT_S),
-    "the report": ("report", {"curves": 1, "dice_plot": 1, "overlay": 2, **REPORT}),
+    "the report": ("report", {"curves": 1, "score_figures": 1, "overlay": 2, **REPORT}),
 }
 
 

@@ -10,27 +10,9 @@ from helpers import ROOT
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.figures import overlay_panel
-from quicknat.report import People, ReportInputs, render, summarise
+from quicknat.report import People, ReportInputs, render
 from quicknat.verdicts import Verdict
 from quicknat.volumes import Volume
-
-
-def test_summary_ignores_structures_absent_from_both_maps():
-    table = pd.DataFrame(
-        {
-            "subject": ["sub-1", "sub-1"],
-            "structure": ["A", "B"],
-            "dice": [0.8, np.nan],
-            "iou": [0.7, np.nan],
-            "hd95_mm": [2.0, np.nan],
-            "volume_mm3": [90.0, 0],
-            "reference_mm3": [100.0, 0],
-        }
-    )
-    subjects, structures = summarise(table, ["A", "B"])
-    assert subjects[0]["dice"] == 0.8
-    assert round(subjects[0]["volume_error"], 6) == 0.1
-    assert [row["structure"] for row in structures] == ["A", "B"]
 
 
 def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
@@ -64,8 +46,8 @@ def test_text_of_the_sheet_cannot_become_markup(tmp_path, protocol):
     inputs = ReportInputs(
         title=hostile, note=hostile, protocol=protocol, bundle=tmp_path / "bundle.json",
         scans=[Scan(subject="1", image=hostile, use="segment", person='"><img onerror=alert(1)>')],
-        metrics=None, volumes=pd.DataFrame(), quality={}, dice=None,
-        curves=tmp_path / "curves.png", overlays={}, benchmarks=tmp_path / "benchmarks",
+        metrics=None, views=None, volumes=pd.DataFrame(), quality={},
+        figures={"curves": tmp_path / "curves.png"}, overlays={}, benchmarks=tmp_path / "benchmarks",
         skipped=[Verdict("sub-2", "test", hostile, "bad", hostile)], waiting=[hostile, "sub-3"],
         people=People(pd.DataFrame({"sex": [hostile]}, index=["sub-1"])),
     )  # fmt: skip

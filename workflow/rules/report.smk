@@ -13,6 +13,7 @@ rule curves:
             category="Training",
             labels={"figure": "learning curves"},
         ),
+        "results/report/figures/curves.svg",
     log:
         "results/logs/curves/all.log",
     benchmark:
@@ -20,7 +21,7 @@ rule curves:
     conda:
         "../../envs/imaging.yaml"
     shell:
-        "quicknat curves {input:q} --output {output:q} 2>&1 | tee {log:q}"
+        "quicknat curves {input:q} --output {output[0]:q} 2>&1 | tee {log:q}"
 
 
 SCORE_FIGURES = {
@@ -101,7 +102,7 @@ rule report:
     input:
         curves=rules.curves.output,
         scores=rules.score_figures.output if scans("test") else [],
-        metrics="results/metrics.tsv" if scans("test") else [],
+        metrics=rules.metrics.output if scans("test") else [],
         overlays=expand("results/report/figures/{scan}_overlay.png", scan=SEGMENTED),
         qc=expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json", scan=SEGMENTED),
         volumes="results/segmentations/volumes.tsv" if SEGMENTED else [],

@@ -163,7 +163,11 @@ def report(
     names = [line for line in segmented.read_text().split("\n") if line]
     unseen = [line for line in waiting.read_text().split("\n") if line] if waiting else []
     figures = results / "report" / "figures"
-    tables, volumes = results / "metrics.tsv", results / "segmentations" / "volumes.tsv"
+    scored = [
+        "dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty",
+    ]  # fmt: skip
+    scores = (results / "metrics.tsv").exists()
+    volumes = results / "segmentations" / "volumes.tsv"
     stem = "{0}/segmentations/{1}/anat/{1}_desc-quicknat_qc.json"
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
@@ -174,11 +178,11 @@ def report(
         waiting=unseen,
         protocol=Protocol.read(protocol),
         bundle=results / "model" / "bundle.json",
-        metrics=pd.read_csv(tables, sep="\t") if tables.exists() else None,
+        metrics=pd.read_csv(results / "metrics.tsv", sep="\t") if scores else None,
+        views=pd.read_csv(results / "metrics" / "views.tsv", sep="\t") if scores else None,
         volumes=pd.read_csv(volumes, sep="\t") if names else pd.DataFrame(),
         quality={name: Path(stem.format(results, name)) for name in names},
-        curves=figures / "curves.png",
-        dice=figures / "dice.png" if tables.exists() else None,
+        figures={name: figures / f"{name}.png" for name in ["curves", *(scored * scores)]},
         overlays={name: figures / f"{name}_overlay.png" for name in names},
         benchmarks=results / "benchmarks",
     )
