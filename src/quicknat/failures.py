@@ -14,6 +14,7 @@ from quicknat.jobs import FailedJob
 
 SILENT = "ended without a message: killed, or out of memory?"
 NOT_BEGUN = "ended before it began"
+NO_OUTPUT = "its command ended well, but an output is missing"
 READ_BYTES = 100_000  # of the end of a log
 EXCERPT_LINES, LINE_LENGTH = 15, 300
 PRINTED = 20  # failures at the end of a run
@@ -24,7 +25,8 @@ NEXT = (
 
 COMMANDS_LAST_WORD = re.compile(r"(?:error|interrupted): (.+)")  # of quicknat.cli.app.main
 TRACEBACK = "Traceback (most recent call last):"
-CLUSTERS_WORD = re.compile(r"slurmstepd: error: (.+)|SLURM status is: '(\w+)'")
+# the step daemon's, which may be named by its node, or the executor's where that tells anything
+SLURMS_WORD = re.compile(r"^slurmstepd\S*: error: (.+)|SLURM status is: '(?!FAILED)(\w+)'")
 # colours, and all control characters but the tab
 UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
@@ -75,23 +77,22 @@ def message(lines: Sequence[str]) -> str:
     return ""
 
 
-def clusters_word(job: FailedJob) -> str:
-    """What the cluster says of a job's end, "" if nothing."""
+def slurms_word(job: FailedJob) -> str:
+    """What SLURM says of a job's end, the cause first; "" if nothing, or if there is no SLURM."""
     lines = [line for path in job.executor_logs for line in last_lines(path)]
-    for text in (*reversed(lines), job.said):
-        if found := CLUSTERS_WORD.search(text):
-            return found[1] or found[2]
-    return job.said
+    for line in (*lines, job.said):
+        if found := SLURMS_WORD.search(line):
+            return f"SLURM: {found[1] or found[2]}"
+    return ""
 
 
 def describe(job: FailedJob) -> Failure:
     """A failed job with its reason: its own word, else what is known of its end."""
     log, lines = job.log, last_lines(job.log) if job.began else []
-    reason = message(lines)
+    reason = message(lines) or (NO_OUTPUT if job.ended_well else "")
     if not reason:
-        reason, told = SILENT if job.began else NOT_BEGUN, clusters_word(job)
-        told = told or (f"last line: {lines[-1]}" if lines else "")
-        reason += f" ({told})" if told else ""
+        told = slurms_word(job) or (f"last line: {lines[-1]}" if lines else "")
+        reason = (SILENT if job.began else NOT_BEGUN) + (f" ({told})" if told else "")
     if not lines:  # then the cluster's logs may show more
         logs = ((path, last_lines(path)) for path in job.executor_logs)
         log, lines = next((found for found in logs if found[1]), (log, []))
@@ -182,6 +183,6 @@ def close_run(jobs: Sequence[FailedJob], table: str | Path) -> str:
         hint = f"error: {table}: cannot be written ({error})"
     if not failures:
         return ""
-    lines = [f"{len(failures)} failed:", as_text(failures[:PRINTED])]
+    lines = [f"\n{len(failures)} failed:", as_text(failures[:PRINTED])]
     lines += [f"  and {more} more, see {table}"] if more > 0 else []
     return "\n".join([*lines, hint, NEXT])

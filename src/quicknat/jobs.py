@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 INTERRUPTED = "Terminating processes on user request"
 NO_OUTPUT = re.compile(r"Job (\d+)\s+completed successfully, but some output files are missing")
@@ -20,7 +21,7 @@ class FailedJob:
     ``log`` is its own log, ``before`` the stamp of that when the attempt began: the file may be an
     earlier one's. ``group`` is a number that all jobs of one submission share, None for a job by
     itself; Snakemake counts all of them as failed when one is. ``said`` is what the executor has to
-    say, ``executor_logs`` are the cluster's own logs.
+    say, ``executor_logs`` are the cluster's own logs. ``ended_well``: all but that outputs are missing.
     """
 
     rule: str
@@ -30,6 +31,7 @@ class FailedJob:
     group: int | None = None
     said: str = ""
     executor_logs: Sequence[str] = ()
+    ended_well: bool = False
 
     @property
     def name(self) -> str:
@@ -90,14 +92,12 @@ class JobLog(logging.Handler):
         elif event == "group_error":
             numbers = [info["jobid"] for info in record.job_error_info]
             for number in numbers:
-                self._fail(number, min(numbers), "", record.aux_logs)
+                self._fail(number, group=min(numbers), executor_logs=record.aux_logs)
         elif event == "job_error" and record.jobid not in self._failed:  # groups say all twice
-            self._fail(record.jobid, None, record.rule_msg or "", record.log[1:])
+            said = record.rule_msg or ""
+            self._fail(record.jobid, said=said, executor_logs=record.log[1:])
         elif event == "error" and (found := NO_OUTPUT.search(str(record.msg))):
-            self._fail(int(found[1]), None, "its command ended well, but made no output", ())
+            self._fail(int(found[1]), ended_well=True)
 
-    def _fail(self, number: int, group: int | None, said: str, logs: Sequence[str]) -> None:
-        job = self._known[number]
-        self._failed[number] = FailedJob(
-            job.rule, job.log, job.before, job.outputs, group, said, tuple(logs)
-        )
+    def _fail(self, number: int, **facts: Any) -> None:
+        self._failed[number] = replace(self._known[number], **facts)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from quicknat.cli import app
 from quicknat.errors import InputError
 from quicknat.failures import (
+    NO_OUTPUT,
     NOT_BEGUN,
     SILENT,
     Failure,
@@ -136,19 +137,22 @@ def test_log_of_an_earlier_attempt_explains_nothing(run):
 
 
 def test_cluster_says_why_a_job_ended(run, tmp_path):
-    (tmp_path / "7.log").write_text("rule x\nslurmstepd: error: Detected 1 oom_kill event in 7\n")
+    log = "rule x\nslurmstepd-n1: error: exceeded memory limit\nslurmstepd-n1: error: CANCELLED\n"
+    (tmp_path / "7.log").write_text(log)
     said = "SLURM-job '7' failed, SLURM status is: 'TIMEOUT'. Detailed failure reason unavailable"
     run.error(run.begin("finetune", "axial", "epoch 1\n"), said, ["7.log"])
     run.error(run.begin("finetune", "coronal"), said, ["absent.log"])
     run.error(run.begin("finetune", "sagittal"), said, ["7.log"])
     assert run.reasons() == {
-        ("finetune", "axial"): f"{SILENT} (Detected 1 oom_kill event in 7)",
-        ("finetune", "coronal"): f"{NOT_BEGUN} (TIMEOUT)",
-        ("finetune", "sagittal"): f"{NOT_BEGUN} (Detected 1 oom_kill event in 7)",
+        ("finetune", "axial"): f"{SILENT} (SLURM: exceeded memory limit)",
+        ("finetune", "coronal"): f"{NOT_BEGUN} (SLURM: TIMEOUT)",
+        ("finetune", "sagittal"): f"{NOT_BEGUN} (SLURM: exceeded memory limit)",
     }
     axial, _, sagittal = run.failures()
     assert (axial.log, axial.excerpt) == ("logs/finetune/axial.log", "epoch 1")
     assert sagittal.log == "7.log" and sagittal.excerpt.startswith("rule x\nslurmstepd")
+    run.error(run.begin("bundle", "model", "at work\n"), said.replace("TIMEOUT", "FAILED"))
+    assert run.reasons()[("bundle", "model")] == f"{SILENT} (last line: at work)"
 
 
 def test_job_that_left_no_output_is_a_failure(run):
@@ -156,7 +160,7 @@ def test_job_that_left_no_output_is_a_failure(run):
     text = f"MissingOutputException in rule convert\nJob {number}  completed successfully, but some"
     text += " output files are missing. Missing files after 5 seconds."
     run.snakemake.error(text, extra={"event": "error", "exception": "MissingOutputException"})
-    assert "made no output" in run.reasons()[("convert", "sub-1")]
+    assert run.reasons() == {("convert", "sub-1"): NO_OUTPUT}
 
 
 def test_of_a_submission_only_the_job_with_a_reason_failed(run, tmp_path):
@@ -173,7 +177,9 @@ def test_of_a_submission_only_the_job_with_a_reason_failed(run, tmp_path):
 
 def test_of_a_killed_submission_the_jobs_at_work_failed(run, tmp_path):
     (tmp_path / "made").touch()
-    (tmp_path / "7.log").write_text("slurmstepd: error: CANCELLED AT noon DUE TO TIME LIMIT\n")
+    (tmp_path / "7.log").write_text(
+        "slurmstepd: error: *** JOB 7 CANCELLED AT noon DUE TO TIME LIMIT\n"
+    )
     numbers = [
         run.begin("convert", "sub-1", "done\n", outputs=["made"]),
         run.begin("convert", "sub-2", "reading\n", outputs=["absent"]),
@@ -246,7 +252,7 @@ def test_end_of_a_run_tells_the_first_failures_and_where_the_rest_is(run):
     for number in range(25):
         run.fail("convert", f"sub-{number:02}", f"error: bad {number}\n")
     text = close_run(run.jobs.failed, "results/failed.tsv")
-    assert text.startswith("25 failed:\n  convert  sub-00  bad 0\n")
+    assert text.startswith("\n25 failed:\n  convert  sub-00  bad 0\n")
     assert "logs/convert/sub-19.log" in text and "sub-20" not in text
     assert "and 5 more, see results/failed.tsv" in text
     assert "run the same command again" in text

@@ -58,8 +58,8 @@ def test_table_of_what_failed_is_left_until_a_run_succeeds(tmp_path, head, demo_
 
     def run(*arguments, rows=rows, path=os.environ["PATH"]):
         (tmp_path / "cohort.tsv").write_text("\n".join(rows) + "\n")
-        files = {key: str(tmp_path / f"{key}.tsv") for key in ("sources",)}
-        overlay = {**SETTINGS, **files, "sheet": str(tmp_path / "cohort.tsv")}
+        tables = {"sheet": str(tmp_path / "cohort.tsv"), "sources": str(tmp_path / "sources.tsv")}
+        overlay = SETTINGS | tables
         environment = os.environ | {"PATH": path}
         return run_snakemake(tmp_path, *arguments, overlay=overlay, env=environment)
 
@@ -67,9 +67,9 @@ def test_table_of_what_failed_is_left_until_a_run_succeeds(tmp_path, head, demo_
     wanted = [*map(MODEL.format, views), SCAN.format("s")]
     path = os.pathsep.join([str(killer.parent), os.environ["PATH"]])
     # quiet, since the table must not depend on what is printed
-    options = ("--keep-going", "--quiet", "all", "--")
+    options = ("--quiet", "all", "--keep-going")
     done = run(*options, *wanted, SCAN.format("late"), path=path)
-    assert done.returncode != 0
+    assert done.returncode != 0, done.text
     table = tmp_path / "results/failed.tsv"
     convert, training = sorted(read_failed(table), key=lambda failure: failure.stage)
     assert (convert.stage, convert.scan) == ("convert", "sub-late")
