@@ -21,7 +21,7 @@ class FailedJob:
     ``log`` is its own log, ``before`` the stamp of that when the attempt began: the file may be an
     earlier one's. ``group`` is a number that all jobs of one submission share, None for a job by
     itself; Snakemake counts all of them as failed when one is. ``said`` is what the executor has to
-    say, ``executor_logs`` are the cluster's own logs. ``ended_well``: all but that outputs are missing.
+    say, ``executor_logs`` are the cluster's own logs. ``ended_well``: but an output is missing.
     """
 
     rule: str
