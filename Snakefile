@@ -18,6 +18,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/ends.smk"
 
 
 localrules:
@@ -35,11 +36,3 @@ rule all:
         expand(rules.segment.output.dseg, scan=SEGMENTED),
         "results/segmentations/volumes.tsv" if SEGMENTED else [],
         "results/metrics.tsv" if scans("test") else [],
-
-
-onstart:
-    write_effective_config()
-
-
-onsuccess:
-    print(f"Report: {os.path.abspath('results/report/index.html')}", file=sys.stderr)

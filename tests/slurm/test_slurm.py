@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from helpers import ROOT
+from quicknat.failures import Failure, read_failed
 from quicknat.volumes import sha256
 from slurm_runs import HEADER, WEIGHTS, Run, make_scan, start_training
 
@@ -62,7 +63,7 @@ def snakemake_killed(finished: Run, folder: Path) -> Run:
     return again
 
 
-def scan_turned_bad(finished: Run, folder: Path) -> tuple[Run, Run]:
+def scan_turned_bad(finished: Run, folder: Path) -> tuple[Run, list[Failure], Run]:
     """Two new scans, one damaged inside its archive; then the same without the bad one."""
     shutil.copytree(finished.folder, folder)
     make_scan(folder / "good.nii.gz", "sub-CSI1", 10)
@@ -89,9 +90,10 @@ def scan_turned_bad(finished: Run, folder: Path) -> tuple[Run, Run]:
     alone = ("--group-components", "prepare=1", "--retries", "1")
     run = Run(finished.cluster, folder, *alone, config=config)
     run.wait()
+    failed = read_failed(folder / "results/failed.tsv")
     again = Run(finished.cluster, folder, config=config | {"on_bad_scan": "skip"})
     again.wait()
-    return run, again
+    return run, failed, again
 
 
 SCENARIOS = (cancelled, met_its_time_limit, snakemake_killed, scan_turned_bad)
@@ -171,13 +173,16 @@ def test_run_goes_on_after_snakemake_was_killed(finished, outcomes):
 
 
 def test_scan_that_turns_out_bad_does_not_stop_the_others(finished, outcomes):
-    run, again = outcomes["scan_turned_bad"].result()
+    run, failed, again = outcomes["scan_turned_bad"].result()
     assert run.process.returncode != 0
+    ((stage, scan, reason),) = ((f.stage, f.scan, f.reason) for f in failed)
+    assert (stage, scan) == ("convert", "sub-late") and "is damaged" in reason
     segmented = {path.name for path in run.folder.glob("results/segmentations/sub-*")}
     assert segmented == {"sub-d", "sub-good"}
     assert again.process.returncode == 0, again.text[-5000:]
     page = (run.folder / "results/report/index.html").read_text()
     assert "sub-late" in page and "were left out" in page
+    assert not (run.folder / "results/failed.tsv").exists()
 
 
 def test_training_on_a_node_that_dies_goes_on_elsewhere(cluster, finished, outcomes, tmp_path):

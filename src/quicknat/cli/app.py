@@ -61,7 +61,7 @@ def main() -> None:
     try:
         app()
     except Interrupted as stop:
-        typer.echo(str(stop), err=True)
+        typer.echo(f"interrupted: {stop}", err=True)
         sys.exit(stop.EXIT_STATUS)
     except (InputError, OSError) as error:
         if os.environ.get("QUICKNAT_DEBUG"):

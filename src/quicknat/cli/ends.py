@@ -1,0 +1,29 @@
+"""The command that shows what failed in the last run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import indent
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import app
+
+
+@app.command()
+def failures(
+    table: Annotated[Path, typer.Argument(help="Table that a run which failed has left.")] = Path(
+        "results/failed.tsv"
+    ),
+) -> None:
+    """Show the jobs that failed in the last run of the workflow: why, and the ends of their logs.
+
+    Example: `quicknat failures results/failed.tsv`
+    """
+    from quicknat.failures import as_text, read_failed
+
+    found = read_failed(table)
+    for failure in found:
+        typer.echo(as_text([failure]) + "\n" + indent(failure.excerpt, "    | ") + "\n")
+    typer.echo(f"{len(found)} failed")

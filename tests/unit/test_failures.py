@@ -1,0 +1,323 @@
+"""What failed in a run: found among the jobs, explained by their logs, left in a table."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from quicknat.cli import app
+from quicknat.errors import InputError
+from quicknat.failures import (
+    NO_OUTPUT,
+    NOT_BEGUN,
+    SILENT,
+    Failure,
+    close_run,
+    find_failures,
+    read_failed,
+    write_failed,
+)
+from quicknat.finished import complete_scans
+from quicknat.jobs import JobLog
+
+TRACEBACK = """epoch 1
+Traceback (most recent call last):
+  File "train.py", line 3, in step
+    loss.backward()
+torch.OutOfMemoryError: CUDA out of memory.
+  Tried to allocate 2 GiB
+"""
+
+
+class Run:
+    """A Snakemake at work in a folder, as far as its log handlers hear of it."""
+
+    def __init__(self):
+        self.jobs, self.numbers = JobLog(), {}
+        self.snakemake = logging.Logger("snakemake")
+        self.snakemake.addHandler(self.jobs)
+
+    def begin(self, rule, name, log=None, outputs=()):
+        """Start a job; `log` is what it writes while it runs. Returns its number."""
+        path = f"logs/{rule}/{name}.log"
+        number = self.numbers.setdefault(path, len(self.numbers))
+        # attributes as in Snakemake 9.27; here those that matter
+        said = {"event": "job_info", "jobid": number, "rule_name": rule, "log": [path]}
+        self.snakemake.info("Rule", extra={**said, "output": list(outputs)})
+        if log is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(log)
+        return number
+
+    def error(self, number, said=None, cluster_logs=()):
+        log = [next(path for path, n in self.numbers.items() if n == number), *cluster_logs]
+        extra = {"event": "job_error", "jobid": number, "rule_msg": said, "log": log}
+        self.snakemake.error("Error in rule", extra=extra)
+
+    def group_error(self, *numbers, cluster_logs=()):
+        members = [{"jobid": number} for number in numbers]
+        extra = {"event": "group_error", "job_error_info": members, "aux_logs": list(cluster_logs)}
+        self.snakemake.error("Error in group", extra=extra)
+        for number in numbers:
+            self.error(number)
+
+    def fail(self, rule, name, log=None):
+        self.error(self.begin(rule, name, log))
+
+    def failures(self):
+        return find_failures(self.jobs.failed)
+
+    def reasons(self):
+        return {(failure.stage, failure.scan): failure.reason for failure in self.failures()}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Run()
+
+
+def test_failed_job_is_told_with_stage_scan_reason_and_the_end_of_its_log(run):
+    lines = [f"line {number}" for number in range(100)]
+    run.begin("convert", "sub-good", "done\n")
+    run.fail("convert", "sub-bad", "\n".join([*lines, "error: a.nii: is empty; copy it again\n"]))
+    (failure,) = run.failures()
+    assert (failure.stage, failure.scan) == ("convert", "sub-bad")
+    assert failure.reason == "a.nii: is empty; copy it again"
+    assert failure.log == "logs/convert/sub-bad.log"
+    assert failure.excerpt.splitlines()[-2:] == ["line 99", f"error: {failure.reason}"]
+    assert len(failure.excerpt.splitlines()) == 15
+
+
+REASONS = {
+    "error: x: is bad\nException ignored in: <function f>\n": "x: is bad",
+    "interrupted: axial: stopped in epoch 2 by a signal\n": "axial: stopped in epoch 2 by a signal",
+    TRACEBACK: "torch.OutOfMemoryError: CUDA out of memory.",
+    TRACEBACK
+    + "\nDuring handling:\n\nTraceback (most recent call last):\nKeyError: 7\n": "KeyError: 7",
+    "": SILENT,
+    "epoch 1\nepoch 2\n": f"{SILENT} (last line: epoch 2)",
+    " 10%\r 20%\r 30%\r\n": f"{SILENT} (last line:  30%)",
+    # of a program that a command started, long before its end
+    "error: no display\n" + "at work\n" * 30: f"{SILENT} (last line: at work)",
+    "\x1b[31merror: red\x1b[0m\x00\n": "red",
+    "x" * 300_000 + "\nerror: small\n": "small",
+}
+
+
+@pytest.mark.parametrize("log", REASONS, ids=range(len(REASONS)))
+def test_reason_is_the_last_word_of_the_log(run, log):
+    run.fail("segment", "sub-1", log)
+    (failure,) = run.failures()
+    assert failure.reason == REASONS[log]
+    assert len(failure.excerpt) < 10_000
+
+
+def test_job_that_succeeds_on_a_retry_is_no_failure(run):
+    run.fail("finetune", "axial", "error: x\n")
+    run.begin("finetune", "axial", "done\n")
+    assert run.failures() == []
+
+
+def test_job_that_fails_on_all_retries_is_one_failure_with_its_last_reason(run):
+    for attempt in range(3):
+        run.fail("finetune", "axial", f"error: attempt {attempt}\n")
+    assert run.reasons() == {("finetune", "axial"): "attempt 2"}
+
+
+def test_log_of_an_earlier_attempt_explains_nothing(run):
+    run.fail("finetune", "axial", "error: of yesterday\n")
+    run.fail("finetune", "axial")
+    (failure,) = run.failures()
+    assert failure.reason == NOT_BEGUN and failure.excerpt == ""
+
+
+def test_cluster_says_why_a_job_ended(run, tmp_path):
+    log = "rule x\nslurmstepd-n1: error: exceeded memory limit\nslurmstepd-n1: error: CANCELLED\n"
+    (tmp_path / "7.log").write_text(log)
+    said = "SLURM-job '7' failed, SLURM status is: 'TIMEOUT'. Detailed failure reason unavailable"
+    run.error(run.begin("finetune", "axial", "epoch 1\n"), said, ["7.log"])
+    run.error(run.begin("finetune", "coronal"), said, ["absent.log"])
+    run.error(run.begin("finetune", "sagittal"), said, ["7.log"])
+    assert run.reasons() == {
+        ("finetune", "axial"): f"{SILENT} (SLURM: exceeded memory limit)",
+        ("finetune", "coronal"): f"{NOT_BEGUN} (SLURM: TIMEOUT)",
+        ("finetune", "sagittal"): f"{NOT_BEGUN} (SLURM: exceeded memory limit)",
+    }
+    axial, _, sagittal = run.failures()
+    assert (axial.log, axial.excerpt) == ("logs/finetune/axial.log", "epoch 1")
+    assert sagittal.log == "7.log" and sagittal.excerpt.startswith("rule x\nslurmstepd")
+    run.error(run.begin("bundle", "model", "at work\n"), said.replace("TIMEOUT", "FAILED"))
+    assert run.reasons()[("bundle", "model")] == f"{SILENT} (last line: at work)"
+
+
+def test_job_that_left_no_output_is_a_failure(run):
+    number = run.begin("convert", "sub-1", "done\n")
+    text = f"MissingOutputException in rule convert\nJob {number}  completed successfully, but some"
+    text += " output files are missing. Missing files after 5 seconds."
+    run.snakemake.error(text, extra={"event": "error", "exception": "MissingOutputException"})
+    assert run.reasons() == {("convert", "sub-1"): NO_OUTPUT}
+
+
+def test_of_a_submission_only_the_job_with_a_reason_failed(run, tmp_path):
+    (tmp_path / "made").touch()
+    numbers = [
+        run.begin("convert", "sub-1", "done\n", outputs=["made"]),
+        run.begin("convert", "sub-2", "error: is empty\n", outputs=["absent"]),
+        run.begin("convert", "sub-3", "reading\n", outputs=["absent"]),
+        run.begin("convert", "sub-4", outputs=["absent"]),
+    ]
+    run.group_error(*numbers)
+    assert run.reasons() == {("convert", "sub-2"): "is empty"}
+
+
+def test_of_a_killed_submission_the_jobs_at_work_failed(run, tmp_path):
+    (tmp_path / "made").touch()
+    (tmp_path / "7.log").write_text(
+        "slurmstepd: error: *** JOB 7 CANCELLED AT noon DUE TO TIME LIMIT\n"
+    )
+    numbers = [
+        run.begin("convert", "sub-1", "done\n", outputs=["made"]),
+        run.begin("convert", "sub-2", "reading\n", outputs=["absent"]),
+        run.begin("convert", "sub-3", outputs=["absent"]),
+    ]
+    run.group_error(*numbers, cluster_logs=["7.log"])
+    reasons = run.reasons()
+    assert list(reasons) == [("convert", "sub-2")]
+    assert "DUE TO TIME LIMIT" in reasons[("convert", "sub-2")]
+
+
+def test_of_a_submission_that_never_began_all_jobs_failed_and_others_stand_by_themselves(run):
+    one = [run.begin("convert", f"sub-{number}") for number in (1, 2)]
+    other = [run.begin("slice", "sub-3", "error: x\n"), run.begin("slice", "sub-4")]
+    run.group_error(*one)
+    run.group_error(*other)
+    assert list(run.reasons()) == [("convert", "sub-1"), ("convert", "sub-2"), ("slice", "sub-3")]
+
+
+def test_submission_that_succeeds_on_a_retry_is_no_failure(run):
+    for log in ("error: x\n", "done\n"):
+        numbers = [run.begin("convert", f"sub-{number}", log) for number in (1, 2)]
+        if log != "done\n":
+            run.group_error(*numbers)
+    assert run.failures() == []
+
+
+def test_jobs_that_the_user_interrupts_are_no_failures(run):
+    run.fail("convert", "sub-1", "error: x\n")
+    number = run.begin("finetune", "axial", "epoch 1\n")
+    run.snakemake.info("Terminating processes on user request, this might take some time.")
+    run.error(number)
+    assert list(run.reasons()) == [("convert", "sub-1")]
+
+
+def test_log_records_of_an_unknown_kind_do_not_end_the_run(run, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # no traceback among the tests' output
+    run.snakemake.info("what is this", extra={"event": "job_info"})
+    run.snakemake.info(None)
+    run.fail("convert", "sub-1", "error: x\n")
+    assert list(run.reasons()) == [("convert", "sub-1")]
+
+
+ROWS = [
+    Failure("convert", "sub-1", 'a "b"\tis\nbad', "logs/convert/sub-1.log", "one\n\n\t'two'\n"),
+    Failure("finetune", "axial", "größer <b>", "logs/finetune/axial.log", ""),
+]
+
+
+def test_table_gives_back_what_was_written(tmp_path):
+    write_failed(tmp_path / "failed.tsv", ROWS)
+    assert read_failed(tmp_path / "failed.tsv") == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == ["failed.tsv"]
+
+
+def test_without_a_table_nothing_failed(tmp_path):
+    assert read_failed(tmp_path / "failed.tsv") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "scan\tverdict\n", "stage\tscan\treason\tlog\texcerpt\na\tb\n"]
+)
+def test_another_table_is_refused(tmp_path, text):
+    (tmp_path / "failed.tsv").write_text(text)
+    with pytest.raises(InputError, match=r"failed\.tsv: is no table of failed jobs"):
+        read_failed(tmp_path / "failed.tsv")
+
+
+def test_end_of_a_run_tells_the_first_failures_and_where_the_rest_is(run):
+    for number in range(25):
+        run.fail("convert", f"sub-{number:02}", f"error: bad {number}\n")
+    text = close_run(run.jobs.failed, "results/failed.tsv")
+    assert text.startswith("\n25 failed:\n  convert  sub-00  bad 0\n")
+    assert "logs/convert/sub-19.log" in text and "sub-20" not in text
+    assert "and 5 more, see results/failed.tsv" in text
+    assert "run the same command again" in text
+    assert [failure.scan for failure in read_failed("results/failed.tsv")][-1] == "sub-24"
+
+
+def test_run_in_which_nothing_failed_takes_the_old_table_away(run, tmp_path):
+    write_failed("failed.tsv", ROWS)
+    assert close_run([], "failed.tsv") == ""
+    assert list(tmp_path.iterdir()) == []
+    assert close_run([], "failed.tsv") == ""
+
+
+def test_failures_are_told_also_where_the_table_cannot_be_written(run, tmp_path):
+    run.fail("convert", "sub-1", "error: No space left on device\n")
+    (tmp_path / "results").touch()  # no folder
+    text = close_run(run.jobs.failed, "results/failed.tsv")
+    assert "convert  sub-1  No space left" in text
+    assert "error: results/failed.tsv: cannot be written" in text
+
+
+def test_command_shows_the_failures_with_the_ends_of_their_logs(tmp_path):
+    write_failed(tmp_path / "failed.tsv", ROWS)
+    done = CliRunner().invoke(app, ["failures", str(tmp_path / "failed.tsv")])
+    assert done.exit_code == 0
+    assert "finetune  axial  größer <b>" in done.output and "    | one\n" in done.output
+    assert done.output.endswith("2 failed\n")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A model, and scans a, b and c segmented with it and scored."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/bundle.json").write_text("{}")
+    (tmp_path / "metrics").mkdir()
+    made_by = {"model": {"sha256": hashlib.sha256(b"{}").hexdigest()}}
+    for name in "abc":
+        folder = tmp_path / f"segmentations/{name}/anat"
+        folder.mkdir(parents=True)
+        for end in ("dseg.nii.gz", "volumes.tsv", "qc.json"):
+            (folder / f"{name}_desc-quicknat_{end}").touch()
+        (folder / f"{name}_desc-quicknat_dseg.json").write_text(json.dumps(made_by))
+        (tmp_path / f"metrics/{name}.tsv").touch()
+    return tmp_path
+
+
+def test_scans_that_have_everything_are_complete(results):
+    assert complete_scans(results, ["a", "b", "c", "d"], tested=["a", "d"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("end", ["dseg.nii.gz", "volumes.tsv", "qc.json", "dseg.json"])
+def test_scan_that_lacks_a_file_is_not_complete(results, end):
+    (results / f"segmentations/b/anat/b_desc-quicknat_{end}").unlink()
+    assert complete_scans(results, ["a", "b"]) == ["a"]
+
+
+def test_scan_segmented_with_an_earlier_model_is_not_complete(results):
+    old = json.dumps({"model": {"sha256": "of the model before"}})
+    (results / "segmentations/a/anat/a_desc-quicknat_dseg.json").write_text(old)
+    (results / "segmentations/b/anat/b_desc-quicknat_dseg.json").write_text("{")
+    assert complete_scans(results, ["a", "b", "c"]) == ["c"]
+
+
+def test_test_scan_without_scores_of_its_segmentation_is_not_complete(results):
+    (results / "metrics/a.tsv").unlink()
+    os.utime(results / "metrics/b.tsv", (1, 1))
+    assert complete_scans(results, ["a", "b", "c"], tested=["a", "b", "c"]) == ["c"]
+    assert complete_scans(results, ["a", "b", "c"]) == ["a", "b", "c"]
