@@ -47,7 +47,8 @@ def test_text_of_the_sheet_cannot_become_markup(tmp_path, protocol):
         title=hostile, note=hostile, protocol=protocol, bundle=tmp_path / "bundle.json",
         scans=[Scan(subject="1", image=hostile, use="segment", person='"><img onerror=alert(1)>')],
         metrics=None, views=None, volumes=pd.DataFrame(), quality={},
-        figures={"curves": tmp_path / "curves.png"}, overlays={}, benchmarks=tmp_path / "benchmarks",
+        figures={"curves": tmp_path / "curves.png"}, overlays={},
+        benchmarks=tmp_path / "benchmarks",
         skipped=[Verdict("sub-2", "test", hostile, "bad", hostile)], waiting=[hostile, "sub-3"],
         people=People(pd.DataFrame({"sex": [hostile]}, index=["sub-1"])),
     )  # fmt: skip
