@@ -17,6 +17,7 @@ include: "workflow/rules/slice.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/pictures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/ends.smk"
 
@@ -30,7 +31,7 @@ rule all:
     default_target: True
     input:
         # every product, or one that somebody deletes would stay away
-        "results/report/index.html",
+        rules.report.output,
         expand("results/models/finetune/{view}/{file}", view=VIEWS, file=MODEL_FILES),
         rules.bundle.output,
         expand(rules.segment.output.dseg, scan=SEGMENTED),

@@ -56,3 +56,17 @@ def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes that name only if the block succeeds."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".tmp-") as name:
+        folder = Path(name) / final.name
+        folder.mkdir()
+        yield folder
+        if final.exists():
+            final.replace(Path(name) / "before")
+        folder.replace(final)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from matplotlib.colors import ListedColormap
@@ -14,12 +13,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from quicknat.conform import load_conformed, to_uint8
+from quicknat.conform import to_uint8
 from quicknat.errors import written_whole
 from quicknat.history import STAGES, overfitting
 from quicknat.labels import Protocol
+from quicknat.scan_layers import canonical
 from quicknat.slices import VIEWS
-from quicknat.volumes import Volume, read_volume
+from quicknat.volumes import Volume
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -93,11 +93,6 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
     return figure
 
 
-def _canonical(volume: Volume) -> Volume:
-    image = nib.as_closest_canonical(nib.Nifti1Image(volume.data, volume.affine))
-    return Volume(np.asanyarray(image.dataobj), image.affine, volume.path)
-
-
 def overlay_panel(
     image: Volume, prediction: Volume, reference: Volume | None, protocol: Protocol, title: str
 ) -> plt.Figure:
@@ -106,8 +101,8 @@ def overlay_panel(
     All three are on the same grid; panels are drawn in world orientation, with the patient's left
     on the left side of the picture (neurological convention) and marked so.
     """
-    image, prediction = _canonical(image), _canonical(prediction)
-    reference = _canonical(reference) if reference else None
+    image, prediction = canonical(image), canonical(prediction)
+    reference = canonical(reference) if reference else None
     zooms = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
     inside = np.argwhere((reference or prediction).data > 0)
     if not len(inside):  # nothing found: show the whole scan
@@ -172,18 +167,3 @@ def slice_picture(pair: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """
     image, classes = (part.T[::-1] for part in pair)
     return np.hstack([np.repeat(image[..., None], 3, axis=-1), colors[classes]])
-
-
-def overlay_files(
-    scan: str | Path, prediction: str | Path, reference: str | Path | None, protocol: Protocol
-) -> plt.Figure:
-    """Overlay panel of a conformed scan's original image with its segmentation.
-
-    Args:
-        scan: the conformed scan; its sidecar says where the original image is.
-        prediction, reference: label maps on the original's grid; the reference may be None.
-    """
-    _, _, record = load_conformed(scan)
-    image = read_volume(record["source"], record["source_orientation"])
-    labels = [read_volume(path) if path else None for path in (prediction, reference)]
-    return overlay_panel(image, *labels, protocol, Path(scan).name.split("_space-")[0])

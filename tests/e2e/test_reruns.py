@@ -33,9 +33,9 @@ SETTINGS = {
 
 # jobs, from the end of the workflow to its beginning
 REPORT = {"report": 1}
-SEGMENT_S = {"segment": 1, "overlay": 1, "volumes": 1, **REPORT}
+SEGMENT_S = {"segment": 1, "pictures": 1, "volumes": 1, **REPORT}
 SCORE = {"evaluate": 1, "metrics": 1, "score_figures": 1}
-SEGMENT_ALL = {**SEGMENT_S, **SCORE, "segment": 2, "overlay": 2}
+SEGMENT_ALL = {**SEGMENT_S, **SCORE, "segment": 2, "pictures": 2}
 BUNDLE = {"bundle": 1, **SEGMENT_ALL}
 FINETUNE = {"finetune": 3, "curves": 1, **BUNDLE}
 PRETRAIN = {"pretrain": 3, **FINETUNE}
@@ -256,7 +256,7 @@ DELETED = {
     "a fine-tuned network": ("models/finetune/axial", {**FINETUNE, "finetune": 1}),
     "the model": ("model", BUNDLE),
     "a segmentation": ("segmentations/sub-s1", SEGMENT_S),
-    "the report": ("report", {"curves": 1, "score_figures": 1, "overlay": 2, **REPORT}),
+    "the report": ("report", {"curves": 1, "score_figures": 1, "pictures": 2, **REPORT}),
 }
 
 

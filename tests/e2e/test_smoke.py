@@ -118,7 +118,7 @@ def test_new_test_scan_is_converted_segmented_and_scored_alone(finished, t1w):
     label = str(ROOT / "src/quicknat/demo_labels/sub-ds240_dseg.nii.gz")
     row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",
            "use": "test"}  # fmt: skip
-    own = dict.fromkeys(["convert", "convert_labels", "segment", "evaluate", "overlay"], 1)
+    own = dict.fromkeys(["convert", "convert_labels", "segment", "evaluate", "pictures"], 1)
     shared_by_all = dict.fromkeys(["metrics", "volumes", "score_figures", "report"], 1)
     assert dry(finished, with_rows(row)) == own | shared_by_all
 
@@ -126,14 +126,14 @@ def test_new_test_scan_is_converted_segmented_and_scored_alone(finished, t1w):
 def test_new_scan_to_segment_runs_only_its_own_jobs_and_the_report(finished, t1w):
     row = {"subject": "new", "image": str(t1w), "use": "segment"}
     counts = dry(finished, with_rows(row))
-    assert counts == {"convert": 1, "segment": 1, "overlay": 1, "volumes": 1, "report": 1}
+    assert counts == {"convert": 1, "segment": 1, "pictures": 1, "volumes": 1, "report": 1}
 
 
 def test_new_scan_out_of_a_known_archive_unpacks_nothing_again(finished):
     member = "img2fmri/derivatives/T1/sub-CSI3_ses-16_anat_sub-CSI3_ses-16_T1w.nii.gz"
     row = {"subject": "CSI3", "source": "img2fmri", "image": member, "use": "segment"}
     counts = dry(finished, with_rows(row))
-    assert counts == {"convert": 1, "segment": 1, "overlay": 1, "volumes": 1, "report": 1}
+    assert counts == {"convert": 1, "segment": 1, "pictures": 1, "volumes": 1, "report": 1}
 
 
 def test_new_training_scan_trains_again_but_converts_only_itself(finished, t1w):
@@ -249,7 +249,7 @@ def test_retry_of_a_terminated_training_goes_on_where_it_was(finished, tmp_path)
     ("arguments", "ran"),
     [
         (("--until", "slice", "--forcerun", "convert"), "slice"),
-        (("--forcerun", "curves", "overlay", "metrics"), "report"),
+        (("--forcerun", "curves", "pictures", "metrics"), "report"),
     ],
 )
 def test_rules_of_the_imaging_environment_run_without_torch(finished, tmp_path, arguments, ran):

@@ -25,7 +25,7 @@ def test_demo_runs_every_stage_of_the_design(dry_run, tmp_path):
     assert counts["download"] == counts["unpack"] == 2
     assert counts["convert"] == counts["slice"] + 2  # test scans are not sliced
     assert counts["auto_label"] == counts["demo_ixi"] > 0
-    assert counts["segment"] == counts["evaluate"] == counts["overlay"] == 2
+    assert counts["segment"] == counts["evaluate"] == counts["pictures"] == 2
     assert counts["bundle"] == counts["metrics"] == counts["report"] == 1
 
 

@@ -60,7 +60,7 @@ try:
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
     PEOPLE = os.path.join(os.path.dirname(SHEET), "participants.tsv")  # ages and the like
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
-    TEMPLATE = in_workflow("workflow/report/index.html.j2")
+    TEMPLATES = in_workflow("workflow/report")
     SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
     known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))

@@ -1,6 +1,8 @@
 # Figures and the report page.
 # Requires: histories, metrics, segmentations.
-# Makes:    results/report/figures/*.png, results/report/index.html
+# Makes:    results/report/index.html           the cohort
+#           results/report/{scan}.html          each segmented scan
+#           results/report/{figures,volumes,assets}/
 
 
 rule curves:
@@ -33,6 +35,10 @@ SCORE_FIGURES = {
     "confusion": "confused structures",
     "uncertainty": "uncertainty against Dice",
 }
+
+
+LIBRARIES = ("niivue", "datatables") if config["report"]["interactive"] else ()
+TEMPLATE_FILES = sorted(str(path) for path in Path(TEMPLATES).rglob("*") if path.is_file())
 
 
 rule score_figures:
@@ -68,47 +74,20 @@ rule score_figures:
         " --protocol {params.protocol:q} --output results/report/figures 2>&1 | tee {log:q}"
 
 
-rule overlay:
-    input:
-        scan=CONFORMED,
-        record=rules.convert.output.record,
-        prediction="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
-        reference=lambda wc: (
-            "results/scans/{scan}/anat/{scan}_dseg.nii.gz" if SCANS[wc.scan].labels else []
-        ),
-    output:
-        report(
-            "results/report/figures/{scan}_overlay.png",
-            caption="../report/overlay.rst",
-            category="Segmentations",
-            labels={"figure": "overlay", "scan": "{scan}"},
-        ),
-    log:
-        "results/logs/overlay/{scan}.log",
-    benchmark:
-        "results/benchmarks/overlay/{scan}.tsv"
-    conda:
-        "../../envs/imaging.yaml"
-    params:
-        protocol=untracked(PROTOCOL),
-        table=PROTOCOL_DIGEST,
-        reference=lambda wc, input: (["--reference", input.reference] if input.reference else []),
-    shell:
-        "quicknat overlay {input.scan:q} {input.prediction:q} {params.reference:q}"
-        " --protocol {params.protocol:q} --output {output:q} 2>&1 | tee {log:q}"
-
-
 rule report:
     input:
         curves=rules.curves.output,
         scores=rules.score_figures.output if scans("test") else [],
         metrics=rules.metrics.output if scans("test") else [],
-        overlays=expand("results/report/figures/{scan}_overlay.png", scan=SEGMENTED),
+        pictures=expand(rules.pictures.output, scan=SEGMENTED),
+        libraries=expand(f"{RAW}/{{source}}.archive", source=LIBRARIES),
         qc=expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json", scan=SEGMENTED),
         volumes="results/segmentations/volumes.tsv" if SEGMENTED else [],
         bundle="results/model/bundle.json",
     output:
-        "results/report/index.html",
+        page="results/report/index.html",
+        pages=expand("results/report/{scan}.html", scan=SEGMENTED),
+        assets=directory("results/report/assets"),
     log:
         "results/logs/report/page.log",
     benchmark:
@@ -119,11 +98,14 @@ rule report:
         # what is in these files is compared rather than where they are, so that they can move
         sheet=untracked(SHEET),
         schema=untracked(SHEET_SCHEMA),
-        template=untracked(TEMPLATE),
+        templates=untracked(TEMPLATES),
         protocol=untracked(PROTOCOL),
         note=untracked(["--note", COHORT_NOTE] if os.path.exists(COHORT_NOTE) else []),
         people=untracked(["--participants", PEOPLE] if os.path.exists(PEOPLE) else []),
-        contents=[PROTOCOL_DIGEST, *map(file_digest, (TEMPLATE, COHORT_NOTE, PEOPLE))],
+        contents=[PROTOCOL_DIGEST, *map(file_digest, (*TEMPLATE_FILES, COHORT_NOTE, PEOPLE))],
+        libraries=lambda wc, input: [
+            f"--{name}={path}" for name, path in zip(LIBRARIES, input.libraries)
+        ],
         title=Path(SHEET).stem,
         cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
         segmented=SEGMENTED,
@@ -132,9 +114,9 @@ rule report:
         check=["--check", CHECKED] if SKIPPED else [],
         skipped=SKIPPED,
     shell:
-        "quicknat report {params.sheet:q} --schema {params.schema:q} --template {params.template:q}"
+        "quicknat report {params.sheet:q} --schema {params.schema:q} --templates {params.templates:q}"
         " --protocol {params.protocol:q} --results results {params.note:q} {params.people:q}"
-        " {params.check:q}"
+        " {params.check:q} {params.libraries:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --waiting <(printf '%s\\n' {params.waiting:q})"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        " --output {output.page:q} 2>&1 | tee {log:q}"

@@ -104,34 +104,49 @@ def draw_scores(
         save(figure, output / f"{name}.png", output / f"{name}.svg", dpi=160)
 
 
-@app.command()
-def overlay(
+@app.command("scan-pictures")
+def scan_pictures(
     scan: Annotated[Path, typer.Argument(help="Conformed scan (its sidecar names the original).")],
     prediction: Annotated[Path, typer.Argument(help="Label map on the original's grid.")],
     protocol: ProtocolFile,
-    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    overlay: Annotated[Path, typer.Option(help="PNG to write: three views side by side.")],
+    mosaics: Annotated[Path, typer.Option(help="Folder to write: mosaics and their layers.")],
+    volumes: Annotated[Path, typer.Option(help="Script to write: volumes for the viewer.")],
     reference: Annotated[Path | None, typer.Option(help="Reference label map.")] = None,
+    uncertainty: Annotated[Path | None, typer.Option(help="Map of uncertainty.")] = None,
 ) -> None:
-    """Draw image, reference and prediction in three views.
+    """Draw what the report shows of one scan.
 
-    Example: `quicknat overlay T1w.nii.gz dseg.nii.gz --protocol workflow/labels/quicknat28.tsv
-    --output overlay.png`
+    Example: `quicknat scan-pictures T1w.nii.gz dseg.nii.gz --overlay overlay.png --mosaics mosaics
+    --volumes volumes.js --protocol workflow/labels/quicknat28.tsv`
     """
-    from quicknat.figures import overlay_files, save
+    from quicknat.errors import folder_written_whole
+    from quicknat.figures import overlay_panel, save
     from quicknat.labels import Protocol
+    from quicknat.mosaics import write_mosaics
+    from quicknat.scan_layers import load_layers
+    from quicknat.viewer import colour_blind_colors, write_viewer_volumes
+    from quicknat.volumes import Volume
 
-    save(overlay_files(scan, prediction, reference, Protocol.read(protocol)), output)
+    name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
+    layers = load_layers(scan, prediction, reference, uncertainty)
+    parts = (layers.image, layers.prediction, layers.reference)
+    found = [None if part is None else Volume(part, layers.grid.affine, scan) for part in parts]
+    save(overlay_panel(*found, table, name), overlay)
+    with folder_written_whole(mosaics) as folder:
+        write_mosaics(folder, layers, table.colors, colour_blind_colors(table))
+    write_viewer_volumes(volumes, name, layers, table)
 
 
 @app.command()
 def report(
     sheet: Annotated[Path, typer.Argument(help="The cohort's sheet.")],
     schema: Annotated[Path, typer.Option(help="Its schema.")],
-    template: Annotated[Path, typer.Option(help="HTML template.")],
+    templates: Annotated[Path, typer.Option(help="Folder of templates, captions and assets.")],
     protocol: ProtocolFile,
     results: Annotated[Path, typer.Option(help="Results folder.")],
     segmented: Annotated[Path, typer.Option(help="File that lists the segmented scans' names.")],
-    output: Annotated[Path, typer.Option(help="index.html to write.")],
+    output: Annotated[Path, typer.Option(help="index.html to write; all else goes beside it.")],
     note: Annotated[
         Path | None, typer.Option(help="Text file: what this cohort's scores do and do not mean.")
     ] = None,
@@ -144,47 +159,40 @@ def report(
     waiting: Annotated[
         Path | None, typer.Option(help="File that lists scans which frozen models have not seen.")
     ] = None,
+    niivue: Annotated[Path | None, typer.Option(help="Script of NiiVue.")] = None,
+    datatables: Annotated[Path | None, typer.Option(help="Script of DataTables.")] = None,
 ) -> None:
-    """Write the report page from a results folder.
+    """Write the report's pages from a results folder.
 
-    Example: see `workflow/rules/report.smk`, which makes everything that the page shows.
+    Without the two scripts the pages have no viewer, and tables that do not sort.
+
+    Example: see `workflow/rules/report.smk`, which makes everything that the pages show.
     """
     import pandas as pd
 
     from quicknat.cohort import read_sheet
     from quicknat.labels import Protocol
-    from quicknat.report import DEFAULT_NOTE, People, ReportInputs, render
+    from quicknat.report import DEFAULT_NOTE, ReportInputs, write_report
+    from quicknat.report_tables import People
     from quicknat.schema import load_schema
     from quicknat.verdicts import BAD, read_verdicts
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
     known = pd.read_csv(participants, sep="\t", dtype=str, index_col=0) if participants else None
-    names = [line for line in segmented.read_text().split("\n") if line]
     unseen = [line for line in waiting.read_text().split("\n") if line] if waiting else []
-    figures = results / "report" / "figures"
-    scored = [
-        "dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty",
-    ]  # fmt: skip
-    scores = (results / "metrics.tsv").exists()
-    volumes = results / "segmentations" / "volumes.tsv"
-    stem = "{0}/segmentations/{1}/anat/{1}_desc-quicknat_qc.json"
+    libraries = {"niivue": niivue, "datatables": datatables} if niivue and datatables else None
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
         note=note.read_text().strip() if note else DEFAULT_NOTE,
+        results=results,
         scans=[s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out],
+        segmented=[line for line in segmented.read_text().split("\n") if line],
+        protocol=Protocol.read(protocol),
         skipped=skipped,
         people=People(None if known is None else known.fillna("n/a")),
         waiting=unseen,
-        protocol=Protocol.read(protocol),
-        bundle=results / "model" / "bundle.json",
-        metrics=pd.read_csv(results / "metrics.tsv", sep="\t") if scores else None,
-        views=pd.read_csv(results / "metrics" / "views.tsv", sep="\t") if scores else None,
-        volumes=pd.read_csv(volumes, sep="\t") if names else pd.DataFrame(),
-        quality={name: Path(stem.format(results, name)) for name in names},
-        figures={name: figures / f"{name}.png" for name in ["curves", *(scored * scores)]},
-        overlays={name: figures / f"{name}_overlay.png" for name in names},
-        benchmarks=results / "benchmarks",
+        libraries=libraries,
     )
-    render(inputs, template, output)
+    write_report(inputs, templates, output)
     log.info("wrote %s", output)
