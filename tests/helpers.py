@@ -24,12 +24,16 @@ LABELS = ROOT / "workflow" / "labels"
 def run_snakemake(
     directory: Path, *arguments: str, overlay: dict | None = None, env=None, root: Path = ROOT
 ):
-    """Run on `directory`; returns the finished process with both outputs in one text."""
+    """Run on `directory`; returns the finished process with both outputs in one text.
+
+    With settings of its own (`overlay`) a run makes a static report, unless they say otherwise: it
+    needs nothing from npm.
+    """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(directory), "--cores", "2", *arguments]
     if overlay is not None:
         path = directory / "overlay.yaml"
-        path.write_text(yaml.safe_dump(overlay))
+        path.write_text(yaml.safe_dump({"report": {"interactive": False}, **overlay}))
         command += ["--configfile", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=env)
     done.text = done.stdout + done.stderr

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 
 from helpers import ROOT, save
 from quicknat.conform import conform_file
+from quicknat.scan_layers import load_layers
 from quicknat.viewer import colour_blind_colors, write_viewer_volumes
 from quicknat.volumes import save_nifti
 
@@ -45,9 +46,10 @@ def report(tmp_path_factory, head, demo_dseg, protocol, libraries):
     scan = folder / "scans/scan.nii.gz"
     save_nifti(scan, conformed, grid)
     scan.with_name("scan.json").write_text(json.dumps(record))
-    write = write_viewer_volumes
-    write(folder / "volumes/sub-1.js", SCAN, scan, *(paths[k] for k in "pru"), protocol)
-    write(folder / "volumes/sub-2.js", "sub-2", scan, paths["p"], None, None, protocol)
+    layers = load_layers(scan, *(paths[k] for k in "pru"))
+    write_viewer_volumes(folder / "volumes/sub-1.js", SCAN, layers, protocol)
+    layers = load_layers(scan, paths["p"], None, None)
+    write_viewer_volumes(folder / "volumes/sub-2.js", "sub-2", layers, protocol)
     shutil.copytree(REPORT / "assets", folder / "assets")
     shutil.copy(libraries / "niivue.js", folder / "assets")
     environment = Environment(

@@ -1,18 +1,24 @@
-"""The report page: self-contained, and deaf to what scans are called."""
+"""The report's pages: what they say, and that they are deaf to what scans are called."""
 
-import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from helpers import ROOT
+from made_up_results import made_up_results
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
+from quicknat.failures import Failure
 from quicknat.figures import overlay_panel
-from quicknat.report import People, ReportInputs, render
+from quicknat.report import write_report
+from quicknat.report_tables import People, volumes_in_cohort
 from quicknat.verdicts import Verdict
 from quicknat.volumes import Volume
+
+TEMPLATES = ROOT / "workflow/report"
 
 
 def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
@@ -29,40 +35,83 @@ def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
         assert columns[0] < columns[1]
 
 
-def test_text_of_the_sheet_cannot_become_markup(tmp_path, protocol):
-    hostile = "<script>alert(1)</script>"
-    view = {
-        "network": {"filters": 4, "squeeze_excitation": "NONE", "dropout": 0.0},
-        "training": {"optimizer": hostile, "learning_rate": 1, "epochs": 1},
-        "best_epoch": 1, "best_val_dice": None, "sha256": "0" * 64,
-    }  # fmt: skip
-    bundle = {
-        "aggregation": {"axial": 1.0}, "conform": {"spacing_mm": 2}, "slices": {"size": 96},
-        "views": {"axial": view},
-    }  # fmt: skip
-    (tmp_path / "bundle.json").write_text(json.dumps(bundle))
-    (tmp_path / "curves.png").write_bytes(b"")
-    (tmp_path / "benchmarks").mkdir()
-    inputs = ReportInputs(
-        title=hostile, note=hostile, protocol=protocol, bundle=tmp_path / "bundle.json",
-        scans=[Scan(subject="1", image=hostile, use="segment", person='"><img onerror=alert(1)>')],
-        metrics=None, views=None, volumes=pd.DataFrame(), quality={},
-        figures={"curves": tmp_path / "curves.png"}, overlays={},
-        benchmarks=tmp_path / "benchmarks",
-        skipped=[Verdict("sub-2", "test", hostile, "bad", hostile)], waiting=[hostile, "sub-3"],
-        people=People(pd.DataFrame({"sex": [hostile]}, index=["sub-1"])),
+HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
+
+
+def hostile_scans():
+    """What a sheet with other rules might let through; no slash, for these are names of files."""
+    return [
+        Scan(subject="""<img src=x onerror=alert(1)>"'ü""", image=HOSTILE, use="test",
+             person=HOSTILE),
+        Scan(subject="2", image="b.nii", use="segment", person="2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("interactive", [True, False])
+def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive):
+    table = protocol.table.copy()
+    table.loc[8, "name"] = HOSTILE
+    for name in ("niivue.js", "datatables.js"):
+        (tmp_path / name).write_text("")
+    libraries = {name: tmp_path / f"{name}.js" for name in ("niivue", "datatables")}
+    inputs = made_up_results(
+        tmp_path / "results", hostile_scans(), replace(protocol, table=table), HOSTILE,
+        skipped=[Verdict("sub-3", "test", HOSTILE, "bad", HOSTILE)], waiting=[HOSTILE, "sub-4"],
+        failed=[Failure("segment", HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
+        people=People(pd.DataFrame({"sex": [HOSTILE]}, index=["sub-2"])),
+        libraries=libraries if interactive else None,
     )  # fmt: skip
-    render(inputs, ROOT / "workflow/report/index.html.j2", tmp_path / "index.html")
-    page = (tmp_path / "index.html").read_text()
-    assert page.count("&lt;script&gt;alert(1)") >= 7 and "were left out" in page
-    assert "2 of the training scans wait" in page and "sub-3." in page
-    assert "<script" not in page and "<img onerror" not in page
+    output = tmp_path / "results/report/index.html"
+    write_report(inputs, TEMPLATES, output)
+    pages = [path.read_text() for path in output.parent.glob("*.html")]
+    assert len(pages) == 3
+    assert pages[0].count("&lt;script&gt;alert(1)") + pages[1].count("&lt;script&gt;alert(1)") > 9
+    for page in pages:
+        assert "<img src=x" not in page and "<script>" not in page
+        assert page.count("<script src=") == (page.count("</script>"))
+        assert ("<script" in page) == interactive
 
 
-def test_template_asks_for_nothing_outside_the_page():
-    template = (ROOT / "workflow/report/index.html.j2").read_text()
-    assert not re.search(r"https?://|<script|@import|<link", template)
-    assert "|safe" not in template
+def test_page_says_what_was_left_out_what_waits_and_what_failed(tmp_path, protocol):
+    inputs = made_up_results(
+        tmp_path, [Scan(subject="1", image="a.nii", use="test", person="1")], protocol,
+        skipped=[Verdict("sub-8", "test", "c.nii", "bad", "is damaged")],
+        failed=[Failure("convert", "sub-9", "no head", "results/logs/convert/sub-9.log", "")],
+        waiting=["sub-2", "sub-3"],
+    )  # fmt: skip
+    write_report(inputs, TEMPLATES, tmp_path / "report/incomplete.html")
+    page = (tmp_path / "report/incomplete.html").read_text()
+    assert "were left out" in page and "is damaged" in page
+    assert "2 of the training scans wait" in page and "sub-2, sub-3." in page
+    assert "1 job failed" in page and 'href="../logs/convert/sub-9.log"' in page
+    assert 'href="incomplete.html"' in (tmp_path / "report/sub-1.html").read_text()
+
+
+def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):
+    scans = [Scan(subject=name, image="a.nii", use="segment", person=name) for name in "12"]
+    output = tmp_path / "report/index.html"
+    inputs = made_up_results(tmp_path, scans, protocol)
+    write_report(inputs, TEMPLATES, output)
+    write_report(replace(inputs, scans=scans[:1], segmented=["sub-1"]), TEMPLATES, output)
+    assert sorted(p.name for p in output.parent.glob("*.html")) == ["index.html", "sub-1.html"]
+
+
+def test_percentiles_are_said_of_five_scans_or_more():
+    names = [f"sub-{k}" for k in range(5)]
+    rows = [(n, s, 100 + k) for k, n in enumerate(names) for s in ("A", "All structures")]
+    table = pd.DataFrame(rows, columns=["subject", "name", "volume_mm3"])
+    found = volumes_in_cohort(table)
+    assert list(found["percentile"][found["name"] == "A"]) == [20, 40, 60, 80, 100]
+    assert list(found["share"]) == [1] * 10
+    assert volumes_in_cohort(table[:8])["percentile"].isna().all()
+
+
+def test_templates_ask_for_nothing_outside_the_page():
+    for path in sorted(TEMPLATES.rglob("*.*")):
+        if path.suffix in (".j2", ".css", ".js"):
+            text = path.read_text()
+            assert not re.search(r"https?://|@import|\bfetch\(|XMLHttpRequest", text), path.name
+            assert "|safe" not in text
 
 
 def test_failed_write_leaves_neither_final_nor_temporary_file(tmp_path):

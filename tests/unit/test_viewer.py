@@ -13,7 +13,8 @@ from helpers import LABELS, save
 from quicknat.conform import conform_file
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
-from quicknat.viewer import MARGIN_MM, colour_blind_colors, viewer_grid, write_viewer_volumes
+from quicknat.scan_layers import MARGIN_MM, load_layers, viewing_grid
+from quicknat.viewer import colour_blind_colors, write_viewer_volumes
 from quicknat.volumes import Volume, save_nifti
 
 
@@ -44,7 +45,8 @@ def written(tmp_path, protocol):
             path = tmp_path / f"{key}.nii.gz"
             paths.append(None if data is None else save(path, data, affine))
         output = tmp_path / "volumes" / f"{name}.js"
-        write_viewer_volumes(output, name, tmp_path / "scan.nii.gz", *paths, protocol)
+        layers = load_layers(tmp_path / "scan.nii.gz", *paths)
+        write_viewer_volumes(output, name, layers, protocol)
         return output
 
     return write
@@ -118,7 +120,7 @@ def test_grid_has_no_voxels_much_finer_than_1_mm_and_a_margin(zooms):
     labels = np.zeros((200, 190, 180), np.uint8)
     labels[90:100, 90:100, 90:100] = 1
     affine = nib.affines.from_matvec(np.diag(zooms), [-50, -60, -70])
-    grid = viewer_grid(Volume(labels, affine, "x"))
+    grid = viewing_grid(Volume(labels, affine, "x"))
     found = voxel_sizes(grid.affine)
     assert np.allclose(found, [1 if zoom < 0.9 else zoom for zoom in zooms])
     for axis, zoom in enumerate(zooms):

@@ -1,0 +1,149 @@
+"""The report's pages in a real browser, opened from disk: tables, layers, access, a large cohort."""
+
+import time
+
+import numpy as np
+import pytest
+
+from helpers import ROOT
+from made_up_results import made_up_results
+from quicknat.cohort import Scan
+from quicknat.report import write_report
+from quicknat.scan_layers import Layers
+from quicknat.viewer import write_viewer_volumes
+from quicknat.volumes import Grid
+
+TEMPLATES = ROOT / "workflow/report"
+HOSTILE = """<script>document.title = 'harmed'</script>"'<img src=x onerror="alert(1)">"""
+NASTY = """<img src=x onerror=alert(1)>"'ü"""  # may be part of a file's name
+SERIOUS = ("serious", "critical")
+WITHIN_S = 5
+
+
+def written(folder, protocol, libraries, scans, text="", volumes=()):
+    inputs = made_up_results(
+        folder, scans, protocol, text,
+        libraries={name: libraries / f"{name}.js" for name in ("niivue", "datatables")},
+    )  # fmt: skip
+    labels = np.zeros((24, 24, 24), np.uint8)
+    labels[4:20, 4:20, 4:20], labels[8:16, 8:16, 8:16] = 1, 2
+    layers = Layers(Grid(labels.shape, np.eye(4)), labels * 100.0, labels, None, None)
+    for name in volumes:
+        write_viewer_volumes(folder / f"report/volumes/{name}.js", name, layers, protocol)
+    write_report(inputs, TEMPLATES, folder / "report/index.html")
+    return folder / "report"
+
+
+def person(name, use="test"):
+    return Scan(subject=name, image=f"{name}.nii", use=use, person=name)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, protocol, libraries):
+    scans = [person(str(k)) for k in range(1, 7)]
+    return written(tmp_path_factory.mktemp("small"), protocol, libraries, scans, "", ["sub-1"])
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, protocol, libraries):
+    scans = [person(f"{k:03d}") for k in range(200)]
+    return written(tmp_path_factory.mktemp("large"), protocol, libraries, scans)
+
+
+def rows(page, name):
+    return page.locator(f"table[data-name={name}] tbody tr")
+
+
+def test_large_cohort_is_there_in_time_and_its_tables_are_paged(browse, large):
+    start = time.monotonic()
+    page = browse(large / "index.html").page
+    page.locator("table[data-name=scans] + *, .dt-paging").first.wait_for()
+    assert time.monotonic() - start < WITHIN_S  # asked for as such: 200 scans within 5 s
+    assert rows(page, "scans").count() == 50
+    page.get_by_role("searchbox").first.fill("sub-123")
+    assert rows(page, "scores_scans").count() == 1
+
+
+def test_tables_sort_by_number_and_by_keyboard(browse, small):
+    page = browse(small / "index.html").page
+    column = rows(page, "scores_structures").locator("td:nth-child(2)")
+    before = column.all_inner_texts()
+    heading = page.locator("table[data-name=scores_structures] thead th:nth-child(2)")
+    heading.click()
+    ascending = column.all_inner_texts()
+    assert ascending == sorted(before, key=float) != before
+    assert heading.get_attribute("aria-sort") == "ascending"
+    heading.locator("[tabindex='0']").first.press("Enter")
+    assert column.all_inner_texts() == ascending[::-1]
+
+
+def test_table_is_saved_as_tsv_as_it_stands(browse, small, tmp_path):
+    page = browse(small / "index.html").page
+    page.locator("table[data-name=scores_scans] thead th:nth-child(1)").click()
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save as TSV: Test scans").click()
+    assert saving.value.suggested_filename == "scores_scans.tsv"
+    saving.value.save_as(tmp_path / "t.tsv")
+    lines = (tmp_path / "t.tsv").read_text().splitlines()
+    assert lines[0].split("\t")[:2] == ["Scan", "Dice"]
+    assert [line.split("\t")[0] for line in lines[1:]] == [f"sub-{k}" for k in range(1, 7)]
+
+
+def test_layers_of_the_mosaics_are_switched_without_script(browse, small):
+    page = browse(small / "sub-2.html", java_script_enabled=False).page
+    outlines = page.locator("img.prediction.own").first
+    safe = page.locator("img.prediction.safe").first
+    reference = page.locator("img.reference.own").first
+    assert outlines.is_visible() and not safe.is_visible() and not reference.is_visible()
+    page.get_by_label("Colour-blind-safe colours").last.check()
+    page.locator("input[value=reference]").check()
+    assert safe.is_visible() and not outlines.is_visible()
+    assert page.locator("img.reference.safe").first.is_visible()
+    page.locator("input[value=prediction]").uncheck()
+    assert not safe.is_visible()
+
+
+def test_name_in_the_table_of_volumes_leads_to_the_structure_in_the_viewer(browse, small):
+    page = browse(small / "sub-1.html").page
+    page.locator("#viewer").scroll_into_view_if_needed()
+    page.wait_for_function("!document.querySelector('[data-viewer=controls]').disabled")
+    page.get_by_role("link", name="Left cerebral cortex").click()
+    page.wait_for_function(
+        "document.querySelector('[data-viewer=where]').textContent.includes('Left cerebral cortex')"
+    )
+
+
+def test_scans_lead_from_one_to_the_next_and_back_to_the_cohort(browse, small):
+    page = browse(small / "index.html").page
+    rows(page, "scans").nth(1).get_by_role("link").last.click()
+    name = page.locator("h1").inner_text()
+    page.locator(".steps").get_by_role("link", name="→").click()
+    assert page.locator("h1").inner_text() not in (name, "")
+    page.get_by_role("navigation").get_by_role("link", name="Cohort").click()
+    assert page.url.endswith("index.html")
+
+
+def test_hostile_names_and_texts_do_no_harm(browse, tmp_path, protocol, libraries):
+    scans = [person(NASTY), person("2", "segment")]
+    folder = written(tmp_path, protocol, libraries, scans, HOSTILE)
+    page = browse(folder / "index.html").page
+    assert "harmed" not in page.title() or "<script>" in page.title()
+    page.get_by_role("link", name=f"sub-{NASTY}").first.click()
+    assert page.locator("h1").inner_text() == f"sub-{NASTY}"
+    assert page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize("name", ["index.html", "sub-1.html"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_serious_barrier_is_found(browse, small, name, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = browse(small / name, viewport={"width": width, "height": 900}).page
+    page.wait_for_load_state()
+    found = [v for v in axe.run(page).response["violations"] if v["impact"] in SERIOUS]
+    assert [(v["id"], [node["html"][:200] for node in v["nodes"][:3]]) for v in found] == []
+
+
+def test_page_fits_a_phone(browse, small):
+    for name in ("index.html", "sub-1.html"):
+        page = browse(small / name, viewport={"width": 390, "height": 800}).page
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
