@@ -103,7 +103,8 @@ rule report:
         note=untracked(["--note", COHORT_NOTE] if os.path.exists(COHORT_NOTE) else []),
         people=untracked(["--participants", PEOPLE] if os.path.exists(PEOPLE) else []),
         contents=[PROTOCOL_DIGEST, *map(file_digest, (*TEMPLATE_FILES, COHORT_NOTE, PEOPLE))],
-        libraries=lambda wc, input: [
+        # derived from outputs, as Snakemake sees it: where they lie reruns nothing
+        libraries=lambda wc, input, output: [
             f"--{name}={path}" for name, path in zip(LIBRARIES, input.libraries)
         ],
         title=Path(SHEET).stem,

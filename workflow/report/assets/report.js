@@ -21,6 +21,14 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
+  // what must be scrolled sideways can be reached by keyboard, and then the arrow keys do that
+  const width = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
+    }
+  });
+  for (const wide of document.querySelectorAll(".scroll")) width.observe(wide);
+
   for (const table of document.querySelectorAll("table[data-name]")) {
     const long = table.tBodies[0].rows.length > PAGE;
     const data = new DataTable(table, {
