@@ -7,13 +7,13 @@ rule curves:
     input:
         expand("results/models/{stage}/{view}/history.tsv", stage=STAGES, view=VIEWS),
     output:
-        report(
+        png=report(
             "results/report/figures/curves.png",
             caption="../report/curves.rst",
             category="Training",
             labels={"figure": "learning curves"},
         ),
-        "results/report/figures/curves.svg",
+        svg="results/report/figures/curves.svg",
     log:
         "results/logs/curves/all.log",
     benchmark:
@@ -21,7 +21,7 @@ rule curves:
     conda:
         "../../envs/imaging.yaml"
     shell:
-        "quicknat curves {input:q} --output {output[0]:q} 2>&1 | tee {log:q}"
+        "quicknat curves {input:q} --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 SCORE_FIGURES = {
