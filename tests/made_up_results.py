@@ -12,7 +12,8 @@ from PIL import Image
 
 from quicknat.cohort import Scan
 from quicknat.labels import Protocol
-from quicknat.report import SCORE_FIGURES, ReportInputs
+from quicknat.report import SCORE_FIGURES
+from quicknat.report_content import GATHERED_FROM, ReportInputs
 
 VIEWS = ("coronal", "axial", "sagittal")
 LAYERS = ("prediction", "prediction_safe", "reference", "reference_safe", "disagreement")
@@ -116,7 +117,7 @@ def made_up_results(
     _write(results / "model/README.md", "")
     _write(results / "config.yaml", "")
     history = pd.DataFrame({"epoch": [1, 2], "train_loss": [2, 1], "val_loss": [1, 1.5],
-                            "val_dice": [0.5, 0.4]})  # fmt: skip
+                            "val_dice": [0.5, 0.4], "seconds": [30, 30]})  # fmt: skip
     for name in VIEWS:
         _write(results / f"models/finetune/{name}/history.tsv", history)
     times = pd.DataFrame({"s": [1.5], "max_rss": [100.0]})
@@ -125,3 +126,11 @@ def made_up_results(
         title=f"Report {text}", note=f"A note {text}", results=results, scans=scans,
         segmented=names, protocol=protocol, **more,
     )  # fmt: skip
+
+
+def split_tables(inputs: ReportInputs) -> None:
+    """Write each scan's own part of the tables of all."""
+    for path, own in GATHERED_FROM.items():
+        table, of_metrics = inputs.table(path), path.startswith("metrics")
+        for name, part in table.groupby("subject"):
+            _write(inputs.results / own.format(name), part if of_metrics else part.iloc[:, :-1])

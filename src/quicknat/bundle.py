@@ -96,7 +96,9 @@ def write_bundle(
                 "validation_scans", "classes", "initial_sha256", "versions",
             )},
             # earlier versions did not write these; without, no warm start is made from the model
-            **{key: described.get(key) for key in ("data", "warm_start")},
+            **{key: described.get(key) for key in (
+                "data", "warm_start", "device_name", "precision"
+            )},
         }  # fmt: skip
     with written_whole(output / "labels.tsv") as (temporary,):
         protocol.write(temporary)

@@ -17,8 +17,8 @@ def complete_scans(
 ) -> list[str]:
     """Those scans that have all of what the report needs, made with the model that is there now.
 
-    A run that stopped half-way leaves segmentations of the model before, and scores of the
-    segmentation before; scans that have only such are not complete.
+    A run that stopped half-way leaves segmentations of the model before, and scores and
+    pictures of the segmentation before; scans that have only such are not complete.
 
     Args:
         results: folder of the run.
@@ -30,7 +30,9 @@ def complete_scans(
     return [
         name
         for name in names
-        if _is_segmented(results, name, model) and (name not in tested or _is_scored(results, name))
+        if _is_segmented(results, name, model)
+        and _is_later(results, name, f"report/figures/{name}/thumbnail.jpg")
+        and (name not in tested or _is_later(results, name, f"metrics/{name}.tsv"))
     ]
 
 
@@ -47,7 +49,7 @@ def _is_segmented(results: Path, name: str, model: str) -> bool:
         return False
 
 
-def _is_scored(results: Path, name: str) -> bool:
-    scores = results / "metrics" / f"{name}.tsv"
+def _is_later(results: Path, name: str, made: str) -> bool:
+    """Whether a file was made of the scan's present segmentation."""
     segmented = _file(results, name, "dseg.nii.gz").stat().st_mtime
-    return scores.is_file() and scores.stat().st_mtime >= segmented
+    return (results / made).is_file() and (results / made).stat().st_mtime >= segmented

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,18 @@ def computes_in_bfloat16(gpu: bool) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities()
     return features.get("avx512_bf16", False) or features.get("amx_bf16", False)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the processor's name, as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:  # Linux; elsewhere Python knows the name
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def keep_freed_memory() -> None:

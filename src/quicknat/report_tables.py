@@ -73,6 +73,30 @@ def run_times(folder: Path) -> list[dict]:
     return rows
 
 
+def page_weights(folder: Path, scans: Sequence[str], figures: Sequence[str]) -> dict[str, float]:
+    """How much a browser loads, in MB: ``cohort``'s page, the heaviest ``scan``'s page; ``folder``.
+
+    The cohort's page with all of its pictures, which load as they come into view; small text files
+    do not count.
+    """
+
+    def size(*paths: Path) -> float:
+        return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
+
+    code = size(*(folder / "assets").glob("*"))
+    figures_size = size(*(folder / "figures" / f"{name}.png" for name in figures))
+    thumbnails = size(*(folder / "figures" / name / "thumbnail.jpg" for name in scans))
+    own = [
+        size(folder / "volumes" / f"{name}.js", *(folder / "figures" / name).glob("*"))
+        for name in scans
+    ]
+    return {
+        "cohort": code + figures_size + thumbnails,
+        "scan": code + max(own, default=0),
+        "folder": size(*folder.rglob("*")),
+    }
+
+
 def versions() -> dict[str, str]:
     """Versions of what the results depend on."""
     found = {"quicknat": quicknat.__version__, "python": platform.python_version()}

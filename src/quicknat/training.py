@@ -21,7 +21,7 @@ from quicknat.checkpoint import load_state, save_state
 from quicknat.data import EpochBatches, SliceDataset, augmentation
 from quicknat.devices import choose_precision, make_fabric, share_threads
 from quicknat.errors import InputError, Interrupted
-from quicknat.hardware import keep_freed_memory
+from quicknat.hardware import device_name, keep_freed_memory
 from quicknat.history import (
     OVERFITTING,
     describe_epoch,
@@ -160,6 +160,7 @@ class ViewTraining:
                 "best_epoch": self.best["epoch"],
                 "best_val_dice": self.best["score"] if self.validation_loader else None,
                 "device": str(self.fabric.device),
+                "device_name": device_name(self.fabric.device),
                 "precision": choose_precision(self.settings.precision),
                 "compiled": self.compiled,
             }

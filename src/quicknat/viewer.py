@@ -18,6 +18,8 @@ from quicknat.scan_layers import Layers
 from quicknat.volumes import Grid
 
 PERCENTILES = (0.5, 99.5)  # of the image, black and white
+# steps between black and white: noise packs badly, and finer steps than these cannot be seen
+IMAGE_STEPS, UNCERTAINTY_STEPS, LABEL_STEPS = 64, 32, 255
 # Okabe and Ito's colours, told apart with every kind of colour vision
 HUES = np.array(
     [
@@ -34,11 +36,11 @@ PALER = (0.0, 0.4, 0.65)  # share of white in the first, second and third round 
 DARKER = 0.68  # a right-hand structure's share of its left twin's colour
 
 
-def _packed(data: np.ndarray, grid: Grid, low: float, high: float) -> str:
-    """Base64 of a gzipped NIfTI whose bytes 0 … 255 stand for `low` … `high`."""
-    scaled = np.clip((data.astype(np.float32) - low) * (255 / (high - low)), 0, 255)
+def _packed(data: np.ndarray, grid: Grid, low: float, high: float, steps: int) -> str:
+    """Base64 of a gzipped NIfTI whose bytes 0 … `steps` stand for `low` … `high`."""
+    scaled = np.clip((data.astype(np.float32) - low) * (steps / (high - low)), 0, steps)
     image = nib.Nifti1Image(np.rint(scaled).astype(np.uint8), grid.affine)
-    image.header.set_slope_inter((high - low) / 255, low)
+    image.header.set_slope_inter((high - low) / steps, low)
     image.header["cal_min"], image.header["cal_max"] = low, high
     return base64.b64encode(gzip.compress(image.to_bytes(), mtime=0)).decode("ascii")
 
@@ -85,15 +87,16 @@ def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Prot
         protocol: names and colours of the classes.
     """
     low, high = (float(value) for value in np.percentile(layers.image, PERCENTILES))
-    packed = {"image": _packed(layers.image, layers.grid, low, high if high > low else low + 1)}
+    high = high if high > low else low + 1
+    packed = {"image": _packed(layers.image, layers.grid, low, high, IMAGE_STEPS)}
     centres = {}
     for key in ("prediction", "reference"):
         labels = getattr(layers, key)
         if labels is not None:  # where the prediction misses a structure, the reference leads there
-            packed[key] = _packed(labels, layers.grid, 0, 255)
+            packed[key] = _packed(labels, layers.grid, 0, 255, LABEL_STEPS)
             centres = _centres(labels, layers.grid.affine) | centres
     if layers.uncertainty is not None:
-        packed["uncertainty"] = _packed(layers.uncertainty, layers.grid, 0, 1)
+        packed["uncertainty"] = _packed(layers.uncertainty, layers.grid, 0, 1, UNCERTAINTY_STEPS)
     structures = [
         {
             "index": index,

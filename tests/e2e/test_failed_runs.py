@@ -79,6 +79,9 @@ def test_table_of_what_failed_is_left_until_a_run_succeeds(tmp_path, head, demo_
     assert training.reason == f"{SILENT} (last line: at work)" and training.excerpt == "at work"
     assert "2 failed:\n" in done.stderr and f"convert   sub-late  {convert.reason}" in done.stderr
     assert "run the same command again" in done.stderr
+    page = (tmp_path / "results/report/incomplete.html").read_text()
+    assert "2 jobs failed" in page and "sub-late" in page and "late.nii.gz: " in page
+    assert 'href="../logs/convert/sub-late.log"' in page
     for name in (SCAN.format("s"), MODEL.format("coronal"), MODEL.format("sagittal")):
         assert (tmp_path / name).is_file(), name
 
@@ -86,4 +89,4 @@ def test_table_of_what_failed_is_left_until_a_run_succeeds(tmp_path, head, demo_
     assert job_counts(left.text) == {"finetune": 1} and table.exists()
     done = run(*wanted, rows=rows[:-1])
     assert done.returncode == 0, done.text[-3000:]
-    assert not table.exists()
+    assert not table.exists() and not (tmp_path / "results/report/incomplete.html").exists()

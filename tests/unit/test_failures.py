@@ -296,6 +296,8 @@ def results(tmp_path):
             (folder / f"{name}_desc-quicknat_{end}").touch()
         (folder / f"{name}_desc-quicknat_dseg.json").write_text(json.dumps(made_by))
         (tmp_path / f"metrics/{name}.tsv").touch()
+        (tmp_path / f"report/figures/{name}").mkdir(parents=True)
+        (tmp_path / f"report/figures/{name}/thumbnail.jpg").touch()
     return tmp_path
 
 
@@ -313,6 +315,12 @@ def test_scan_segmented_with_an_earlier_model_is_not_complete(results):
     old = json.dumps({"model": {"sha256": "of the model before"}})
     (results / "segmentations/a/anat/a_desc-quicknat_dseg.json").write_text(old)
     (results / "segmentations/b/anat/b_desc-quicknat_dseg.json").write_text("{")
+    assert complete_scans(results, ["a", "b", "c"]) == ["c"]
+
+
+def test_scan_without_pictures_of_its_segmentation_is_not_complete(results):
+    (results / "report/figures/a/thumbnail.jpg").unlink()
+    os.utime(results / "report/figures/b/thumbnail.jpg", (1, 1))
     assert complete_scans(results, ["a", "b", "c"]) == ["c"]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT
-from made_up_results import made_up_results
+from made_up_results import made_up_results, split_tables
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.failures import Failure
@@ -57,34 +57,63 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
     inputs = made_up_results(
         tmp_path / "results", hostile_scans(), replace(protocol, table=table), HOSTILE,
         skipped=[Verdict("sub-3", "test", HOSTILE, "bad", HOSTILE)], waiting=[HOSTILE, "sub-4"],
-        failed=[Failure("segment", HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
         people=People(pd.DataFrame({"sex": [HOSTILE]}, index=["sub-2"])),
         libraries=libraries if interactive else None,
     )  # fmt: skip
     output = tmp_path / "results/report/index.html"
     write_report(inputs, TEMPLATES, output)
+    split_tables(inputs)
+    failed = replace(inputs, failed=[Failure("segment", HOSTILE, HOSTILE, HOSTILE, HOSTILE)])
+    write_report(failed, TEMPLATES, output.with_name("incomplete.html"))
     pages = [path.read_text() for path in output.parent.glob("*.html")]
-    assert len(pages) == 3
-    assert pages[0].count("&lt;script&gt;alert(1)") + pages[1].count("&lt;script&gt;alert(1)") > 9
+    assert len(pages) == 4
+    assert all("&lt;script&gt;alert(1)" in page for page in pages)
     for page in pages:
         assert "<img src=x" not in page and "<script>" not in page
         assert page.count("<script src=") == (page.count("</script>"))
         assert ("<script" in page) == interactive
 
 
-def test_page_says_what_was_left_out_what_waits_and_what_failed(tmp_path, protocol):
+def test_page_says_what_was_left_out_and_what_waits(tmp_path, protocol):
     inputs = made_up_results(
         tmp_path, [Scan(subject="1", image="a.nii", use="test", person="1")], protocol,
         skipped=[Verdict("sub-8", "test", "c.nii", "bad", "is damaged")],
-        failed=[Failure("convert", "sub-9", "no head", "results/logs/convert/sub-9.log", "")],
         waiting=["sub-2", "sub-3"],
     )  # fmt: skip
-    write_report(inputs, TEMPLATES, tmp_path / "report/incomplete.html")
-    page = (tmp_path / "report/incomplete.html").read_text()
+    write_report(inputs, TEMPLATES, tmp_path / "report/index.html")
+    page = (tmp_path / "report/index.html").read_text()
     assert "were left out" in page and "is damaged" in page
     assert "2 of the training scans wait" in page and "sub-2, sub-3." in page
+
+
+def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, protocol):
+    scans = [
+        Scan(subject=name, image="a.nii", use=use, person=name)
+        for name, use in (("1", "test"), ("2", "segment"), ("9", "segment"))
+    ]
+    inputs = made_up_results(tmp_path, scans[:2], protocol)
+    output = tmp_path / "report/incomplete.html"
+    split_tables(inputs)
+    dice = f"{inputs.table('metrics.tsv')['dice'].mean():.3f}"
+    (tmp_path / "metrics.tsv").write_text("of an earlier run\n")
+    failure = Failure("convert", "sub-9", "no head", "results/logs/convert/sub-9.log", "")
+    write_report(replace(inputs, scans=scans, failed=[failure]), TEMPLATES, output)
+    page = output.read_text()
     assert "1 job failed" in page and 'href="../logs/convert/sub-9.log"' in page
-    assert 'href="incomplete.html"' in (tmp_path / "report/sub-1.html").read_text()
+    assert "2 of 3 scans to segment" in page and f"<b>{dice}</b>" in page
+    # neither figures of an earlier run nor links to pages that are not there
+    assert "figures/dice.png" not in page and "sub-1.html" not in page
+    assert list(output.parent.glob("sub-*.html")) == []
+
+
+def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
+    scan = Scan(subject="1", image="a.nii", use="test", person="1")
+    inputs = made_up_results(tmp_path, [scan], protocol)
+    (tmp_path / "model/bundle.json").unlink()
+    failed = [Failure("finetune", "axial", "killed", "results/logs/finetune/axial.log", "")]
+    output = tmp_path / "report/incomplete.html"
+    write_report(replace(inputs, segmented=[], failed=failed), TEMPLATES, output)
+    assert "finetune" in output.read_text() and "None is finished yet" in output.read_text()
 
 
 def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):

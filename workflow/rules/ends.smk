@@ -1,12 +1,13 @@
 # What is done when a run begins, and when it ends, well or not.
-# Makes:    results/config.yaml   the settings of the run
-#           results/failed.tsv    if jobs failed: stage, scan, reason, log and its end
+# Makes:    results/config.yaml              the settings of the run
+#           results/failed.tsv               if jobs failed: stage, scan, reason, log and its end
+#           results/report/incomplete.html   and then what is finished, with that table
 from snakemake.logging import logger
 
 from quicknat.failures import close_run
 from quicknat.jobs import JobLog
 
-FAILED, JOBS = "results/failed.tsv", JobLog()
+FAILED, JOBS, INCOMPLETE = "results/failed.tsv", JobLog(), "results/report/incomplete.html"
 
 
 onstart:
@@ -16,8 +17,14 @@ onstart:
 
 onsuccess:
     close_run([], FAILED)
+    Path(INCOMPLETE).unlink(missing_ok=True)
     print(f"Report: {os.path.abspath('results/report/index.html')}", file=sys.stderr)
 
 
 onerror:
     print(close_run(JOBS.failed, FAILED), file=sys.stderr)
+    if os.path.exists(FAILED):  # a page that cannot be made changes nothing about the end
+        shell(
+            "quicknat report {SHEET:q} --results results {REPORT_OPTIONS:q} --failed {FAILED:q}"
+            " --segmented <(printf '%s\\n' {SEGMENTED:q}) --output {INCOMPLETE:q} || true"
+        )

@@ -38,6 +38,12 @@ SCORE_FIGURES = {
 
 
 LIBRARIES = ("niivue", "datatables") if config["report"]["interactive"] else ()
+# a cohort may bring a note on what its scores mean, and who was scanned
+COHORT_FILES = {"note": COHORT_NOTE, "participants": PEOPLE}
+REPORT_OPTIONS = [
+    *("--schema", SHEET_SCHEMA, "--templates", TEMPLATES, "--protocol", PROTOCOL),
+    *(f"--{name}={path}" for name, path in COHORT_FILES.items() if os.path.exists(path)),
+]
 TEMPLATE_FILES = sorted(str(path) for path in Path(TEMPLATES).rglob("*") if path.is_file())
 
 
@@ -97,11 +103,7 @@ rule report:
     params:
         # what is in these files is compared rather than where they are, so that they can move
         sheet=untracked(SHEET),
-        schema=untracked(SHEET_SCHEMA),
-        templates=untracked(TEMPLATES),
-        protocol=untracked(PROTOCOL),
-        note=untracked(["--note", COHORT_NOTE] if os.path.exists(COHORT_NOTE) else []),
-        people=untracked(["--participants", PEOPLE] if os.path.exists(PEOPLE) else []),
+        options=untracked(REPORT_OPTIONS),
         contents=[PROTOCOL_DIGEST, *map(file_digest, (*TEMPLATE_FILES, COHORT_NOTE, PEOPLE))],
         # derived from outputs, as Snakemake sees it: where they lie reruns nothing
         libraries=lambda wc, input, output: [
@@ -115,9 +117,8 @@ rule report:
         check=["--check", CHECKED] if SKIPPED else [],
         skipped=SKIPPED,
     shell:
-        "quicknat report {params.sheet:q} --schema {params.schema:q} --templates {params.templates:q}"
-        " --protocol {params.protocol:q} --results results {params.note:q} {params.people:q}"
-        " {params.check:q} {params.libraries:q}"
+        "quicknat report {params.sheet:q} --results results {params.options:q} {params.check:q}"
+        " {params.libraries:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --waiting <(printf '%s\\n' {params.waiting:q})"
         " --output {output.page:q} 2>&1 | tee {log:q}"

@@ -159,6 +159,9 @@ def report(
     waiting: Annotated[
         Path | None, typer.Option(help="File that lists scans which frozen models have not seen.")
     ] = None,
+    failed: Annotated[
+        Path | None, typer.Option(help="Table of failed jobs: show it, and what is finished.")
+    ] = None,
     niivue: Annotated[Path | None, typer.Option(help="Script of NiiVue.")] = None,
     datatables: Annotated[Path | None, typer.Option(help="Script of DataTables.")] = None,
 ) -> None:
@@ -171,8 +174,11 @@ def report(
     import pandas as pd
 
     from quicknat.cohort import read_sheet
+    from quicknat.failures import read_failed
+    from quicknat.finished import complete_scans
     from quicknat.labels import Protocol
-    from quicknat.report import DEFAULT_NOTE, ReportInputs, write_report
+    from quicknat.report import DEFAULT_NOTE, write_report
+    from quicknat.report_content import ReportInputs
     from quicknat.report_tables import People
     from quicknat.schema import load_schema
     from quicknat.verdicts import BAD, read_verdicts
@@ -181,15 +187,22 @@ def report(
     left_out = {verdict.scan for verdict in skipped}
     known = pd.read_csv(participants, sep="\t", dtype=str, index_col=0) if participants else None
     unseen = [line for line in waiting.read_text().split("\n") if line] if waiting else []
+    scans = [s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out]
+    shown = [line for line in segmented.read_text().split("\n") if line]
+    failures = read_failed(failed) if failed else []
+    if failures:
+        tested = {scan.id for scan in scans if scan.use == "test"}
+        shown = complete_scans(results, shown, tested)
     libraries = {"niivue": niivue, "datatables": datatables} if niivue and datatables else None
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
         note=note.read_text().strip() if note else DEFAULT_NOTE,
         results=results,
-        scans=[s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out],
-        segmented=[line for line in segmented.read_text().split("\n") if line],
+        scans=scans,
+        segmented=shown,
         protocol=Protocol.read(protocol),
         skipped=skipped,
+        failed=failures,
         people=People(None if known is None else known.fillna("n/a")),
         waiting=unseen,
         libraries=libraries,
