@@ -131,6 +131,5 @@ def made_up_results(
 def split_tables(inputs: ReportInputs) -> None:
     """Write each scan's own part of the tables of all."""
     for path, own in GATHERED_FROM.items():
-        table, of_metrics = inputs.table(path), path.startswith("metrics")
-        for name, part in table.groupby("subject"):
-            _write(inputs.results / own.format(name), part if of_metrics else part.iloc[:, :-1])
+        for name, part in inputs.table(path).groupby("subject"):
+            _write(inputs.results / own.format(name), part)

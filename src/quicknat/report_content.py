@@ -23,7 +23,6 @@ from quicknat.report_tables import (
     volume_ranges,
 )
 from quicknat.slices import VIEWS
-from quicknat.tables import stack
 from quicknat.verdicts import Verdict
 
 USES = ("pretrain", "train", "val", "test", "segment")
@@ -67,8 +66,9 @@ class ReportInputs:
             return pd.read_csv(file, sep="\t") if file.exists() else None
         scored = {scan.id for scan in self.scans if scan.use == "test"}
         names = [n for n in self.segmented if n in scored or not path.startswith("metrics")]
-        files = [self.results / GATHERED_FROM[path].format(name) for name in names]
-        return stack(files, subject_from_name=not path.startswith("metrics")) if files else None
+        files = {name: self.results / GATHERED_FROM[path].format(name) for name in names}
+        parts = [pd.read_csv(file, sep="\t").assign(subject=name) for name, file in files.items()]
+        return pd.concat(parts, ignore_index=True) if parts else None
 
     def files(self, scan: str) -> dict[str, Path]:
         """What there is of a segmented scan, by the end of its name."""
