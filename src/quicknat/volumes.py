@@ -29,6 +29,8 @@ UNREADABLE = (
     ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, KeyError,
     TypeError, MemoryError,
 )  # fmt: skip
+FORMS = ("qform", "sform")
+CHOOSE = "state which transform is right with --orientation (or that column) qform or sform"
 MIN_AXIS = 4  # fewer slices along any axis make no volume
 
 
@@ -80,8 +82,14 @@ def _check_bytes(path: Path) -> None:
             ) from error
 
 
-def _stated_affine(shape: tuple[int, ...], zooms: np.ndarray, orientation: str) -> np.ndarray:
+def _stated_affine(
+    shape: tuple[int, ...], zooms: np.ndarray, orientation: str, path: Path
+) -> np.ndarray:
     """Affine of axes that point to `orientation` (such as LAS), centred on the world's origin."""
+    if sorted(orientation.translate(str.maketrans("LPI", "RAS"))) != sorted("RAS"):
+        raise InputError(
+            path, f"'{orientation}' is no orientation", "give three letters, such as LAS"
+        )
     ornt = nib.orientations.axcodes2ornt(tuple(orientation))
     affine = np.zeros((4, 4))
     affine[3, 3] = 1
@@ -91,16 +99,19 @@ def _stated_affine(shape: tuple[int, ...], zooms: np.ndarray, orientation: str) 
     return affine
 
 
-def _transforms(image: Any, path: Path) -> Transforms:
-    """The header's transforms, as :class:`Volume` keeps them."""
+def _transforms(image: Any, orientation: str, path: Path) -> Transforms:
+    """The header's transforms, as :class:`Volume` keeps them, without one that is not trusted."""
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-1 and -2, single files and pairs
         return None
+    trusted = [orientation] if orientation in FORMS else FORMS
+    found = dict.fromkeys(FORMS, (None, 0))
     try:
-        found = {"qform": image.get_qform(coded=True), "sform": image.get_sform(coded=True)}
+        found |= {name: getattr(image, f"get_{name}")(coded=True) for name in trusted}
     except HeaderDataError as error:
         raise InputError(
-            path, f"the qform is no rotation ({error})", "repair the header"
-        ) from error
+            path, f"the qform is no rotation ({error})",
+            "repair the header, or state --orientation sform if that is right",
+        ) from error  # fmt: skip
     return {
         name: (None if matrix is None else matrix.tolist(), int(code))
         for name, (matrix, code) in found.items()
@@ -112,7 +123,7 @@ def _placement(
 ) -> tuple[np.ndarray, Transforms]:
     """The affine that the header supports and its transforms, or the stated one where none is."""
     zooms = np.array(image.header.get_zooms()[:3], dtype=float)
-    transforms = _transforms(image, path)
+    transforms = _transforms(image, orientation, path)
     if np.any(~np.isfinite(zooms)) or np.any(zooms <= 0):
         raise InputError(path, f"voxel size {zooms.tolist()} is not positive", "repair the header")
     if transforms:
@@ -127,27 +138,30 @@ def _placement(
             raise InputError(
                 path,
                 f"sform says {says['sform']}, qform says {says['qform']}",
-                "make the two header transforms agree",
+                f"repair the header, or {CHOOSE}",
             )
     else:
         coded = isinstance(image, nib.MGHImage)
     if not coded:
-        if not orientation:
+        if not orientation or orientation in FORMS:
+            form = f"'s {orientation}" if orientation else ""
             raise InputError(
                 path,
-                "the header does not say how the axes are oriented",
+                f"the header{form} does not say how the axes are oriented",
                 "state it in the sheet's 'orientation' column or with --orientation, such as LAS",
             )
-        return _stated_affine(shape, zooms, orientation), None
+        return _stated_affine(shape, zooms, orientation, path), None
     affine = image.affine
+    if transforms and orientation in FORMS:
+        affine = np.array(transforms[orientation][0])
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise InputError(path, "the affine is singular", "repair the header")
+        raise InputError(path, "the affine is singular", f"repair the header, or {CHOOSE}")
     if not np.allclose(voxel_sizes(affine), zooms, rtol=0.02, atol=0.01):
         raise InputError(
             path,
             f"voxel sizes {zooms.round(3).tolist()} contradict the affine "
             f"({voxel_sizes(affine).round(3).tolist()})",
-            "repair the header",
+            f"repair the header, or {CHOOSE}",
         )
     return affine, transforms
 
@@ -158,7 +172,8 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     Args:
         path: the file; for a pair, the .img.
         orientation: direction of the three array axes (such as ``LAS``) for files whose header
-            has none; ignored when the header has a coded transform.
+            has none, ignored when it has a coded transform; or ``qform`` or ``sform``, the only
+            one of a NIfTI header's transforms that is to be believed.
 
     Returns:
         The volume with scaling applied; trailing axes of length one are dropped.
@@ -172,9 +187,14 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
         image = nib.load(path)
         data = np.asanyarray(image.dataobj)
     except FileNotFoundError as error:
-        raise InputError(path, f"a part of the image is missing ({error})") from error
+        raise InputError(
+            path, f"a part of the image is missing ({error})", "put .img and .hdr side by side"
+        ) from error
     except UNREADABLE as error:
-        raise InputError(path, f"cannot be read as an image ({error})") from error
+        reason = " ".join(str(error).split())
+        raise InputError(
+            path, f"cannot be read as an image ({reason})", "fetch or convert it again"
+        ) from error
     if data.dtype.names or np.iscomplexobj(data):
         raise InputError(path, f"voxels are {data.dtype}", "give one real value per voxel")
     while data.ndim > 3 and data.shape[-1] == 1:
@@ -210,7 +230,10 @@ def require_same_grid(path: str | Path, labels: Grid | Volume, image: Grid) -> N
             path, f"has shape {labels.shape}, its image {image.shape}", "give labels on its grid"
         )
     if not np.allclose(labels.affine, image.affine, atol=0.01):
-        raise InputError(path, "lies elsewhere in space than its image (affines differ)")
+        raise InputError(
+            path, "lies elsewhere in space than its image (affines differ)",
+            "give labels on its grid",
+        )  # fmt: skip
 
 
 def save_nifti(path: str | Path, data: np.ndarray, grid: Grid, slope: float = 1.0) -> None:

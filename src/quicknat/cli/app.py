@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import quicknat
-from quicknat.errors import InputError, Interrupted
+from quicknat.errors import InputError, Interrupted, for_users
 
 app = typer.Typer(
     name="quicknat",
@@ -26,7 +26,10 @@ log = logging.getLogger("quicknat")
 ProtocolFile = Annotated[Path, typer.Option("--protocol", help="Label protocol table (TSV).")]
 Orientation = Annotated[
     str,
-    typer.Option(help="Direction of the array axes, such as LAS, for headers that state none."),
+    typer.Option(
+        help="Direction of the array axes, such as LAS, for headers that state none; or qform or "
+        "sform, the one to trust where a header's two transforms contradict each other."
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
 Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel side of the conformed grid, mm.")]
@@ -63,8 +66,8 @@ def main() -> None:
     except Interrupted as stop:
         typer.echo(f"interrupted: {stop}", err=True)
         sys.exit(stop.EXIT_STATUS)
-    except (InputError, OSError) as error:
+    except (InputError, OSError, MemoryError) as error:
         if os.environ.get("QUICKNAT_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {for_users(error)}", err=True)
         sys.exit(1)

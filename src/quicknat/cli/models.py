@@ -131,7 +131,9 @@ def import_weights(
     network, classes = read_reference(weights), Protocol.read(protocol).class_names(view)
     if network.n_classes != len(classes):
         raise InputError(
-            weights, f"tells {network.n_classes} classes apart, {protocol.name} has {len(classes)}"
+            weights,
+            f"tells {network.n_classes} classes apart, {protocol.name} has {len(classes)}",
+            "use the label table that they were trained with",
         )
     with written_whole(output) as (temporary,):
         save_weights(temporary, network.state_dict(), view, classes)
