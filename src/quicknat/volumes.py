@@ -66,6 +66,10 @@ def _check_bytes(path: Path) -> None:
         raise InputError(path, "is a web page, not an image", "fetch the file itself")
     if start.startswith(b"version https://git-lfs"):
         raise InputError(path, "is a Git LFS pointer, not an image", "run 'git lfs pull'")
+    if path.suffix.lower() == ".img" and not any(
+        path.with_suffix(end).is_file() for end in (".hdr", ".HDR")
+    ):
+        raise InputError(path, "its header (.hdr) is missing", "put it beside the .img")
     zipped, named_zipped = start.startswith(b"\x1f\x8b"), path.suffix.lower() in (".gz", ".mgz")
     if zipped and not named_zipped:
         raise InputError(path, "is gzip-compressed but not named .gz", "rename or unzip it")
@@ -188,7 +192,7 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
         data = np.asanyarray(image.dataobj)
     except FileNotFoundError as error:
         raise InputError(
-            path, f"a part of the image is missing ({error})", "put .img and .hdr side by side"
+            path, f"a part of the image is missing ({error})", "put it beside the other"
         ) from error
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
