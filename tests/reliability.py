@@ -19,13 +19,13 @@ COMMAND = "python -m pytest -m case --reliability docs/reliability.md"
 
 INTRODUCTION = """# What happens when something is wrong
 
-Scans come damaged, mislabelled and turned around, and machines fail. Below are {count} such cases, what
-you can expect in each, and the tests that prove it. They were collected from the issue trackers of
-neuroimaging tools.
+Scans come damaged, mislabelled and turned around, and machines fail. Below are {count} such cases,
+what you can expect in each, and the tests that prove it. They were collected from the issue
+trackers of neuroimaging tools.
 
-Whatever is refused is refused in the same way: exit status 1, and one line that names the file, what
-is wrong with it, and what to do. No half-written file is ever left under a final name. `quicknat
-check` finds what is wrong with a cohort before anything is computed.
+Whatever is refused is refused in the same way: exit status 1, and one line that names the file,
+what is wrong with it, and what to do. No half-written file is ever left under a final name.
+`quicknat check` finds what is wrong with a cohort before anything is computed.
 
 This table is written by the tests themselves: `{command}`
 (quicknat {version}, Python {python}). Tests are named by their file below `tests`.

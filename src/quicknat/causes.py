@@ -8,10 +8,11 @@ import torch
 
 from quicknat.errors import InputError
 
+SHARED_MEMORY = "give more shared memory (docker run --shm-size=8g), or set 'workers: 0'"
 # words in the message -> what to do; torch has no exceptions of their own for these
 REMEDIES = {
-    "shared memory": "give more of it (docker run --shm-size=8g), or set 'workers: 0'",
-    "shm": "give more shared memory (docker run --shm-size=8g), or set 'workers: 0'",
+    "shared memory": SHARED_MEMORY,
+    "</torch_": SHARED_MEMORY,  # its files there
     "DataLoader worker": "give the job more memory, or set 'workers: 0' under 'training'",
     "allocate memory": "give the job more memory, or lower the batch size",
     "busy or unavailable": "wait for the GPU, take another one, or hide it (CUDA_VISIBLE_DEVICES=)",

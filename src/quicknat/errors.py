@@ -47,7 +47,10 @@ class Interrupted(Exception):
 # a full disk, quota, limit of a file's size, or read-only disk: as numbers, and in the words of
 # libraries that drop the number (numpy, torch, safetensors)
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-UNWRITTEN_WORDS = ("requested and ", "PytorchStreamWriter failed", "unexpected pos", "os error 28")
+UNWRITTEN_WORDS = (
+    "requested and ", "PytorchStreamWriter failed", "unexpected pos",
+    *(f"(os error {number})" for number in UNWRITTEN),
+)  # fmt: skip
 
 
 def _unwritten(path: Path, error: Exception) -> InputError:

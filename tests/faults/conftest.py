@@ -69,7 +69,9 @@ def convert(quicknat: Callable[..., Done], tmp_path: Path) -> Callable[..., Done
 
     def run(scan: Path, *options: object) -> Done:
         output = tmp_path / "out/sub-1_T1w.nii.gz"
-        return quicknat("-q", "convert", scan, "--output", output, "--spacing", 2, "--size", 16, *options)
+        return quicknat(
+            "-q", "convert", scan, "--output", output, "--spacing", 2, "--size", 16, *options
+        )
 
     return run
 

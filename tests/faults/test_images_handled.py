@@ -1,6 +1,7 @@
 """Unusual scans that are used (cases 16 to 29), and what is said about them in the quality file."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -48,8 +49,8 @@ def segmented(tmp_path):
         segment_file(bundle, Task(path, name), tmp_path / "out")
         stem = f"{tmp_path}/out/{name}/anat/{name}_desc-quicknat_"
         volumes = pd.read_csv(f"{stem}volumes.tsv", sep="\t").set_index("name")["volume_mm3"]
-        with open(f"{stem}qc.json") as stream:
-            flags = {flag["flag"]: flag["reason"] for flag in json.load(stream)["flags"]}
+        found = json.loads(Path(f"{stem}qc.json").read_text())["flags"]
+        flags = {flag["flag"]: flag["reason"] for flag in found}
         return nib.load(f"{stem}dseg.nii.gz"), volumes, flags
 
     return run

@@ -174,9 +174,7 @@ def test_affine_with_two_parallel_axes_is_refused(refused, scan, pixels):
 
 @pytest.mark.case(13)
 @pytest.mark.parametrize("zooms", [(3, 3, 3), (1, 1, 1.1)])
-def test_voxel_sizes_that_contradict_the_affine_are_refused_with_both(
-    refused, scan, pixels, zooms
-):
+def test_voxel_sizes_that_contradict_the_affine_are_refused_with_both(refused, scan, pixels, zooms):
     with_sform(scan, pixels, np.eye(4), zooms)
     refused(f"[{float(zooms[0])}, {float(zooms[1])}, {float(zooms[2])}] contradict", "repair")
 
