@@ -107,7 +107,9 @@ class Recorder:
             name = report.nodeid.split("[")[0].removeprefix(f"{TESTS.name}/")
             self.words[name].add(report.outcome)
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return  # interrupted, or the tests themselves could not be read
         ranked = ("failed", "skipped", "passed")  # one failed variant fails the test
         results = {name: min(words, key=ranked.index) for name, words in self.words.items()}
         write_table(self.path, results)

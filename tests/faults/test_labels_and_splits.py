@@ -200,7 +200,10 @@ def test_sheet_with_duplicate_rows_or_without_scans_is_refused(check, tmp_path, 
 
 
 COLUMNS = {
-    "unknown": (["subject\timage\tuse\tsesion", "a\ta.nii.gz\tsegment\t1"], "unknown key 'sesion'"),
+    "unknown": (
+        ["subject\timage\tuse\tsesion", "a\ta.nii.gz\tsegment\t1"],
+        "did you mean 'session'",
+    ),
     "missing": (["subject\timage", "a\ta.nii.gz"], "'use' is missing"),
 }
 

@@ -39,6 +39,7 @@ def changed(model, folder, **values):
     return folder
 
 
+@pytest.mark.case(56)
 def test_model_with_another_label_table_or_views_exchanged_is_refused(model, tmp_path, protocol):
     described = json.loads((model / "bundle.json").read_text())
     views = described["views"]
