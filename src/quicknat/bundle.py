@@ -18,6 +18,7 @@ from quicknat.volumes import sha256
 from quicknat.weights import load_weights
 
 FORMAT = 3
+PARTS = {"views", "labels", "protocol", "conform", "slices", "aggregation", "population"}
 AGAIN = "copy or bundle the model again"
 
 CARD = """# QuickNAT model
@@ -72,10 +73,12 @@ def write_bundle(
         InputError: views trained for another protocol or slice size.
     """
     output = Path(output)
-    total = sum(weights[view] for view in VIEWS)
-    if abs(total - 1) > 1e-6:
+    total = sum(weights.get(view, 0) for view in VIEWS)
+    if set(weights) != set(VIEWS) or abs(total - 1) > 1e-6:
         raise InputError(
-            "aggregation", f"the weights of the views add up to {total:g}, not 1", "change them"
+            "aggregation",
+            f"the weights of {', '.join(VIEWS)} add up to {total:g}, not 1",
+            "change them",
         )
     views = {}
     for view in VIEWS:
@@ -155,6 +158,8 @@ def load_bundle(
     folder = Path(folder)
     try:
         described = json.loads((folder / "bundle.json").read_text())
+        if not isinstance(described, dict):
+            raise ValueError("bundle.json describes no model")
     except (OSError, ValueError) as error:
         raise InputError(
             folder, f"is not a model folder ({error})", "give the folder that 'bundle' made"
@@ -163,6 +168,8 @@ def load_bundle(
         raise InputError(
             folder, f"has model format {described.get('format')}, not {FORMAT}", "bundle it again"
         )
+    if lacking := PARTS - set(described):
+        raise InputError(folder / "bundle.json", f"lacks '{min(lacking)}'", AGAIN)
     if set(described["views"]) != set(VIEWS):
         raise InputError(
             folder, f"has the views {', '.join(described['views'])}, not all three", AGAIN

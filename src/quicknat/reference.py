@@ -132,4 +132,4 @@ def read_reference(path: str | Path) -> QuickNAT:
     try:
         return from_reference({key.removeprefix("module."): v for key, v in state.items()})
     except InputError as error:
-        raise InputError(path, str(error)) from error
+        raise InputError(path, str(error), "give a state dict of the release") from error

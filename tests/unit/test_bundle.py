@@ -67,6 +67,13 @@ def test_folder_that_is_no_model_is_refused(tmp_path):
         load_bundle(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": 3}', "{}"])
+def test_damaged_description_of_a_model_is_refused(tmp_path, content):
+    (tmp_path / "bundle.json").write_text(content)
+    with pytest.raises(InputError, match=f"{tmp_path}.*; .* again|; give the folder"):
+        load_bundle(tmp_path)
+
+
 def test_model_of_an_earlier_version_is_not_bundled(model, tmp_path, protocol):
     models = {view: tmp_path / view for view in VIEWS}
     shutil.copytree(model.parent / "views", tmp_path, dirs_exist_ok=True)

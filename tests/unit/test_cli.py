@@ -7,8 +7,10 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from helpers import LABELS, ROOT
+from quicknat.cli import app
 
 
 def quicknat(*arguments):
@@ -103,6 +105,43 @@ def test_misuse_exits_with_status_2():
     assert quicknat("no-such-command").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["convert", "a.nii", "--output", "b.nii"], "must end in .nii.gz"),
+        (
+            [
+                "bundle",
+                "m",
+                "--protocol",
+                LABELS / "tissues4.tsv",
+                "--output",
+                "o",
+                "--aggregation",
+                "{",
+            ],
+            "is no JSON",
+        ),
+        (
+            [
+                "bundle",
+                "m",
+                "--protocol",
+                LABELS / "tissues4.tsv",
+                "--output",
+                "o",
+                "--aggregation",
+                "[]",
+            ],
+            "JSON object",
+        ),
+    ],
+)
+def test_option_of_the_wrong_form_is_misuse(arguments, reason):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 2 and reason in done.output
+
+
 def test_debug_shows_the_traceback(tmp_path):
     done = quicknat("--debug", "convert", tmp_path / "x.nii", "--output", tmp_path / "y.nii.gz")
     assert done.returncode == 1 and "Traceback" in done.stderr
@@ -110,8 +149,6 @@ def test_debug_shows_the_traceback(tmp_path):
 
 def test_every_command_explains_itself_with_an_example():
     import typer
-
-    from quicknat.cli import app
 
     commands = typer.main.get_command(app).commands
     assert len(commands) > 10

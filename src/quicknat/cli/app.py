@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -35,6 +36,24 @@ Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
 Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel side of the conformed grid, mm.")]
 Size = Annotated[int, typer.Option(min=16, help="Voxels along a side of the conformed cube.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
+
+
+def as_json(text: str) -> dict:
+    """The value of an option that takes a JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise typer.BadParameter('must be a JSON object, such as {"epochs": 10}')
+    return found
+
+
+def nifti_name(path: Path) -> Path:
+    """The name of a compressed NIfTI file to write; writers choose the format by it."""
+    if not path.name.endswith(".nii.gz"):
+        raise typer.BadParameter("must end in .nii.gz")
+    return path
 
 
 def _version(wanted: bool) -> None:
