@@ -15,7 +15,7 @@ import quicknat
 
 TESTS = Path(__file__).parent
 TABLE = TESTS.parent / "docs/reliability.md"
-COMMAND = "python -m pytest -m case --reliability docs/reliability.md"
+COMMAND = "python -m pytest -m case --reliability=docs/reliability.md"
 
 INTRODUCTION = """# What happens when something is wrong
 

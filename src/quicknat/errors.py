@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,10 +48,10 @@ class Interrupted(Exception):
 # a full disk, quota, limit of a file's size, or read-only disk: as numbers, and in the words of
 # libraries that drop the number (numpy, torch, safetensors)
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-UNWRITTEN_WORDS = (
-    "requested and ", "PytorchStreamWriter failed", "unexpected pos",
-    *(f"(os error {number})" for number in UNWRITTEN),
-)  # fmt: skip
+UNWRITTEN_WORDS = re.compile(
+    r"\d+ requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d|"
+    rf"\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
+)
 
 
 def _unwritten(path: Path, error: Exception) -> InputError:
@@ -83,9 +84,11 @@ def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
             temporaries.append(Path(name))
         try:
             yield temporaries
+        except InputError:
+            raise
         except Exception as error:
-            said = any(words in str(error) for words in UNWRITTEN_WORDS)
-            if said or (isinstance(error, OSError) and error.errno in UNWRITTEN):
+            numbered = isinstance(error, OSError) and error.errno in UNWRITTEN
+            if numbered or UNWRITTEN_WORDS.search(str(error)):
                 raise _unwritten(finals[0], error) from error
             raise
         mask = os.umask(0)

@@ -10,27 +10,20 @@ import hashlib
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from quicknat.errors import InputError
-
-# a NIfTI header's own qform and sform: each a matrix as nested lists (None where its code is 0) and
-# its code; None for other formats and for headers that have neither
-Transforms = dict[str, tuple[list | None, int]] | None
+from quicknat.placement import Transforms, placement
 
 # what nibabel raises over damaged headers: also of sizes and types that do not exist
 UNREADABLE = (
     ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, KeyError,
     TypeError, MemoryError,
 )  # fmt: skip
-FORMS = ("qform", "sform")
-CHOOSE = "state which transform is right with --orientation (or that column) qform or sform"
 MIN_AXIS = 4  # fewer slices along any axis make no volume
 
 
@@ -86,98 +79,14 @@ def _check_bytes(path: Path) -> None:
             ) from error
 
 
-def _stated_affine(
-    shape: tuple[int, ...], zooms: np.ndarray, orientation: str, path: Path
-) -> np.ndarray:
-    """Affine of axes that point to `orientation` (such as LAS), centred on the world's origin."""
-    if sorted(orientation.translate(str.maketrans("LPI", "RAS"))) != sorted("RAS"):
-        raise InputError(
-            path, f"'{orientation}' is no orientation", "give three letters, such as LAS"
-        )
-    ornt = nib.orientations.axcodes2ornt(tuple(orientation))
-    affine = np.zeros((4, 4))
-    affine[3, 3] = 1
-    for axis, (world, sign) in enumerate(ornt):
-        affine[int(world), axis] = sign * zooms[axis]
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine
-
-
-def _transforms(image: Any, orientation: str, path: Path) -> Transforms:
-    """The header's transforms, as :class:`Volume` keeps them, without one that is not trusted."""
-    if not isinstance(image, nib.Nifti1Pair):  # NIfTI-1 and -2, single files and pairs
-        return None
-    trusted = [orientation] if orientation in FORMS else FORMS
-    found = dict.fromkeys(FORMS, (None, 0))
-    try:
-        found |= {name: getattr(image, f"get_{name}")(coded=True) for name in trusted}
-    except HeaderDataError as error:
-        raise InputError(
-            path, f"the qform is no rotation ({error})",
-            "repair the header, or state --orientation sform if that is right",
-        ) from error  # fmt: skip
-    return {
-        name: (None if matrix is None else matrix.tolist(), int(code))
-        for name, (matrix, code) in found.items()
-    }
-
-
-def _placement(
-    image: Any, shape: tuple[int, ...], orientation: str, path: Path
-) -> tuple[np.ndarray, Transforms]:
-    """The affine that the header supports and its transforms, or the stated one where none is."""
-    zooms = np.array(image.header.get_zooms()[:3], dtype=float)
-    transforms = _transforms(image, orientation, path)
-    if np.any(~np.isfinite(zooms)) or np.any(zooms <= 0):
-        raise InputError(path, f"voxel size {zooms.tolist()} is not positive", "repair the header")
-    if transforms:
-        says = {
-            # an axis without length points nowhere
-            name: "".join(letter or "?" for letter in nib.aff2axcodes(np.array(matrix)))
-            for name, (matrix, code) in transforms.items()
-            if code
-        }
-        coded = bool(says)
-        if len(set(says.values())) > 1:
-            raise InputError(
-                path,
-                f"sform says {says['sform']}, qform says {says['qform']}",
-                f"repair the header, or {CHOOSE}",
-            )
-    else:
-        coded = isinstance(image, nib.MGHImage)
-    if not coded:
-        if not orientation or orientation in FORMS:
-            form = f"'s {orientation}" if orientation else ""
-            raise InputError(
-                path,
-                f"the header{form} does not say how the axes are oriented",
-                "state it in the sheet's 'orientation' column or with --orientation, such as LAS",
-            )
-        return _stated_affine(shape, zooms, orientation, path), None
-    affine = image.affine
-    if transforms and orientation in FORMS:
-        affine = np.array(transforms[orientation][0])
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise InputError(path, "the affine is singular", f"repair the header, or {CHOOSE}")
-    if not np.allclose(voxel_sizes(affine), zooms, rtol=0.02, atol=0.01):
-        raise InputError(
-            path,
-            f"voxel sizes {zooms.round(3).tolist()} contradict the affine "
-            f"({voxel_sizes(affine).round(3).tolist()})",
-            f"repair the header, or {CHOOSE}",
-        )
-    return affine, transforms
-
-
 def read_volume(path: str | Path, orientation: str = "") -> Volume:
     """Read NIfTI-1/2 (.nii, .nii.gz), MGH/MGZ or an Analyze pair (.img + .hdr).
 
     Args:
         path: the file; for a pair, the .img.
         orientation: direction of the three array axes (such as ``LAS``) for files whose header
-            has none, ignored when it has a coded transform; or ``qform`` or ``sform``, the only
-            one of a NIfTI header's transforms that is to be believed.
+            has none, ignored when it has a coded transform; or ``qform`` or ``sform``, the one
+            to be believed where a NIfTI header has both.
 
     Returns:
         The volume with scaling applied; trailing axes of length one are dropped.
@@ -210,7 +119,7 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     if not np.all(np.isfinite(data)):
         count = int(np.size(data) - np.isfinite(data).sum())
         raise InputError(path, f"{count} voxels are NaN or infinite", "repair the image")
-    affine, transforms = _placement(image, data.shape, orientation, path)
+    affine, transforms = placement(image, data.shape, orientation, path)
     return Volume(data, affine, path, transforms)
 
 

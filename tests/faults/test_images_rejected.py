@@ -246,6 +246,12 @@ def test_wrong_sform_beside_a_right_qform_is_refused_until_the_qform_is_trusted(
     assert convert(scan, "--orientation", "qform").status == 0
 
 
+@pytest.mark.case(17)
+def test_transform_that_a_header_lacks_leaves_the_other_one_in_force(convert, scan, pixels):
+    with_sform(scan, pixels, np.eye(4))
+    assert convert(scan, "--orientation", "qform").status == 0
+
+
 # other ways of being no image
 
 
