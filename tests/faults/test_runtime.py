@@ -7,6 +7,7 @@ import resource
 import signal
 import tarfile
 from contextlib import contextmanager
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -16,14 +17,14 @@ from safetensors.torch import save_file
 
 from helpers import LABELS, tiny_scan
 from quicknat import bundle, conform
-from quicknat.bundle import load_bundle
 from quicknat.causes import explained
 from quicknat.checkpoint import load_state, save_state
 from quicknat.data import SliceDataset
 from quicknat.errors import InputError, written_whole
 from quicknat.inference import aggregate
 from quicknat.learner import Learner
-from quicknat.slices import crop
+from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.slices import VIEWS
 
 
 @pytest.fixture
@@ -264,21 +265,33 @@ def test_file_in_place_of_the_output_folder_is_refused(convert, tmp_path):
     assert (tmp_path / "out").read_text() == "a file"
 
 
-@pytest.mark.slow  # two seconds
+def untrained(n_classes, slices):
+    """A network with random weights that tells many classes apart."""
+    network = QuickNAT(n_classes, NetworkSettings(4, "CSSE", 0.0)).train()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1  # one pass sets its statistics, so that features vary around zero
+    with torch.no_grad():
+        network(torch.from_numpy(slices[:, None].astype(np.float32) / 255))
+        torch.nn.init.normal_(network.classifier.weight)
+        torch.nn.init.zeros_(network.classifier.bias)
+    return network.eval()
+
+
+@pytest.mark.slow  # two threads for tiny slices take seconds on a busy machine
 @pytest.mark.case(60)
-def test_one_thread_and_two_give_the_same_labels(model, head):
-    trained = load_bundle(model)
-    image, _, _ = conform.conform(head, trained.spacing_mm, trained.conform_size)
-    start = conform.head_window(image, trained.spacing_mm, trained.slice_size)
-    window = crop(image, start, trained.slice_size)
+def test_one_thread_and_two_give_the_same_labels(stand_in, head, protocol):
+    torch.manual_seed(0)
+    model = stand_in(None)
+    window = conform.conform(head, model.spacing_mm, model.conform_size)[0]
+    networks = {view: untrained(protocol.n_classes(view), window) for view in VIEWS}
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(aggregate(trained, window).probabilities)
+            found.append(aggregate(replace(model, networks=networks), window).probabilities)
     finally:
         torch.set_num_threads(before)
-    assert found[0].numel() > 1e6
     torch.testing.assert_close(*found, rtol=0, atol=1e-3)  # sums in another order
     one, two = (part.argmax(dim=0) for part in found)
-    assert len(one.unique()) > 1 and (one == two).float().mean() > 0.9999
+    assert len(one.unique()) > 4 and (one == two).float().mean() > 0.9999
