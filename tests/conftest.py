@@ -11,6 +11,19 @@ import pytest
 from helpers import LABELS, ROOT, SHARED, painted_head, real_dseg
 from quicknat.labels import Protocol
 from quicknat.volumes import Volume
+from reliability import Recorder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reliability", metavar="FILE", type=Path,
+        help="write which test proves which case of tests/faults/cases.tsv, and its result",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--reliability"):
+        config.pluginmanager.register(Recorder(path))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -131,7 +131,9 @@ def label_scan(
     for picture, labels in atlases:
         data, _, other = load_conformed(picture)
         if other["spacing_mm"] != spacing:
-            raise InputError(picture, "is conformed to another spacing than the scan")
+            raise InputError(
+                picture, "is conformed to another spacing than the scan", "convert it again"
+            )
         pairs.append((data, np.asarray(read_volume(labels).data, dtype=np.uint8)))
     # registration looks at the box that holds the brain, which halves its time
     side = min(round(BRAIN_BOX_MM / spacing), record["size"])

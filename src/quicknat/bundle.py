@@ -18,6 +18,8 @@ from quicknat.volumes import sha256
 from quicknat.weights import load_weights
 
 FORMAT = 3
+PARTS = {"views", "labels", "protocol", "conform", "slices", "aggregation", "population"}
+AGAIN = "copy or bundle the model again"
 
 CARD = """# QuickNAT model
 
@@ -71,9 +73,13 @@ def write_bundle(
         InputError: views trained for another protocol or slice size.
     """
     output = Path(output)
-    total = sum(weights[view] for view in VIEWS)
-    if abs(total - 1) > 1e-6:
-        raise InputError("aggregation", f"the weights of the views add up to {total:g}, not 1")
+    total = sum(weights.get(view, 0) for view in VIEWS)
+    if set(weights) != set(VIEWS) or abs(total - 1) > 1e-6:
+        raise InputError(
+            "aggregation",
+            f"the weights of {', '.join(VIEWS)} add up to {total:g}, not 1",
+            "change them",
+        )
     views = {}
     for view in VIEWS:
         folder = Path(models[view])
@@ -154,21 +160,29 @@ def load_bundle(
     folder = Path(folder)
     try:
         described = json.loads((folder / "bundle.json").read_text())
+        if not isinstance(described, dict):
+            raise ValueError("bundle.json describes no model")
     except (OSError, ValueError) as error:
-        raise InputError(folder, f"is not a model folder ({error})") from error
+        raise InputError(
+            folder, f"is not a model folder ({error})", "give the folder that 'bundle' made"
+        ) from error
     if described.get("format") != FORMAT:
         raise InputError(
             folder, f"has model format {described.get('format')}, not {FORMAT}", "bundle it again"
         )
+    if lacking := PARTS - set(described):
+        raise InputError(folder / "bundle.json", f"lacks '{min(lacking)}'", AGAIN)
     if set(described["views"]) != set(VIEWS):
-        raise InputError(folder, f"has the views {', '.join(described['views'])}, not all three")
+        raise InputError(
+            folder, f"has the views {', '.join(described['views'])}, not all three", AGAIN
+        )
     files = [described["labels"]["file"], *(v["weights"] for v in described["views"].values())]
     hashes = [described["labels"]["sha256"], *(v["sha256"] for v in described["views"].values())]
     for name, expected in zip(files, hashes, strict=True):
         if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(folder, f"lacks its file '{name}'")
+            raise InputError(folder, f"lacks its file '{name}'", AGAIN)
         if sha256(folder / name) != expected:
-            raise InputError(folder / name, "has changed since the model was made")
+            raise InputError(folder / name, "has changed since the model was made", AGAIN)
     protocol = Protocol.read(folder / described["labels"]["file"])
     networks = {}
     for view, entry in described["views"].items():
@@ -177,7 +191,7 @@ def load_bundle(
         if classes != protocol.n_classes(view):
             raise InputError(
                 folder, f"the {view} network has {classes} classes, the label table "
-                f"{protocol.n_classes(view)}",
+                f"{protocol.n_classes(view)}", AGAIN,
             )  # fmt: skip
         network = QuickNAT(classes, NetworkSettings(**settings))
         load_weights(network, folder / entry["weights"], view, protocol.class_names(view))

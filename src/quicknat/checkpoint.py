@@ -36,18 +36,19 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
     """The latest undamaged state in `folder`, on the CPU; None where there is none.
 
     Raises:
-        InputError: that state comes from a training with another fingerprint.
+        InputError: that state comes from a training with another fingerprint, or all are damaged.
     """
     for stray in Path(folder).glob(".tmp-*"):  # of a process that was killed while it wrote
         stray.unlink()
-    for record in sorted(Path(folder).glob("*.json"), reverse=True):
+    records = sorted(Path(folder).glob("*.json"), reverse=True)
+    for record in records:
         path = record.with_suffix(".pt")
         try:
             saved = json.loads(record.read_text())
             if sha256(path) != saved["sha256"]:
                 raise ValueError("its checksum is wrong")
             changes = differences(saved["fingerprint"], fingerprint)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: ignored, since it is damaged (%s)", path, error)
             continue
         if changes:
@@ -57,6 +58,12 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
                 "restore that, or delete this folder to start from the beginning",
             )
         return torch.load(path, weights_only=True, map_location="cpu")
+    if records:  # to start over unasked would throw away days of work that may be recoverable
+        raise InputError(
+            folder,
+            f"holds {len(records)} saved state(s), all damaged",
+            "restore one, or delete this folder to start from the beginning",
+        )
     return None
 
 

@@ -92,7 +92,10 @@ def examine_table(
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "check 'sheet' in the configuration") from error
     except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
-        raise InputError(path, f"cannot be read as a tab-separated table ({error})") from error
+        reason = " ".join(str(error).split())
+        raise InputError(
+            path, f"cannot be read as a tab-separated table ({reason})", "save it as TSV, UTF-8"
+        ) from error
     table.columns = [str(column).strip() for column in table.columns]
     names = {key: {} for key in schema["properties"]}
     names = {"properties": names, "additionalProperties": False}

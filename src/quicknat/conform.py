@@ -170,6 +170,8 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     try:
         record = json.loads(sidecar.read_text())
+        if not isinstance(record, dict) or "source_affine" not in record:
+            raise ValueError("it tells nothing of where the scan came from")
     except (OSError, ValueError) as error:
         raise InputError(sidecar, f"is not a conform record ({error})", "convert again") from error
     volume = read_volume(path)

@@ -27,7 +27,10 @@ def count_pairs(
         InputError: the grids differ in shape, or a map has a class that there is not.
     """
     if prediction.shape != reference.shape:
-        raise InputError(where, f"prediction {prediction.shape}, reference {reference.shape}")
+        raise InputError(
+            where, f"prediction {prediction.shape}, reference {reference.shape}",
+            "give labels on one grid",
+        )  # fmt: skip
     highest = max(prediction.max(), reference.max())
     if highest >= n_classes:
         raise InputError(

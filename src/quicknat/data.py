@@ -29,6 +29,8 @@ from quicknat.errors import InputError
 from quicknat.population import ScanStatistics, describe_scan
 from quicknat.slices import open_stack
 
+AGAIN = "slice all scans again with one label table and size"
+
 
 def augmentation(size: int) -> Compose:
     """Random rotation, scaling, shift, contrast, gain, blur and noise of one slice.
@@ -79,7 +81,9 @@ class SliceDataset(Dataset):
         for path, stack in zip(self.paths, self.stacks, strict=True):
             shape, first = stack.shape[2:], self.stacks[0].shape[2:]
             if shape != first:
-                raise InputError(path, f"slices are {shape}, those of {self.paths[0]} {first}")
+                raise InputError(
+                    path, f"slices are {shape}, those of {self.paths[0]} {first}", AGAIN
+                )
         self.ends = np.cumsum([len(stack) for stack in self.stacks])
         self.transform = transform
         self.seed = seed
@@ -113,7 +117,7 @@ class SliceDataset(Dataset):
         for path, stack in zip(self.paths, self.stacks, strict=True):
             top = int(stack[:, 1].max(initial=0))
             if top >= n_classes:
-                raise InputError(path, f"holds class {top}, but there are {n_classes}")
+                raise InputError(path, f"holds class {top}, but there are {n_classes}", AGAIN)
             found = describe_scan(stack, n_classes)
             # volumes as if every slice had been looked at
             statistics.append(replace(found, voxels=found.voxels * self.stride))

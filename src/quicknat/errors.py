@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,17 @@ class InputError(Exception):
         return f"{self.where}: {self.problem}" + (f"; {self.fix}" if self.fix else "")
 
 
+def for_users(error: Exception) -> Exception:
+    """An error of the system as one that names the place, the reason and the fix."""
+    if isinstance(error, MemoryError):
+        fix = "end other programs, or use a machine with more"
+        return InputError("memory", f"there is not enough ({error})", fix)
+    if isinstance(error, OSError) and error.filename:
+        fix = "check that it is there and may be used"
+        return InputError(error.filename, error.strerror, fix)
+    return error
+
+
 class Interrupted(Exception):
     """A signal ended the work; its state is saved, and the same command goes on from there.
 
@@ -32,22 +45,52 @@ class Interrupted(Exception):
     EXIT_STATUS = 75
 
 
+# a full disk, quota, limit of a file's size, or read-only disk: as numbers, and in the words of
+# libraries that drop the number (numpy, torch, safetensors)
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+UNWRITTEN_WORDS = re.compile(
+    r"\d+ requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d|"
+    rf"\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
+)
+
+
+def _unwritten(path: Path, error: Exception) -> InputError:
+    """The error of a file that could not be written, for the user."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    fix = "make room there, allow writing, or choose another folder"
+    return InputError(path, f"cannot be written ({reason})", fix)
+
+
 @contextmanager
 def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
     """Yield temporary paths beside `paths`; rename them into place only if the block succeeds.
 
     The temporary names keep the full suffix (``.nii.gz``), since writers choose the format by it.
     Nothing is ever left under a final name, nor under a temporary one, when the block raises.
+
+    Raises:
+        InputError: a file cannot be written, say because the disk is full or read-only.
     """
     finals = [Path(path) for path in paths]
     temporaries = []
     try:
         for final in finals:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=final.parent, prefix=".tmp-", suffix=final.name)
+            try:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(dir=final.parent, prefix=".tmp-", suffix=final.name)
+            except OSError as error:
+                raise _unwritten(final, error) from error
             os.close(handle)
             temporaries.append(Path(name))
-        yield temporaries
+        try:
+            yield temporaries
+        except InputError:
+            raise
+        except Exception as error:
+            numbered = isinstance(error, OSError) and error.errno in UNWRITTEN
+            if numbered or UNWRITTEN_WORDS.search(str(error)):
+                raise _unwritten(finals[0], error) from error
+            raise
         mask = os.umask(0)
         os.umask(mask)
         for temporary, final in zip(temporaries, finals, strict=True):

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
 from pathlib import Path
 
 import torch
+
+log = logging.getLogger(__name__)
+
+
+def gpu_works() -> bool:
+    """Whether there is a GPU that computes; one that does not, such as a busy one, is told of."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.zeros(1, device="cuda")
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        log.warning("the GPU cannot be used (%s); going on on the processor", reason)
+        return False
+    return True
 
 
 def computes_in_bfloat16(gpu: bool) -> bool:

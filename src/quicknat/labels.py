@@ -23,6 +23,7 @@ COLUMNS = [
     "sagittal",
 ]
 NUMBERINGS = ("freesurfer", "neuromorphometrics")
+EXAMPLE = "compare it with workflow/labels/quicknat28.tsv"
 
 
 def parse_ids(text: str) -> list[int]:
@@ -64,31 +65,39 @@ class Protocol:
         try:
             table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
-            raise InputError(path, f"cannot be read as a label table ({error})") from error
+            raise InputError(path, f"cannot be read as a label table ({error})", EXAMPLE) from error
         missing = [column for column in COLUMNS if column not in table]
         if missing:
-            raise InputError(path, f"lacks the column(s) {', '.join(missing)}")
+            raise InputError(path, f"lacks the column(s) {', '.join(missing)}", EXAMPLE)
         try:
             for column in ("index", "sagittal"):
                 table[column] = table[column].astype(int)
             table["partner"] = table["partner"].replace("", "-1").astype(int)
             ids = {key: [parse_ids(text) for text in table[key]] for key in NUMBERINGS}
         except ValueError as error:
-            raise InputError(path, f"holds a value that is no number ({error})") from error
+            raise InputError(path, f"holds a value that is no number ({error})", EXAMPLE) from error
         if list(table["index"]) != list(range(len(table))) or len(table) < 2:
-            raise InputError(path, "the index column must count 0, 1, 2, … without gaps")
+            raise InputError(
+                path, "the index column has gaps or repeats", "count 0, 1, 2, … without gaps"
+            )
         for column in ("name", "abbreviation"):
             twice = table[column][table[column].duplicated()]
             if len(twice):
-                raise InputError(path, f"{column} '{twice.iloc[0]}' stands in two rows")
+                raise InputError(
+                    path, f"{column} '{twice.iloc[0]}' stands in two rows", "name each class once"
+                )
         for key, lists in ids.items():
             flat = [number for numbers in lists for number in numbers]
             twice = {number for number in flat if flat.count(number) > 1} if flat else set()
             if twice:
-                raise InputError(path, f"{key} {min(twice)} is mapped to two classes")
+                raise InputError(
+                    path, f"{key} {min(twice)} is mapped to two classes", "leave it in one row"
+                )
         for row in table.itertuples():
             if not re.fullmatch(r"#[0-9A-Fa-f]{6}", row.color):
-                raise InputError(path, f"color '{row.color}' of {row.name} is not #RRGGBB")
+                raise InputError(
+                    path, f"color '{row.color}' of {row.name} is not #RRGGBB", "write it as #00FF7F"
+                )
             mutual = row.partner == -1 or (
                 0 < row.partner < len(table)
                 and table["partner"][row.partner] == row.index
@@ -96,10 +105,12 @@ class Protocol:
             )
             if not mutual:
                 raise InputError(
-                    path, f"{row.name}: left and right partners must name each other and merge"
+                    path,
+                    f"{row.name}: its partner does not name it back, or merges otherwise",
+                    "let left and right partners name each other and have one sagittal class",
                 )
         if sorted(set(table["sagittal"])) != list(range(table["sagittal"].max() + 1)):
-            raise InputError(path, "the sagittal column must use 0, 1, 2, … without gaps")
+            raise InputError(path, "the sagittal column has gaps", "use 0, 1, 2, … without gaps")
         return cls(path.stem, table)
 
     @cached_property
@@ -156,7 +167,10 @@ class Protocol:
         values, counts = np.unique(source, return_counts=True)
         if not np.all(np.isfinite(values)) or np.any(values != np.round(values)):
             odd = next(v for v in values if not np.isfinite(v) or v != np.round(v))
-            raise InputError(where, f"label value {odd} is not a whole number")
+            raise InputError(
+                where, f"label value {odd} is not a whole number",
+                "give a label map, not probabilities, resampled by nearest neighbour",
+            )  # fmt: skip
         if numbering == self.name:
             known = {int(index): int(index) for index in self.table["index"]}
         elif numbering in NUMBERINGS:
@@ -183,7 +197,9 @@ class Protocol:
         lookup = np.array([known[int(value)] for value in values], dtype=np.uint8)
         mapped = lookup[np.searchsorted(values, source)]
         if not mapped.any():
-            raise InputError(where, f"holds no structure of protocol '{self.name}'")
+            raise InputError(
+                where, f"holds no structure of protocol '{self.name}'", "is this the right file?"
+            )
         return mapped
 
     def to_freesurfer(self) -> np.ndarray:

@@ -72,7 +72,10 @@ def evaluate(
         InputError: the grids differ in shape.
     """
     if prediction.shape != reference.shape:
-        raise InputError(subject, f"prediction {prediction.shape}, reference {reference.shape}")
+        raise InputError(
+            subject, f"prediction {prediction.shape}, reference {reference.shape}",
+            "give labels on one grid",
+        )  # fmt: skip
     voxel_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     rows = []
     for index, name in enumerate(protocol.names[1:], start=1):

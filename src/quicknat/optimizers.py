@@ -47,7 +47,9 @@ class TrainingSettings:
         try:
             return cls(**{**values, "network": NetworkSettings(**values.get("network", {}))})
         except TypeError as error:
-            raise InputError("training settings", str(error).replace("__init__() ", "")) from error
+            reason = str(error).replace("__init__() ", "")
+            fix = "compare them with 'training' in config.yaml"
+            raise InputError("training settings", reason, fix) from error
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:

@@ -21,6 +21,8 @@ from quicknat.volumes import save_nifti
 # FreeSurfer's numbers of ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior
 NOT_BRAIN = [4, 5, 14, 15, 24, 43, 44, 72, 1, 40]
 
+HOUNSFIELD_AIR = -1000
+
 # what each file is for -> its name after the scan's; the label map comes last into place
 FILES = {
     "table": "desc-quicknat_dseg.tsv",
@@ -81,6 +83,10 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
         flags.append(
             {"flag": "thick_slices", "reason": f"voxels are {thickest:g} mm along an axis"}
         )
+    darkest = record["intensity_at_0_and_255"][0]
+    if darkest < HOUNSFIELD_AIR / 2:
+        reason = f"values go down to {darkest:.0f}, as air does in CT: is this a T1w scan?"
+        flags.append({"flag": "other_modality", "reason": reason})
     outside = record["head_outside_fraction"]
     if outside > 0.001:
         flags.append(

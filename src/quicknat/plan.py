@@ -72,7 +72,9 @@ def make_plan(
     validating = SliceDataset(validation)
     for what, dataset in (("training", training), ("validation", validating)):
         if dataset.stacks and not len(dataset):
-            raise InputError(f"{what} set", f"no {view} slice of its scans shows a structure")
+            raise InputError(f"{what} set", f"no {view} slice of its scans shows a structure",
+            "check its label maps",
+        )  # fmt: skip
     scans, training_sums = training.survey(len(names))
     _, validation_sums = validating.survey(len(names))
     values = asdict(settings)

@@ -116,19 +116,20 @@ def read_reference(path: str | Path) -> QuickNAT:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(path, "no such file") from None
+        raise InputError(path, "no such file", "check its path") from None
     except pickle.UnpicklingError as error:
         raise InputError(
             path, "holds more than tensors, so loading it would run its code",
             "where you trust it, save its state_dict() with torch.save",
         ) from error  # fmt: skip
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(path, f"is no torch file ({str(error).splitlines()[0]})") from error
+        reason = str(error).partition("\n")[0]
+        raise InputError(path, f"is no torch file ({reason})", "fetch it again") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise InputError(path, "holds no state dict")
+        raise InputError(path, "holds no state dict", "save a network's state_dict()")
     try:
         return from_reference({key.removeprefix("module."): v for key, v in state.items()})
     except InputError as error:
-        raise InputError(path, str(error)) from error
+        raise InputError(path, str(error), "give a state dict of the release") from error

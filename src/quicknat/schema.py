@@ -36,7 +36,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         )
     if error.validator == "required":
         missing = next(name for name in error.validator_value if name not in error.instance)
-        return f"'{_dotted([*error.absolute_path, missing])}' is missing", ""
+        return f"'{_dotted([*error.absolute_path, missing])}' is missing", "add it"
     value = json.dumps(error.instance, default=str)
     fixes = {
         "enum": lambda rule: "allowed: " + ", ".join(str(v) or "(empty)" for v in rule),

@@ -55,7 +55,9 @@ def read_demographics(path: str | Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read as a CSV table ({error})") from error
+        raise InputError(
+            path, f"cannot be read as a CSV table ({error})", "save it as CSV, UTF-8"
+        ) from error
     if "ID" not in table:
         raise InputError(path, "has no column 'ID'", "give OASIS-1's oasis_cross-sectional.csv")
     table = table.sort_values("ID").rename(columns=BIDS_COLUMNS).replace(["", "N/A"], "n/a")

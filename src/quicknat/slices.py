@@ -62,7 +62,9 @@ def open_stack(path: str | Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise InputError(path, f"is not a view stack ({error})", "delete it and rerun") from error
     if stack.ndim != 4 or stack.shape[1] != 2 or stack.dtype != np.uint8:
-        raise InputError(path, f"is not a view stack: {stack.shape} {stack.dtype}")
+        raise InputError(
+            path, f"is not a view stack: {stack.shape} {stack.dtype}", "delete it and rerun"
+        )
     if stack.shape[2] % 16 or stack.shape[3] % 16:
         raise InputError(path, f"slices are {stack.shape[2:]}", "sides must be multiples of 16")
     return stack

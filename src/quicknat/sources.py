@@ -72,6 +72,8 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
                 shutil.copyfileobj(stream, out, 1 << 20)
             matched |= hits
             written.append(str(path))
+    except (FileNotFoundError, PermissionError):
+        raise  # says enough by itself
     except (EOFError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise InputError(archive, f"the archive is damaged ({error})", "fetch it again") from error
     for pattern in patterns:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from quicknat.causes import explained
 from quicknat.checkpoint import load_state, save_state
 from quicknat.data import EpochBatches, SliceDataset, augmentation
 from quicknat.devices import choose_precision, make_fabric, share_threads
@@ -282,6 +283,10 @@ def _train(fabric: Fabric, plan: Plan) -> InputError | Interrupted | None:
         ViewTraining(fabric, plan).run()
     except (InputError, Interrupted) as error:
         return error
+    except (MemoryError, RuntimeError) as error:
+        if told := explained(error, plan.output):
+            return told
+        raise
     return None
 
 
@@ -317,8 +322,8 @@ def train_view(
             from it and is short. The log says whether, and if not why.
 
     Raises:
-        InputError: no training slices, stacks of another shape, a loss that is not finite, or a
-            saved state of another training.
+        InputError: no training slices, stacks of another shape, a loss that is not finite, a
+            saved state of another training, full memory, or a loader process that was killed.
         Interrupted: SIGTERM, SIGUSR1 or SIGINT came; the state is saved.
     """
     plan = make_plan(

@@ -10,19 +10,14 @@ import hashlib
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from quicknat.errors import InputError
-
-# a NIfTI header's own qform and sform: each a matrix as nested lists (None where its code is 0) and
-# its code; None for other formats and for headers that have neither
-Transforms = dict[str, tuple[list | None, int]] | None
+from quicknat.placement import Transforms, placement
 
 # what nibabel raises over damaged headers: also of sizes and types that do not exist
 UNREADABLE = (
@@ -64,6 +59,10 @@ def _check_bytes(path: Path) -> None:
         raise InputError(path, "is a web page, not an image", "fetch the file itself")
     if start.startswith(b"version https://git-lfs"):
         raise InputError(path, "is a Git LFS pointer, not an image", "run 'git lfs pull'")
+    if path.suffix.lower() == ".img" and not any(
+        path.with_suffix(end).is_file() for end in (".hdr", ".HDR")
+    ):
+        raise InputError(path, "its header (.hdr) is missing", "put it beside the .img")
     zipped, named_zipped = start.startswith(b"\x1f\x8b"), path.suffix.lower() in (".gz", ".mgz")
     if zipped and not named_zipped:
         raise InputError(path, "is gzip-compressed but not named .gz", "rename or unzip it")
@@ -80,85 +79,14 @@ def _check_bytes(path: Path) -> None:
             ) from error
 
 
-def _stated_affine(shape: tuple[int, ...], zooms: np.ndarray, orientation: str) -> np.ndarray:
-    """Affine of axes that point to `orientation` (such as LAS), centred on the world's origin."""
-    ornt = nib.orientations.axcodes2ornt(tuple(orientation))
-    affine = np.zeros((4, 4))
-    affine[3, 3] = 1
-    for axis, (world, sign) in enumerate(ornt):
-        affine[int(world), axis] = sign * zooms[axis]
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine
-
-
-def _transforms(image: Any, path: Path) -> Transforms:
-    """The header's transforms, as :class:`Volume` keeps them."""
-    if not isinstance(image, nib.Nifti1Pair):  # NIfTI-1 and -2, single files and pairs
-        return None
-    try:
-        found = {"qform": image.get_qform(coded=True), "sform": image.get_sform(coded=True)}
-    except HeaderDataError as error:
-        raise InputError(
-            path, f"the qform is no rotation ({error})", "repair the header"
-        ) from error
-    return {
-        name: (None if matrix is None else matrix.tolist(), int(code))
-        for name, (matrix, code) in found.items()
-    }
-
-
-def _placement(
-    image: Any, shape: tuple[int, ...], orientation: str, path: Path
-) -> tuple[np.ndarray, Transforms]:
-    """The affine that the header supports and its transforms, or the stated one where none is."""
-    zooms = np.array(image.header.get_zooms()[:3], dtype=float)
-    transforms = _transforms(image, path)
-    if np.any(~np.isfinite(zooms)) or np.any(zooms <= 0):
-        raise InputError(path, f"voxel size {zooms.tolist()} is not positive", "repair the header")
-    if transforms:
-        says = {
-            # an axis without length points nowhere
-            name: "".join(letter or "?" for letter in nib.aff2axcodes(np.array(matrix)))
-            for name, (matrix, code) in transforms.items()
-            if code
-        }
-        coded = bool(says)
-        if len(set(says.values())) > 1:
-            raise InputError(
-                path,
-                f"sform says {says['sform']}, qform says {says['qform']}",
-                "make the two header transforms agree",
-            )
-    else:
-        coded = isinstance(image, nib.MGHImage)
-    if not coded:
-        if not orientation:
-            raise InputError(
-                path,
-                "the header does not say how the axes are oriented",
-                "state it in the sheet's 'orientation' column or with --orientation, such as LAS",
-            )
-        return _stated_affine(shape, zooms, orientation), None
-    affine = image.affine
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise InputError(path, "the affine is singular", "repair the header")
-    if not np.allclose(voxel_sizes(affine), zooms, rtol=0.02, atol=0.01):
-        raise InputError(
-            path,
-            f"voxel sizes {zooms.round(3).tolist()} contradict the affine "
-            f"({voxel_sizes(affine).round(3).tolist()})",
-            "repair the header",
-        )
-    return affine, transforms
-
-
 def read_volume(path: str | Path, orientation: str = "") -> Volume:
     """Read NIfTI-1/2 (.nii, .nii.gz), MGH/MGZ or an Analyze pair (.img + .hdr).
 
     Args:
         path: the file; for a pair, the .img.
         orientation: direction of the three array axes (such as ``LAS``) for files whose header
-            has none; ignored when the header has a coded transform.
+            has none, ignored when it has a coded transform; or ``qform`` or ``sform``, the one
+            to be believed where a NIfTI header has both.
 
     Returns:
         The volume with scaling applied; trailing axes of length one are dropped.
@@ -172,9 +100,14 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
         image = nib.load(path)
         data = np.asanyarray(image.dataobj)
     except FileNotFoundError as error:
-        raise InputError(path, f"a part of the image is missing ({error})") from error
+        raise InputError(
+            path, f"a part of the image is missing ({error})", "put it beside the other"
+        ) from error
     except UNREADABLE as error:
-        raise InputError(path, f"cannot be read as an image ({error})") from error
+        reason = " ".join(str(error).split())
+        raise InputError(
+            path, f"cannot be read as an image ({reason})", "fetch or convert it again"
+        ) from error
     if data.dtype.names or np.iscomplexobj(data):
         raise InputError(path, f"voxels are {data.dtype}", "give one real value per voxel")
     while data.ndim > 3 and data.shape[-1] == 1:
@@ -186,7 +119,7 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     if not np.all(np.isfinite(data)):
         count = int(np.size(data) - np.isfinite(data).sum())
         raise InputError(path, f"{count} voxels are NaN or infinite", "repair the image")
-    affine, transforms = _placement(image, data.shape, orientation, path)
+    affine, transforms = placement(image, data.shape, orientation, path)
     return Volume(data, affine, path, transforms)
 
 
@@ -210,7 +143,10 @@ def require_same_grid(path: str | Path, labels: Grid | Volume, image: Grid) -> N
             path, f"has shape {labels.shape}, its image {image.shape}", "give labels on its grid"
         )
     if not np.allclose(labels.affine, image.affine, atol=0.01):
-        raise InputError(path, "lies elsewhere in space than its image (affines differ)")
+        raise InputError(
+            path, "lies elsewhere in space than its image (affines differ)",
+            "give labels on its grid",
+        )  # fmt: skip
 
 
 def save_nifti(path: str | Path, data: np.ndarray, grid: Grid, slope: float = 1.0) -> None:

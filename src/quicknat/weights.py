@@ -14,6 +14,7 @@ from quicknat.errors import InputError
 from quicknat.network import QuickNAT
 
 METADATA = "quicknat"
+OWN_TABLE = "use the label table that it was trained with"
 
 
 def save_weights(
@@ -38,15 +39,24 @@ def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequen
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         found = described.get("view"), described.get("classes", [])
     except Exception as error:  # safetensors raises many kinds; all mean the same here
-        raise InputError(path, f"holds no weights ({_first_line(error)})") from error
+        raise InputError(
+            path, f"holds no weights ({_first_line(error)})", "copy or train it again"
+        ) from error
     if found[0] != view:
-        raise InputError(path, f"is for the {found[0] or 'unknown'} view, not the {view} one")
+        raise InputError(
+            path, f"is for the {found[0] or 'unknown'} view, not the {view} one",
+            "give that view's own weights",
+        )  # fmt: skip
     if len(found[1]) != len(classes):
-        raise InputError(path, f"tells {len(found[1])} classes apart, not {len(classes)}")
+        raise InputError(
+            path, f"tells {len(found[1])} classes apart, not {len(classes)}", OWN_TABLE
+        )
     for number, (theirs, ours) in enumerate(zip(found[1], classes, strict=True)):
         if theirs != ours:
             raise InputError(
-                path, f"is for another label table: its class {number} is '{theirs}', not '{ours}'"
+                path,
+                f"is for another label table: its class {number} is '{theirs}', not '{ours}'",
+                OWN_TABLE,
             )
     try:
         network.load_state_dict(state)

@@ -49,6 +49,7 @@ def make_cohort(folder, head, dseg):
     ]
 
 
+@pytest.mark.case(58)
 def test_table_of_what_failed_is_left_until_a_run_succeeds(tmp_path, head, demo_dseg):
     rows = make_cohort(tmp_path, head, demo_dseg)
     (tmp_path / "bin").mkdir()

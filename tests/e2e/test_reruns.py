@@ -189,6 +189,7 @@ def test_reordered_and_commented_rows_rerun_nothing(project):
     assert project.jobs() == {}
 
 
+@pytest.mark.case(59)
 def test_touched_raw_files_rerun_nothing(project):
     for path in (project.folder / "data").iterdir():
         os.utime(path)
@@ -198,6 +199,7 @@ def test_touched_raw_files_rerun_nothing(project):
 REPLACED = {"s1": {"convert": 1, **SEGMENT_S}, "t1": NEW_TO_TRAIN}
 
 
+@pytest.mark.case(59)
 @pytest.mark.parametrize("name", REPLACED)
 def test_replaced_raw_file_reruns_its_scan_and_what_follows(project, name):
     data = project.folder / "data"

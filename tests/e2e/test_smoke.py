@@ -169,6 +169,7 @@ def test_changed_aggregation_trains_nothing(finished):
     assert not {"finetune", "pretrain", "slice"} & set(counts)
 
 
+@pytest.mark.case(58)
 def test_bad_scans_are_skipped_where_wanted_and_the_report_says_which(finished, t1w, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder, symlinks=True)
@@ -194,6 +195,7 @@ def test_bad_scans_are_skipped_where_wanted_and_the_report_says_which(finished, 
     assert dry(folder, sheet, on_bad_scan="skip") == {}
 
 
+@pytest.mark.case(58)
 def test_scan_that_proves_bad_after_the_check_fails_alone(finished, t1w, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder, symlinks=True)
@@ -226,6 +228,7 @@ def test_scan_that_proves_bad_after_the_check_fails_alone(finished, t1w, tmp_pat
     assert again.returncode != 0 and re.search(r"sub-late: .*damaged", again.text)
 
 
+@pytest.mark.case(46)
 def test_retry_of_a_terminated_training_goes_on_where_it_was(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder, symlinks=True)

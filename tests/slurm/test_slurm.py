@@ -146,12 +146,14 @@ def test_three_views_train_at_once_with_a_gpu_each(finished):
     assert len(devices) == 3, devices
 
 
+@pytest.mark.case(49)
 def test_job_that_runs_out_of_memory_is_tried_again_with_more(finished):
     first, second = finished.of_rule("bundle")
     assert first["MinMemoryNode"] == "200M" and second["MinMemoryNode"] == "2000M"
     assert first["JobState"] != "COMPLETED" and second["JobState"] == "COMPLETED"
 
 
+@pytest.mark.case(46)
 def test_cancelled_training_goes_on_in_a_new_job(finished, outcomes):
     run = outcomes["cancelled"].result()
     assert_as_undisturbed(run, finished)
@@ -160,6 +162,7 @@ def test_cancelled_training_goes_on_in_a_new_job(finished, outcomes):
     assert first["JobState"] == "CANCELLED" and second["JobState"] == "COMPLETED"
 
 
+@pytest.mark.case(46)
 def test_training_near_its_time_limit_saves_its_state_and_goes_on_in_a_new_job(finished, outcomes):
     run = outcomes["met_its_time_limit"].result()
     assert_as_undisturbed(run, finished)
@@ -172,6 +175,7 @@ def test_run_goes_on_after_snakemake_was_killed(finished, outcomes):
     assert_as_undisturbed(run, finished)
 
 
+@pytest.mark.case(58)
 def test_scan_that_turns_out_bad_does_not_stop_the_others(finished, outcomes):
     run, failed, again = outcomes["scan_turned_bad"].result()
     assert run.process.returncode != 0
@@ -185,6 +189,7 @@ def test_scan_that_turns_out_bad_does_not_stop_the_others(finished, outcomes):
     assert not (run.folder / "results/failed.tsv").exists()
 
 
+@pytest.mark.case(47)
 def test_training_on_a_node_that_dies_goes_on_elsewhere(cluster, finished, outcomes, tmp_path):
     for outcome in outcomes.values():
         outcome.exception()  # nobody else's job is to be on that node

@@ -51,6 +51,7 @@ def test_model_folder_is_enough_to_segment_on_the_native_grid(
     }
 
 
+@pytest.mark.case(58)
 def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file, tmp_path):
     broken = tmp_path / "sub-2_T1w.nii.gz"
     broken.write_bytes(head_file.read_bytes()[:5000])

@@ -39,6 +39,7 @@ def changed(model, folder, **values):
     return folder
 
 
+@pytest.mark.case(56)
 def test_model_with_another_label_table_or_views_exchanged_is_refused(model, tmp_path, protocol):
     described = json.loads((model / "bundle.json").read_text())
     views = described["views"]
@@ -63,6 +64,13 @@ def test_model_with_another_label_table_or_views_exchanged_is_refused(model, tmp
 
 def test_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a model folder"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": 3}', "{}"])
+def test_damaged_description_of_a_model_is_refused(tmp_path, content):
+    (tmp_path / "bundle.json").write_text(content)
+    with pytest.raises(InputError, match=f"{tmp_path}.*; .* again|; give the folder"):
         load_bundle(tmp_path)
 
 

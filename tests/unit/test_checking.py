@@ -246,6 +246,7 @@ def as_mgz(path, source):
     nib.save(nib.MGHImage(data, turned.affine), path)
 
 
+@pytest.mark.case(39)
 @pytest.mark.parametrize(
     ("name", "copy"), [("b.nii.gz", compressed_again), ("b.mgz", as_mgz)], ids=["gzip", "mgz"]
 )
@@ -267,6 +268,7 @@ def test_copy_in_another_split_is_bad_and_in_the_same_a_warning(cohort, tmp_path
     assert "same image" not in found["sub-c"].reason
 
 
+@pytest.mark.case(35)
 def test_real_label_map_has_its_sides_right_and_its_mirror_image_not(demo_dseg, protocol, tmp_path):
     path = save(tmp_path / "l.nii.gz", demo_dseg.data, demo_dseg.affine)
     assert examine_labels(path, "", "freesurfer", protocol).problem == ""
@@ -309,6 +311,7 @@ def test_run_is_stopped_with_a_line_for_each_bad_scan_or_goes_on_without_them(co
     assert "sub-a" in caplog.text and "sub-b" in caplog.text and "sub-c" not in caplog.text
 
 
+@pytest.mark.case(38)
 def test_fault_of_the_sheet_cannot_be_skipped(cohort):
     cohort.add("a", labels="a_l.nii.gz", use="train", person="anna")
     cohort.add("b", labels="b_l.nii.gz", use="test", person="anna")

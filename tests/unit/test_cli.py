@@ -7,8 +7,10 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from helpers import LABELS, ROOT
+from quicknat.cli import app
 
 
 def quicknat(*arguments):
@@ -36,68 +38,14 @@ def conformed(head_file, tmp_path):
     return output
 
 
-def refused(done, file, reason, folder):
-    """Status 1, one line with file and reason, nothing written."""
+def test_bad_image_is_refused_in_one_line_and_leaves_no_file(tmp_path, head_file):
+    """Other faults, run in the tests' own process: tests/faults."""
+    head_file.write_bytes(head_file.read_bytes()[:5000])
+    done = convert(head_file, tmp_path / "out" / "sub-1_T1w.nii.gz")
     assert done.returncode == 1
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    assert str(file) in lines[0] and reason in lines[0]
-    assert not folder.exists() or list(folder.iterdir()) == []
-
-
-def truncated(path, head):
-    nib.save(nib.Nifti1Image(head.data.astype(np.int16), head.affine), path)
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-def four_dimensional(path, head):
-    nib.save(nib.Nifti1Image(np.stack([head.data] * 2, -1).astype(np.int16), head.affine), path)
-
-
-def not_a_number(path, head):
-    data = head.data.copy()
-    data[0, 0, 0] = np.nan
-    nib.save(nib.Nifti1Image(data, head.affine), path)
-
-
-BAD_IMAGES = {
-    "missing": (lambda path, head: None, "no such file"),
-    "truncated": (truncated, "damaged"),
-    "4-D": (four_dimensional, "3-D"),
-    "NaN": (not_a_number, "1 voxels are NaN"),
-}
-
-
-@pytest.mark.parametrize("fault", BAD_IMAGES)
-def test_bad_image_is_refused_in_one_line_and_leaves_no_file(tmp_path, head, fault):
-    make, reason = BAD_IMAGES[fault]
-    path = tmp_path / "scan.nii.gz"
-    make(path, head)
-    output = tmp_path / "out" / "sub-1_T1w.nii.gz"
-    refused(convert(path, output), path, reason, output.parent)
-
-
-def test_labels_of_another_shape_are_refused(tmp_path, conformed, demo_dseg):
-    path = tmp_path / "labels.nii.gz"
-    nib.save(nib.Nifti1Image(demo_dseg.data[1:], demo_dseg.affine), path)
-    refused(convert_labels(path, conformed, tmp_path / "out"), path, "has shape", tmp_path / "out")
-
-
-def test_labels_elsewhere_in_space_are_refused(tmp_path, conformed, demo_dseg):
-    affine = demo_dseg.affine.copy()
-    affine[0, 3] += 10
-    path = tmp_path / "labels.nii.gz"
-    nib.save(nib.Nifti1Image(demo_dseg.data, affine), path)
-    refused(convert_labels(path, conformed, tmp_path / "out"), path, "affines", tmp_path / "out")
-
-
-def test_unknown_label_value_is_refused(tmp_path, conformed, demo_dseg):
-    data = demo_dseg.data.astype(np.int16)
-    data[5, 5, 5] = 777
-    path = tmp_path / "labels.nii.gz"
-    nib.save(nib.Nifti1Image(data, demo_dseg.affine), path)
-    done = convert_labels(path, conformed, tmp_path / "out")
-    refused(done, path, "777 (1 voxels)", tmp_path / "out")
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: {head_file}: the gzip data is damaged")
+    assert not (tmp_path / "out").exists()
 
 
 def test_converted_labels_lie_on_both_grids(tmp_path, conformed, dseg_file, head):
@@ -157,6 +105,43 @@ def test_misuse_exits_with_status_2():
     assert quicknat("no-such-command").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["convert", "a.nii", "--output", "b.nii"], "must end in .nii.gz"),
+        (
+            [
+                "bundle",
+                "m",
+                "--protocol",
+                LABELS / "tissues4.tsv",
+                "--output",
+                "o",
+                "--aggregation",
+                "{",
+            ],
+            "is no JSON",
+        ),
+        (
+            [
+                "bundle",
+                "m",
+                "--protocol",
+                LABELS / "tissues4.tsv",
+                "--output",
+                "o",
+                "--aggregation",
+                "[]",
+            ],
+            "JSON object",
+        ),
+    ],
+)
+def test_option_of_the_wrong_form_is_misuse(arguments, reason):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 2 and reason in done.output
+
+
 def test_debug_shows_the_traceback(tmp_path):
     done = quicknat("--debug", "convert", tmp_path / "x.nii", "--output", tmp_path / "y.nii.gz")
     assert done.returncode == 1 and "Traceback" in done.stderr
@@ -164,8 +149,6 @@ def test_debug_shows_the_traceback(tmp_path):
 
 def test_every_command_explains_itself_with_an_example():
     import typer
-
-    from quicknat.cli import app
 
     commands = typer.main.get_command(app).commands
     assert len(commands) > 10

@@ -273,6 +273,7 @@ def lock_subject(settings, host, process):
     return lock
 
 
+@pytest.mark.case(47)
 def test_lock_of_a_killed_recon_all_is_removed(provide, scan, settings):
     provide("recon-all")
     gone = subprocess.Popen(["true"])

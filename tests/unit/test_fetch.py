@@ -307,6 +307,7 @@ def test_address_where_nothing_listens_is_named_with_the_reason_and_no_secret(ou
 # what came is not what was wanted
 
 
+@pytest.mark.case(53)
 def test_wrong_bytes_are_removed_and_named(server, output):
     server.acts = [act(content=OTHER)]
     with pytest.raises(InputError, match=r"a\.zip: the sha256 of what came is .* \(removed\)"):
@@ -314,6 +315,7 @@ def test_wrong_bytes_are_removed_and_named(server, output):
     assert not output.exists() and not list(output.parent.glob("*.part*"))
 
 
+@pytest.mark.case(53)
 def test_wrong_bytes_go_to_the_mirror(server, output):
     server.acts = [act(content=OTHER)]
     get(server, output, "mirror.zip")
@@ -326,6 +328,7 @@ PAGES = {
 }
 
 
+@pytest.mark.case(53)
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("checksum", ["of the archive", "of the page"])
 def test_web_page_is_recognised_even_if_the_checksum_is_its_own(server, output, page, checksum):
@@ -344,6 +347,7 @@ def test_lfs_pointer_is_recognised(server, output):
         get(server, output)
 
 
+@pytest.mark.case(51)
 def test_too_little_room_is_said_before_anything_comes(server, output, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 200_000))
@@ -378,6 +382,7 @@ def test_mirror_that_is_no_address_is_refused_before_anything_is_fetched(output,
 # at once
 
 
+@pytest.mark.case(52)
 def test_second_download_of_a_file_waits_for_the_first_and_finds_it_done(server, output, caplog):
     waiting = threading.Event()
 
@@ -403,6 +408,7 @@ def test_second_download_of_a_file_waits_for_the_first_and_finds_it_done(server,
     assert len(server.seen) == 1 and only_the_file(output)
 
 
+@pytest.mark.case(47)
 def test_lock_of_a_process_that_was_killed_holds_nobody(server, output):
     output.parent.mkdir()
     code = (

@@ -37,6 +37,7 @@ def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_ds
     np.testing.assert_allclose(*centres, atol=0.6)
 
 
+@pytest.mark.case(19)
 @pytest.mark.slow
 def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model, shared):
     bundle, scan = load_bundle(model), read_volume(shared / "data/malc/1000_SS.nii.gz")
@@ -64,6 +65,7 @@ def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model,
     assert max(differing) == 0, differing
 
 
+@pytest.mark.case(20)
 def test_oblique_native_grid_gets_labels_in_the_right_place(head, demo_dseg):
     angle = np.deg2rad(20)
     turn = np.eye(4)
@@ -188,6 +190,7 @@ def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
     assert np.isnan(found[protocol.names.index("Brain stem")])
 
 
+@pytest.mark.case(49)
 def test_full_memory_makes_the_batches_smaller_and_loses_no_slice(protocol, caplog):
     class Small(Certain):
         def forward(self, x):

@@ -184,6 +184,7 @@ def test_first_t1w_of_a_bids_session_is_taken_and_the_others_are_listed(tmp_path
     assert reasons(found) == dict.fromkeys(names[1:], "another of the same scan was taken")
 
 
+@pytest.mark.case(40)
 def test_bids_subject_and_session_without_t1w_are_left_out(tmp_path):
     found = survey(tree(
         tmp_path, "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz", "sub-01/ses-b/func/bold.nii.gz",
@@ -408,6 +409,7 @@ def test_scan_that_a_sheet_cannot_name_is_left_out(tmp_path):
     }
 
 
+@pytest.mark.case(42)
 def test_linked_subjects_are_found_and_links_to_nothing_or_in_circles_do_no_harm(tmp_path):
     tree(tmp_path / "store", *surfer("anna"))
     root = tree(tmp_path / "study", *surfer("bert", "orig.mgz"))

@@ -28,6 +28,7 @@ def test_power_and_cap_soften_the_class_weights():
     assert class_weights(counts, cap=1.0).max() == 1.0
 
 
+@pytest.mark.case(36)
 def test_class_absent_from_training_has_weight_zero_and_moves_no_other():
     np.testing.assert_allclose(
         class_weights(np.array([80, 0, 10, 10])), [0.125, 0, 1, 1], rtol=1e-6

@@ -33,6 +33,7 @@ def test_distance_is_in_millimetres_along_each_axis():
     assert structure_metrics(one, two, np.array([1, 1, 2.5]))[2] == pytest.approx(10)
 
 
+@pytest.mark.case(36)
 def test_structure_absent_from_both_is_empty_and_from_one_scores_zero():
     nothing, mask = np.zeros((24,) * 3, bool), cube(5, 10)
     assert np.isnan(structure_metrics(nothing, nothing, np.ones(3))).all()

@@ -56,11 +56,13 @@ def test_lost_half_of_a_side_is_flagged(population):
     assert reasons["asymmetry"].endswith("Left A and its partner differ by 22% of their sum")
 
 
+@pytest.mark.case(28)
 def test_skull_stripped_and_whole_heads_are_told_apart(population):
     assert "this looks like skull-stripped" in flags(population, outside=0.1)["other_field"]
     assert "this looks like a whole head" in flags(population, outside=0.8)["other_field"]
 
 
+@pytest.mark.case(28)
 def test_inverted_contrast_is_flagged(population):
     reasons = flags(population, intensity=(5, 60, 60, 130, 190))
     assert "is this a T1w scan?" in reasons["other_contrast"]

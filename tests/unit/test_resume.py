@@ -82,6 +82,7 @@ def assert_same_model(one, two):
     pd.testing.assert_frame_equal(*(table.drop(columns=timing) for table in tables))
 
 
+@pytest.mark.case(45)
 @pytest.mark.parametrize("steps", [3, 13])
 def test_weights_after_a_cut_equal_those_of_a_training_without(
     stacks, tmp_path, protocol, monkeypatch, steps
@@ -96,6 +97,7 @@ def test_weights_after_a_cut_equal_those_of_a_training_without(
     assert not (tmp_path / "cut/state").exists()
 
 
+@pytest.mark.case(46)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signal_saves_and_the_next_call_goes_on(
     stacks, tmp_path, protocol, monkeypatch, caplog, number
@@ -121,6 +123,7 @@ def test_finished_epoch_is_never_trained_again(stacks, tmp_path, protocol, monke
     assert record.stem == "00002-0000000"
 
 
+@pytest.mark.case(44)
 def test_state_of_another_training_is_refused_with_what_differs(
     stacks, tmp_path, protocol, monkeypatch
 ):
@@ -144,6 +147,7 @@ def test_state_of_another_training_is_refused_with_what_differs(
     assert "training scan sub-1 changed" in refusal()
 
 
+@pytest.mark.case(57)
 def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_state(
     stacks, tmp_path, protocol, monkeypatch
 ):
@@ -184,6 +188,7 @@ def test_loader_processes_may_change_between_a_cut_and_the_rest(
     assert_same_model(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.case(43, 44)
 def test_damaged_state_gives_way_to_the_one_before_it(tmp_path, caplog):
     for number in (1, 2, 3):
         save_state(tmp_path, f"{number}", {"a": {"b": 1}}, {"number": number})
@@ -196,6 +201,7 @@ def test_damaged_state_gives_way_to_the_one_before_it(tmp_path, caplog):
     assert not (tmp_path / ".tmp-4.pt").exists()
 
 
+@pytest.mark.case(55)
 def test_state_loads_no_code(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -215,6 +221,7 @@ def test_differences_are_few_and_short():
     assert differences(old, old) == []
 
 
+@pytest.mark.case(43, 45, 46)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "devices"), [(signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]

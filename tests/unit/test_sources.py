@@ -33,6 +33,7 @@ def test_only_matching_members_are_unpacked_and_headers_come_along(tmp_path, mak
     assert not (tmp_path / "out/d/other.img").exists()
 
 
+@pytest.mark.case(54)
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 @pytest.mark.parametrize("name", ["../evil.nii", "/tmp/evil.nii", "a/../../evil.nii"])
 def test_member_that_points_outside_is_refused(tmp_path, make, name):
@@ -42,13 +43,16 @@ def test_member_that_points_outside_is_refused(tmp_path, make, name):
     assert not list(tmp_path.rglob("evil.nii"))
 
 
-def test_link_is_refused(tmp_path):
+@pytest.mark.case(54)
+@pytest.mark.parametrize("kind", ["SYMTYPE", "LNKTYPE", "CHRTYPE", "BLKTYPE", "FIFOTYPE"])
+def test_link_or_device_is_refused(tmp_path, kind):
     with tarfile.open(tmp_path / "a", "w") as archive:
         info = tarfile.TarInfo("scan.nii")
-        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        info.type, info.linkname = getattr(tarfile, kind), "/etc/passwd"
         archive.addfile(info)
-    with pytest.raises(InputError, match="link"):
+    with pytest.raises(InputError, match="link or device"):
         unpack(tmp_path / "a", ["scan.nii"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_absent_member_is_refused_by_name(tmp_path):
@@ -65,6 +69,7 @@ def test_truncated_archive_is_refused(tmp_path):
         unpack(tmp_path / "a", ["499.nii"], tmp_path / "out")
 
 
+@pytest.mark.case(53)
 def test_web_page_instead_of_an_archive_is_refused(tmp_path):
     (tmp_path / "a").write_text("<html>not found</html>")
     with pytest.raises(InputError, match="neither a zip nor a tar"):

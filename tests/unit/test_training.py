@@ -72,6 +72,7 @@ def test_finetuning_starts_from_the_given_weights(stack, tmp_path, protocol):
     torch.testing.assert_close(one["classifier.weight"], two["classifier.weight"])
 
 
+@pytest.mark.case(57)
 def test_loss_that_is_not_finite_stops_and_leaves_no_model(stack, tmp_path, protocol):
     with pytest.raises(InputError, match="lower the learning rate"):
         train_view(

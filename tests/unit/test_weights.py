@@ -42,6 +42,7 @@ def test_weights_load_as_they_were_saved(saved):
         assert torch.equal(value, network.state_dict()[key])
 
 
+@pytest.mark.case(56)
 @pytest.mark.parametrize(
     ("network", "view", "classes", "reason"),
     [
@@ -59,6 +60,7 @@ def test_weights_of_another_view_or_label_table_or_network_are_refused(
         load_weights(network, saved, view, classes)
 
 
+@pytest.mark.case(55)
 def test_pickle_named_safetensors_is_refused(tmp_path):
     (tmp_path / "evil.safetensors").write_bytes(b"\x80\x04cos\nsystem\n.")
     with pytest.raises(InputError, match="holds no weights"):
@@ -87,6 +89,7 @@ class Evil:
         return (print, ("this code ran",))
 
 
+@pytest.mark.case(55)
 def test_published_file_that_would_run_code_is_refused_unrun(golden, tmp_path, capsys):
     torch.save({"state_dict": reference_state(golden), "epoch": Evil()}, tmp_path / "evil.pth.tar")
     torch.save(QuickNAT(3, SMALL), tmp_path / "whole.pth.tar")

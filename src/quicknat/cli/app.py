@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 import quicknat
-from quicknat.errors import InputError, Interrupted
+from quicknat.errors import InputError, Interrupted, for_users
 
 app = typer.Typer(
     name="quicknat",
@@ -26,12 +27,33 @@ log = logging.getLogger("quicknat")
 ProtocolFile = Annotated[Path, typer.Option("--protocol", help="Label protocol table (TSV).")]
 Orientation = Annotated[
     str,
-    typer.Option(help="Direction of the array axes, such as LAS, for headers that state none."),
+    typer.Option(
+        help="Direction of the array axes, such as LAS, for headers that state none; or qform or "
+        "sform, the one to trust where a header's two transforms contradict each other."
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
 Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel side of the conformed grid, mm.")]
 Size = Annotated[int, typer.Option(min=16, help="Voxels along a side of the conformed cube.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
+
+
+def as_json(text: str) -> dict:
+    """The value of an option that takes a JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise typer.BadParameter('must be a JSON object, such as {"epochs": 10}')
+    return found
+
+
+def nifti_name(path: Path) -> Path:
+    """The name of a compressed NIfTI file to write; writers choose the format by it."""
+    if not path.name.endswith(".nii.gz"):
+        raise typer.BadParameter("must end in .nii.gz")
+    return path
 
 
 def _version(wanted: bool) -> None:
@@ -63,8 +85,8 @@ def main() -> None:
     except Interrupted as stop:
         typer.echo(f"interrupted: {stop}", err=True)
         sys.exit(stop.EXIT_STATUS)
-    except (InputError, OSError) as error:
+    except (InputError, OSError, MemoryError) as error:
         if os.environ.get("QUICKNAT_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {for_users(error)}", err=True)
         sys.exit(1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import ProtocolFile, Size, SliceSize, Spacing, Threads, app
+from quicknat.cli.app import ProtocolFile, Size, SliceSize, Spacing, Threads, app, as_json
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def train(
         raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
     lists = [path.read_text().split("\n") for path in (stacks, validation)]
     training, validating = ([line for line in lines if line] for lines in lists)
-    chosen = TrainingSettings.from_dict(json.loads(settings))
+    chosen = TrainingSettings.from_dict(as_json(settings))
     table = Protocol.read(protocol)
     present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
     train_view(view, table, training, validating, chosen, output, initial, threads, present)
@@ -81,7 +80,7 @@ def bundle(
     from quicknat.slices import VIEWS
 
     write_bundle(
-        {view: models / view for view in VIEWS}, Protocol.read(protocol), json.loads(aggregation),
+        {view: models / view for view in VIEWS}, Protocol.read(protocol), as_json(aggregation),
         spacing, size, slice_size, output,
     )  # fmt: skip
     log.info("wrote %s", output)
@@ -131,7 +130,9 @@ def import_weights(
     network, classes = read_reference(weights), Protocol.read(protocol).class_names(view)
     if network.n_classes != len(classes):
         raise InputError(
-            weights, f"tells {network.n_classes} classes apart, {protocol.name} has {len(classes)}"
+            weights,
+            f"tells {network.n_classes} classes apart, {protocol.name} has {len(classes)}",
+            "use the label table that they were trained with",
         )
     with written_whole(output) as (temporary,):
         save_weights(temporary, network.state_dict(), view, classes)

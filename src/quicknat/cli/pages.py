@@ -52,7 +52,9 @@ def slice_png(
 
     view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
     if view not in VIEWS:
-        raise InputError(stack, f"lies in no folder named {', '.join(VIEWS)}")
+        raise InputError(
+            stack, f"lies in no folder named {', '.join(VIEWS)}", "give a stack that 'slice' wrote"
+        )
     own = np.unique(table.sagittal, return_index=True)[1] if view == "sagittal" else slice(None)
     colors = table.colors[own]
     output.mkdir(parents=True, exist_ok=True)

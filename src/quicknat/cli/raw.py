@@ -39,7 +39,11 @@ def download(
 
     from quicknat import fetch
 
-    rows = pd.read_csv(sources, sep="\t", dtype=str, keep_default_na=False).set_index("source")
+    try:
+        rows = pd.read_csv(sources, sep="\t", dtype=str, keep_default_na=False).set_index("source")
+    except (ValueError, KeyError) as error:
+        fix = "compare it with workflow/sources.tsv"
+        raise InputError(sources, f"is no table of sources ({error})", fix) from error
     if source not in rows.index:
         raise InputError(sources, f"has no source '{source}'", f"known: {', '.join(rows.index)}")
     row = rows.loc[source]

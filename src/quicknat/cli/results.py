@@ -82,15 +82,15 @@ def segment(
 
     from quicknat.batch import Options, find_scans, segment_all
     from quicknat.bundle import load_bundle
-    from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
+    from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
 
     if name and len(images) > 1:
         raise typer.BadParameter("--name is for a single image")
     tasks = find_scans(images, name)
     torch.set_num_threads(threads)
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise InputError("--device cuda", "torch finds no GPU here", "use --device cpu")
-    on_gpu = device is not Device.cpu and torch.cuda.is_available()
+    on_gpu = device is not Device.cpu and gpu_works()
+    if device is Device.cuda and not on_gpu:
+        raise InputError("--device cuda", "torch finds no GPU to use here", "use --device cpu")
     bf16 = precision is Precision.bf16
     bf16 |= precision is Precision.auto and computes_in_bfloat16(on_gpu)
     bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)
@@ -144,7 +144,9 @@ def evaluate(
     views = {view: read_volume(path) for view, path in given.items() if path}
     for volume in (ours, *views.values()):
         if not np.allclose(volume.affine, theirs.affine, atol=0.01):
-            raise InputError(volume.path, f"lies elsewhere in space than {reference}")
+            raise InputError(
+                volume.path, f"lies elsewhere in space than {reference}", "give labels on its grid"
+            )
     maps = {view: volume.data for view, volume in views.items()}
     pairs = count_pairs(ours.data, theirs.data, len(table.names), name)
     tables = {

@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 import quicknat
-from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Spacing, Threads, app
+from quicknat.cli.app import (
+    Orientation,
+    ProtocolFile,
+    Size,
+    SliceSize,
+    Spacing,
+    Threads,
+    app,
+    nifti_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +37,9 @@ class LabelMethod(StrEnum):
 @app.command()
 def convert(
     image: Annotated[Path, typer.Argument(help="T1w scan: NIfTI, MGZ, Analyze; may be a glob.")],
-    output: Annotated[Path, typer.Option(help="…_T1w.nii.gz; the .json goes beside it.")],
+    output: Annotated[
+        Path, typer.Option(callback=nifti_name, help="…_T1w.nii.gz; the .json goes beside it.")
+    ],
     spacing: Spacing = 1.0,
     size: Size = 256,
     orientation: Orientation = "",
@@ -65,8 +76,12 @@ def convert_labels(
         str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")
     ],
     protocol: ProtocolFile,
-    output: Annotated[Path, typer.Option(help="…_dseg.nii.gz on the conformed grid.")],
-    native: Annotated[Path, typer.Option(help="…_dseg.nii.gz on the scan's own grid.")],
+    output: Annotated[
+        Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz on the conformed grid.")
+    ],
+    native: Annotated[
+        Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz on the scan's own grid.")
+    ],
     orientation: Orientation = "",
 ) -> None:
     """Turn a label map into the protocol's classes, on the conformed and on the native grid.
@@ -97,7 +112,10 @@ def convert_labels(
 @app.command("auto-label")
 def auto_label(
     scan: Annotated[Path, typer.Argument(help="Conformed scan without labels.")],
-    output: Annotated[Path, typer.Option(help="…_dseg.nii.gz to write, on the conformed grid.")],
+    output: Annotated[
+        Path,
+        typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write, on the conformed grid."),
+    ],
     method: Annotated[LabelMethod, typer.Option(help="Who makes the labels.")] = LabelMethod.atlas,
     atlas: Annotated[
         list[Path] | None, typer.Option(help="atlas: conformed labelled scan; repeatable.")

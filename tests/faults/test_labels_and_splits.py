@@ -1,0 +1,228 @@
+"""Label maps, label tables and sheets that cannot be used (cases 30 to 42)."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
+from quicknat.verdicts import read_verdicts
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """A good label map of the scan, to be spoilt."""
+    return tiny_labels(tmp_path / "labels.nii.gz")
+
+
+@pytest.fixture
+def convert_labels(quicknat, convert, tmp_path, labels):
+    """Convert the label map of a scan that is converted already."""
+    scan = tmp_path / "scan.nii.gz"
+    assert convert(tiny_scan(scan)).status == 0
+    conformed = (tmp_path / "out/sub-1_T1w.nii.gz").rename(tmp_path / "sub-1_T1w.nii.gz")
+    (tmp_path / "out/sub-1_T1w.json").rename(tmp_path / "sub-1_T1w.json")
+    outputs = [tmp_path / "out" / name for name in ("dseg.nii.gz", "native.nii.gz")]
+
+    def run(protocol=LABELS / "quicknat28.tsv"):
+        options = ("--numbering", "freesurfer", "--protocol", protocol)
+        options += ("--output", outputs[0], "--native", outputs[1])
+        return quicknat("-q", "convert-labels", labels, "--scan", conformed, *options)
+
+    return run
+
+
+@pytest.fixture
+def refused(convert_labels, labels, tmp_path):
+    """Check that the label map is refused with this reason and fix, and leaves nothing."""
+
+    def check(reason, fix):
+        convert_labels().refused(labels, reason, fix, tmp_path / "out")
+
+    return check
+
+
+def changed(labels, value, dtype=np.float64, count=1):
+    """Give the first voxels of a label map another value."""
+    data = np.asarray(nib.load(labels).dataobj).astype(dtype)
+    data[0, 0, :count] = value
+    save(labels, data)
+
+
+@pytest.mark.case(30)
+def test_whole_numbers_stored_as_decimals_are_labels(convert_labels, labels, tmp_path):
+    changed(labels, 17.0)
+    assert convert_labels().status == 0
+    native = np.asarray(nib.load(tmp_path / "out/native.nii.gz").dataobj)
+    assert native[0, 0, 0] == 15  # left hippocampus
+
+
+@pytest.mark.case(30)
+def test_fraction_among_labels_is_refused(refused, labels):
+    changed(labels, 17.5)
+    refused("label value 17.5 is not a whole number", "nearest neighbour")
+
+
+@pytest.mark.case(31)
+def test_unknown_label_is_refused_with_its_value_and_number_of_voxels(refused, labels):
+    changed(labels, 777, np.int16, count=3)
+    refused("label value 777 (3 voxels) is not in the freesurfer numbering", "label table")
+
+
+TABLES = {
+    "duplicate name": ("name", 3, "Background", "'Background' stands in two rows"),
+    "number mapped twice": ("freesurfer", 3, "2", "freesurfer 2 is mapped to two classes"),
+    "gap": ("index", 3, "7", "gaps or repeats"),
+}
+
+
+@pytest.mark.case(32)
+@pytest.mark.parametrize("fault", TABLES)
+def test_label_table_with_duplicates_or_gaps_is_refused(convert_labels, tmp_path, fault):
+    column, row, value, reason = TABLES[fault]
+    lines = [line.split("\t") for line in (LABELS / "quicknat28.tsv").read_text().splitlines()]
+    lines[row + 1][lines[0].index(column)] = value
+    table = tmp_path / "table.tsv"
+    table.write_text("\n".join("\t".join(line) for line in lines) + "\n")
+    convert_labels(table).refused(table, reason, "", tmp_path / "out")
+
+
+@pytest.mark.case(33)
+@pytest.mark.parametrize("value", [-1, -32768, 2**31 - 1, 10**15, 1e30])
+def test_negative_or_huge_label_is_refused_with_its_value(refused, labels, value):
+    changed(labels, value)
+    refused(f"label value {int(value)} (1 voxels)", "label table")
+
+
+@pytest.mark.case(34)
+def test_labels_of_another_shape_are_refused(refused, labels):
+    save(labels, np.asarray(nib.load(labels).dataobj)[1:])
+    refused("has shape (11, 12, 12), its image (12, 12, 12)", "labels on its grid")
+
+
+@pytest.mark.case(34)
+def test_labels_elsewhere_in_space_are_refused(refused, labels):
+    affine = np.diag([2, 2, 2, 1.0])
+    affine[0, 3] = 10
+    save(labels, np.asarray(nib.load(labels).dataobj), affine)
+    refused("lies elsewhere in space than its image", "labels on its grid")
+
+
+@pytest.mark.case(37)
+def test_label_map_of_background_alone_is_refused(refused, labels):
+    save(labels, np.zeros((12, 12, 12), np.int16))
+    refused("holds no structure of protocol 'quicknat28'", "right file")
+
+
+@pytest.fixture
+def check(quicknat, tmp_path, monkeypatch):
+    """Check a sheet as a user does; the verdicts by scan."""
+    monkeypatch.chdir(ROOT)  # where the tables are that the command takes by default
+
+    def run(text):
+        (tmp_path / "sheet.tsv").write_bytes(text.encode())
+        done = quicknat("check", tmp_path / "sheet.tsv", "--output", tmp_path / "check.tsv")
+        verdicts = read_verdicts(tmp_path / "check.tsv") if not done.lines else []
+        return done, {verdict.scan: verdict for verdict in verdicts}
+
+    return run
+
+
+@pytest.mark.case(35)
+def test_swapped_sides_of_a_label_map_are_found_by_the_check(check, labels, tmp_path):
+    tiny_scan(tmp_path / "scan.nii.gz")
+    save(labels, np.asarray(nib.load(labels).dataobj)[::-1])
+    rows = (
+        "subject\timage\tlabels\tprotocol\tuse\na\tscan.nii.gz\tlabels.nii.gz\tfreesurfer\ttrain\n"
+    )
+    done, found = check(rows)
+    assert done.status == 1 and found["sub-a"].verdict == "bad"
+    assert "left and right are swapped" in found["sub-a"].reason
+
+
+@pytest.mark.case(40)
+def test_subject_without_a_session_stands_beside_subjects_with_one(check, tmp_path):
+    for name in ("a", "b", "c"):
+        tiny_scan(tmp_path / f"{name}.nii.gz")
+    rows = ["a\t1\ta.nii.gz", "a\t2\tb.nii.gz", "c\t\tc.nii.gz"]
+    done, found = check(
+        "subject\tsession\timage\tuse\n" + "".join(f"{row}\tsegment\n" for row in rows)
+    )
+    assert done.status == 0 and list(found) == ["sub-a_ses-1", "sub-a_ses-2", "sub-c"]
+
+
+@pytest.mark.case(41)
+def test_name_that_matches_two_files_is_refused_with_both(convert, tmp_path):
+    for name in ("a_run-1.nii.gz", "a_run-2.nii.gz"):
+        tiny_scan(tmp_path / name)
+    pattern = tmp_path / "a_*.nii.gz"
+    reason = "matches 2 files (a_run-1.nii.gz, a_run-2.nii.gz)"
+    convert(pattern).refused(pattern, reason, "name one", tmp_path / "out")
+
+
+@pytest.mark.case(42)
+@pytest.mark.parametrize("name", ["with a space", "Schädel Ōsaka", "脑", "$(touch x);'\"&"])
+def test_scan_may_lie_under_any_name(convert, tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert convert(tiny_scan(tmp_path / name / f"{name}.nii.gz")).status == 0
+
+
+@pytest.mark.case(42)
+def test_scan_may_be_a_link(convert, tmp_path):
+    link = tmp_path / "link.nii.gz"
+    link.symlink_to(tiny_scan(tmp_path / "scan.nii.gz"))
+    assert convert(link).status == 0
+    link.unlink()
+    link.symlink_to(tmp_path / "gone.nii.gz")
+    convert(link).refused(link, "no such file", "check the path")
+
+
+@pytest.mark.case(42)
+def test_sheet_of_windows_with_accents_and_spaces_is_read(check, tmp_path):
+    tiny_scan(tmp_path / "ein Schädel.nii.gz")
+    done, found = check("subject\timage\tuse\r\n007\tein Schädel.nii.gz\tsegment\r\n")
+    assert done.status == 0 and list(found) == ["sub-007"]
+
+
+SHEETS = {
+    "duplicate row": ("a\ta.nii.gz\tsegment\na\ta.nii.gz\tsegment\n", "sub-a", "two rows"),
+    "empty cohort": ("", "(sheet)", "lists no scan"),
+    "all excluded": ("a\ta.nii.gz\texclude\n", "(sheet)", "lists no scan"),
+}
+
+
+@pytest.mark.case(42)
+@pytest.mark.parametrize("fault", SHEETS)
+def test_sheet_with_duplicate_rows_or_without_scans_is_refused(check, tmp_path, fault):
+    rows, scan, reason = SHEETS[fault]
+    tiny_scan(tmp_path / "a.nii.gz")
+    done, found = check(f"subject\timage\tuse\n{rows}")
+    assert done.status == 1 and found[scan].verdict == "bad" and reason in found[scan].reason
+
+
+COLUMNS = {
+    "unknown": (
+        ["subject\timage\tuse\tsesion", "a\ta.nii.gz\tsegment\t1"],
+        "did you mean 'session'",
+    ),
+    "missing": (["subject\timage", "a\ta.nii.gz"], "'use' is missing"),
+}
+
+
+@pytest.mark.case(42)
+@pytest.mark.parametrize("fault", COLUMNS)
+def test_sheet_with_an_unknown_or_missing_column_is_refused(check, tmp_path, fault):
+    lines, reason = COLUMNS[fault]
+    tiny_scan(tmp_path / "a.nii.gz")
+    done, found = check("\n".join(lines) + "\n")
+    assert done.status == 1 and reason in found["(sheet)"].reason
+
+
+@pytest.mark.case(42)
+@pytest.mark.parametrize("content", [b"", b"\x00\x01\xff\xfe" * 20])
+def test_sheet_that_is_no_table_is_refused(quicknat, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "sheet.tsv"
+    path.write_bytes(content)
+    done = quicknat("check", path, "--output", tmp_path / "out/check.tsv")
+    done.refused(path, "cannot be read as a tab-separated table", "save it as TSV")
+    assert not (tmp_path / "out").exists()
