@@ -42,12 +42,13 @@ class Ranges:
             tissue may have any brightness, as in SynthSeg.
         t1w_spread: SD of a tissue's brightness about its usual one in these (ours: it differs by
             0.02 to 0.06 between the heads that ``tissues.tsv`` was measured on).
-        texture: largest SD within a tissue, before smoothing (SynthSeg 0.14).
+        texture: largest SD within a tissue, before smoothing (SynthSeg 0.14; real white matter has
+            0.06, bias included).
         bias: largest SD of the logarithm of the bias field (SynthSeg 0.5).
         gamma: SD of the logarithm of gamma (SynthSeg 0.4; ours 0.2 for T1w only).
         blur: FWHM of the scanner's own blur, pixels; makes the partial volume at borders.
         coarse: probability that an axis is acquired more coarsely than the image is stored.
-        thickness: largest distance of acquired samples, pixels (`quicknat check` warns above 2.5 mm).
+        thickness: largest distance of acquired samples, pixels (`quicknat check` warns of 2.5 mm).
         noise: largest SD of Rician noise (ours: 10 of 255).
         gain: SD of the logarithm of brightness: a slice is scaled as its whole scan is.
         stripped: share of slices without what is outside the brain; half of them keep the fluid.
@@ -60,10 +61,10 @@ class Ranges:
     displacement: float = 0.02
     t1w: float = 0.5
     t1w_spread: float = 0.06
-    texture: float = 0.14
+    texture: float = 0.1
     bias: float = 0.5
     gamma: float = 0.2
-    blur: tuple[float, float] = (0.5, 1.2)
+    blur: tuple[float, float] = (0.8, 1.6)
     coarse: float = 0.3
     thickness: float = 2.5
     noise: float = 0.04

@@ -44,7 +44,6 @@ def slice_png(
     --protocol workflow/labels/quicknat28.tsv`
     """
     import matplotlib.image
-    import numpy as np
 
     from quicknat.figures import slice_picture
     from quicknat.labels import Protocol
@@ -53,8 +52,7 @@ def slice_png(
     view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
     if view not in VIEWS:
         raise InputError(stack, f"lies in no folder named {', '.join(VIEWS)}")
-    own = np.unique(table.sagittal, return_index=True)[1] if view == "sagittal" else slice(None)
-    colors = table.colors[own]
+    colors = table.view_colors(view)
     output.mkdir(parents=True, exist_ok=True)
     for number in range(0, len(pairs), stride):
         path = output / f"{stack.stem}_{view}_{number:03d}.png"
