@@ -114,8 +114,8 @@ def _bend(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
 
 def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
     """Mean and SD of each tissue in each slice, both (B, T); air is dark."""
-    usual = torch.tensor(tissue_table()["t1w"].to_numpy() / 255, dtype=torch.float32)
-    usual = usual.to(draw.device)
+    usual = tissue_table()["t1w"].to_numpy() / 255
+    usual = torch.tensor(usual, dtype=torch.float32, device=draw.device)
     anything = draw.uniform(len(usual))
     likely = (usual + ranges.t1w_spread * draw.normal(len(usual))).clamp(0, 1)
     as_t1w = (draw.uniform(1) < ranges.t1w) & usual.isfinite()
