@@ -10,8 +10,9 @@ from quicknat.synthesis_figure import contact_sheet
 from quicknat.tissues import tissue_table
 
 STILL = {
-    "rotation": 0, "scaling": 0, "shear": 0, "shift": 0, "displacement": 0, "t1w_spread": 0, "texture": 0, "bias": 0,
-    "gamma": 0, "blur": (0.1, 0.1), "coarse": 0, "noise": 0, "gain": 0, "stripped": 0,
+    "rotation": 0, "scaling": 0, "shear": 0, "shift": 0, "displacement": 0, "t1w_spread": 0,
+    "texture": 0, "bias": 0, "gamma": 0, "blur": (0.1, 0.1), "coarse": 0, "noise": 0, "gain": 0,
+    "stripped": 0,
 }  # fmt: skip
 SIDE = 64
 
