@@ -1,4 +1,4 @@
-"""Seconds to paint a batch of images from label maps, against the training step that learns from it.
+"""Seconds to paint a batch of images from label maps, against the training step that follows.
 
     python benchmarks/synthesis.py --output results/benchmarks/synthesis.json
 
