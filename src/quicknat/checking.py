@@ -43,7 +43,8 @@ class _Case:
 
 def _open_case(scan: Scan, places: Places) -> _Case:
     """Find a scan's files."""
-    case = _Case(scan, places.path(scan.source, scan.image))
+    source, name = (scan.source, scan.image) if scan.image else (scan.labels_source, scan.labels)
+    case = _Case(scan, places.path(source, name))
     wanted = {"image": (scan.source, scan.image), "labels": (scan.labels_source, scan.labels)}
     for part, (source, name) in wanted.items():
         if not name or (part == "labels" and not scan.protocol):

@@ -28,6 +28,7 @@ from torch.utils.data import Dataset, Sampler
 from quicknat.errors import InputError
 from quicknat.population import ScanStatistics, describe_scan
 from quicknat.slices import open_stack
+from quicknat.tissues import tissue_table
 
 AGAIN = "slice all scans again with one label table and size"
 
@@ -65,6 +66,10 @@ class SliceDataset(Dataset):
     (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``; with a transform,
     ``k // len`` is the epoch it is augmented for.
 
+    Where there are stacks of `tissues`, after the others, an item says by ``tissues`` (bool)
+    whether it is out of one. Then its image is not augmented and holds tissue indices, which
+    :func:`quicknat.synthesis.paint` turns into a picture.
+
     Raises:
         InputError: a file is no view stack, or its slices have another shape than the others'.
     """
@@ -75,9 +80,11 @@ class SliceDataset(Dataset):
         transform: Compose | None = None,
         seed: int = 0,
         stride: int = 1,
+        tissues: Sequence[str | Path] = (),
     ) -> None:
-        self.paths = list(paths)
-        self.stacks = [open_stack(path)[::stride] for path in paths]
+        self.images = len(paths)  # so many scans have one
+        self.paths = [*paths, *tissues]
+        self.stacks = [open_stack(path)[::stride] for path in self.paths]
         for path, stack in zip(self.paths, self.stacks, strict=True):
             shape, first = stack.shape[2:], self.stacks[0].shape[2:]
             if shape != first:
@@ -96,29 +103,41 @@ class SliceDataset(Dataset):
         index = number % len(self)
         scan = int(np.searchsorted(self.ends, index, side="right"))
         pair = self.stacks[scan][index - (self.ends[scan - 1] if scan else 0)]
-        image = torch.from_numpy(pair[:1].astype(np.float32) / 255)
+        painted = scan >= self.images
+        image = torch.from_numpy(pair[:1].astype(np.float32) / (1 if painted else 255))
+        kind = {"tissues": torch.tensor(painted)} if len(self.paths) > self.images else {}
         # "is not None": the truth value of a Compose is its length, and taking that reseeds it
-        if self.transform is None:
-            return {"image": image, "labels": torch.from_numpy(pair[1].copy())}
+        if painted or self.transform is None:
+            return {"image": image, "labels": torch.from_numpy(pair[1].copy()), **kind}
         draw = np.random.SeedSequence((self.seed, number)).generate_state(1)[0]
         self.transform.set_random_state(int(draw))
         item = self.transform({"image": image, "labels": torch.from_numpy(pair[1:].astype("f4"))})
         # a MetaTensor would carry its metadata through every layer of the network
         image, labels = (convert_to_tensor(item[key], track_meta=False) for key in item)
-        return {"image": image.clamp(0, 1), "labels": labels[0].byte()}
+        return {"image": image.clamp(0, 1), "labels": labels[0].byte(), **kind}
 
     def survey(self, n_classes: int) -> tuple[list[ScanStatistics], dict[str, str]]:
         """Read everything once: statistics of each scan, and the SHA-256 of its stack by name.
 
+        Painted images have no brightness of their own: theirs is NaN.
+
         Raises:
-            InputError: a stack holds a class that the network does not have.
+            InputError: a stack holds a class that the network does not have, or a tissue that there
+                is not.
         """
         statistics, checksums = [], {}
-        for path, stack in zip(self.paths, self.stacks, strict=True):
+        for number, (path, stack) in enumerate(zip(self.paths, self.stacks, strict=True)):
+            painted = number >= self.images
             top = int(stack[:, 1].max(initial=0))
             if top >= n_classes:
                 raise InputError(path, f"holds class {top}, but there are {n_classes}", AGAIN)
-            found = describe_scan(stack, n_classes)
+            if painted and (top := int(stack[:, 0].max(initial=0))) >= len(tissue_table()):
+                raise InputError(path, f"holds tissue {top}", "delete it and rerun")
+            # where there is tissue there is brightness
+            slices = (((pair[0] > 0) * np.uint8(255), pair[1]) for pair in stack)
+            found = describe_scan(slices if painted else stack, n_classes)
+            if painted:
+                found = replace(found, intensity=np.full(n_classes, np.nan))
             # volumes as if every slice had been looked at
             statistics.append(replace(found, voxels=found.voxels * self.stride))
             checksums[Path(path).stem] = hashlib.sha256(np.ascontiguousarray(stack)).hexdigest()

@@ -130,6 +130,11 @@ class Protocol:
             dtype=np.uint8,
         )
 
+    def view_colors(self, view: str) -> np.ndarray:
+        """Colour of each class of one view's network, uint8 (C, 3); merged ones have the left's."""
+        first = np.unique(self.sagittal, return_index=True)[1]
+        return self.colors[first] if view == "sagittal" else self.colors
+
     def n_classes(self, view: str) -> int:
         """Number of classes, background included, of the network for `view`."""
         return int(self.sagittal.max()) + 1 if view == "sagittal" else len(self.table)

@@ -13,6 +13,7 @@ from quicknat.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.network import QuickNAT
 from quicknat.optimizers import learning_rate_factor, make_optimizer
 from quicknat.plan import Plan
+from quicknat.synthesis import paint
 from quicknat.weights import load_weights
 
 
@@ -61,14 +62,18 @@ class Learner:
         """Learn from one batch; returns its weighted cross-entropy and Dice loss, float32 (2,).
 
         Args:
-            batch: ``image`` (N, 1, H, W) and ``labels`` (N, H, W).
-            position: numbers that dropout is seeded with, besides the seed of the settings.
+            batch: ``image`` (N, 1, H, W) and ``labels`` (N, H, W); with ``tissues`` as well, what
+                :func:`quicknat.synthesis.paint` takes.
+            position: numbers that painting and dropout are seeded with, besides the settings' seed.
             update: change the weights, with the gradients of all batches since the last update.
         """
         draw = np.random.SeedSequence((self.settings.seed, *position)).generate_state(1)[0]
         torch.manual_seed(int(draw))
+        image, labels = batch["image"], batch["labels"]
+        if "tissues" in batch:
+            image, labels = paint(batch, int(draw))
         with self.fabric.no_backward_sync(self.model, enabled=not update):
-            losses = torch.stack(self.loss(self.model(batch["image"]), batch["labels"]))
+            losses = torch.stack(self.loss(self.model(image), labels))
             self.fabric.backward(losses.sum() / self.settings.accumulate)
         if update:
             self.optimizer.step()

@@ -49,7 +49,7 @@ def write_model(
         "edge_weight": round(loss.edge, 4),
         "initial_sha256": plan.fingerprint["initial"]["weights"],
         "warm_start": plan.warm_start,
-        "training_scans": [Path(path).stem for path in plan.train],
+        "training_scans": [Path(path).stem for path in (*plan.train, *plan.tissues)],
         "validation_scans": [Path(path).stem for path in plan.validation],
         "data": {key: plan.fingerprint[key] for key in ("training scan", "validation scan")},
         **facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 class Plan:
     """Everything that a training needs to know; travels to its processes.
 
+    ``tissues`` are the stacks that images are painted from, ``train`` those that hold images.
     ``initial`` are the weights that it starts from, None for random ones. ``warm_start``: None, or
     the ``sha256`` of the present model that these belong to, and how many epochs this training
     would have had without (``stage_epochs``).
@@ -45,6 +46,7 @@ class Plan:
     population: dict
     fingerprint: dict
     warm_start: dict | None
+    tissues: list[str] = field(default_factory=list)
 
     @property
     def state_folder(self) -> Path:
@@ -61,14 +63,15 @@ def make_plan(
     initial: str | Path | None,
     threads: int,
     warm_start: WarmStart | None = None,
+    tissues: Sequence[str | Path] = (),
 ) -> Plan:
     """Check and measure the data, before anything expensive; see :func:`train_view`."""
-    if not train:
+    if not train and not tissues:
         raise InputError(
             "training set", f"no scans to train the {view} view on", "add rows with use=train"
         )
     names = protocol.class_names(view)
-    training = SliceDataset(train, stride=settings.slice_stride)
+    training = SliceDataset(train, stride=settings.slice_stride, tissues=tissues)
     validating = SliceDataset(validation)
     for what, dataset in (("training", training), ("validation", validating)):
         if dataset.stacks and not len(dataset):
@@ -113,4 +116,5 @@ def make_plan(
         population=summarise(scans, protocol.partners(view)),
         fingerprint=fingerprint,
         warm_start=warm,
+        tissues=[str(path) for path in tissues],
     )

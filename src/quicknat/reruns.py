@@ -12,6 +12,7 @@ from typing import Any
 
 PRACTICAL = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
 NEW_SCANS = {"new_scans", "warm_start_epochs"}  # when to train and for how long, not how
+SELECTING = {"source"}  # which scans a stage takes; they are compared themselves
 LOOKS = {"abbreviation", "color"}  # columns of a label protocol that no label map depends on
 
 
@@ -29,7 +30,7 @@ def stable_path(path: str | Path) -> str:
 def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Settings of a stage, ``pretrain`` or ``finetune``, as `quicknat train` takes them."""
     merged = {**config["training"], **config[stage], "network": config["network"]}
-    return {key: value for key, value in merged.items() if key not in NEW_SCANS}
+    return {key: value for key, value in merged.items() if key not in NEW_SCANS | SELECTING}
 
 
 def deciding(settings: Mapping[str, Any]) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import numpy as np
 
-from quicknat.errors import InputError
+from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
+
+log = logging.getLogger(__name__)
 
 VIEWS = ("coronal", "axial", "sagittal")
 AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # the RAS+ axis that a view cuts across
@@ -49,6 +53,41 @@ def view_stack(
     if view == "sagittal":
         classes = protocol.sagittal.astype(np.uint8)[classes]
     return np.stack([images[kept], classes], axis=1), kept.tolist()
+
+
+def write_stacks(
+    image: np.ndarray,
+    labels: np.ndarray,
+    start: tuple[int, int, int],
+    size: int,
+    protocol: Protocol,
+    min_foreground: float,
+    folder: Path,
+    name: str,
+) -> None:
+    """Write ``folder/{view}/{name}.npy`` of a conformed scan, and ``folder/{name}.json``.
+
+    The JSON has the window, the number of labelled voxels outside it, and which slices were kept.
+
+    Args:
+        image, labels: what :func:`view_stack` takes, before they are cropped.
+        start, size: the window.
+        protocol, min_foreground: see :func:`view_stack`.
+    """
+    image, cropped = crop(image, start, size), crop(labels, start, size)
+    lost = int((labels > 0).sum() - (cropped > 0).sum())
+    files = [folder / view / f"{name}.npy" for view in VIEWS] + [folder / f"{name}.json"]
+    described = {"window_start": start, "size": size, "labelled_voxels_outside": lost, "kept": {}}
+    with written_whole(*files) as temporaries:
+        for view, temporary in zip(VIEWS, temporaries[:-1], strict=True):
+            stack, kept = view_stack(image, cropped, view, protocol, min_foreground)
+            np.save(temporary, stack)
+            described["kept"][view] = kept
+        temporaries[-1].write_text(json.dumps(described) + "\n")
+    if lost:
+        log.warning("%s: %d labelled voxels lie outside the slices", name, lost)
+    counts = ", ".join(f"{len(described['kept'][view])} {view}" for view in VIEWS)
+    log.info("%s: %s slices", name, counts)
 
 
 def open_stack(path: str | Path) -> np.ndarray:

@@ -27,12 +27,12 @@ def needed_bytes(
     """
     total = 0.0
     for scan in scans:
-        if not (results / "scans" / scan.id).exists():
+        if scan.image and not (results / "scans" / scan.id).exists():
             total += PER_CUBE_VOXEL * size**3
         if scan.use in ("test", "segment"):
             if not (results / "segmentations" / scan.id).exists():
                 total += PER_CUBE_VOXEL * size**3
-        elif not (results / "slices" / f"{scan.id}.json").exists():
+        elif not any((results / "slices").glob(f"{scan.id}*.json")):
             total += PER_WINDOW_VOXEL * window**3
     named = {source for scan in scans for source in (scan.source, scan.labels_source)}
     for source in sorted(named & set(places.sources)):

@@ -68,7 +68,8 @@ class ViewTraining:
             "%s: %d parameters; %d slices of %d scans to train on, %d scans to validate on; "
             "%s, %s, %d process(es) of %d thread(s) and %d for loading",
             plan.view, sum(p.numel() for p in self.learner.network.parameters()),
-            self.batches.n_slices, len(plan.train), len(plan.validation), fabric.device,
+            self.batches.n_slices, len(plan.train) + len(plan.tissues), len(plan.validation),
+            fabric.device,
             choose_precision(plan.settings.precision), fabric.world_size,
             torch.get_num_threads(), workers,
         )  # fmt: skip
@@ -78,7 +79,9 @@ class ViewTraining:
         fabric, plan, settings = self.fabric, self.plan, self.settings
         rank, world = fabric.global_rank, fabric.world_size
         transform = augmentation(plan.slice_shape[0]) if settings.augment else None
-        slices = SliceDataset(plan.train, transform, settings.seed, settings.slice_stride)
+        slices = SliceDataset(
+            plan.train, transform, settings.seed, settings.slice_stride, plan.tissues
+        )
         batches = EpochBatches(len(slices), settings.batch_size, settings.seed, rank, world)
         common = {
             "num_workers": workers,
@@ -300,6 +303,7 @@ def train_view(
     initial: str | Path | None = None,
     threads: int = 1,
     warm_start: WarmStart | None = None,
+    tissues: Sequence[str | Path] = (),
 ) -> None:
     """Train one view and write ``model.safetensors``, ``model.json``, ``history.tsv``.
 
@@ -320,6 +324,8 @@ def train_view(
         threads: processor threads for torch and its data loading.
         warm_start: the present model; where only new scans are to be learnt, the training starts
             from it and is short. The log says whether, and if not why.
+        tissues: view stacks to train on too, whose images are painted while training, see
+            :mod:`quicknat.synthesis`.
 
     Raises:
         InputError: no training slices, stacks of another shape, a loss that is not finite, a
@@ -327,7 +333,7 @@ def train_view(
         Interrupted: SIGTERM, SIGUSR1 or SIGINT came; the state is saved.
     """
     plan = make_plan(
-        view, protocol, train, validation, settings, output, initial, threads, warm_start
+        view, protocol, train, validation, settings, output, initial, threads, warm_start, tissues
     )
     fabric = make_fabric(view, settings)
     with forwarded_signals() if settings.devices > 1 else nullcontext():

@@ -219,6 +219,7 @@ def test_raw_file_replaced_by_one_that_is_older_than_the_results_goes_unseen(pro
 SETTING = {
     "of fine-tuning": ("finetune", {"epochs": 2}, FINETUNE),
     "of both stages": ("training", {"batch_size": 4}, PRETRAIN),
+    "of what pre-training sees": ("pretrain", {"source": "both"}, {"slice_tissues": 1, **PRETRAIN}),
     "that decides no weight": ("training", {"workers": 1, "checkpoint_minutes": 3}, {}),
     "weights of the views": ("aggregation", {"axial": 0.5, "coronal": 0.3}, BUNDLE),
     "size of the slices": ("slices", {"size": 64}, {"slice": 4, **PRETRAIN}),

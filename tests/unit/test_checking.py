@@ -35,8 +35,8 @@ class Cohort:
 
     def add(self, subject, image="", labels="", use="segment", make=tiny_scan, **columns):
         """Add a row, and make its files unless they are there."""
-        image = image or f"{subject}.nii.gz"
-        if make and not (self.folder / image).exists():
+        image = f"{subject}.nii.gz" if image == "" else image or ""
+        if image and make and not (self.folder / image).exists():
             make(self.folder / image)
         if labels and not (self.folder / labels).exists():
             tiny_labels(self.folder / labels)
@@ -386,6 +386,17 @@ def test_command_checks_a_sheet_and_estimates_the_space(cohort, monkeypatch):
     cohort.add("b", make=constant)
     cohort.arguments()
     assert run(cohort.folder / "sheet.tsv", "--output", cohort.table).exit_code == 1
+
+
+def test_label_map_without_image_is_checked_by_itself(cohort):
+    cohort.add("m", image=None, labels="m_l.nii.gz", use="pretrain")
+    cohort.add("gone", image=None, labels="absent.nii.gz", use="pretrain")
+    (cohort.folder / "absent.nii.gz").unlink()
+    verdicts = cohort.check()
+    assert verdicts["sub-m"].verdict == "ok" and verdicts["sub-m"].image.endswith("m_l.nii.gz")
+    assert (verdicts["sub-gone"].verdict, verdicts["sub-gone"].reason) == (
+        "bad", "no such file; check the path in the sheet",
+    )  # fmt: skip
 
 
 def test_sheet_among_files_is_misuse(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers import ROOT
-from quicknat.cohort import auto_use, examine_sheet, find_one, read_sheet
+from quicknat.cohort import auto_use, examine_sheet, find_one, pretraining, read_sheet
 from quicknat.errors import InputError
 from quicknat.schema import load_schema
 
@@ -58,6 +58,8 @@ BAD_ROWS = {
     "a subject that is shell code": ("$(rm)|a.nii|||segment||", "letters and digits"),
     "a leading path": ("../x|a.nii|||segment||", "letters and digits"),
     "an unknown use": ("a|a.nii|||testing||", "allowed: pretrain, train, val, test"),
+    "no image to train on": ("a||l.nii|freesurfer|train||", "sub-a has no image"),
+    "nothing to pre-train on": ("a|||freesurfer|pretrain||", "sub-a has no image"),
     "train without labels": ("a|a.nii|||train||", "no labels"),
     "labels without protocol": ("a|a.nii|l.nii||train||", "no protocol"),
     "no image": ("a||||segment||", "image"),
@@ -108,3 +110,35 @@ def test_file_is_found_by_glob_and_without_regard_to_case(tmp_path):
 def test_shipped_sheets_are_valid():
     for path in sorted((ROOT / "workflow/cohorts").glob("*.tsv")):
         assert read_sheet(path, SCHEMA), path
+
+
+PRETRAINING = {  # scans whose images are learnt, scans whose label maps are painted
+    "automatic": (["sub-image", "sub-pair"], []),
+    "synthetic": ([], ["sub-map", "sub-pair"]),
+    "both": (["sub-image", "sub-pair"], ["sub-map", "sub-pair"]),
+}
+
+
+@pytest.mark.parametrize("source", PRETRAINING)
+def test_source_of_pretraining_says_which_rows_are_used_and_how(tmp_path, source):
+    rows = ["image|a.nii|||pretrain||", "map||l.nii|freesurfer|pretrain||"]
+    rows += ["pair|b.nii|m.nii|freesurfer|pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
+    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows), SCHEMA)}
+    assert pretraining(scans, {"source": source}) == PRETRAINING[source]
+    assert pretraining(scans, {}) == PRETRAINING["automatic"]
+
+
+def test_training_scans_are_painted_where_no_row_to_pretrain_on_has_labels(tmp_path):
+    rows = ["image|a.nii|||pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
+    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows), SCHEMA)}
+    assert pretraining(scans, {"source": "synthetic"}) == ([], ["sub-t"])
+    assert pretraining(scans, {"source": "both"}) == (["sub-image"], ["sub-t"])
+    scans.pop("sub-image")
+    assert pretraining(scans, {"source": "automatic"}) == ([], [])
+
+
+def test_maps_without_image_are_refused_where_images_are_to_be_learnt(tmp_path):
+    rows = ["map||l.nii|freesurfer|pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
+    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows), SCHEMA)}
+    with pytest.raises(InputError, match="'pretrain.source' is automatic.*set it to synthetic"):
+        pretraining(scans, {"source": "automatic"})

@@ -97,6 +97,26 @@ def test_weights_after_a_cut_equal_those_of_a_training_without(
     assert not (tmp_path / "cut/state").exists()
 
 
+def test_painted_images_after_a_cut_are_those_of_a_training_without(
+    stacks, tmp_path, protocol, monkeypatch
+):
+    settings = replace(SETTINGS, epochs=1)
+    data = np.load(stacks[0][0])
+    data[:, 0] //= 50
+    np.save(tmp_path / "sub-1_tissues.npy", data)
+
+    def train_both(folder):
+        tissues = [tmp_path / "sub-1_tissues.npy"]
+        train_view("coronal", protocol, *stacks, settings, folder, tissues=tissues)
+
+    train_both(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 5, cut)
+        train_both(tmp_path / "cut")
+    train_both(tmp_path / "cut")
+    assert_same_model(tmp_path / "whole", tmp_path / "cut")
+
+
 @pytest.mark.case(46)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signal_saves_and_the_next_call_goes_on(

@@ -1,5 +1,7 @@
 """Settings are refused with the key's name and what would be right."""
 
+import itertools
+
 import pytest
 import yaml
 
@@ -59,6 +61,7 @@ def test_every_setting_is_described():
             elif "$ref" not in child:
                 yield ".".join((*path, name)), child
 
-    found = [*leaves(SCHEMA), *leaves(SCHEMA["$defs"]["stage"], ("stage",))]
+    stages = (leaves(schema, (name,)) for name, schema in SCHEMA["$defs"].items())
+    found = itertools.chain(leaves(SCHEMA), *stages)
     undescribed = [name for name, child in found if "description" not in child]
     assert [n for n in undescribed if not n.startswith("aggregation.")] == []

@@ -157,3 +157,48 @@ def test_stride_takes_every_so_many_th_slice_and_counts_voxels_as_if_it_took_all
     (other,), other_sums = part.survey(5)
     assert other.voxels.sum() == one.voxels.sum() and sums != other_sums
     np.testing.assert_allclose(other.voxels[1:], one.voxels[1:], rtol=0.05)
+
+
+@pytest.fixture
+def tissue_stack(tmp_path, stack):
+    """The bars of `stack` as tissues: an index each instead of a brightness."""
+    data = np.load(stack)
+    data[:, 0] = data[:, 1]
+    np.save(tmp_path / "sub-1_tissues.npy", data)
+    return tmp_path / "sub-1_tissues.npy"
+
+
+def test_slices_of_tissues_are_told_apart_and_never_augmented(stack, tissue_stack):
+    both = SliceDataset([stack], augmentation(32), tissues=[tissue_stack])
+    assert len(both) == 48
+    image, tissues = both[3], both[27]
+    assert not image["tissues"] and image["image"].max() <= 1
+    assert tissues["tissues"] and tissues["image"].unique().tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(tissues["image"][0].byte(), tissues["labels"])
+    assert "tissues" not in SliceDataset([stack])[0]
+
+
+def test_tissues_have_voxels_but_no_brightness(stack, tissue_stack):
+    (one, two), sums = SliceDataset([stack], tissues=[tissue_stack]).survey(5)
+    assert set(sums) == {"sub-1", "sub-1_tissues"}
+    np.testing.assert_array_equal(one.voxels, two.voxels)
+    assert np.isfinite(one.intensity).all() and np.isnan(two.intensity).all()
+    assert two.outside == 0
+    data = np.load(tissue_stack)
+    data[0, 0, 0, 0] = 200
+    np.save(tissue_stack, data)
+    with pytest.raises(InputError, match="sub-1_tissues.npy: holds tissue 200"):
+        SliceDataset([], tissues=[tissue_stack]).survey(5)
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_network_trains_on_painted_images_alone_or_with_real_ones(
+    stack, tissue_stack, tmp_path, protocol, images
+):
+    chosen, folder = settings(epochs=1), tmp_path / "m"
+    real = [stack] * images
+    train_view("coronal", protocol, real, [stack], chosen, folder, tissues=[tissue_stack])
+    history = pd.read_csv(folder / "history.tsv", sep="\t")
+    assert np.isfinite(history["train_loss"]).all() and np.isfinite(history["val_dice"]).all()
+    described = json.loads((folder / "model.json").read_text())
+    assert described["training_scans"] == ["sub-1"] * images + ["sub-1_tissues"]

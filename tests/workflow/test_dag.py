@@ -88,6 +88,43 @@ def test_scan_without_labels_is_refused_where_labels_are_to_be_given(dry_run):
     assert done.returncode == 0 and job_counts(done.text)["convert_labels"] == 4
 
 
+SOURCES = {  # jobs for a scan with an image, one with a label map, one with both
+    "automatic": {"convert": 5, "convert_labels": 4, "auto_label": 1, "slice": 5},
+    "synthetic": {"convert": 4, "convert_labels": 3, "slice": 3, "slice_tissues": 2},
+    "both": {"convert": 5, "convert_labels": 4, "auto_label": 1, "slice": 5, "slice_tissues": 2},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES)
+def test_source_of_pretraining_decides_what_becomes_of_its_rows(dry_run, source):
+    rows = [PRETRAIN, "m1||m1_l.nii.gz|freesurfer|pretrain|"]
+    rows += ["b1|b1.nii.gz|b1_l.nii.gz|freesurfer|pretrain|"]
+    overlay = {"pretrain": {"source": source}, "auto_labels": {"atlases": ["sub-t1"]}}
+    done = dry_run("--printshellcmds", rows=[HEADER, *TRAIN, VAL, *rows], overlay=overlay)
+    counts = job_counts(done.text)
+    preparing = {"convert", "convert_labels", "auto_label", "slice", "slice_tissues"}
+    assert {rule: counts[rule] for rule in preparing if counts[rule]} == SOURCES[source], done.text
+    assert counts["pretrain"] == counts["finetune"] == 3
+    commands = dict(re.findall(r"quicknat slice-tissues (.*?) --orientation=(.*)", done.text))
+    if source != "automatic":
+        assert "--scan" not in commands["m1_l.nii.gz"] and "--scan" in commands["b1_l.nii.gz"]
+
+
+@pytest.mark.slow
+def test_label_maps_alone_are_refused_where_images_are_to_be_learnt(dry_run):
+    rows = [HEADER, *TRAIN, VAL, "m1||m1_l.nii.gz|freesurfer|pretrain|"]
+    done = dry_run(rows=rows)
+    assert done.returncode != 0 and "'pretrain.source' is automatic" in done.text
+
+
+@pytest.mark.slow
+def test_training_scans_alone_are_enough_for_synthetic_pretraining(dry_run):
+    overlay = {"pretrain": {"source": "synthetic"}}
+    counts = job_counts(dry_run(rows=[HEADER, *TRAIN, VAL], overlay=overlay).text)
+    assert (counts["slice_tissues"], counts["slice"], counts["pretrain"]) == (2, 3, 3)
+
+
 def test_sessions_are_scans_of_their_own(dry_run):
     rows = [HEADER + "|session", TRAIN[0] + "|1", TRAIN[0] + "|2", VAL + "|", TEST + "|"]
     done = dry_run(rows=rows)

@@ -10,7 +10,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from quicknat.cohort import read_sheet, read_table
+from quicknat.cohort import pretraining, read_sheet, read_table
 from quicknat.errors import InputError
 from quicknat.places import Places
 from quicknat.reruns import LOOKS, deciding, file_digest, stage_settings, table_digest
@@ -92,7 +92,8 @@ try:
     elif not scans("train"):
         raise InputError(SHEET, "no scan has use=train", "name scans with labels to train on")
     WAITING = untrained_scans("results/models/finetune", scans("train")) if FROZEN else []
-    STAGES = ["pretrain", "finetune"] if scans("pretrain") else ["finetune"]
+    PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining(SCANS, config.get("pretrain", {}))
+    STAGES = ["pretrain", "finetune"] if PRETRAIN_IMAGES + PRETRAIN_MAPS else ["finetune"]
     STAGES = trained if FROZEN else STAGES
     if STAGES[0] not in config and not FROZEN:
         raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
@@ -100,9 +101,9 @@ try:
     WARM_START_EPOCHS = config["training"]["warm_start_epochs"] * (new_scans == "warm_start")
     SEGMENTED = scans("test", "segment")
     LABEL_METHOD = config["auto_labels"]["method"]
-    UNLABELLED = [name for name in scans("pretrain") if not (SCANS[name].labels or FROZEN)]
-    if config["auto_labels"]["license"]:  # no rule parameter, or moving it would redo the labels
-        os.environ.update(FS_LICENSE=config["auto_labels"]["license"])
+    UNLABELLED = [name for name in PRETRAIN_IMAGES if not (SCANS[name].labels or FROZEN)]
+    if license := config["auto_labels"]["license"]:  # as a parameter, moving it would redo labels
+        os.environ.update(FS_LICENSE=license)
     ATLASES = config["auto_labels"]["atlases"] if UNLABELLED and LABEL_METHOD == "atlas" else []
     if UNLABELLED and LABEL_METHOD == "atlas" and not ATLASES or set(ATLASES) - set(scans("train")):
         refuse(f"'auto_labels.atlases' is {ATLASES}", scans("train"))
@@ -134,8 +135,8 @@ def conformed_labels(name):
     return f"results/scans/{name}/anat/{name}_space-conformed{kind}_dseg.nii.gz"
 
 
-def stacks(*uses):
-    return expand("results/slices/{{view}}/{scan}.npy", scan=scans(*uses))
+def stacks(names, kind=""):
+    return expand("results/slices/{{view}}/{scan}{kind}.npy", scan=names, kind=kind)
 
 
 def training_threads(wildcards):

@@ -1,9 +1,11 @@
 # Cut scans into training slices; one job writes the three views of a scan.
-# Requires: the conformed scan and its labels.
+# Requires: the conformed scan and its labels; to paint images from, a raw label map, and the conformed
+# scan that it belongs to if there is one.
 # With keep_slices: false the stacks go once the views are trained, but for those of validation scans:
 # both stages look at these, so that fine-tuning would have pre-training done again by making them.
 # Makes:    results/slices/{view}/{scan}.npy   uint8 (n, 2, H, W): image, class index
-#           results/slices/{scan}.json         window and numbers of the slices kept
+#           results/slices/{view}/{scan}_tissues.npy   the same with tissue indices for an image
+#           results/slices/{scan}.json, {scan}_tissues.json   window and numbers of the slices kept
 
 
 rule slice:
@@ -42,3 +44,38 @@ use rule slice as slice_for_both_stages with:
 
 
 ruleorder: slice_for_both_stages > slice
+
+
+rule slice_tissues:
+    input:
+        lambda wc: PLACES.inputs(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
+        scan=lambda wc: CONFORMED.format(scan=wc.scan) if SCANS[wc.scan].image else [],
+    output:
+        stacks=[
+            path if config["keep_slices"] else temp(path)
+            for path in expand("results/slices/{view}/{{scan}}_tissues.npy", view=VIEWS)
+        ],
+        record="results/slices/{scan}_tissues.json",
+    log:
+        "results/logs/slice_tissues/{scan}.log",
+    benchmark:
+        "results/benchmarks/slice_tissues/{scan}.tsv"
+    conda:
+        "../../envs/imaging.yaml"
+    params:
+        labels=lambda wc: PLACES.path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
+        orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
+        numbering=lambda wc: SCANS[wc.scan].protocol,
+        scan=lambda wc, input: ["--scan", input.scan] if input.scan else [],
+        protocol=untracked(PROTOCOL),
+        classes=CLASSES,
+        spacing=config["conform"]["spacing_mm"],
+        size=config["conform"]["size"],
+        window=config["slices"]["size"],
+        min_foreground=config["slices"]["min_foreground"],
+    shell:
+        "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
+        " --numbering {params.numbering:q} {params.scan:q} --protocol {params.protocol:q}"
+        " --folder results/slices --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
+        " --size {params.size} --slice-size {params.window}"
+        " --min-foreground {params.min_foreground} 2>&1 | tee {log:q}"

@@ -1,5 +1,6 @@
-# Train the three views, independently: on automatic labels first, then on the given ones.
-# Requires: the stacks of the pretrain, train and val scans.
+# Train the three views, independently: on automatic labels or painted images first, then on the
+# given labels.
+# Requires: the stacks of the pretrain, train and val scans; those of tissues, to paint images from.
 # Makes:    results/models/{stage}/{view}/   model.safetensors, model.json, history.tsv
 #           results/model/                   the three views in one folder, ready to segment
 #
@@ -9,8 +10,9 @@
 
 rule pretrain:
     input:
-        train=stacks("pretrain"),
-        val=stacks("val"),
+        train=stacks(PRETRAIN_IMAGES),
+        tissues=stacks(PRETRAIN_MAPS, "_tissues"),
+        val=stacks(scans("val")),
     output:
         expand("results/models/pretrain/{{view}}/{file}", file=MODEL_FILES),
     log:
@@ -33,6 +35,7 @@ rule pretrain:
     shell:
         "trap '' TERM USR1; "
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
+        " --tissues <(printf '%s\\n' {input.tissues:q})"
         " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
         " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
         " 2>&1 | tee {log:q}"
@@ -40,8 +43,8 @@ rule pretrain:
 
 rule finetune:
     input:
-        train=stacks("train"),
-        val=stacks("val"),
+        train=stacks(scans("train")),
+        val=stacks(scans("val")),
         initial=expand("results/models/{stage}/{{view}}/model.safetensors", stage=STAGES[:-1]),
     output:
         expand("results/models/finetune/{{view}}/{file}", file=MODEL_FILES),

@@ -7,6 +7,9 @@ per-scan jobs start at once.
 from quicknat.cli.app import app, main
 
 # in the order of the data, which is the order of --help
-from quicknat.cli import cohorts, checks, raw, scans, models, results, pages, ends  # isort: skip
+from quicknat.cli import cohorts, checks, raw, scans, painting, models, results, pages, ends  # isort: skip
 
-__all__ = ["app", "checks", "cohorts", "ends", "main", "models", "pages", "raw", "results", "scans"]
+__all__ = [
+    "app", "checks", "cohorts", "ends", "main", "models", "pages", "painting", "raw", "results",
+    "scans",
+]  # fmt: skip

@@ -29,6 +29,9 @@ def train(
     warm_start_epochs: Annotated[
         int, typer.Option(min=0, help="Epochs after a warm start; 0: start as usual.")
     ] = 2,
+    tissues: Annotated[
+        Path | None, typer.Option(help="List of stacks by `slice-tissues`, to paint images from.")
+    ] = None,
     threads: Threads = 1,
 ) -> None:
     """Train one view's network, or go on with a training that was interrupted.
@@ -52,12 +55,14 @@ def train(
 
     if view not in VIEWS:
         raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
-    lists = [path.read_text().split("\n") for path in (stacks, validation)]
-    training, validating = ([line for line in lines if line] for lines in lists)
+    lists = [path.read_text().split("\n") if path else [] for path in (stacks, validation, tissues)]
+    training, validating, painted = ([line for line in lines if line] for lines in lists)
     chosen = TrainingSettings.from_dict(as_json(settings))
     table = Protocol.read(protocol)
     present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
-    train_view(view, table, training, validating, chosen, output, initial, threads, present)
+    train_view(
+        view, table, training, validating, chosen, output, initial, threads, present, painted
+    )
 
 
 @app.command()

@@ -44,7 +44,6 @@ def slice_png(
     --protocol workflow/labels/quicknat28.tsv`
     """
     import matplotlib.image
-    import numpy as np
 
     from quicknat.figures import slice_picture
     from quicknat.labels import Protocol
@@ -55,8 +54,7 @@ def slice_png(
         raise InputError(
             stack, f"lies in no folder named {', '.join(VIEWS)}", "give a stack that 'slice' wrote"
         )
-    own = np.unique(table.sagittal, return_index=True)[1] if view == "sagittal" else slice(None)
-    colors = table.colors[own]
+    colors = table.view_colors(view)
     output.mkdir(parents=True, exist_ok=True)
     for number in range(0, len(pairs), stride):
         path = output / f"{stack.stem}_{view}_{number:03d}.png"

@@ -190,26 +190,12 @@ def slice_(
     import numpy as np
 
     from quicknat.conform import head_window, load_conformed
-    from quicknat.errors import written_whole
     from quicknat.labels import Protocol
-    from quicknat.slices import VIEWS, crop, view_stack
+    from quicknat.slices import write_stacks
     from quicknat.volumes import read_volume
 
     table = Protocol.read(protocol)
     image, _, record = load_conformed(scan)
     classes = np.asarray(read_volume(labels).data, dtype=np.uint8)
     start = head_window(image, record["spacing_mm"], size)
-    image, cropped = crop(image, start, size), crop(classes, start, size)
-    lost = int((classes > 0).sum() - (cropped > 0).sum())
-    if lost:
-        log.warning("%s: %d labelled voxels lie outside the slices", labels, lost)
-    files = [folder / view / f"{name}.npy" for view in VIEWS] + [folder / f"{name}.json"]
-    described = {"window_start": start, "size": size, "labelled_voxels_outside": lost, "kept": {}}
-    with written_whole(*files) as temporaries:
-        for view, temporary in zip(VIEWS, temporaries[:-1], strict=True):
-            stack, kept = view_stack(image, cropped, view, table, min_foreground)
-            np.save(temporary, stack)
-            described["kept"][view] = kept
-        temporaries[-1].write_text(json.dumps(described) + "\n")
-    counts = ", ".join(f"{len(described['kept'][view])} {view}" for view in VIEWS)
-    log.info("%s: %s slices", name, counts)
+    write_stacks(image, classes, start, size, table, min_foreground, folder, name)

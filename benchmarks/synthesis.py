@@ -1,0 +1,102 @@
+"""Seconds to paint a batch of images from label maps, against the training step that follows.
+
+    python benchmarks/synthesis.py --output results/benchmarks/synthesis.json
+
+Both take turns in one process, so that a machine whose speed drifts is fair to each.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from quicknat.devices import make_fabric
+from quicknat.hardware import keep_freed_memory
+from quicknat.learner import Learner
+from quicknat.network import NetworkSettings
+from quicknat.optimizers import TrainingSettings
+from quicknat.plan import Plan
+from quicknat.synthesis import synthesize
+from quicknat.tissues import tissue_table
+
+
+def main(
+    filters: Annotated[int, typer.Option(help="Channels of each convolution.")] = 16,
+    size: Annotated[int, typer.Option(help="Side of the slices.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Slices per step.")] = 8,
+    rounds: Annotated[int, typer.Option(help="Times of each that count.")] = 7,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Time painting and a training step on slices of random patches of all tissues."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    random = np.random.default_rng(0)
+    shape = (batch_size, size // 8, size // 8)
+    patches = random.integers(0, len(tissue_table()), shape).astype(np.uint8)
+    plan = Plan(
+        view="coronal",
+        protocol="none",
+        classes=[str(k) for k in range(28)],
+        train=[],
+        validation=[],
+        settings=TrainingSettings(
+            epochs=1,
+            learning_rate=0.001,
+            batch_size=batch_size,
+            compile=False,
+            network=NetworkSettings(filters=filters),
+        ),
+        output=Path(),
+        initial=None,
+        threads=threads,
+        slice_shape=(size, size),
+        counts=np.ones(28),
+        population={},
+        fingerprint={},
+        warm_start=None,
+    )
+    fabric = make_fabric(plan.view, plan.settings)
+    learner = Learner(fabric, plan, steps_per_epoch=100)
+    tissues = torch.as_tensor(patches.repeat(8, axis=1).repeat(8, axis=2), device=fabric.device)
+    classes = torch.where(tissues < 28, tissues, 0)
+    generator = torch.Generator(fabric.device).manual_seed(0)
+    batch = {"image": torch.rand(batch_size, 1, size, size, device=fabric.device)}
+    batch["labels"] = classes
+    numbers = iter(range(10**9))
+    steps = {
+        "paint": lambda: synthesize(tissues, classes, generator),
+        "training step": lambda: learner.step(batch, (next(numbers),), update=True),
+    }
+    seconds = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if fabric.device.type == "cuda":
+                torch.cuda.synchronize()
+            if number:  # the first is a warm-up
+                seconds[name].append(time.perf_counter() - start)
+    cuda = fabric.device.type == "cuda"
+    hardware = torch.cuda.get_device_name() if cuda else f"{threads} thread(s)"
+    print(f"{filters} filters, {batch_size} x {size} x {size}, {hardware}")
+    for name, times in seconds.items():
+        print(f"{name:16}{median(times):9.4f} s")
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "filters": filters, "batch_size": batch_size, "size": size, "hardware": hardware,
+            "torch": torch.__version__, "seconds": seconds,
+        }  # fmt: skip
+        output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

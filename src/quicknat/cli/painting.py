@@ -1,0 +1,99 @@
+"""Commands on label maps that images are painted from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Spacing, app
+
+log = logging.getLogger(__name__)
+
+Numbering = Annotated[str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")]
+
+
+@app.command("slice-tissues")
+def slice_tissues(
+    labels: Annotated[Path, typer.Argument(help="Label map; may be a glob.")],
+    protocol: ProtocolFile,
+    folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
+    name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01_tissues.")],
+    numbering: Numbering = "freesurfer",
+    scan: Annotated[
+        Path | None, typer.Option(help="The conformed scan that it labels, if there is one.")
+    ] = None,
+    spacing: Spacing = 1.0,
+    size: Size = 256,
+    slice_size: SliceSize = 256,
+    min_foreground: Annotated[float, typer.Option(help="Drop slices with fewer labels.")] = 0.01,
+    orientation: Orientation = "",
+) -> None:
+    """Cut a label map into slices of tissues, which training paints images from.
+
+    With `--scan`, what is bright there outside the labelled brain becomes tissue too.
+
+    Example: `quicknat slice-tissues aseg.mgz --protocol workflow/labels/quicknat28.tsv
+    --folder slices --name sub-01_tissues`
+    """
+    from quicknat.cohort import find_one
+    from quicknat.conform import head_window, load_conformed, record_grid
+    from quicknat.labels import Protocol
+    from quicknat.slices import write_stacks
+    from quicknat.tissues import conformed_tissues
+    from quicknat.volumes import read_volume, require_same_grid
+
+    path, table = find_one(labels), Protocol.read(protocol)
+    volume = read_volume(path, orientation)
+    if scan:
+        record = load_conformed(scan)[2]
+        require_same_grid(path, volume, record_grid(record))
+        spacing = record["spacing_mm"]
+    tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size, scan)
+    start = head_window(head, spacing, slice_size)
+    write_stacks(tissues, classes, start, slice_size, table, min_foreground, folder, name)
+
+
+@app.command()
+def synthesize(
+    labels: Annotated[list[Path], typer.Argument(help="Label maps.")],
+    protocol: ProtocolFile,
+    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    numbering: Numbering = "freesurfer",
+    view: Annotated[str, typer.Option(help="coronal, axial or sagittal.")] = "coronal",
+    samples: Annotated[int, typer.Option(min=1, help="Pictures to paint.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    spacing: Spacing = 1.0,
+    size: Size = 256,
+    slice_size: SliceSize = 192,
+    orientation: Orientation = "",
+) -> None:
+    """Draw images painted from label maps beside their classes, to see what a network will see.
+
+    Example: `quicknat synthesize maps/*.nii.gz --protocol workflow/labels/quicknat28.tsv
+    --output samples.png`
+    """
+    import matplotlib.image
+
+    from quicknat.conform import head_window
+    from quicknat.errors import written_whole
+    from quicknat.labels import Protocol
+    from quicknat.slices import VIEWS, crop, view_stack
+    from quicknat.synthesis_figure import contact_sheet
+    from quicknat.tissues import conformed_tissues
+    from quicknat.volumes import read_volume
+
+    if view not in VIEWS:
+        raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
+    table, stacks = Protocol.read(protocol), []
+    for path in labels[:samples]:
+        volume = read_volume(path, orientation)
+        tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size)
+        start = head_window(head, spacing, slice_size)
+        cubes = (crop(data, start, slice_size) for data in (tissues, classes))
+        stacks.append(view_stack(*cubes, view, table, 0.01)[0])
+    with written_whole(output) as (temporary,):
+        matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
+    log.info("%s: %d pictures painted from %d label map(s)", output, samples, len(stacks))
