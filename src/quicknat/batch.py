@@ -23,7 +23,7 @@ import quicknat
 from quicknat.bundle import Bundle
 from quicknat.cohort import default_name
 from quicknat.conform import conform_file, load_conformed, record_grid
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError, one_line, written_whole
 from quicknat.inference import segment
 from quicknat.lookup import write_lookup_tables
 from quicknat.outputs import dataset_description, output_files, write_segmentation
@@ -212,7 +212,7 @@ def segment_all(
                     volumes = segment_file(bundle, task, output, options)
                     log.info("%s: %s", task.name, summary(volumes, time.perf_counter() - start))
                 except (InputError, OSError, MemoryError, RuntimeError) as error:
-                    status, reason = "failed", str(error) or type(error).__name__
+                    status, reason = "failed", one_line(error)
                     log.error("error: %s", reason, exc_info="QUICKNAT_DEBUG" in os.environ)
             seconds = round(time.perf_counter() - start, 1)
             outcomes.append(Outcome(task.name, str(task.path), status, reason, seconds))

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
+import math
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from quicknat.errors import InputError
@@ -24,12 +26,15 @@ from quicknat.errors import InputError
 # its code; None for other formats and for headers that have neither
 Transforms = dict[str, tuple[list | None, int]] | None
 
-# what nibabel raises over damaged headers: also of sizes and types that do not exist
-UNREADABLE = (
-    ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, KeyError,
-    TypeError, MemoryError,
-)  # fmt: skip
 MIN_AXIS = 4  # fewer slices along any axis make no volume
+MAX_VOXELS = 1 << 30  # a head at 0.25 mm; what a header claims beyond that, no memory is taken for
+MAX_BYTES = 8 * MAX_VOXELS + (1 << 20)  # of a file, unpacked
+MAX_VALUE = 1e30  # so that sums and differences stay finite in float32
+VOXEL_MM = (0.01, 100)  # a side outside these limits is in wrong units, and costs hours to resample
+MAX_OFFSET_MM = 1e6
+
+# what nibabel says of a header by itself would stand beside our one line, and twice
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_bytes(path: Path) -> None:
-    """Reject files that are missing, empty, or not what their name says."""
+def _check_bytes(path: Path) -> int:
+    """Reject files that are missing, empty, or not what their name says; the bytes they hold."""
     if not path.is_file():
         raise InputError(path, "no such file", "check the path in the sheet")
     if path.stat().st_size == 0:
@@ -69,19 +74,43 @@ def _check_bytes(path: Path) -> None:
         raise InputError(path, "is gzip-compressed but not named .gz", "rename or unzip it")
     if named_zipped and not zipped:
         raise InputError(path, "is named as gzip but is not compressed", "rename it")
-    if zipped:  # nibabel stops reading before the checksum, so a damaged end would go unseen
-        try:
-            with gzip.open(path) as stream:
-                while stream.read(1 << 22):
-                    pass
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(
-                path, f"the gzip data is damaged ({error})", "fetch it again"
-            ) from error
+    if not zipped:
+        return path.stat().st_size
+    held = 0
+    try:  # nibabel stops reading before the checksum, so a damaged end would go unseen
+        with gzip.open(path) as stream:
+            while (block := stream.read(1 << 22)) and held <= MAX_BYTES:
+                held += len(block)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(path, f"the gzip data is damaged ({error})", "fetch it again") from error
+    if held > MAX_BYTES:
+        raise InputError(path, f"unpacks to more than {MAX_BYTES >> 30} GiB", "do not use it")
+    return held
 
 
-def _stated_affine(shape: tuple[int, ...], zooms: np.ndarray, orientation: str) -> np.ndarray:
+def _check_extent(image: Any, path: Path, held: int) -> None:
+    """Reject a header that promises more than its file holds, before memory is taken for it."""
+    shape = [int(side) for side in image.shape]
+    if min(shape, default=0) < 1:
+        raise InputError(path, f"the shape is {tuple(shape)}", "give one 3-D volume")
+    voxels = math.prod(shape)
+    if voxels > MAX_VOXELS:
+        raise InputError(
+            path, f"its header claims {' × '.join(map(str, shape))} voxels", "fetch it again"
+        )
+    promised = int(image.dataobj.offset) + voxels * image.dataobj.dtype.itemsize
+    if held < promised:
+        problem = f"is cut short: {held} bytes, where its header promises {promised}"
+        raise InputError(path, problem, "fetch it again")
+
+
+def _stated_affine(
+    shape: tuple[int, ...], zooms: np.ndarray, orientation: str, path: Path
+) -> np.ndarray:
     """Affine of axes that point to `orientation` (such as LAS), centred on the world's origin."""
+    if sorted(map("LAS".find, orientation.translate(str.maketrans("RPI", "LAS")))) != [0, 1, 2]:
+        fix = "name one of L or R, one of A or P, one of S or I, such as LAS"
+        raise InputError(path, f"its stated orientation '{orientation}' names no three axes", fix)
     ornt = nib.orientations.axcodes2ornt(tuple(orientation))
     affine = np.zeros((4, 4))
     affine[3, 3] = 1
@@ -97,10 +126,13 @@ def _transforms(image: Any, path: Path) -> Transforms:
         return None
     try:
         found = {"qform": image.get_qform(coded=True), "sform": image.get_sform(coded=True)}
-    except HeaderDataError as error:
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise InputError(
             path, f"the qform is no rotation ({error})", "repair the header"
         ) from error
+    for name, (matrix, _) in found.items():
+        if matrix is not None and not np.all(np.abs(matrix) <= MAX_OFFSET_MM):
+            raise InputError(path, f"the {name} holds no usable numbers", "repair the header")
     return {
         name: (None if matrix is None else matrix.tolist(), int(code))
         for name, (matrix, code) in found.items()
@@ -115,6 +147,9 @@ def _placement(
     transforms = _transforms(image, path)
     if np.any(~np.isfinite(zooms)) or np.any(zooms <= 0):
         raise InputError(path, f"voxel size {zooms.tolist()} is not positive", "repair the header")
+    if zooms.min() < VOXEL_MM[0] or zooms.max() > VOXEL_MM[1]:
+        sides = " × ".join(f"{zoom:.3g}" for zoom in zooms)
+        raise InputError(path, f"voxels are {sides} mm", "repair the header; are its units mm?")
     if transforms:
         says = {
             # an axis without length points nowhere
@@ -138,10 +173,10 @@ def _placement(
                 "the header does not say how the axes are oriented",
                 "state it in the sheet's 'orientation' column or with --orientation, such as LAS",
             )
-        return _stated_affine(shape, zooms, orientation), None
+        return _stated_affine(shape, zooms, orientation, path), None
     affine = image.affine
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise InputError(path, "the affine is singular", "repair the header")
+    if not np.all(np.abs(affine) <= MAX_OFFSET_MM) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise InputError(path, "the affine is singular or not finite", "repair the header")
     if not np.allclose(voxel_sizes(affine), zooms, rtol=0.02, atol=0.01):
         raise InputError(
             path,
@@ -152,6 +187,7 @@ def _placement(
     return affine, transforms
 
 
+@np.errstate(all="ignore")  # what comes of odd values is looked at below
 def read_volume(path: str | Path, orientation: str = "") -> Volume:
     """Read NIfTI-1/2 (.nii, .nii.gz), MGH/MGZ or an Analyze pair (.img + .hdr).
 
@@ -166,15 +202,20 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     Raises:
         InputError: with the file, what is wrong with it, and what to do.
     """
+    warnings.filterwarnings("ignore", module=r"nibabel\.")  # the same, by another way
     path = Path(path)
-    _check_bytes(path)
+    held = _check_bytes(path)
     try:
         image = nib.load(path)
+        _check_extent(image, path, held)
         data = np.asanyarray(image.dataobj)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(path, f"a part of the image is missing ({error})") from error
-    except UNREADABLE as error:
-        raise InputError(path, f"cannot be read as an image ({error})") from error
+    except Exception as error:  # nibabel raises many kinds over damaged headers
+        fix = "fetch it again, or convert it to NIfTI"
+        raise InputError(path, f"cannot be read as an image ({error})", fix) from error
     if data.dtype.names or np.iscomplexobj(data):
         raise InputError(path, f"voxels are {data.dtype}", "give one real value per voxel")
     while data.ndim > 3 and data.shape[-1] == 1:
@@ -186,6 +227,9 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     if not np.all(np.isfinite(data)):
         count = int(np.size(data) - np.isfinite(data).sum())
         raise InputError(path, f"{count} voxels are NaN or infinite", "repair the image")
+    top = max(abs(float(data.min())), abs(float(data.max())))
+    if top > MAX_VALUE:
+        raise InputError(path, f"voxels reach {top:.3g}", "repair the header's scaling")
     affine, transforms = _placement(image, data.shape, orientation, path)
     return Volume(data, affine, path, transforms)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import quicknat
-from quicknat.errors import InputError, Interrupted
+from quicknat.errors import InputError, Interrupted, one_line
 
 app = typer.Typer(
     name="quicknat",
@@ -63,8 +63,8 @@ def main() -> None:
     except Interrupted as stop:
         typer.echo(f"interrupted: {stop}", err=True)
         sys.exit(stop.EXIT_STATUS)
-    except (InputError, OSError) as error:
+    except (InputError, OSError, MemoryError) as error:
         if os.environ.get("QUICKNAT_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         sys.exit(1)
