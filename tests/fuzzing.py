@@ -7,6 +7,7 @@ tries thousands of new examples; `FUZZ_EXAMPLES` says how many for each test.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -22,6 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
+import typer.main
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -37,6 +39,8 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
+# typer builds all commands anew at each call, which takes longer than most of them
+built_once = functools.cache(typer.main.get_command)
 EXAMPLES: Counter[str] = Counter()  # by test; the end of a run prints them
 
 
@@ -65,6 +69,7 @@ def quicknat(*arguments: object) -> Done:
     try:
         with (
             mock.patch.object(sys, "argv", ["quicknat", *map(str, arguments)]),
+            mock.patch.object(typer.main, "get_command", built_once),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             warnings.catch_warnings(record=True) as warned,

@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 
 import quicknat
+from quicknat.bundle_format import FORMAT, read_description
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
 from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.slices import VIEWS
 from quicknat.volumes import sha256
 from quicknat.weights import load_weights
-
-FORMAT = 3
 
 CARD = """# QuickNAT model
 
@@ -150,16 +149,7 @@ def load_bundle(
             table.
     """
     folder = Path(folder)
-    try:
-        described = json.loads((folder / "bundle.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(folder, f"is not a model folder ({error})") from error
-    if described.get("format") != FORMAT:
-        raise InputError(
-            folder, f"has model format {described.get('format')}, not {FORMAT}", "bundle it again"
-        )
-    if set(described["views"]) != set(VIEWS):
-        raise InputError(folder, f"has the views {', '.join(described['views'])}, not all three")
+    described = read_description(folder)
     files = [described["labels"]["file"], *(v["weights"] for v in described["views"].values())]
     hashes = [described["labels"]["sha256"], *(v["sha256"] for v in described["views"].values())]
     for name, expected in zip(files, hashes, strict=True):
@@ -177,7 +167,8 @@ def load_bundle(
                 folder, f"the {view} network has {classes} classes, the label table "
                 f"{protocol.n_classes(view)}",
             )  # fmt: skip
-        network = QuickNAT(classes, NetworkSettings(**settings))
+        with torch.device("meta"):  # takes no memory before the file has shown that it fits
+            network = QuickNAT(classes, NetworkSettings(**settings))
         load_weights(network, folder / entry["weights"], view, protocol.class_names(view))
         if bfloat16:
             network = in_bfloat16(network)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quicknat.errors import InputError
+from quicknat.errors import InputError, one_line
 from quicknat.network import LEVELS, NetworkSettings, QuickNAT, SqueezeExcitation
 
 # names in the authors' state dict -> ours; their forward pass runs decode4, 1, 2, 3 downwards
@@ -122,8 +122,8 @@ def read_reference(path: str | Path) -> QuickNAT:
             path, "holds more than tensors, so loading it would run its code",
             "where you trust it, save its state_dict() with torch.save",
         ) from error  # fmt: skip
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(path, f"is no torch file ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # torch raises many kinds; all mean the same here
+        raise InputError(path, f"is no torch file ({one_line(error)[:200]})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import reprlib
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match, relevance
+from jsonschema.validators import extend
 
 from quicknat.errors import InputError
+
+SHOWN = 200  # characters of a value in a message
+
+
+def _whole(_: Any, value: Any) -> bool:
+    """Whether a value is an integer; 256.0 is none, since commands would not take it."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _finite(_: Any, value: Any) -> bool:
+    """Whether a value is a number; NaN would pass every limit."""
+    return isinstance(value, float) and math.isfinite(value) or _whole(_, value)
+
+
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _whole, "number": _finite}
+    ),
+)
 
 
 def load_schema(path: str | Path) -> dict:
@@ -37,7 +60,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     if error.validator == "required":
         missing = next(name for name in error.validator_value if name not in error.instance)
         return f"'{_dotted([*error.absolute_path, missing])}' is missing", ""
-    value = json.dumps(error.instance, default=str)
+    value = _shown(error.instance)
     fixes = {
         "enum": lambda rule: "allowed: " + ", ".join(str(v) or "(empty)" for v in rule),
         "type": lambda rule: f"must be {rule if isinstance(rule, str) else ' or '.join(rule)}",
@@ -49,6 +72,14 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     }
     fix = fixes.get(error.validator, lambda _: error.message)(error.validator_value)
     return f"'{key}' is {value}", fix
+
+
+def _shown(value: Any) -> str:
+    """A value in few words; YAML's aliases make nested ones that no memory holds written out."""
+    if isinstance(value, (list, dict)):
+        return reprlib.repr(value)
+    text = json.dumps(value, default=str)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def check_consistency(config: dict) -> None:
@@ -68,7 +99,7 @@ def check_consistency(config: dict) -> None:
 
 def check(instance: Any, schema: dict, where: str | Path) -> None:
     """Raise an :class:`InputError` naming the first wrong key and its allowed values."""
-    error = best_match(Draft202012Validator(schema).iter_errors(instance))
+    error = best_match(_Validator(schema).iter_errors(instance))
     if error is not None:
         problem, fix = _explain(error)
         raise InputError(where, problem, fix)
@@ -76,6 +107,6 @@ def check(instance: Any, schema: dict, where: str | Path) -> None:
 
 def all_problems(instance: Any, schema: dict, where: str | Path) -> list[InputError]:
     """One :class:`InputError` for each thing wrong; the first is the one that `check` raises."""
-    errors = Draft202012Validator(schema).iter_errors(instance)
+    errors = _Validator(schema).iter_errors(instance)
     ordered = sorted(errors, key=relevance, reverse=True)
     return [InputError(where, *_explain(error)) for error in ordered]

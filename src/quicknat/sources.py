@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 import fnmatch
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from quicknat.errors import InputError, written_whole
+from quicknat.transfer import check_space
+from quicknat.volumes import MAX_BYTES
+
+# what Python's readers raise over damaged archives, and over kinds that they cannot read
+# (RuntimeError: an encrypted member, an unknown compression)
+UNREADABLE = (
+    EOFError, OSError, ValueError, OverflowError, RuntimeError, zlib.error, lzma.LZMAError,
+    tarfile.TarError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:
     """A member's path, if it stays inside the folder it is unpacked to."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0]:
+    if not name.isprintable():  # a line break would forge a line of the list of members
+        raise InputError(archive, f"member {name!r} has no printable name", "do not use it")
+    if not path.parts:
+        raise InputError(archive, f"member '{name}' names no file", "do not use it")
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise InputError(archive, f"member '{name}' points outside its folder", "do not use it")
     return path
 
 
-def _members(archive: Path) -> Iterable[tuple[str, Callable[[], IO[bytes] | None]]]:
-    """Names of all members, each with a way to open it (None for anything but a plain file)."""
+def _members(archive: Path) -> Iterable[tuple[str, int, Callable[[], IO[bytes] | None]]]:
+    """Names and sizes of all members, with ways to open them (None for all but plain files).
+
+    No reader gives more bytes of a member than the size that is stated here.
+    """
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
-                if not info.is_dir():
+                if not info.filename.endswith("/"):
                     link = stat.S_ISLNK(info.external_attr >> 16)
-                    yield info.filename, lambda i=info, z=zipped, k=link: None if k else z.open(i)
+                    yield (
+                        info.filename,
+                        info.file_size,
+                        lambda i=info, z=zipped, k=link: None if k else z.open(i),
+                    )
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as tar:
             for member in tar:
                 if not member.isdir():
                     yield (
                         member.name,
+                        member.size,
                         lambda m=member, t=tar: t.extractfile(m) if m.isreg() else None,
                     )
+            while tar.fileobj.read(1 << 20):  # the checksum of compressed data comes at its end
+                pass
     else:
         raise InputError(archive, "is neither a zip nor a tar archive", "check the source's url")
 
@@ -51,15 +76,16 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
         The members written, sorted.
 
     Raises:
-        InputError: damaged archive, a wanted member that is a link or lies outside the folder, or
-            a pattern that matches nothing.
+        InputError: damaged archive, a wanted member that is a link, lies outside the folder or is
+            larger than any image (see :data:`quicknat.volumes.MAX_BYTES`) or than the room on the
+            disk, or a pattern that matches nothing.
     """
     archive, folder = Path(archive), Path(folder)
     wanted = {pattern.lower() for pattern in patterns}
     wanted |= {pattern[:-4] + ".hdr" for pattern in wanted if pattern.endswith(".img")}
     written, matched = [], set()
     try:
-        for name, opener in _members(archive):
+        for name, size, opener in _members(archive):
             plain = name.removeprefix("./")
             hits = {pattern for pattern in wanted if fnmatch.fnmatch(plain.lower(), pattern)}
             if not hits:
@@ -68,11 +94,16 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
             stream = opener()
             if stream is None:
                 raise InputError(archive, f"member '{name}' is a link or device", "do not use it")
+            if size > MAX_BYTES:
+                problem = f"member '{name}' unpacks to {size / 1e9:.0f} GB, more than any image"
+                raise InputError(archive, problem, "do not use it")
+            folder.mkdir(parents=True, exist_ok=True)
+            check_space(folder, size)
             with stream, written_whole(folder / path) as (temporary,), temporary.open("wb") as out:
                 shutil.copyfileobj(stream, out, 1 << 20)
             matched |= hits
             written.append(str(path))
-    except (EOFError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise InputError(archive, f"the archive is damaged ({error})", "fetch it again") from error
     for pattern in patterns:
         if pattern.lower() not in matched:

@@ -18,11 +18,19 @@ def stack_tables(listing: str | Path, subject_from_name: bool = False) -> pd.Dat
         subject_from_name: add a first column ``subject`` with the sub-… of each file's name.
 
     Raises:
-        InputError: the list is empty.
+        InputError: the list is empty, or names a file that is no table.
     """
+    try:
+        paths = [Path(line) for line in Path(listing).read_text().split("\n") if line]
+    except ValueError as error:
+        raise InputError(listing, f"is no list in UTF-8 ({error})", "one path a line") from error
     parts = []
-    for path in map(Path, filter(None, Path(listing).read_text().split("\n"))):
-        part = pd.read_csv(path, sep="\t")
+    for path in paths:
+        try:
+            part = pd.read_csv(path, sep="\t")
+        except ValueError as error:  # also of pandas' own kinds
+            problem = f"cannot be read as a tab-separated table ({error})"
+            raise InputError(path, problem, "make it again") from error
         if subject_from_name:
             part.insert(0, "subject", default_name(path))
         parts.append(part)

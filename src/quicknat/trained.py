@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from quicknat.bundle_format import read_description
 from quicknat.errors import InputError
 from quicknat.slices import VIEWS
 
@@ -51,7 +52,7 @@ def require_same_grid(bundle: str | Path, config: Mapping[str, Any]) -> None:
     """
     if not Path(bundle).exists():
         return
-    described = json.loads(Path(bundle).read_text())
+    described = read_description(Path(bundle).parent)
     wanted = {
         "conform.spacing_mm": (config["conform"]["spacing_mm"], described["conform"]["spacing_mm"]),
         "conform.size": (config["conform"]["size"], described["conform"]["size"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -32,6 +33,25 @@ Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
 Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel side of the conformed grid, mm.")]
 Size = Annotated[int, typer.Option(min=16, help="Voxels along a side of the conformed cube.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
+
+
+def parsed_json(text: str, option: str) -> dict:
+    """An option's value as JSON, which must be a mapping; anything else is misuse."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{option} is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{option} is no JSON object, such as {{}}")
+    return value
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a file that lists something, the empty ones left out."""
+    try:
+        return [line for line in path.read_text().split("\n") if line]
+    except ValueError as error:
+        raise InputError(path, f"is no list in UTF-8 ({error})", "one entry a line") from error
 
 
 def _version(wanted: bool) -> None:

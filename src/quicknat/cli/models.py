@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import ProtocolFile, Size, SliceSize, Spacing, Threads, app
+from quicknat.cli.app import (
+    ProtocolFile,
+    Size,
+    SliceSize,
+    Spacing,
+    Threads,
+    app,
+    parsed_json,
+    read_list,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +61,8 @@ def train(
 
     if view not in VIEWS:
         raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
-    lists = [path.read_text().split("\n") for path in (stacks, validation)]
-    training, validating = ([line for line in lines if line] for lines in lists)
-    chosen = TrainingSettings.from_dict(json.loads(settings))
+    training, validating = read_list(stacks), read_list(validation)
+    chosen = TrainingSettings.from_dict(parsed_json(settings, "--settings"))
     table = Protocol.read(protocol)
     present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
     train_view(view, table, training, validating, chosen, output, initial, threads, present)
@@ -81,8 +88,8 @@ def bundle(
     from quicknat.slices import VIEWS
 
     write_bundle(
-        {view: models / view for view in VIEWS}, Protocol.read(protocol), json.loads(aggregation),
-        spacing, size, slice_size, output,
+        {view: models / view for view in VIEWS}, Protocol.read(protocol),
+        parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output,
     )  # fmt: skip
     log.info("wrote %s", output)
 

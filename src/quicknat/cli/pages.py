@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import ProtocolFile, app
+from quicknat.cli.app import ProtocolFile, app, read_list
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,7 @@ def report(
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
     known = pd.read_csv(participants, sep="\t", dtype=str, index_col=0) if participants else None
-    names = [line for line in segmented.read_text().split("\n") if line]
-    unseen = [line for line in waiting.read_text().split("\n") if line] if waiting else []
+    names, unseen = read_list(segmented), read_list(waiting) if waiting else []
     figures = results / "report" / "figures"
     scored = [
         "dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty",
