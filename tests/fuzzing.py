@@ -159,7 +159,9 @@ def damaged(draw: st.DrawFn, content: bytes, head: int = 0) -> bytes:
         if last < 0:
             break
         where = draw(st.integers(0, last))
-        data[where] = draw(st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), st.integers(0, 255)))
+        data[where] = draw(
+            st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), st.integers(0, 255))
+        )
     how = draw(st.sampled_from(["whole", "whole", "cut", "longer", "insert", "remove"]))
     where = draw(st.integers(0, len(data)))
     if how == "cut":

@@ -95,7 +95,9 @@ def examine_table(
         problem = f"cannot be read as a tab-separated table ({error})"
         raise InputError(path, problem, "save it as tab-separated text in UTF-8") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first cell for a name
-        raise InputError(path, "has rows with more cells than its header", "remove what is too much")
+        raise InputError(
+            path, "has rows with more cells than its header", "remove what is too much"
+        )
     table.columns = [str(column).strip() for column in table.columns]
     names = {key: {} for key in schema["properties"]}
     names = {"properties": names, "additionalProperties": False}

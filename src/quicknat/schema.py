@@ -17,6 +17,9 @@ from jsonschema.validators import extend
 from quicknat.errors import InputError
 
 SHOWN = 200  # characters of a value in a message
+MAX_VALUES = (
+    100_000  # of a file: with YAML's aliases, some lines can stand for more than memory holds
+)
 
 
 def _whole(_: Any, value: Any) -> bool:
@@ -26,7 +29,7 @@ def _whole(_: Any, value: Any) -> bool:
 
 def _finite(_: Any, value: Any) -> bool:
     """Whether a value is a number; NaN would pass every limit."""
-    return isinstance(value, float) and math.isfinite(value) or _whole(_, value)
+    return (isinstance(value, float) and math.isfinite(value)) or _whole(_, value)
 
 
 _Validator = extend(
@@ -97,8 +100,23 @@ def check_consistency(config: dict) -> None:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
 
 
+def _has_more_values(value: Any, limit: int) -> bool:
+    """Whether there are more than so many values in nested lists and mappings."""
+    waiting, seen = [value], 0
+    while waiting and seen <= limit:
+        seen += 1
+        item = waiting.pop()
+        if isinstance(item, (list, dict)):
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return seen > limit
+
+
 def check(instance: Any, schema: dict, where: str | Path) -> None:
     """Raise an :class:`InputError` naming the first wrong key and its allowed values."""
+    for key, value in instance.items() if isinstance(instance, dict) else ():
+        if _has_more_values(value, MAX_VALUES):
+            problem = f"'{key}' holds more than {MAX_VALUES} values"
+            raise InputError(where, problem, "write out what it is to be")
     error = best_match(_Validator(schema).iter_errors(instance))
     if error is not None:
         problem, fix = _explain(error)

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -70,7 +71,8 @@ def _members(archive: Path) -> Iterable[tuple[str, int, Callable[[], IO[bytes] |
 def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> list[str]:
     """Take the members that match any of `patterns` (case ignored) out of a zip or tar archive.
 
-    Analyze headers come along with their images. Files that are there already are replaced.
+    Analyze headers come along with their images. Files that are there already are replaced, all
+    once the archive has been read whole, or none.
 
     Returns:
         The members written, sorted.
@@ -85,27 +87,33 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
     wanted |= {pattern[:-4] + ".hdr" for pattern in wanted if pattern.endswith(".img")}
     written, matched = [], set()
     try:
-        for name, size, opener in _members(archive):
-            plain = name.removeprefix("./")
-            hits = {pattern for pattern in wanted if fnmatch.fnmatch(plain.lower(), pattern)}
-            if not hits:
-                continue
-            path = _safe(plain, archive)
-            stream = opener()
-            if stream is None:
-                raise InputError(archive, f"member '{name}' is a link or device", "do not use it")
-            if size > MAX_BYTES:
-                problem = f"member '{name}' unpacks to {size / 1e9:.0f} GB, more than any image"
-                raise InputError(archive, problem, "do not use it")
-            folder.mkdir(parents=True, exist_ok=True)
-            check_space(folder, size)
-            with stream, written_whole(folder / path) as (temporary,), temporary.open("wb") as out:
-                shutil.copyfileobj(stream, out, 1 << 20)
-            matched |= hits
-            written.append(str(path))
+        with ExitStack() as stack:
+            for name, size, opener in _members(archive):
+                plain = name.removeprefix("./")
+                hits = {pattern for pattern in wanted if fnmatch.fnmatch(plain.lower(), pattern)}
+                if not hits:
+                    continue
+                path = _safe(plain, archive)
+                if str(path) in written:
+                    raise InputError(archive, f"has two members '{path}'", "do not use it")
+                stream = opener()
+                if stream is None:
+                    problem = f"member '{name}' is a link or device"
+                    raise InputError(archive, problem, "do not use it")
+                if size > MAX_BYTES:
+                    problem = f"member '{name}' unpacks to {size / 1e9:.0f} GB, more than any image"
+                    raise InputError(archive, problem, "do not use it")
+                folder.mkdir(parents=True, exist_ok=True)
+                check_space(folder, size)
+                (temporary,) = stack.enter_context(written_whole(folder / path))
+                with stream, temporary.open("wb") as out:
+                    shutil.copyfileobj(stream, out, 1 << 20)
+                matched |= hits
+                written.append(str(path))
+            for pattern in patterns:
+                if pattern.lower() not in matched:
+                    problem = f"has no member '{pattern}'"
+                    raise InputError(archive, problem, "check the path in the sheet")
     except UNREADABLE as error:
         raise InputError(archive, f"the archive is damaged ({error})", "fetch it again") from error
-    for pattern in patterns:
-        if pattern.lower() not in matched:
-            raise InputError(archive, f"has no member '{pattern}'", "check the path in the sheet")
     return sorted(written)

@@ -8,6 +8,7 @@ import io
 import lzma
 import struct
 import tarfile
+import warnings
 import zipfile
 
 import pytest
@@ -43,7 +44,8 @@ def tar(members: list[tuple[str, bytes, bytes]], squeeze: str = "", form: int = 
 
 def zipped(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as archive:
+    with zipfile.ZipFile(stream, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content, method)
     return stream.getvalue()
@@ -97,8 +99,7 @@ def unpacked_or_refused(content: bytes, patterns: list[str]) -> None:
             assert len(written) == len(names) + 1 and done.err == []
         else:
             refused(done, archive)
-            assert not manifest.exists()
-            assert all(name.startswith("source/") for name in written)
+            assert written == {}
         assert not any(path.is_symlink() for path in root.rglob("*"))
         assert not [name for name in written if ".tmp-" in name]
         assert contents(root / "in") == before

@@ -147,7 +147,9 @@ def test_description_of_a_giant_network_takes_no_memory(tmp_path, filters, monke
         (tmp_path / name).write_bytes(content)
     made = []
     real = QuickNAT.to_empty
-    monkeypatch.setattr(QuickNAT, "to_empty", lambda self, **how: made.append(self) or real(self, **how))
+    monkeypatch.setattr(
+        QuickNAT, "to_empty", lambda self, **how: made.append(self) or real(self, **how)
+    )
     with pytest.raises(InputError, match=r"network|filters"):
         load_bundle(tmp_path)
     assert made == []

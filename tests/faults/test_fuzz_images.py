@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import struct
 import tempfile
-import tracemalloc
-import zlib
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzing import NUMBERS, contents, damaged, quicknat, refused, workplace
@@ -73,8 +70,12 @@ def made(suffix: str, dtype=np.int16, shape=(7, 8, 9), affine=None) -> dict[str,
     """Bytes of a valid file by its suffix; a pair has two."""
     kind = FORMATS[suffix][0]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "scan.img" if suffix == ".img" else "scan.mgh" if "mg" in suffix else "scan.nii")
-        nib.save(kind(blob(dtype, shape), np.diag([20, 20, 20, 1.0]) if affine is None else affine), path)
+        path = Path(
+            folder, "scan.img" if suffix == ".img" else "scan.mgh" if "mg" in suffix else "scan.nii"
+        )
+        nib.save(
+            kind(blob(dtype, shape), np.diag([20, 20, 20, 1.0]) if affine is None else affine), path
+        )
         return {
             suffix if file.suffix == path.suffix else file.suffix: file.read_bytes()
             for file in Path(folder).iterdir()
@@ -94,7 +95,9 @@ def patched(content: bytes, suffix: str, changes: dict[str, float]) -> bytes:
             value = float(value) if code == "d" else float(np.float32(value))
         else:
             bits = 8 * struct.calcsize(code)
-            value = 0 if value != value else max(-(2 ** (bits - 1)), min(value, 2 ** (bits - 1) - 1))
+            value = (
+                0 if value != value else max(-(2 ** (bits - 1)), min(value, 2 ** (bits - 1) - 1))
+            )
             value = int(value)
         end = where + struct.calcsize(order + code)
         if end <= len(data):

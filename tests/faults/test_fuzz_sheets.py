@@ -23,7 +23,9 @@ pytestmark = pytest.mark.timeout(3600)
 SHEET = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 SOURCES = load_schema(ROOT / "workflow/schemas/sources.schema.yaml")
 CONFIG = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
-VALID = "subject\timage\tuse\tlabels\tprotocol\na\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
+VALID = (
+    "subject\timage\tuse\tlabels\tprotocol\na\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
+)
 SCAN_NAME = re.compile(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?")  # the workflow's own rule
 
 
