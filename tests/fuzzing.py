@@ -100,7 +100,7 @@ def refused(done: Done, *parts: object) -> None:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its bytes, links as what they say."""
     return {
-        str(path.relative_to(folder)): os.readlink(path).encode()
+        str(path.relative_to(folder)): str(path.readlink()).encode()
         if path.is_symlink()
         else path.read_bytes()
         for path in folder.rglob("*")

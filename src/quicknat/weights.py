@@ -29,7 +29,7 @@ def save_weights(
 def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequence[str]) -> None:
     """Load weights into a network of exactly that shape, view and label table.
 
-    A network on the device ``meta`` comes to the processor, once the file's shapes are known to fit.
+    A network on the device ``meta`` comes to the processor once the file is known to fit.
 
     Raises:
         InputError: the file is damaged, or holds another network's weights.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import struct
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nibabel.spatialimages import HeaderDataError
 
 from fuzzing import NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS
@@ -67,19 +70,13 @@ def blob(dtype=np.int16, shape=(7, 8, 9)) -> np.ndarray:
 
 
 def made(suffix: str, dtype=np.int16, shape=(7, 8, 9), affine=None) -> dict[str, bytes]:
-    """Bytes of a valid file by its suffix; a pair has two."""
-    kind = FORMATS[suffix][0]
+    """Bytes of a valid file by its suffix, before compression; a pair has two."""
+    kind, affine = FORMATS[suffix][0], np.diag([20, 20, 20, 1.0]) if affine is None else affine
+    own = {".img": ".img", ".mgz": ".mgh", ".mgh": ".mgh"}.get(suffix, ".nii")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(
-            folder, "scan.img" if suffix == ".img" else "scan.mgh" if "mg" in suffix else "scan.nii"
-        )
-        nib.save(
-            kind(blob(dtype, shape), np.diag([20, 20, 20, 1.0]) if affine is None else affine), path
-        )
-        return {
-            suffix if file.suffix == path.suffix else file.suffix: file.read_bytes()
-            for file in Path(folder).iterdir()
-        }
+        nib.save(kind(blob(dtype, shape), affine), Path(folder, f"scan{own}"))
+        files = {file.suffix: file.read_bytes() for file in Path(folder).iterdir()}
+    return {(suffix if end == own else end): content for end, content in files.items()}
 
 
 VALID = {suffix: made(suffix) for suffix in FORMATS}
@@ -94,11 +91,8 @@ def patched(content: bytes, suffix: str, changes: dict[str, float]) -> bytes:
         if code in "fd":
             value = float(value) if code == "d" else float(np.float32(value))
         else:
-            bits = 8 * struct.calcsize(code)
-            value = (
-                0 if value != value else max(-(2 ** (bits - 1)), min(value, 2 ** (bits - 1) - 1))
-            )
-            value = int(value)
+            top = 2 ** (8 * struct.calcsize(code) - 1) - 1
+            value = 0 if value != value else int(max(-top - 1, min(value, top)))
         end = where + struct.calcsize(order + code)
         if end <= len(data):
             data[where:end] = struct.pack(order + code, value)
@@ -130,10 +124,9 @@ def images(draw: st.DrawFn) -> Files:
         elements = st.floats(-1e3, 1e3)
         affine = np.eye(4)
         affine[:3] = np.array(draw(st.lists(elements, min_size=12, max_size=12))).reshape(3, 4)
-        try:
+        # nibabel itself refuses to write some
+        with contextlib.suppress(ValueError, HeaderDataError, np.linalg.LinAlgError):
             files = made(suffix, draw(st.sampled_from(dtypes)), shape, affine)
-        except (ValueError, nib.spatialimages.HeaderDataError, np.linalg.LinAlgError):
-            pass  # nibabel itself refuses to write that
     header = ".hdr" if suffix == ".img" else suffix
     names = st.sampled_from(list(FORMATS[suffix][1]))
     changes = draw(st.dictionaries(names, NUMBERS, max_size=4))
@@ -211,3 +204,88 @@ def test_any_label_map_is_converted_or_refused(files):
         if done.status:
             refused(done, path)
         assert [output.exists() for output in outputs] == [done.status == 0] * 2
+
+
+def compressed(suffix: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    """As the files lie on disk."""
+    if suffix in (".mgz", ".nii.gz"):
+        return {suffix: gzip.compress(files[suffix], 1)}
+    return files
+
+
+def with_header(suffix: str, **changes: float) -> dict[str, bytes]:
+    header = ".hdr" if suffix == ".img" else suffix
+    content = patched(VALID[suffix][header], suffix, changes)
+    return compressed(suffix, {**VALID[suffix], header: content})
+
+
+def with_extension(said: int, content: bytes) -> dict[str, bytes]:
+    """A NIfTI file with a JSON header extension that says how long it is."""
+    plain = VALID[".nii"][".nii"]
+    header = patched(plain[:352], ".nii", {"vox_offset": 352 + 8 + len(content), "extension": 1})
+    return {".nii": header + struct.pack("<ii", said, 32) + content + plain[352:]}
+
+
+NAN = float("nan")
+HUGE = {"dim1": 32767, "dim2": 32767, "dim3": 32767}
+# what each is, and what the line says of it
+FOUND = {
+    "a claim of 35 000 GB": (with_header(".nii.gz", **HUGE), "claims 32767 × 32767 × 32767"),
+    "the same of an MGZ": (with_header(".mgz", **HUGE), "claims"),
+    "the same of NIfTI-2": (with_header("2.nii", dim1=2**62, dim2=2**62, dim3=2**62), "claims"),
+    "the same of a pair": (with_header(".img", **HUGE), "claims"),
+    "a claim of 1 GB": (with_header(".nii.gz", dim1=800, dim2=800, dim3=800), "is cut short"),
+    "no voxels": (with_header(".mgz", dim1=0), "non-zero"),
+    "negative sides": (with_header(".nii", dim1=-7), ""),
+    "sides too many": (with_header(".nii", dim0=9), ""),
+    "an unknown type": (with_header(".nii", datatype=77), "cannot be read"),
+    "an unknown type of MGZ": (with_header(".mgz", type=77), "cannot be read"),
+    "voxels beyond the file": (with_header(".nii", vox_offset=1e9), "is cut short"),
+    "voxels before the file": (with_header(".nii", vox_offset=-1e9), ""),
+    "voxel sides NaN": (with_header(".nii", pixdim1=NAN), ""),
+    "voxel sides of an atom": (with_header("2.nii", pixdim1=1e-9, srow0=1e-9), "mm"),
+    "NaN in the sform": (with_header(".nii", srow0=NAN), "the sform holds no usable numbers"),
+    "an offset beyond all": (with_header(".nii", srow3=3e38), "the sform holds no usable numbers"),
+    "NaN in an MGH's axes": (with_header(".mgh", direction0=NAN), ""),
+    "a slope beyond all": (with_header(".nii", scl_slope=3e38), "voxels reach"),
+    "a pair without .hdr": ({".img": VALID[".img"][".img"]}, "missing"),
+    "a pair cut short": ({**VALID[".img"], ".img": VALID[".img"][".img"][:99]}, "is cut short"),
+    "an extension that goes on": (with_extension(2**31 - 16, b'{"a": 1}'), ""),
+    "one of negative length": (with_extension(-16, b'{"a": 1}'), ""),
+}
+
+
+@pytest.mark.parametrize("fault", FOUND)
+def test_damaged_header_is_refused_before_memory_is_taken_for_it(tmp_path, fault):
+    files, reason = FOUND[fault]
+    path = put(files, tmp_path)
+    output = tmp_path / "out" / "sub-1_T1w.nii.gz"
+    quicknat("convert", tmp_path / "absent.nii", "--output", output)  # imports take memory too
+    tracemalloc.start()
+    try:
+        done = quicknat("convert", path, "--output", output, "--orientation", "LAS")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    refused(done, path, reason)
+    assert "; " in done.err[0]  # what to do
+    assert peak < 30 * MB and not output.parent.exists()
+
+
+def test_header_extension_is_no_fault(tmp_path):
+    path = put(with_extension(16, b'{"a": 1}'), tmp_path)
+    assert read_volume(path).shape == (7, 8, 9)
+
+
+def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr("quicknat.volumes.MAX_BYTES", 10 * MB)
+    path = put({".nii.gz": gzip.compress(VALID[".nii"][".nii"] + bytes(40 * MB))}, tmp_path)
+    done = quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz")
+    refused(done, path, "unpacks to more than")
+
+
+@pytest.mark.parametrize("stated", ["LLL", "XYZ", "las", "LA"])
+def test_orientation_that_names_no_three_axes_is_refused(tmp_path, stated):
+    path = put(with_header(".nii", qform_code=0, sform_code=0), tmp_path)
+    done = quicknat("convert", path, "--output", tmp_path / "o.nii.gz", "--orientation", stated)
+    refused(done, path, f"'{stated}' names no three axes", "such as LAS")
