@@ -61,7 +61,6 @@ def quicknat(*arguments: object) -> Done:
 
     An exception that gets out of it becomes status 70 and its traceback, as a user would see it.
     """
-    EXAMPLES[os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]] += 1
     out, err, status = io.StringIO(), io.StringIO(), 0
     handler = logging.StreamHandler(err)
     handler.setLevel(logging.WARNING)
@@ -110,11 +109,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
-    """A folder with ``in`` and ``out``; nothing outside ``out`` may change once it is filled.
-
-    Whoever has filled ``in`` calls nothing further: what is there when the first command runs is
-    compared when the block ends.
-    """
+    """A folder with ``in`` and ``out`` for one example; nothing may be written beside the two."""
+    EXAMPLES[os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]] += 1
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         (root / "in").mkdir()
@@ -152,7 +148,7 @@ NASTY = st.one_of(
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes, head: int = 0) -> bytes:
-    """The bytes with some changed, cut off, doubled or inserted; `head`: mostly within these."""
+    """The bytes with some cut off, added, or changed (only among the first `head`, if given)."""
     data = bytearray(content)
     for _ in range(draw(st.integers(0, 4))):
         last = min(head or len(data), len(data)) - 1

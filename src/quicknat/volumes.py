@@ -61,6 +61,10 @@ def _check_bytes(path: Path) -> int:
     """Reject files that are missing, empty, or not what their name says; the bytes they hold."""
     if not path.is_file():
         raise InputError(path, "no such file", "check the path in the sheet")
+    if path.suffix.lower() == ".img" and not any(
+        path.with_suffix(end).exists() for end in (".hdr", ".HDR")
+    ):
+        raise InputError(path, "a part of the image is missing: its .hdr", "put it beside the .img")
     if path.stat().st_size == 0:
         raise InputError(path, "the file is empty", "fetch it again")
     with path.open("rb") as stream:
@@ -212,7 +216,8 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(path, f"a part of the image is missing ({error})") from error
+        problem = f"a part of the image is missing ({error})"
+        raise InputError(path, problem, "put it beside this one") from error
     except Exception as error:  # nibabel raises many kinds over damaged headers
         fix = "fetch it again, or convert it to NIfTI"
         raise InputError(path, f"cannot be read as an image ({error})", fix) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
+from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT
 from quicknat.cohort import LOCAL, read_sheet
 from quicknat.errors import InputError
@@ -139,6 +140,7 @@ def circle() -> list:
 
 def settled(config: object) -> None:
     """As the workflow checks a configuration: it is usable, or refused in one line."""
+    EXAMPLES[os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]] += 1
     try:
         check(config, CONFIG, "configuration")
         check_consistency({**config, "aggregation": DEFAULT.get("aggregation", {})})
