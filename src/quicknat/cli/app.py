@@ -35,6 +35,12 @@ Size = Annotated[int, typer.Option(min=16, help="Voxels along a side of the conf
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
 
 
+def check_name(name: str) -> None:
+    """Refuse a name of results that would lead to another folder, as misuse."""
+    if name in (".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        raise typer.BadParameter(f"{name!r} cannot be a name: give letters and digits")
+
+
 def parsed_json(text: str, option: str) -> dict:
     """An option's value as JSON, which must be a mapping; anything else is misuse."""
     try:

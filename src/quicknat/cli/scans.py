@@ -11,7 +11,15 @@ from typing import Annotated
 import typer
 
 import quicknat
-from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Spacing, Threads, app
+from quicknat.cli.app import (
+    Orientation,
+    ProtocolFile,
+    Size,
+    SliceSize,
+    Spacing,
+    Threads,
+    app,
+)
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +185,7 @@ def slice_(
     from quicknat.slices import VIEWS, crop, view_stack
     from quicknat.volumes import read_volume
 
+    check_name(name)
     table = Protocol.read(protocol)
     image, _, record = load_conformed(scan)
     classes = np.asarray(read_volume(labels).data, dtype=np.uint8)
