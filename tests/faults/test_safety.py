@@ -82,20 +82,16 @@ def test_arrays_and_weights_are_loaded_without_running_what_is_in_them(name, opt
     found = [call for path in SOURCES for call in calls(ast.parse(path.read_text()), name)]
     assert found
     for call in found:
-        given = {
-            word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg == option
-        }
-        assert given == {option: value}, ast.unparse(call)
+        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        assert given.get(option) == str(value), ast.unparse(call)
 
 
 def test_linter_looks_for_pickle_eval_and_shells_in_the_package():
     lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
     assert "S" in lint["select"] and not [rule for rule in lint["ignore"] if rule.startswith("S")]
-    ignored = {
-        rule for key, rules in lint["per-file-ignores"].items() if "src" in key for rule in rules
-    }
-    assert ignored == {"S603", "S607"}  # programs started from lists of arguments
-    assert not any("noqa: S" in re.sub("SIM", "", path.read_text()) for path in SOURCES)
+    ours = [rules for key, rules in lint["per-file-ignores"].items() if key.startswith("src")]
+    assert set().union(*ours) == {"S603", "S607"}  # programs started from lists of arguments
+    assert not [path for path in SOURCES if re.search(r"noqa: S\d", path.read_text())]
 
 
 @pytest.mark.parametrize("command", ["segment", "slice"])

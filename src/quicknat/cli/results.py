@@ -81,6 +81,7 @@ def segment(
     check_name(name)
     if name and len(images) > 1:
         raise typer.BadParameter("--name is for a single image")
+
     import torch
 
     from quicknat.batch import Options, find_scans, segment_all
