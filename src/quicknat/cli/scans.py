@@ -19,6 +19,7 @@ from quicknat.cli.app import (
     Spacing,
     Threads,
     app,
+    check_name,
 )
 
 log = logging.getLogger(__name__)
