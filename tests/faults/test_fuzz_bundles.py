@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
-from helpers import LABELS, save
+from helpers import LABELS, ROOT, save
 from quicknat.bundle import load_bundle
 from quicknat.bundle_format import FORMAT
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.network import NetworkSettings, QuickNAT
 from quicknat.slices import VIEWS, open_stack
+from quicknat.trained import require_same_grid
 from quicknat.weights import save_weights
 
 pytestmark = pytest.mark.timeout(3600)
@@ -185,6 +187,18 @@ def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(tmp_pat
     done = quicknat("segment", scan, "--model", folder, "--output", tmp_path / "out")
     refused(done, folder)
     assert not (tmp_path / "out").exists()
+
+
+@given(descriptions())
+@example(b"[]")
+@example(b"{")
+def test_any_description_of_kept_models_is_compared_or_refused(content):
+    with workplace() as root:
+        path = root / "in/bundle.json"
+        path.write_bytes(content)
+        config = yaml.safe_load((ROOT / "config.yaml").read_text())
+        with pytest.raises(InputError, match=r"bundle\.json: describes no|new_scans=freeze"):
+            require_same_grid(path, config)
 
 
 @functools.cache

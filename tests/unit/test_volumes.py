@@ -195,7 +195,7 @@ BAD = {
     "NaN": (nan_file, "3 voxels are NaN"),
     "no orientation": (lambda p, d: write(p, d, code=0), "orient"),
     "zooms contradict": (contradicting, "contradict"),
-    "an impossible size": (huge, "cannot be read as an image"),
+    "an impossible size": (huge, "its header claims"),
     "an axis without length": (collapsed, "sform says"),
     "left-right conflict": (flipped_qform, "sform says RAS, qform says LAS"),
 }
