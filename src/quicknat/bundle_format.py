@@ -12,8 +12,8 @@ from quicknat.slices import VIEWS
 
 FORMAT = 3
 
-FILE = {"type": "string", "pattern": "^[^/\\\\]+$"}
-SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+FILE = {"type": "string", "pattern": "^[^/\\\\]{1,99}$", "description": "must name a file here"}
+SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "must be a SHA-256"}
 SIDE = {"type": "integer", "minimum": 16, "maximum": 1024}
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 RANGES = {"type": "array", "minItems": 2, "maxItems": 2, "items": NUMBERS}
@@ -69,10 +69,11 @@ def read_description(folder: str | Path) -> dict:
         raise InputError(folder, problem, "name the folder that 'quicknat bundle' wrote") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         found = described.get("format") if isinstance(described, dict) else None
-        raise InputError(folder, f"has model format {found}, not {FORMAT}", "bundle it again")
+        raise InputError(folder, f"has model format {found!s:.20}, not {FORMAT}", "bundle it again")
     if not isinstance(described.get("views"), dict) or set(described["views"]) != set(VIEWS):
-        views = ", ".join(map(str, described.get("views") or ()))
-        raise InputError(folder, f"has the views {views}, not all three", "bundle it again")
+        views = described.get("views")
+        found = ", ".join(views) if isinstance(views, dict) else "none"
+        raise InputError(folder, f"has the views {found}, not all three", "bundle it again")
     check(described, SCHEMA, folder / "bundle.json")
     classes = {view: entry["network"]["n_classes"] for view, entry in described["views"].items()}
     sizes = {len(part) for key in ("voxels", "asymmetry") for part in described["population"][key]}

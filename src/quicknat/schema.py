@@ -46,7 +46,10 @@ def load_schema(path: str | Path) -> dict:
 
 
 def _dotted(parts: Any) -> str:
-    return ".".join(str(part) for part in parts)
+    """Keys as a path, in printable characters and no more than a line holds."""
+    text = ".".join(str(part) for part in parts)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
@@ -73,7 +76,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         "multipleOf": lambda rule: f"must be a multiple of {rule}",
         "pattern": lambda _: error.schema.get("description", "does not have the right form"),
     }
-    fix = fixes.get(error.validator, lambda _: error.message)(error.validator_value)
+    fix = fixes.get(error.validator, lambda _: error.message[:SHOWN])(error.validator_value)
     return f"'{key}' is {value}", fix
 
 

@@ -200,6 +200,14 @@ def test_number_that_no_command_takes_is_refused(value):
             check({**DEFAULT, "conform": conform}, CONFIG, "configuration")
 
 
+@pytest.mark.parametrize("key", ["a" * 5000, "a\nerror: b", "\x1b[2J"])
+def test_unknown_key_is_named_in_one_short_printable_line(key):
+    with pytest.raises(InputError) as error:
+        check({**DEFAULT, key: 1}, CONFIG, "configuration")
+    text = str(error.value)
+    assert "unknown key" in text and text.isprintable() and len(text) < 1000
+
+
 TABLE = (LABELS / "seed4.tsv").read_bytes()
 
 
