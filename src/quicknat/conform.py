@@ -18,7 +18,7 @@ from scipy import ndimage
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.schema import check
-from quicknat.volumes import MAX_VOXELS, Grid, Volume, read_volume, sha256
+from quicknat.volumes import MAX_VOXELS, Grid, Volume, read_volume, sha256, usable_affine
 
 HEAD_HEIGHT_MM = 150  # from the vertex down, a brain with cerebellum fits
 BEHIND_MIDDLE_MM = 4  # the brain sits that far behind the middle of a head with a nose
@@ -47,6 +47,7 @@ _KEYS = {
     "source_transforms": {
         "type": ["object", "null"],
         "required": ["qform", "sform"],
+        "additionalProperties": False,
         "properties": {"qform": _TRANSFORM, "sform": _TRANSFORM},
     },
     "source_voxel_mm": {**_NUMBERS, "minItems": 3, "maxItems": 3},
@@ -209,6 +210,9 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     check(record, RECORD, sidecar)
     if math.prod(record["source_shape"]) > MAX_VOXELS:
         raise InputError(sidecar, f"'source_shape' is {record['source_shape']}", "convert again")
+    stated = [matrix for matrix, _ in (record["source_transforms"] or {}).values() if matrix]
+    if not all(usable_affine(np.array(matrix)) for matrix in [record["source_affine"], *stated]):
+        raise InputError(sidecar, "its affine cannot be used", "convert again")
     volume = read_volume(path)
     return np.asarray(volume.data, dtype=np.uint8), volume.affine, record
 

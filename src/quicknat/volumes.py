@@ -108,6 +108,15 @@ def _check_extent(image: Any, path: Path, held: int) -> None:
         raise InputError(path, problem, "fetch it again")
 
 
+def usable_affine(affine: np.ndarray) -> bool:
+    """Whether a matrix (4, 4) gives voxels a place: no number out of reach, no axis without length.
+
+    With others, LAPACK may never come back.
+    """
+    reachable = bool(np.all(np.abs(affine) <= MAX_OFFSET_MM))
+    return reachable and abs(np.linalg.det(affine[:3, :3])) >= 1e-6
+
+
 def _stated_affine(
     shape: tuple[int, ...], zooms: np.ndarray, orientation: str, path: Path
 ) -> np.ndarray:
@@ -179,7 +188,7 @@ def _placement(
             )
         return _stated_affine(shape, zooms, orientation, path), None
     affine = image.affine
-    if not np.all(np.abs(affine) <= MAX_OFFSET_MM) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+    if not usable_affine(affine):
         raise InputError(path, "the affine is singular or not finite", "repair the header")
     if not np.allclose(voxel_sizes(affine), zooms, rtol=0.02, atol=0.01):
         raise InputError(

@@ -19,7 +19,7 @@ from fuzzing import NASTY, contents, damaged, quicknat, refused, workplace
 from quicknat import sources
 from quicknat.volumes import MAX_BYTES
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
 PLAIN, LINK, HARDLINK, DEVICE, FIFO = (
     tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE,

@@ -19,6 +19,7 @@ from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workpl
 from helpers import LABELS, ROOT, save
 from quicknat.bundle import load_bundle
 from quicknat.bundle_format import FORMAT
+from quicknat.conform import load_conformed, record_grid
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.network import NetworkSettings, QuickNAT
@@ -26,7 +27,7 @@ from quicknat.slices import VIEWS, open_stack
 from quicknat.trained import require_same_grid
 from quicknat.weights import save_weights
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
 SETTINGS = NetworkSettings(2, "NONE", 0.0, 3)
 
@@ -261,9 +262,8 @@ RECORD = {
     st.sampled_from([None, *sorted(RECORD)]),
 )
 @example({"source_shape": [2**20, 2**20, 2**20]}, None)
+@example({"source_affine": np.zeros((4, 4)).tolist()}, None)
 def test_any_sidecar_of_a_conformed_scan_is_used_or_refused(changes, absent):
-    from quicknat.conform import load_conformed, record_grid
-
     with workplace() as root:
         scan = save(root / "in/a_T1w.nii.gz", np.ones((4, 4, 4), np.uint8))
         record = {key: value for key, value in (RECORD | changes).items() if key != absent}
@@ -275,6 +275,15 @@ def test_any_sidecar_of_a_conformed_scan_is_used_or_refused(changes, absent):
             assert str(root / "in/a_T1w") in str(error)
             return
         assert record_grid(found).affine.shape == (4, 4)
+
+
+def test_sidecar_whose_affine_would_be_computed_on_forever_is_refused(tmp_path):
+    scan = save(tmp_path / "a_T1w.nii.gz", np.ones((4, 4, 4), np.uint8))
+    endless = np.diag([1e-203, 1, 1, 1])
+    record = RECORD | {"source_affine": endless.tolist()}
+    (tmp_path / "a_T1w.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"a_T1w\.json: its affine cannot be used; convert again"):
+        load_conformed(scan)
 
 
 @given(st.one_of(NASTY, st.sampled_from(["[]", "1", "{", "[" * 10**5, '{"epochs": "x"}', "{}"])))

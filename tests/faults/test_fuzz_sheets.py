@@ -19,7 +19,7 @@ from quicknat.errors import InputError
 from quicknat.labels import COLUMNS, Protocol
 from quicknat.schema import check, check_consistency, load_schema
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
 SHEET = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 SOURCES = load_schema(ROOT / "workflow/schemas/sources.schema.yaml")
