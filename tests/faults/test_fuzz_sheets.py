@@ -218,7 +218,7 @@ def label_table(**changed: str) -> bytes:
     for column, value in changed.items():
         cells[header.index(column)] = value
     lines[2] = "\t".join(cells)
-    return "\n".join([*lines, ""]).encode()
+    return "\n".join([*lines, ""]).encode("utf-8", "surrogatepass")
 
 
 CELLS = st.dictionaries(
