@@ -54,10 +54,6 @@ def _check_bytes(path: Path) -> int:
     """Reject files that are missing, empty, or not what their name says; the bytes they hold."""
     if not path.is_file():
         raise InputError(path, "no such file", "check the path in the sheet")
-    if path.suffix.lower() == ".img" and not any(
-        path.with_suffix(end).exists() for end in (".hdr", ".HDR")
-    ):
-        raise InputError(path, "a part of the image is missing: its .hdr", "put it beside the .img")
     if path.stat().st_size == 0:
         raise InputError(path, "the file is empty", "fetch it again")
     with path.open("rb") as stream:

@@ -293,4 +293,4 @@ def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch)
 def test_orientation_that_names_no_three_axes_is_refused(tmp_path, stated):
     path = put(with_header(".nii", qform_code=0, sform_code=0), tmp_path)
     done = quicknat("convert", path, "--output", tmp_path / "o.nii.gz", "--orientation", stated)
-    refused(done, path, f"'{stated}' names no three axes", "such as LAS")
+    refused(done, path, f"'{stated}' is no orientation", "such as LAS")
