@@ -32,7 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "cli": commands(),
         "config": settings(),
         "sheet": columns("sheet", "A sheet names the scans."),
-        "sources": columns("sources", "`workflow/sources.tsv` says what can be fetched.") + sources(),
+        "sources": columns("sources", "`workflow/sources.tsv` says what can be fetched.")
+        + sources(),
         "labels": label_tables(),
         "results": (ROOT / "results/README.md").read_text(),
         "benchmarks": (ROOT / "benchmarks/README.md").read_text(),
@@ -109,7 +110,9 @@ def columns(name: str, text: str) -> str:
 
 def sources() -> str:
     """What the sources table holds."""
-    rows = read_table(WORKFLOW / "sources.tsv")[["source", "kind", "size_mb", "licence", "citation"]]
+    rows = read_table(WORKFLOW / "sources.tsv")[
+        ["source", "kind", "size_mb", "licence", "citation"]
+    ]
     return "\n## What is there\n\n" + table(rows.columns, rows.itertuples(index=False))
 
 
@@ -118,8 +121,8 @@ def label_tables() -> str:
     text = (
         "# Label tables\n\n"
         "`protocol` names one of these, or a table of your own in `workflow/labels`. *FreeSurfer* "
-        "and *Neuromorphometrics* are the numbers of a label map that become the class; `101-207:2` "
-        "is every second one. The sagittal view does not tell left from right: classes with one "
+        "and *Neuromorphometrics* are the numbers of a label map that become the class; "
+        "`101-207:2` is every second one. The sagittal view does not tell left from right: classes with one "
         "*sagittal* number are one class there.\n"
     )
     for path in sorted((WORKFLOW / "labels").glob("*.tsv")):
@@ -147,7 +150,9 @@ def allowed(rule: dict) -> str:
 def shown(value: object) -> str:
     if value == UNSET:
         return UNSET
-    return "`" + yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip() + "`"
+    return (
+        "`" + yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip() + "`"
+    )
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
