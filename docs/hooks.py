@@ -46,7 +46,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Turn equations into MathML."""
     markdown = BLOCK.sub(lambda found: convert(found[1], display="block"), markdown)
-    return INLINE.sub(lambda found: convert(found[1]), markdown)
+    # without the span, Markdown would take an equation that begins a line out of its paragraph
+    return INLINE.sub(lambda found: f"<span>{convert(found[1])}</span>", markdown)
 
 
 def commands() -> str:
@@ -122,8 +123,8 @@ def label_tables() -> str:
         "# Label tables\n\n"
         "`protocol` names one of these, or a table of your own in `workflow/labels`. *FreeSurfer* "
         "and *Neuromorphometrics* are the numbers of a label map that become the class; "
-        "`101-207:2` is every second one. The sagittal view does not tell left from right: classes with one "
-        "*sagittal* number are one class there.\n"
+        "`101-207:2` is every second one. The sagittal view does not tell left from right: classes "
+        "with one *sagittal* number are one class there.\n"
     )
     for path in sorted((WORKFLOW / "labels").glob("*.tsv")):
         rows = read_table(path)

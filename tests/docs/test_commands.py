@@ -1,7 +1,7 @@
-"""Commands in README and docs that nothing else tests are run, page by page, as a reader would.
+"""Commands in README and docs that nothing else tests are run, in the order of the pages.
 
-Each page's blocks run in turn in one folder, where small scans lie under the pages' names.
-Snakemake only plans: what it would run is tested by tests/e2e.
+They run in one folder, where small scans lie under the pages' names; what several pages say runs
+once. Snakemake only plans: what it would run is tested by tests/e2e.
 """
 
 import os
@@ -13,25 +13,23 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from documents import blocks, documents, name_of
+from documents import blocks, documents, name_of, simple_commands
 
-from helpers import ROOT
+from helpers import ROOT, save
 
 pytestmark = pytest.mark.slow
-TO_RUN = {
-    page: [block for block in blocks(page) if not block.kind]
-    for page in documents()
-    if any(not block.kind for block in blocks(page))
-}
+TO_RUN = {str(simple_commands(b.text)): b for p in documents() for b in blocks(p) if not b.kind}
 
 
-@pytest.fixture
-def folder(tmp_path, model, head_file, dseg_file):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model, head, demo_dseg):
     """A copy of the repository with a model, and scans in data/."""
+    tmp_path = tmp_path_factory.mktemp("reader")
+    head_file = save(tmp_path / "T1w.nii.gz", head.data.astype(np.int16), head.affine)
+    dseg_file = save(tmp_path / "dseg.nii.gz", demo_dseg.data, demo_dseg.affine)
     for name in ("Snakefile", "config.yaml", "workflow", "profiles", "src", "envs"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(model, tmp_path / "results/model")
-    shutil.copy(head_file, tmp_path / "T1w.nii.gz")
     data = tmp_path / "data"
     for name in ("one", "two", "three"):
         for kind, file in (("T1.mgz", head_file), ("aseg.mgz", dseg_file)):
@@ -44,6 +42,7 @@ def folder(tmp_path, model, head_file, dseg_file):
         folder = data / f"bids/sub-{name}/anat"
         folder.mkdir(parents=True)
         shutil.copy(head_file, folder / f"sub-{name}_T1w.nii.gz")
+    (data / "bids/dataset_description.json").write_text('{"Name": "three", "BIDSVersion": "1.9.0"}')
     for name in ("mine", "maps", "archives"):
         (data / name).mkdir()
     shutil.copy(head_file, data / "mine/a.nii.gz")
@@ -52,7 +51,7 @@ def folder(tmp_path, model, head_file, dseg_file):
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shell(folder):
     """Run a script in the folder, with the commands of this environment."""
     programs = folder / "bin"
@@ -76,11 +75,11 @@ def shell(folder):
     return run
 
 
-@pytest.mark.parametrize("page", TO_RUN, ids=name_of)
-def test_commands_of_a_page_run_one_after_the_other(page, shell):
-    for block in TO_RUN[page]:
+def test_commands_run_in_the_order_of_the_pages(shell):
+    for block in TO_RUN.values():
         done = shell(block.text)
-        assert done.returncode == 0, f"{block.text}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        told = f"{name_of(block.page)}: {block.text}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert done.returncode == 0, told
 
 
 def test_block_that_fails_is_noticed(shell):

@@ -96,6 +96,7 @@ def test_equations_are_mathml_and_none_is_left_as_source(pages):
     assert text.count('display="block"') >= 8
     for path in pages:
         assert "$`" not in path.read_text() and "\\frac" not in path.read_text(), path.name
+        assert not re.search(r'</p>\s*(<span>)?<math [^>]*"inline"', path.read_text()), path.name
 
 
 def test_reference_has_every_command_and_option(site):
