@@ -89,6 +89,7 @@ def settings() -> str:
 
 
 def setting_rows(properties: dict, demo: dict, paper: dict) -> str:
+    """The settings of one part as a table; `demo` and `paper` hold its values in the two files."""
     rows = (
         (f"`{name}`", allowed(rule), shown(demo.get(name, rule.get("default", UNSET))),
          shown(paper.get(name, UNSET)), rule.get("description", ""))
@@ -149,6 +150,7 @@ def allowed(rule: dict) -> str:
 
 
 def shown(value: object) -> str:
+    """A value as it stands in a YAML file."""
     if value == UNSET:
         return UNSET
     return (

@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,14 @@ def wrong_quicknat(words):
     return f"{words[0]} has no {', '.join(unknown)}" if unknown else ""
 
 
+@cache
+def snakemake_options():
+    return set(get_argument_parser()._option_string_actions)
+
+
 def wrong_snakemake(words):
     """The same for the words after `snakemake`."""
-    parser = get_argument_parser()
-    known = parser._option_string_actions
+    known = snakemake_options()
     for word, value in zip(words, [*words, ""][1:], strict=True):
         if word.startswith("-") and word not in known:
             return f"snakemake has no {word}"
@@ -59,10 +64,9 @@ def wrong_snakemake(words):
             rule = value.partition("=")[0]
             if not re.search(rf"^rule {rule}:", RULES, re.MULTILINE):
                 return f"no rule {rule}"
-    for key in re.findall(r"(?<=[ ^])([a-z_]+)=", " ".join(["", *after(words, KEYS)])):
-        if key not in sections()[""]:
-            return f"no setting {key}"
-    return ""
+    keys = {word.partition("=")[0] for word in after(words, KEYS)}
+    unknown = keys - sections()[""]
+    return f"no setting {', '.join(unknown)}" if unknown else ""
 
 
 def after(words, names):
