@@ -96,7 +96,7 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
         if not found:
             raise InputError(path, f"holds no scan ({sought})", "name the files themselves")
         files += found
-    tasks = {}
+    tasks: dict[str, Task] = {}
     for path in files:
         task = Task(path, name or default_name(path))
         if task.name in tasks:

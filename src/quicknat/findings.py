@@ -60,7 +60,7 @@ def examine_files(
         InputError: the protocol is none. What is wrong with a file is in its finding.
     """
     table = Protocol.read(protocol) if protocol else None
-    numbers = (table.name, sha256(protocol)) if protocol else ()
+    numbers = (table.name, sha256(protocol)) if table and protocol else ()
 
     def key(file: File) -> str:
         ways = (file.orientation, file.numbering, *(numbers if file.numbering else ()))

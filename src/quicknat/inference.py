@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +147,8 @@ def aggregate(bundle: Bundle, image: np.ndarray, batch: int = 4) -> Prediction:
             total.select(axis, here).add_(ours, alpha=weight)
             vote = ours.argmax(dim=-1)
             votes[view].select(axis, here).copy_(merged[vote] if view == "sagittal" else vote)
-    return Prediction(total.movedim(-1, 0), tuple(part.start for part in box), votes)
+    x, y, z = (part.start for part in box)
+    return Prediction(total.movedim(-1, 0), (x, y, z), votes)
 
 
 @contextmanager
@@ -179,7 +181,8 @@ def sample(
     The random numbers depend on the number of the sample alone, so the result is the same each
     time.
     """
-    labels, mean = [], None
+    labels: list[np.ndarray] = []
+    mean: Any = None  # until the first sample
     with dropout_on(bundle):
         for number in tqdm(range(samples), desc="samples", leave=False, disable=None):
             torch.manual_seed(number)
@@ -218,7 +221,8 @@ def segment(
         InputError: samples of networks that were trained without dropout.
     """
     first = head_window(image, bundle.spacing_mm, bundle.slice_size)
-    window, confidence = crop(image, first, bundle.slice_size), {}
+    window = crop(image, first, bundle.slice_size)
+    confidence: dict[str, np.ndarray] = {}
     times = [time.perf_counter()]
     if samples:
         prediction, confidence = sample(bundle, window, samples, batch)
@@ -245,5 +249,6 @@ def segment(
     entropy_there = entropy_to_native(entropy, box_affine, native)
     own = votes_to_native(prediction.votes, box_affine, native, bundle.protocol) if views else {}
     times.append(time.perf_counter())
-    seconds = dict(zip(("networks", "scores", "native"), np.diff(times).round(2), strict=True))
+    took = np.diff(times).round(2).tolist()
+    seconds = dict(zip(("networks", "scores", "native"), took, strict=True))
     return Segmentation(labels, native, confidence, entropy_there, own, statistics, seconds)

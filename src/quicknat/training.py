@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class ViewTraining:
         self.epoch, self.step, self.elapsed, self.waited = 1, 0, 0.0, 0.0
         self.sums = torch.zeros(2, device=fabric.device)  # of the epoch's losses, this process's
         self.history: list[dict] = []
-        self.best = {"score": -1.0, "epoch": 0, "weights": {}}
+        self.best: dict[str, Any] = {"score": -1.0, "epoch": 0, "weights": {}}
         self._restore()
         log.info(
             "%s: %d parameters; %d slices of %d scans to train on, %d scans to validate on; "
@@ -75,7 +76,7 @@ class ViewTraining:
         )  # fmt: skip
         self.compiled = plan.settings.compile and self.learner.compile()
 
-    def _loaders(self, workers: int) -> tuple[EpochBatches, DataLoader, DataLoader | None]:
+    def _loaders(self, workers: int) -> tuple[EpochBatches, Any, Any]:
         fabric, plan, settings = self.fabric, self.plan, self.settings
         rank, world = fabric.global_rank, fabric.world_size
         transform = augmentation(plan.slice_shape[0]) if settings.augment else None
@@ -83,19 +84,19 @@ class ViewTraining:
             plan.train, transform, settings.seed, settings.slice_stride, plan.tissues
         )
         batches = EpochBatches(len(slices), settings.batch_size, settings.seed, rank, world)
-        common = {
+        common: dict[str, Any] = {
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": fabric.device.type == "cuda",
         }
-        training = DataLoader(slices, batch_sampler=batches, **common)
-        training = fabric.setup_dataloaders(training, use_distributed_sampler=False)
+        loader = DataLoader(slices, batch_sampler=batches, **common)
+        training = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         if not plan.validation:
             return batches, training, None
         slices = SliceDataset(plan.validation)
         mine = Subset(slices, range(rank, len(slices), world))
-        validation = DataLoader(mine, settings.batch_size, **common)
-        validation = fabric.setup_dataloaders(validation, use_distributed_sampler=False)
+        loader = DataLoader(mine, settings.batch_size, **common)
+        validation = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         return batches, training, validation
 
     def _restore(self) -> None:
@@ -114,7 +115,7 @@ class ViewTraining:
 
     def _save(self) -> None:
         self._check_finite()
-        sums = self.fabric.all_reduce(self.sums.clone(), reduce_op="sum").cpu()  # it adds in place
+        sums = self._reduced(self.sums.clone(), "sum").cpu()  # it adds in place
         if self.fabric.is_global_zero:
             name = f"{self.epoch:05d}-{self.step:07d}"
             state = {key: getattr(self, key) for key in POSITION}
@@ -122,12 +123,16 @@ class ViewTraining:
             save_state(self.plan.state_folder, name, self.plan.fingerprint, state)
         self.saved = time.monotonic()
 
+    def _reduced(self, values: torch.Tensor, way: str) -> torch.Tensor:
+        """Sum or mean over the processes; Fabric's type allows whole collections of tensors."""
+        return cast(torch.Tensor, self.fabric.all_reduce(values, reduce_op=way))
+
     def _agreed(self, *wishes: bool) -> list[bool]:
         """Whether any of the processes wants it, so that all of them do the same."""
         if self.fabric.world_size == 1:
             return list(wishes)
         votes = torch.tensor(wishes, dtype=torch.float32, device=self.fabric.device)
-        return (self.fabric.all_reduce(votes, reduce_op="sum") > 0).tolist()
+        return (self._reduced(votes, "sum") > 0).tolist()
 
     def _interrupt(self) -> None:
         raise Interrupted(
@@ -247,7 +252,7 @@ class ViewTraining:
         """Validate, remember the best weights, tell the user, save the state."""
         start = time.perf_counter()
         self._save()  # so that an end during validation costs no more than that
-        losses = self.fabric.all_reduce(self.sums, reduce_op="mean").cpu() / len(self.batches)
+        losses = self._reduced(self.sums, "mean").cpu() / len(self.batches)
         row = training_row(self.epoch, self.learner.rate(self.epoch), *losses.tolist())
         score = float(self.epoch)  # without validation scans the latest epoch is the best
         if self.validation_loader:
@@ -265,8 +270,9 @@ class ViewTraining:
         log.info("%s %s", self.plan.view, describe_epoch(self.history, self.settings.epochs))
         if overfits(self.history) and not overfits(self.history[:-1]):
             log.warning("%s: %s", self.plan.view, OVERFITTING)
-        for key, value in row.items() if board else ():
-            board.add_scalar(key, value, self.epoch)
+        if board:
+            for key, value in row.items():
+                board.add_scalar(key, value, self.epoch)
         self.epoch, self.step, self.elapsed, self.waited = self.epoch + 1, 0, 0.0, 0.0
         self.sums.zero_()
         self._save()

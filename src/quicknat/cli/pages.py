@@ -130,9 +130,10 @@ def scan_pictures(
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
-    parts = (layers.image, layers.prediction, layers.reference)
-    found = [None if part is None else Volume(part, layers.grid.affine, scan) for part in parts]
-    save(overlay_panel(*found, table, name), overlay)
+    place = layers.grid.affine, scan
+    truth = None if layers.reference is None else Volume(layers.reference, *place)
+    image, labels = Volume(layers.image, *place), Volume(layers.prediction, *place)
+    save(overlay_panel(image, labels, truth, table, name), overlay)
     with folder_written_whole(mosaics) as folder:
         write_mosaics(folder, layers, table.colors, colour_blind_colors(table))
     write_viewer_volumes(volumes, name, layers, table)

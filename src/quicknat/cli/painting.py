@@ -92,8 +92,8 @@ def synthesize(
         volume = read_volume(path, orientation)
         tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size)
         start = head_window(head, spacing, slice_size)
-        cubes = (crop(data, start, slice_size) for data in (tissues, classes))
-        stacks.append(view_stack(*cubes, view, table, 0.01)[0])
+        tissues, classes = (crop(data, start, slice_size) for data in (tissues, classes))
+        stacks.append(view_stack(tissues, classes, view, table, 0.01)[0])
     with written_whole(output) as (temporary,):
         matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
     log.info("%s: %d pictures painted from %d label map(s)", output, samples, len(stacks))

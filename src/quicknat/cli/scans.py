@@ -155,7 +155,7 @@ def auto_label(
     if method is LabelMethod.atlas:
         from quicknat.autolabel import label_scan
 
-        if not atlas or len(atlas) != len(atlas_labels or []):
+        if not atlas or not atlas_labels or len(atlas) != len(atlas_labels):
             raise typer.BadParameter("give one --atlas-labels for each --atlas, at least one")
         pairs = list(zip(atlas, atlas_labels, strict=True))
         classes = label_scan(scan, pairs, seed, threads)
