@@ -20,6 +20,7 @@ from quicknat.conform import head_window
 from quicknat.errors import InputError
 from quicknat.native import entropy_to_native, to_native, votes_to_native
 from quicknat.population import BRIGHT, ScanStatistics, describe_scan
+from quicknat.progress import no_bar
 from quicknat.slices import AXIS, VIEWS, crop
 from quicknat.uncertainty import structure_uncertainty
 from quicknat.volumes import Grid
@@ -184,7 +185,7 @@ def sample(
     labels: list[np.ndarray] = []
     mean: Any = None  # until the first sample
     with dropout_on(bundle):
-        for number in tqdm(range(samples), desc="samples", leave=False, disable=None):
+        for number in tqdm(range(samples), desc="samples", leave=False, disable=no_bar()):
             torch.manual_seed(number)
             one = aggregate(bundle, image, batch)
             labels.append(one.probabilities.argmax(dim=0).byte().numpy())

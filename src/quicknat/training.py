@@ -37,6 +37,7 @@ from quicknat.learner import Learner
 from quicknat.model_files import write_model
 from quicknat.optimizers import TrainingSettings
 from quicknat.plan import Plan, make_plan
+from quicknat.progress import no_bar
 from quicknat.signals import forwarded_signals, stop_flag
 from quicknat.validation import validate
 from quicknat.warm_start import WarmStart
@@ -186,7 +187,7 @@ class ViewTraining:
         self.batches.epoch, self.batches.start = self.epoch, self.step
         bar = tqdm(
             desc=f"{self.plan.view} {self.epoch}/{settings.epochs}", total=total, unit="batch",
-            initial=self.step, disable=None if self.fabric.is_global_zero else True,
+            initial=self.step, disable=no_bar() if self.fabric.is_global_zero else True,
         )  # fmt: skip
         told = clock = time.perf_counter()
         loader = iter(self.loader)

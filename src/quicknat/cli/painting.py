@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Spacing, app
+from quicknat.cli.app import STEPS, Orientation, ProtocolFile, Size, SliceSize, Spacing, app
 
 log = logging.getLogger(__name__)
 
 Numbering = Annotated[str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")]
 
 
-@app.command("slice-tissues")
+@app.command("slice-tissues", rich_help_panel=STEPS)
 def slice_tissues(
     labels: Annotated[Path, typer.Argument(help="Label map; may be a glob.")],
     protocol: ProtocolFile,
