@@ -50,8 +50,8 @@ def test_modules_stay_short():
     assert {name for name, length in lengths.items() if length > LONGEST} == set()
 
 
-def test_library_knows_nothing_of_snakemake():
-    """Except as a name in texts: no module imports it, and the library does not import the command line."""
+def test_library_imports_nothing_from_the_layers_above_it():
+    """Nor of the command line; both may be named in texts."""
     for name, path in MODULES.items():
         imported = re.findall(r"^\s*(?:from|import) ([\w.]+)", path.read_text(), re.MULTILINE)
         assert not any(module.split(".")[0] == "snakemake" for module in imported), name
