@@ -11,7 +11,7 @@ FROM python:3.11-slim
 
 # git and npm: two kinds of download need them; g++: torch.compile
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ git npm procps \
+    && apt-get install --yes --no-install-recommends g++ git npm \
     && rm -rf /var/lib/apt/lists/*
 
 # torch first and by itself, as in the Makefile: --build-arg TORCH=... chooses another build
