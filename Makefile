@@ -57,13 +57,18 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
 	$(PIP) install -r requirements-test.lock
 	touch $@
 
+# a plain list of versions, so that the files name no package index; torch is chosen by TORCH, and
+# what its CUDA builds bring along belongs to it
+UNLOCKED := grep -viE '^(torch=|triton|nvidia-|cuda-)'
+FREEZE := .venv-lock/bin/pip freeze --exclude-editable | $(UNLOCKED)
+
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet $(TORCH)
 	.venv-lock/bin/pip install --quiet -e ".[workflow]"
-	.venv-lock/bin/pip freeze --exclude-editable --exclude torch > requirements.lock
+	$(FREEZE) > requirements.lock
 	.venv-lock/bin/pip install --quiet -e ".[workflow,test,docs]"
-	.venv-lock/bin/pip freeze --exclude-editable --exclude torch | grep -vxFf requirements.lock > requirements-test.lock
+	$(FREEZE) | grep -vxFf requirements.lock > requirements-test.lock
 	rm -rf .venv-lock
 
 clean-env:
