@@ -54,6 +54,9 @@ UNWRITTEN_WORDS = re.compile(
 )
 
 
+TEMPORARY = r"\.tmp-[a-z0-9_]{8}"  # how the name of a file or folder begins until it is whole
+
+
 def _unwritten(path: Path, error: Exception) -> InputError:
     """The error of a file that could not be written, for the user."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
