@@ -1,6 +1,7 @@
 # make run    environment, then the whole workflow on config.yaml
 # make env    the environment only, in .venv
 # make test   the environment with the test tools, then every test
+# make kills  kill runs of the workflow at KILLS random moments, and compare their results
 # make lock   resolve requirements.lock and requirements-test.lock anew
 #
 # TORCH chooses the build of torch. The default is what the package index serves for this machine;
@@ -12,11 +13,12 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CORES ?= all
 SNAKEMAKE_ARGS ?=
+KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run env test lock clean-env
+.PHONY: run env test kills lock clean-env
 
 run: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) $(SNAKEMAKE_ARGS)
@@ -25,6 +27,9 @@ env: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
+
+kills: $(VENV)/.installed-test
+	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/kill_runs.py --kills $(KILLS)
 
 # torch first and by itself: the other packages take whatever build is there
 $(VENV)/.installed: requirements.lock pyproject.toml

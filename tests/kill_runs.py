@@ -1,9 +1,10 @@
 """Kill runs of the workflow at random moments, and compare their results with an undisturbed run's.
 
-`make kills KILLS=200`, or ``python tests/kill_runs.py --kills 200 --folder /tmp/kills``.
+`make kills KILLS=200`, or ``python tests/kill_runs.py --kills 200``.
 
-A run is killed (SIGKILL) with all its jobs, or one of its jobs is, or Snakemake alone; then the same
-command is given again, and so on until a run ends well. What it leaves is compared, byte for byte.
+A run is killed (SIGKILL) with all its jobs, or one of its jobs is, or Snakemake alone; then the
+same command is given again, and so on until a run ends well. What it leaves is compared, byte for
+byte.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ SETTINGS = {
     "slices": {"size": 48},
     "network": {"filters": 4},
     "auto_labels": {"atlases": ["sub-t"]},
-    "training": {"batch_size": 8, "compile": False, "checkpoint_minutes": 0},
+    "training": {"batch_size": 8, "slice_stride": 4, "compile": False, "checkpoint_minutes": 0},
     "pretrain": {"epochs": 1},
     "finetune": {"epochs": 2},
     "report": {"interactive": False},
@@ -45,7 +46,7 @@ ROWS = (("t", "train"), ("v", "val"), ("p", "pretrain"), ("s", "test"), ("u", "s
 LABELLED = ("train", "val", "test")
 WAYS = ("run", "run", "run", "job", "snakemake")  # what is killed: the run with its jobs, or one
 EARLY, EARLY_SECONDS = 0.1, 6.0  # share of kills before the first job, and how long that may take
-OFTEN, SELDOM = 0.5, 0.15  # chances to kill in a job of a stage with few kills, or with many
+OFTEN, SELDOM = 0.6, 0.25  # chances to kill in a job of a stage with few kills, or with many
 PATIENCE = 900  # seconds that a run may take
 
 # what may differ from run to run, by a pattern of the path -> None, or what is taken out
@@ -54,8 +55,10 @@ VARYING = {
     r"logs/.*": None,  # seconds, speeds, process numbers; and a resumed training says that it is
     r"models/\w+/\w+/tensorboard/.*": None,  # time stamps; a resumed training begins a new file
     r"models/\w+/\w+/history\.tsv": ("seconds", "slices_per_second", "waiting"),
-    r"segmentations/.*_dseg\.json": r'"date": ".*"|"(read|network|resample|\w+)": [\d.e-]+',
-    r"report/[\w-]+\.html": r"\d[\d.,]* (s|min|h|MB|GB)\b|\d{4}-\d\d-\d\d[T ][\d:+]*",
+    r"check\.cache\.json": r", \d{19}\]",  # when a scan's file was written
+    r"segmentations/.*_dseg\.json": r'"date": "[^"]*"|"seconds": \{[^}]*\}',
+    r"report/index\.html": r'(?s)data-name="run_times">.*?</table>',  # the benchmarks
+    r"report/sub-\w+\.html": r"\d{4}-\d\d-\d\dT[\d:+]+|<td>read [\d.]+, .*?</td>",
 }
 
 
@@ -65,7 +68,7 @@ def make_project(folder: Path) -> None:
     raw.mkdir(parents=True)
     lines = ["subject\tsource\timage\tlabels\tlabels_source\tprotocol\tuse"]
     for number, (name, use) in enumerate(ROWS):
-        dseg = real_dseg(("sub-CSI3", "sub-ds240")[number % 2])
+        dseg = real_dseg(("sub-CSI3", "sub-ds240")[number % 2], step=4)
         head = painted_head(dseg, seed=number)
         save(raw / f"{name}.nii.gz", head.data.astype(np.int16), head.affine)
         save(raw / f"{name}_dseg.nii.gz", dseg.data.astype(np.int16), dseg.affine)
@@ -100,6 +103,7 @@ class Killer:
 
     folder: Path
     seed: int
+    wanted: tuple[str, ...] = ()
     kills: Counter = field(default_factory=Counter)  # by stage
     ways: Counter = field(default_factory=Counter)
     runs: int = 0
@@ -114,7 +118,8 @@ class Killer:
         self.work.mkdir(exist_ok=True)
         self.runs += 1
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        command += ["--cores", "2", "--configfile", str(self.folder / "settings.yaml")]
+        command += ["--cores", "2", *self.wanted]
+        command += ["--configfile", str(self.folder / "settings.yaml")]
         with (self.folder / "output.txt").open("w") as output:
             return psutil.Popen(
                 command, cwd=self.work, stdout=output, stderr=output, start_new_session=True
@@ -238,16 +243,19 @@ def differences(reference: Path, other: Path) -> list[str]:
     return told + [f"{name}/: left over" for name in sorted(folders[1] - folders[0])]
 
 
-def kill_runs(folder: Path, kills: int, seed: int = 0) -> tuple[Killer, list[str]]:
+def kill_runs(
+    folder: Path, kills: int, seed: int = 0, wanted: tuple[str, ...] = ()
+) -> tuple[Killer, list[str]]:
     """Kill so many runs at least; returns the counts, and all differences from a run without.
 
     Args:
         folder: to work in, empty or absent; ``folder/run`` is that of the runs.
         kills: as many, and those of the pass that they end in.
         seed: of the moments, as far as the machine's own speed leaves them alike.
+        wanted: files to make; by default all.
     """
     make_project(folder)
-    killer, found = Killer(folder, seed), []
+    killer, found = Killer(folder, seed, wanted), []
     killer.finish()
     killer.finish()  # which has nothing to do; the check of the sheet sees all scans by now
     killer.learn_durations()
@@ -274,9 +282,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, required=True, help="to work in; must not exist")
+    parser.add_argument("--folder", type=Path, help="to work in; by default a temporary one")
     options = parser.parse_args()
-    killer, found = kill_runs(options.folder.resolve(), options.kills, options.seed)
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="quicknat-kills-"))
+    print(f"in {folder}", flush=True)
+    killer, found = kill_runs(folder.resolve(), options.kills, options.seed)
     print(f"{killer.runs} runs, {sum(killer.kills.values())} killed: {dict(killer.ways)}")
     for stage, count in killer.kills.most_common():
         print(f"  {stage:<16}{count}")

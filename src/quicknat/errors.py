@@ -49,8 +49,8 @@ class Interrupted(Exception):
 # libraries that drop the number (numpy, torch, safetensors)
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 UNWRITTEN_WORDS = re.compile(
-    r"\d+ requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d|"
-    rf"\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
+    r"\d+ requested and \d+ written|problem writing element|PytorchStreamWriter failed|"
+    rf"unexpected pos \d|\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
 )
 
 

@@ -100,7 +100,9 @@ class RunHold:
             lock.unlink()
         if locks:
             count = remove_temporaries(self.results)
-            log.warning("The last run was killed: its lock and %d half-written files removed", count)
+            log.warning(
+                "The last run was killed: its lock and %d half-written files removed", count
+            )
 
     def keep_locks(self) -> None:
         """Let nobody remove this run's locks: its jobs run elsewhere, and outlive it."""

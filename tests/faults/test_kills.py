@@ -1,0 +1,19 @@
+"""Runs that are killed at random moments, and run again (see tests/kill_runs.py)."""
+
+import pytest
+
+from kill_runs import kill_runs
+
+# from the download to a trained network, without what takes longest
+WANTED = (
+    "results/models/finetune/coronal/model.safetensors",
+    "results/scans/sub-s/anat/sub-s_dseg.nii.gz",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.case(43, 45)
+def test_results_of_runs_that_were_killed_equal_those_of_one_that_was_not(tmp_path):
+    killer, found = kill_runs(tmp_path, kills=6, seed=3, wanted=WANTED)
+    assert not found
+    assert sum(killer.kills.values()) >= 6
