@@ -60,6 +60,8 @@ VARYING = {
     r"report/index\.html": r'(?s)data-name="run_times">.*?</table>',  # the benchmarks
     r"report/sub-\w+\.html": r"\d{4}-\d\d-\d\dT[\d:+]+|<td>read [\d.]+, .*?</td>",
 }
+# logs of jobs that were run again otherwise, and what the page of a run that failed needs
+MAY_REMAIN = r"logs/|.*tensorboard/|report(/assets(/.*)?)?$"
 
 
 def make_project(folder: Path) -> None:
@@ -157,7 +159,7 @@ class Killer:
                 if pid in seen:
                     continue
                 seen.add(pid)
-                few = self.kills[stage] <= sum(self.kills.values()) / max(1, len(self.kills))
+                few = self.kills[stage] <= sum(self.kills.values()) / len(self.seconds)
                 if self.random.random() < (OFTEN if few else SELDOM):
                     time.sleep(self.random.uniform(0, 1.1 * self.seconds.get(stage, 3)))
                     return (stage, process) if main.poll() is None else None
@@ -227,8 +229,7 @@ def differences(reference: Path, other: Path) -> list[str]:
         {str(path.relative_to(top)): path for path in top.rglob("*") if path.is_file()}
         for top in (reference, other)
     ]
-    names = [{name for name in tree if not re.match(r"(logs|.*tensorboard)/", name)}
-             for tree in trees]  # fmt: skip
+    names = [{name for name in tree if not re.match(MAY_REMAIN, name)} for tree in trees]
     told = [f"{name}: missing" for name in sorted(names[0] - names[1])]
     told += [f"{name}: left over" for name in sorted(names[1] - names[0])]
     told += [
@@ -240,7 +241,8 @@ def differences(reference: Path, other: Path) -> list[str]:
         {str(path.relative_to(top)) for path in top.rglob("*") if path.is_dir()}
         for top in (reference, other)
     ]
-    return told + [f"{name}/: left over" for name in sorted(folders[1] - folders[0])]
+    extra = (name for name in sorted(folders[1] - folders[0]) if not re.match(MAY_REMAIN, name))
+    return told + [f"{name}/: left over" for name in extra]
 
 
 def kill_runs(
