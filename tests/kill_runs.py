@@ -115,12 +115,12 @@ class Killer:
         self.random = random.Random(self.seed)
         self.work = self.folder / "run"
 
-    def start(self) -> psutil.Popen:
+    def start(self, cores: int = 2) -> psutil.Popen:
         """What a user does: the plain command, in a session of its own."""
         self.work.mkdir(exist_ok=True)
         self.runs += 1
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        command += ["--cores", "2", *self.wanted]
+        command += ["--cores", str(cores), *self.wanted]
         command += ["--configfile", str(self.folder / "settings.yaml")]
         with (self.folder / "output.txt").open("w") as output:
             return psutil.Popen(
@@ -130,9 +130,9 @@ class Killer:
     def output(self) -> str:
         return (self.folder / "output.txt").read_text()
 
-    def finish(self) -> None:
+    def finish(self, cores: int = 2) -> None:
         """A run that nothing disturbs; it must end well."""
-        assert self.start().wait(PATIENCE) == 0, self.output()[-5000:]
+        assert self.start(cores).wait(PATIENCE) == 0, self.output()[-5000:]
 
     def jobs(self, main: psutil.Process) -> dict[int, tuple[str, psutil.Process]]:
         """Jobs at work, by process number."""
@@ -258,7 +258,7 @@ def kill_runs(
     """
     make_project(folder)
     killer, found = Killer(folder, seed, wanted), []
-    killer.finish()
+    killer.finish(cores=1)  # those to be killed have two: that, too, must change nothing
     killer.finish()  # which has nothing to do; the check of the sheet sees all scans by now
     killer.learn_durations()
     shutil.move(killer.work / "results", folder / "reference")

@@ -12,8 +12,10 @@ WANTED = (
 
 
 @pytest.mark.slow
-@pytest.mark.case(43, 45)
-def test_results_of_runs_that_were_killed_equal_those_of_one_that_was_not(tmp_path):
+@pytest.mark.case(43, 45, 60)
+def test_results_of_killed_runs_on_two_cores_equal_those_of_an_undisturbed_one_on_one_core(
+    tmp_path,
+):
     killer, found = kill_runs(tmp_path, kills=5, seed=3, wanted=WANTED)
     assert not found
     assert sum(killer.kills.values()) >= 5
