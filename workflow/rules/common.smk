@@ -34,9 +34,6 @@ DEMO_HEAD = "img2fmri/derivatives/T1/sub-{head}_ses-16_anat_sub-{head}_ses-16_T1
 if shutil.which("quicknat") is None:
     os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
-# a log that cannot be written must not cost the work that it is about; it is on the screen too
-shell.prefix('tee() {{ command tee "$@" || true; }}; ')
-
 
 def in_workflow(path):
     """A path of the workflow's own files, relative where possible so that results can move."""
