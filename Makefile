@@ -2,6 +2,8 @@
 # make env    the environment only, in .venv
 # make test   the environment with the test tools, then every test
 # make kills  kill runs of the workflow at KILLS random moments, and compare their results
+# make fuzz   the fuzz tests with many new examples (FUZZ_EXAMPLES=10000: so many a test)
+# make audit  look the locked packages up in the databases of known vulnerabilities
 # make lock   resolve requirements.lock and requirements-test.lock anew
 #
 # TORCH chooses the build of torch. The default is what the package index serves for this machine;
@@ -14,11 +16,12 @@ TORCH ?= torch==2.13.0
 CORES ?= all
 SNAKEMAKE_ARGS ?=
 KILLS ?= 200
+FUZZ_EXAMPLES ?= 2000
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run env test kills lock clean-env
+.PHONY: run env test kills fuzz audit lock clean-env
 
 run: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) $(SNAKEMAKE_ARGS)
@@ -30,6 +33,16 @@ test: $(VENV)/.installed-test
 
 kills: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/kill_runs.py --kills $(KILLS)
+
+fuzz: $(VENV)/.installed-test
+	PATH="$(CURDIR)/$(BIN):$$PATH" HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \
+	  python -m pytest tests/faults -k fuzz --show-capture=no $(PYTEST_ARGS)
+
+# --strict: a package that no database knows is a failure, and not silence
+audit: $(VENV)/.installed
+	$(PIP) install pip-audit
+	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps -r requirements.lock
+	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps -r requirements-test.lock
 
 # torch first and by itself: the other packages take whatever build is there
 $(VENV)/.installed: requirements.lock pyproject.toml

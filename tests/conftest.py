@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -31,6 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()) and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason="needs the scans in ../shared, absent here"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """After fuzzing with many examples, how many there were."""
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing and os.environ.get("HYPOTHESIS_PROFILE") == "long":
+        terminalreporter.section("fuzz examples")
+        for name, count in sorted(fuzzing.EXAMPLES.items()):
+            terminalreporter.write_line(f"{count:8d}  {name}")
+        terminalreporter.write_line(f"{fuzzing.EXAMPLES.total():8d}  in all")
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from quicknat.bundle import Bundle
 from quicknat.causes import explained
 from quicknat.cohort import default_name
 from quicknat.conform import conform_file, load_conformed, record_grid
-from quicknat.errors import InputError, for_users, written_whole
+from quicknat.errors import InputError, for_users, one_line, written_whole
 from quicknat.inference import segment
 from quicknat.lookup import write_lookup_tables
 from quicknat.outputs import dataset_description, output_files, write_segmentation
@@ -214,7 +214,7 @@ def segment_all(
                     log.info("%s: %s", task.name, summary(volumes, time.perf_counter() - start))
                 except (InputError, OSError, MemoryError, RuntimeError) as error:
                     told = explained(error, task.path) or for_users(error)
-                    status, reason = "failed", " ".join(str(told).split()) or type(error).__name__
+                    status, reason = "failed", one_line(told)
                     log.error("error: %s", reason, exc_info="QUICKNAT_DEBUG" in os.environ)
             seconds = round(time.perf_counter() - start, 1)
             outcomes.append(Outcome(task.name, str(task.path), status, reason, seconds))

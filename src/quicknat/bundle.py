@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import quicknat
+from quicknat.bundle_format import FORMAT, read_description
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
 from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
@@ -17,8 +18,6 @@ from quicknat.slices import VIEWS
 from quicknat.volumes import sha256
 from quicknat.weights import load_weights
 
-FORMAT = 3
-PARTS = {"views", "labels", "protocol", "conform", "slices", "aggregation", "population"}
 AGAIN = "copy or bundle the model again"
 
 CARD = """# QuickNAT model
@@ -158,24 +157,7 @@ def load_bundle(
             table.
     """
     folder = Path(folder)
-    try:
-        described = json.loads((folder / "bundle.json").read_text())
-        if not isinstance(described, dict):
-            raise ValueError("bundle.json describes no model")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            folder, f"is not a model folder ({error})", "give the folder that 'bundle' made"
-        ) from error
-    if described.get("format") != FORMAT:
-        raise InputError(
-            folder, f"has model format {described.get('format')}, not {FORMAT}", "bundle it again"
-        )
-    if lacking := PARTS - set(described):
-        raise InputError(folder / "bundle.json", f"lacks '{min(lacking)}'", AGAIN)
-    if set(described["views"]) != set(VIEWS):
-        raise InputError(
-            folder, f"has the views {', '.join(described['views'])}, not all three", AGAIN
-        )
+    described = read_description(folder)
     files = [described["labels"]["file"], *(v["weights"] for v in described["views"].values())]
     hashes = [described["labels"]["sha256"], *(v["sha256"] for v in described["views"].values())]
     for name, expected in zip(files, hashes, strict=True):
@@ -193,7 +175,8 @@ def load_bundle(
                 folder, f"the {view} network has {classes} classes, the label table "
                 f"{protocol.n_classes(view)}", AGAIN,
             )  # fmt: skip
-        network = QuickNAT(classes, NetworkSettings(**settings))
+        with torch.device("meta"):  # takes no memory before the file has shown that it fits
+            network = QuickNAT(classes, NetworkSettings(**settings))
         load_weights(network, folder / entry["weights"], view, protocol.class_names(view))
         if bfloat16:
             network = in_bfloat16(network)

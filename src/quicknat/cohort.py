@@ -119,10 +119,12 @@ def examine_table(
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "check 'sheet' in the configuration") from error
     except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
-        reason = " ".join(str(error).split())
+        problem = f"cannot be read as a tab-separated table ({error})"
+        raise InputError(path, problem, "save it as tab-separated text in UTF-8") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first cell for a name
         raise InputError(
-            path, f"cannot be read as a tab-separated table ({reason})", "save it as TSV, UTF-8"
-        ) from error
+            path, "has rows with more cells than its header", "remove what is too much"
+        )
     table.columns = [str(column).strip() for column in table.columns]
     names = {key: {} for key in schema["properties"]}
     names = {"properties": names, "additionalProperties": False}
@@ -218,9 +220,12 @@ def find_all(path: str | Path) -> list[Path]:
     """The files that `path` names; its parts may be globs, matched without regard to case."""
     path = Path(path)
     matches = [Path(path.anchor)]
-    for part in path.relative_to(path.anchor).parts:
-        matches = [found for folder in matches for found in _children(folder, part)]
-    return [match for match in matches if match.is_file()]
+    try:
+        for part in path.relative_to(path.anchor).parts:
+            matches = [found for folder in matches for found in _children(folder, part)]
+        return [match for match in matches if match.is_file()]
+    except OSError:  # such as a name that is longer than any can be
+        return []
 
 
 def find_one(path: str | Path) -> Path:

@@ -7,6 +7,7 @@ conformed scan says how to return to the grid that it came on.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import nibabel as nib
@@ -16,12 +17,47 @@ from scipy import ndimage
 
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
-from quicknat.volumes import Grid, Volume, read_volume, sha256
+from quicknat.placement import usable_affine
+from quicknat.schema import check
+from quicknat.volumes import MAX_VOXELS, Grid, Volume, read_volume, sha256
 
 HEAD_HEIGHT_MM = 150  # from the vertex down, a brain with cerebellum fits
 BEHIND_MIDDLE_MM = 4  # the brain sits that far behind the middle of a head with a nose
 MIN_HEAD_AREA_MM2 = 1000  # more than noise in air, less than a slice near the vertex
 SCALING_PERCENTILES = (0.5, 99.8)
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_ROW = {**_NUMBERS, "minItems": 4, "maxItems": 4}
+_MATRIX = {"type": "array", "minItems": 4, "maxItems": 4, "items": _ROW}
+_TRANSFORM = {
+    "type": "array",
+    "prefixItems": [{"anyOf": [_MATRIX, {"type": "null"}]}, {"type": "integer"}],
+    "minItems": 2,
+    "maxItems": 2,
+}
+_KEYS = {
+    "source": {"type": "string"},
+    "source_sha256": {"type": "string"},
+    "source_shape": {
+        "type": "array",
+        "minItems": 3,
+        "maxItems": 3,
+        "items": {"type": "integer", "minimum": 1},
+    },
+    "source_affine": _MATRIX,
+    "source_transforms": {
+        "type": ["object", "null"],
+        "required": ["qform", "sform"],
+        "additionalProperties": False,
+        "properties": {"qform": _TRANSFORM, "sform": _TRANSFORM},
+    },
+    "source_voxel_mm": {**_NUMBERS, "minItems": 3, "maxItems": 3},
+    "spacing_mm": {"type": "number", "exclusiveMinimum": 0},
+    "size": {"type": "integer", "minimum": 1},
+    "head_outside_fraction": {"type": "number"},
+}
+# of the sidecar, what later stages need
+RECORD = {"type": "object", "required": list(_KEYS), "properties": _KEYS}
 
 
 def _foreground(data: np.ndarray) -> np.ndarray:
@@ -170,10 +206,14 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     try:
         record = json.loads(sidecar.read_text())
-        if not isinstance(record, dict) or "source_affine" not in record:
-            raise ValueError("it tells nothing of where the scan came from")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(sidecar, f"is not a conform record ({error})", "convert again") from error
+    check(record, RECORD, sidecar)
+    if math.prod(record["source_shape"]) > MAX_VOXELS:
+        raise InputError(sidecar, f"'source_shape' is {record['source_shape']}", "convert again")
+    stated = [matrix for matrix, _ in (record["source_transforms"] or {}).values() if matrix]
+    if not all(usable_affine(np.array(matrix)) for matrix in [record["source_affine"], *stated]):
+        raise InputError(sidecar, "its affine cannot be used", "convert again")
     volume = read_volume(path)
     return np.asarray(volume.data, dtype=np.uint8), volume.affine, record
 

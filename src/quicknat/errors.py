@@ -36,6 +36,12 @@ def for_users(error: Exception) -> Exception:
     return error
 
 
+def one_line(error: BaseException) -> str:
+    """An error's text in one line that any terminal can show, whatever names went into it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Interrupted(Exception):
     """A signal ended the work; its state is saved, and the same command goes on from there.
 

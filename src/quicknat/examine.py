@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from quicknat.errors import InputError
+from quicknat.errors import InputError, one_line
 from quicknat.labels import Protocol
 from quicknat.volumes import Volume, read_volume
 
@@ -35,7 +35,7 @@ class Finding:
 
 def explain(error: Exception, path: str | Path) -> str:
     """The error in one line, without the name of the file that the line is about."""
-    return " ".join(str(error).removeprefix(f"{path}: ").split())
+    return one_line(error).removeprefix(f"{path}: ")
 
 
 def _content(volume: Volume) -> str:

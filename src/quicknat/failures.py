@@ -179,8 +179,8 @@ def close_run(jobs: Sequence[FailedJob], table: str | Path) -> str:
     more, hint = len(failures) - PRINTED, f"ends of their logs: quicknat failures {table}"
     try:
         write_failed(table, failures)
-    except OSError as error:  # a full disk may be why they failed: say at least that
-        hint = f"error: {table}: cannot be written ({error})"
+    except (OSError, InputError) as error:  # a full disk may be why they failed: say it at least
+        hint = f"error: {error}"
     if not failures:
         return ""
     lines = [f"\n{len(failures)} failed:", as_text(failures[:PRINTED])]

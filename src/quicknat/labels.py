@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ COLUMNS = [
 ]
 NUMBERINGS = ("freesurfer", "neuromorphometrics")
 EXAMPLE = "compare it with workflow/labels/quicknat28.tsv"
+MAX_CLASSES = 256  # label maps are stored in bytes
 
 
 def parse_ids(text: str) -> list[int]:
@@ -33,7 +35,8 @@ def parse_ids(text: str) -> list[int]:
     """
     ids: list[int] = []
     for part in filter(None, text.split(",")):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip())
+        # six digits hold every atlas; more would be a slip that fills the memory
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6})(?::(\d{1,6}))?)?", part.strip())
         if not match:
             raise ValueError(f"'{part}' is neither a number nor a range like 100-206:2")
         first, last, step = match.groups()
@@ -74,12 +77,14 @@ class Protocol:
                 table[column] = table[column].astype(int)
             table["partner"] = table["partner"].replace("", "-1").astype(int)
             ids = {key: [parse_ids(text) for text in table[key]] for key in NUMBERINGS}
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(path, f"holds a value that is no number ({error})", EXAMPLE) from error
         if list(table["index"]) != list(range(len(table))) or len(table) < 2:
             raise InputError(
                 path, "the index column has gaps or repeats", "count 0, 1, 2, … without gaps"
             )
+        if len(table) > MAX_CLASSES:
+            raise InputError(path, f"has {len(table)} classes", f"{MAX_CLASSES} fit into a byte")
         for column in ("name", "abbreviation"):
             twice = table[column][table[column].duplicated()]
             if len(twice):
@@ -87,8 +92,8 @@ class Protocol:
                     path, f"{column} '{twice.iloc[0]}' stands in two rows", "name each class once"
                 )
         for key, lists in ids.items():
-            flat = [number for numbers in lists for number in numbers]
-            twice = {number for number in flat if flat.count(number) > 1} if flat else set()
+            counts = Counter(number for numbers in lists for number in numbers)
+            twice = [number for number, count in counts.items() if count > 1]
             if twice:
                 raise InputError(
                     path, f"{key} {min(twice)} is mapped to two classes", "leave it in one row"

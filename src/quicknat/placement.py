@@ -16,8 +16,20 @@ from quicknat.errors import InputError
 # its code; None for other formats and for headers that have neither
 Transforms = dict[str, tuple[list | None, int]] | None
 
+VOXEL_MM = (0.01, 100)  # a side outside these limits is in wrong units, and costs hours to resample
+MAX_OFFSET_MM = 1e6
+
 FORMS = ("qform", "sform")
 CHOOSE = "state which transform is right with --orientation (or that column) qform or sform"
+
+
+def usable_affine(affine: np.ndarray) -> bool:
+    """Whether a matrix (4, 4) gives voxels a place: no number out of reach, no axis without length.
+
+    With others, LAPACK may never come back.
+    """
+    reachable = bool(np.all(np.abs(affine) <= MAX_OFFSET_MM))
+    return reachable and abs(np.linalg.det(affine[:3, :3])) >= 1e-6
 
 
 def _stated_affine(
@@ -46,11 +58,16 @@ def _transforms(image: Any, orientation: str, path: Path) -> Transforms:
     found = dict.fromkeys(FORMS, (None, 0))
     try:
         found |= {name: getattr(image, f"get_{name}")(coded=True) for name in trusted}
-    except HeaderDataError as error:
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise InputError(
             path, f"the qform is no rotation ({error})",
             "repair the header, or state --orientation sform if that is right",
         ) from error  # fmt: skip
+    for name, (matrix, _) in found.items():
+        if matrix is not None and not np.all(np.abs(matrix) <= MAX_OFFSET_MM):
+            raise InputError(
+                path, f"the {name} holds no usable numbers", f"repair the header, or {CHOOSE}"
+            )
     return {
         name: (None if matrix is None else matrix.tolist(), int(code))
         for name, (matrix, code) in found.items()
@@ -76,6 +93,9 @@ def placement(
     transforms = _transforms(image, orientation, path)
     if np.any(~np.isfinite(zooms)) or np.any(zooms <= 0):
         raise InputError(path, f"voxel size {zooms.tolist()} is not positive", "repair the header")
+    if zooms.min() < VOXEL_MM[0] or zooms.max() > VOXEL_MM[1]:
+        sides = " × ".join(f"{zoom:.3g}" for zoom in zooms)
+        raise InputError(path, f"voxels are {sides} mm", "repair the header; are its units mm?")
     if transforms:
         says = {
             # an axis without length points nowhere
@@ -104,8 +124,10 @@ def placement(
     affine = image.affine
     if transforms and transforms.get(orientation, (None, 0))[1]:
         affine = np.array(transforms[orientation][0])
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise InputError(path, "the affine is singular", f"repair the header, or {CHOOSE}")
+    if not usable_affine(affine):
+        raise InputError(
+            path, "the affine is singular or not finite", f"repair the header, or {CHOOSE}"
+        )
     if not np.allclose(voxel_sizes(affine), zooms, rtol=0.02, atol=0.01):
         raise InputError(
             path,

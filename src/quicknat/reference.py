@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from quicknat.errors import InputError
+from quicknat.errors import InputError, one_line
 from quicknat.network import LEVELS, NetworkSettings, QuickNAT, SqueezeExcitation
 
 # names in the authors' state dict -> ours; their forward pass runs decode4, 1, 2, 3 downwards
@@ -114,7 +115,9 @@ def read_reference(path: str | Path) -> QuickNAT:
     """
     path = Path(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's words on a damaged file, beside our line
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(path, "no such file", "check its path") from None
     except pickle.UnpicklingError as error:
@@ -122,8 +125,8 @@ def read_reference(path: str | Path) -> QuickNAT:
             path, "holds more than tensors, so loading it would run its code",
             "where you trust it, save its state_dict() with torch.save",
         ) from error  # fmt: skip
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # torch raises many kinds; all mean the same here
+        reason = one_line(error)[:200]
         raise InputError(path, f"is no torch file ({reason})", "fetch it again") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

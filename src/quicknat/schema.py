@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import reprlib
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match, relevance
+from jsonschema.validators import extend
 
 from quicknat.errors import InputError
+
+SHOWN = 200  # characters of a value in a message
+MAX_VALUES = (
+    100_000  # of a file: with YAML's aliases, some lines can stand for more than memory holds
+)
+
+
+def _whole(_: Any, value: Any) -> bool:
+    """Whether a value is an integer; 256.0 is none, since commands would not take it."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _finite(_: Any, value: Any) -> bool:
+    """Whether a value is a number; NaN would pass every limit."""
+    return (isinstance(value, float) and math.isfinite(value)) or _whole(_, value)
+
+
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _whole, "number": _finite}
+    ),
+)
 
 
 def load_schema(path: str | Path) -> dict:
@@ -20,7 +46,10 @@ def load_schema(path: str | Path) -> dict:
 
 
 def _dotted(parts: Any) -> str:
-    return ".".join(str(part) for part in parts)
+    """Keys as a path, in printable characters and no more than a line holds."""
+    text = ".".join(str(part) for part in parts)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
@@ -37,7 +66,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     if error.validator == "required":
         missing = next(name for name in error.validator_value if name not in error.instance)
         return f"'{_dotted([*error.absolute_path, missing])}' is missing", "add it"
-    value = json.dumps(error.instance, default=str)
+    value = _shown(error.instance)
     fixes = {
         "enum": lambda rule: "allowed: " + ", ".join(str(v) or "(empty)" for v in rule),
         "type": lambda rule: f"must be {rule if isinstance(rule, str) else ' or '.join(rule)}",
@@ -47,8 +76,16 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         "multipleOf": lambda rule: f"must be a multiple of {rule}",
         "pattern": lambda _: error.schema.get("description", "does not have the right form"),
     }
-    fix = fixes.get(error.validator, lambda _: error.message)(error.validator_value)
+    fix = fixes.get(error.validator, lambda _: error.message[:SHOWN])(error.validator_value)
     return f"'{key}' is {value}", fix
+
+
+def _shown(value: Any) -> str:
+    """A value in few words; YAML's aliases make nested ones that no memory holds written out."""
+    if isinstance(value, (list, dict)):
+        return reprlib.repr(value)
+    text = json.dumps(value, default=str)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def check_consistency(config: dict) -> None:
@@ -66,9 +103,24 @@ def check_consistency(config: dict) -> None:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
 
 
+def _has_more_values(value: Any, limit: int) -> bool:
+    """Whether there are more than so many values in nested lists and mappings."""
+    waiting, seen = [value], 0
+    while waiting and seen <= limit:
+        seen += 1
+        item = waiting.pop()
+        if isinstance(item, (list, dict)):
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return seen > limit
+
+
 def check(instance: Any, schema: dict, where: str | Path) -> None:
     """Raise an :class:`InputError` naming the first wrong key and its allowed values."""
-    error = best_match(Draft202012Validator(schema).iter_errors(instance))
+    for key, value in instance.items() if isinstance(instance, dict) else ():
+        if _has_more_values(value, MAX_VALUES):
+            problem = f"'{key}' holds more than {MAX_VALUES} values"
+            raise InputError(where, problem, "write out what it is to be")
+    error = best_match(_Validator(schema).iter_errors(instance))
     if error is not None:
         problem, fix = _explain(error)
         raise InputError(where, problem, fix)
@@ -76,6 +128,6 @@ def check(instance: Any, schema: dict, where: str | Path) -> None:
 
 def all_problems(instance: Any, schema: dict, where: str | Path) -> list[InputError]:
     """One :class:`InputError` for each thing wrong; the first is the one that `check` raises."""
-    errors = Draft202012Validator(schema).iter_errors(instance)
+    errors = _Validator(schema).iter_errors(instance)
     ordered = sorted(errors, key=relevance, reverse=True)
     return [InputError(where, *_explain(error)) for error in ordered]

@@ -98,7 +98,7 @@ def open_stack(path: str | Path) -> np.ndarray:
     """
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy raises many kinds over damaged headers
         raise InputError(path, f"is not a view stack ({error})", "delete it and rerun") from error
     if stack.ndim != 4 or stack.shape[1] != 2 or stack.dtype != np.uint8:
         raise InputError(

@@ -10,13 +10,6 @@ from quicknat.cohort import default_name
 from quicknat.errors import InputError
 
 
-def _text(listing: str | Path) -> str:
-    try:
-        return Path(listing).read_text()
-    except UnicodeDecodeError as error:
-        raise InputError(listing, f"is no text ({error})", "name one table a line") from error
-
-
 def stack_tables(listing: str | Path, subject_from_name: bool = False) -> pd.DataFrame:
     """The rows of many TSV files, one after the other.
 
@@ -25,13 +18,17 @@ def stack_tables(listing: str | Path, subject_from_name: bool = False) -> pd.Dat
         subject_from_name: add a first column ``subject`` with the sub-… of each file's name.
 
     Raises:
-        InputError: the list is empty, or what it names is no table.
+        InputError: the list is empty, or names a file that is no table.
     """
+    try:
+        paths = [Path(line) for line in Path(listing).read_text().split("\n") if line]
+    except ValueError as error:
+        raise InputError(listing, f"is no list in UTF-8 ({error})", "one path a line") from error
     parts = []
-    for path in map(Path, filter(None, _text(listing).split("\n"))):
+    for path in paths:
         try:
             part = pd.read_csv(path, sep="\t")
-        except ValueError as error:
+        except ValueError as error:  # also of pandas' own kinds
             raise InputError(path, f"is no table ({error})", "delete it and rerun") from error
         if subject_from_name:
             part.insert(0, "subject", default_name(path))

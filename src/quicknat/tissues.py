@@ -133,7 +133,9 @@ def conformed_tissues(
         for data in (tissues, classes)
     )
     if not classes.any():
-        raise InputError(labels.path, "lies elsewhere in space than its scan")
+        raise InputError(
+            labels.path, "lies elsewhere in space than its scan", "give labels on the scan's grid"
+        )
     if scan:
         return split_outside(tissues, image), classes, image
     return tissues, classes, np.where(tissues > 0, np.uint8(255), np.uint8(0))

@@ -33,7 +33,7 @@ def untrained_scans(models: str | Path, names: Iterable[str]) -> list[str]:
         path = Path(models, view, "model.json")
         try:
             known.append(set(json.loads(path.read_text())["training_scans"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             problem = f"describes no model ({error!r})"
             raise InputError(path, problem, "delete its folder to train it again") from error
     return [name for name in names if not all(name in scans for scans in known)]
@@ -47,17 +47,22 @@ def require_same_grid(bundle: str | Path, config: Mapping[str, Any]) -> None:
         config: the whole configuration.
 
     Raises:
-        InputError: naming the setting that has changed.
+        InputError: naming the setting that has changed; or the description cannot be read.
     """
     if not Path(bundle).exists():
         return
-    described = json.loads(Path(bundle).read_text())
-    wanted = {
-        "conform.spacing_mm": (config["conform"]["spacing_mm"], described["conform"]["spacing_mm"]),
-        "conform.size": (config["conform"]["size"], described["conform"]["size"]),
-        "slices.size": (config["slices"]["size"], described["slices"]["size"]),
-        "protocol": (config["protocol"], described["protocol"]),
-    }
+    try:
+        described = json.loads(Path(bundle).read_text())
+        grid, slices, protocol = (described[key] for key in ("conform", "slices", "protocol"))
+        wanted = {
+            "conform.spacing_mm": (config["conform"]["spacing_mm"], grid["spacing_mm"]),
+            "conform.size": (config["conform"]["size"], grid["size"]),
+            "slices.size": (config["slices"]["size"], slices["size"]),
+            "protocol": (config["protocol"], protocol),
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = f"describes no model ({error!r})"
+        raise InputError(bundle, problem, "delete its folder to bundle it again") from error
     for key, (now, then) in wanted.items():
         if now != then:
             problem = f"'{key}' is {now}, and the models that new_scans=freeze keeps have {then}"

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
+import math
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from quicknat.errors import InputError
 from quicknat.placement import Transforms, placement
 
-# what nibabel raises over damaged headers: also of sizes and types that do not exist
-UNREADABLE = (
-    ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, KeyError,
-    TypeError, MemoryError,
-)  # fmt: skip
 MIN_AXIS = 4  # fewer slices along any axis make no volume
+MAX_VOXELS = 1 << 30  # a head at 0.25 mm; what a header claims beyond that, no memory is taken for
+MAX_BYTES = 8 * MAX_VOXELS + (1 << 20)  # of a file, unpacked
+MAX_VALUE = 1e30  # so that sums and differences stay finite in float32
+
+# what nibabel says of a header by itself would stand beside our one line, and twice
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_bytes(path: Path) -> None:
-    """Reject files that are missing, empty, or not what their name says."""
+def _check_bytes(path: Path) -> int:
+    """Reject files that are missing, empty, or not what their name says; the bytes they hold."""
     if not path.is_file():
         raise InputError(path, "no such file", "check the path in the sheet")
     if path.stat().st_size == 0:
@@ -68,17 +71,37 @@ def _check_bytes(path: Path) -> None:
         raise InputError(path, "is gzip-compressed but not named .gz", "rename or unzip it")
     if named_zipped and not zipped:
         raise InputError(path, "is named as gzip but is not compressed", "rename it")
-    if zipped:  # nibabel stops reading before the checksum, so a damaged end would go unseen
-        try:
-            with gzip.open(path) as stream:
-                while stream.read(1 << 22):
-                    pass
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(
-                path, f"the gzip data is damaged ({error})", "fetch it again"
-            ) from error
+    if not zipped:
+        return path.stat().st_size
+    held = 0
+    try:  # nibabel stops reading before the checksum, so a damaged end would go unseen
+        with gzip.open(path) as stream:
+            while (block := stream.read(1 << 22)) and held <= MAX_BYTES:
+                held += len(block)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(path, f"the gzip data is damaged ({error})", "fetch it again") from error
+    if held > MAX_BYTES:
+        raise InputError(path, f"unpacks to more than {MAX_BYTES >> 30} GiB", "do not use it")
+    return held
 
 
+def _check_extent(image: Any, path: Path, held: int) -> None:
+    """Reject a header that promises more than its file holds, before memory is taken for it."""
+    shape = [int(side) for side in image.shape]
+    if min(shape, default=0) < 1:
+        raise InputError(path, f"the shape is {tuple(shape)}", "give one 3-D volume")
+    voxels = math.prod(shape)
+    if voxels > MAX_VOXELS:
+        raise InputError(
+            path, f"its header claims {' × '.join(map(str, shape))} voxels", "fetch it again"
+        )
+    promised = int(image.dataobj.offset) + voxels * image.dataobj.dtype.itemsize
+    if held < promised:
+        problem = f"is cut short: {held} bytes, where its header promises {promised}"
+        raise InputError(path, problem, "fetch it again")
+
+
+@np.errstate(all="ignore")  # what comes of odd values is looked at below
 def read_volume(path: str | Path, orientation: str = "") -> Volume:
     """Read NIfTI-1/2 (.nii, .nii.gz), MGH/MGZ or an Analyze pair (.img + .hdr).
 
@@ -94,16 +117,20 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     Raises:
         InputError: with the file, what is wrong with it, and what to do.
     """
+    warnings.filterwarnings("ignore", module=r"nibabel\.")  # the same, by another way
     path = Path(path)
-    _check_bytes(path)
+    held = _check_bytes(path)
     try:
         image = nib.load(path)
+        _check_extent(image, path, held)
         data = np.asanyarray(image.dataobj)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(
             path, f"a part of the image is missing ({error})", "put it beside the other"
         ) from error
-    except UNREADABLE as error:
+    except Exception as error:  # nibabel raises many kinds over damaged headers
         reason = " ".join(str(error).split())
         raise InputError(
             path, f"cannot be read as an image ({reason})", "fetch or convert it again"
@@ -119,6 +146,9 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     if not np.all(np.isfinite(data)):
         count = int(np.size(data) - np.isfinite(data).sum())
         raise InputError(path, f"{count} voxels are NaN or infinite", "repair the image")
+    top = max(abs(float(data.min())), abs(float(data.max())))
+    if top > MAX_VALUE:
+        raise InputError(path, f"voxels reach {top:.3g}", "repair the header's scaling")
     affine, transforms = placement(image, data.shape, orientation, path)
     return Volume(data, affine, path, transforms)
 

@@ -30,6 +30,8 @@ def save_weights(
 def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequence[str]) -> None:
     """Load weights into a network of exactly that shape, view and label table.
 
+    A network on the device ``meta`` comes to the processor once the file is known to fit.
+
     Raises:
         InputError: the file is damaged, or holds another network's weights.
     """
@@ -37,7 +39,7 @@ def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequen
         with safe_open(path, "pt") as file:
             described = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        found = described.get("view"), described.get("classes", [])
+        found = described.get("view"), list(described.get("classes", []))
     except Exception as error:  # safetensors raises many kinds; all mean the same here
         raise InputError(
             path, f"holds no weights ({_first_line(error)})", "copy or train it again"
@@ -58,11 +60,16 @@ def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequen
                 f"is for another label table: its class {number} is '{theirs}', not '{ours}'",
                 OWN_TABLE,
             )
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        fix = "the settings under 'network' must be those that it was trained with"
-        raise InputError(path, f"is for another network ({_first_line(error)})", fix) from error
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    for key in sorted(wanted.keys() | shapes.keys()):
+        if wanted.get(key) != shapes.get(key):
+            fix = "the settings under 'network' must be those that it was trained with"
+            problem = f"'{key}' is {shapes.get(key, 'absent')}, not {wanted.get(key, 'expected')}"
+            raise InputError(path, f"is for another network ({problem})", fix)
+    if next(network.parameters()).is_meta:
+        network.to_empty(device="cpu")
+    network.load_state_dict(state)
 
 
 def _first_line(error: Exception) -> str:

@@ -224,5 +224,5 @@ def test_sheet_that_is_no_table_is_refused(quicknat, tmp_path, monkeypatch, cont
     path = tmp_path / "sheet.tsv"
     path.write_bytes(content)
     done = quicknat("check", path, "--output", tmp_path / "out/check.tsv")
-    done.refused(path, "cannot be read as a tab-separated table", "save it as TSV")
+    done.refused(path, "cannot be read as a tab-separated table", "save it as tab-separated text")
     assert not (tmp_path / "out").exists()

@@ -70,7 +70,7 @@ def test_folder_that_is_no_model_is_refused(tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{", '{"format": 3}', "{}"])
 def test_damaged_description_of_a_model_is_refused(tmp_path, content):
     (tmp_path / "bundle.json").write_text(content)
-    with pytest.raises(InputError, match=f"{tmp_path}.*; .* again|; give the folder"):
+    with pytest.raises(InputError, match=f"{tmp_path}.*; .* again|; name the folder"):
         load_bundle(tmp_path)
 
 

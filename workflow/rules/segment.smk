@@ -32,7 +32,7 @@ rule segment:
     shell:
         "quicknat segment {input.scan:q} --conformed --views --name {wildcards.scan:q}"
         " --model results/model --output results/segmentations --threads {threads}"
-        " --precision {params.precision}"
+        " --precision {params.precision:q}"
         " 2>&1 | tee {log:q}"
 
 

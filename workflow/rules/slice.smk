@@ -77,5 +77,5 @@ rule slice_tissues:
         "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
         " --numbering {params.numbering:q} {params.scan:q} --protocol {params.protocol:q}"
         " --folder results/slices --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
-        " --size {params.size} --slice-size {params.window}"
+        " --size {params.size:q} --slice-size {params.window:q}"
         " --min-foreground {params.min_foreground} 2>&1 | tee {log:q}"

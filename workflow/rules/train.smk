@@ -71,7 +71,7 @@ rule finetune:
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
         " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
         " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
-        " {params.initial:q} --warm-start results/model/{wildcards.view}.safetensors"
+        " {params.initial:q} --warm-start results/model/{wildcards.view:q}.safetensors"
         " --warm-start-epochs {params.epochs} 2>&1 | tee {log:q}"
 
 

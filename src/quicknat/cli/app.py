@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import quicknat
-from quicknat.errors import InputError, Interrupted, for_users
+from quicknat.errors import InputError, Interrupted, for_users, one_line
 
 app = typer.Typer(
     name="quicknat",
@@ -38,22 +38,36 @@ Size = Annotated[int, typer.Option(min=16, help="Voxels along a side of the conf
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
 
 
-def as_json(text: str) -> dict:
-    """The value of an option that takes a JSON object."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"is no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise typer.BadParameter('must be a JSON object, such as {"epochs": 10}')
-    return found
-
-
 def nifti_name(path: Path) -> Path:
     """The name of a compressed NIfTI file to write; writers choose the format by it."""
     if not path.name.endswith(".nii.gz"):
         raise typer.BadParameter("must end in .nii.gz")
     return path
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of results that would lead to another folder, as misuse."""
+    if name in (".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        raise typer.BadParameter(f"{name!r} cannot be a name: give letters and digits")
+
+
+def parsed_json(text: str, option: str) -> dict:
+    """An option's value as JSON, which must be a mapping; anything else is misuse."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{option} is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{option} is no JSON object, such as {{}}")
+    return value
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a file that lists something, the empty ones left out."""
+    try:
+        return [line for line in path.read_text().split("\n") if line]
+    except ValueError as error:
+        raise InputError(path, f"is no list in UTF-8 ({error})", "one entry a line") from error
 
 
 def _version(wanted: bool) -> None:
@@ -88,5 +102,5 @@ def main() -> None:
     except (InputError, OSError, MemoryError) as error:
         if os.environ.get("QUICKNAT_DEBUG"):
             raise
-        typer.echo(f"error: {for_users(error)}", err=True)
+        typer.echo(f"error: {one_line(for_users(error))}", err=True)
         sys.exit(1)

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import ProtocolFile, Size, SliceSize, Spacing, Threads, app, as_json
+from quicknat.cli.app import (
+    ProtocolFile,
+    Size,
+    SliceSize,
+    Spacing,
+    Threads,
+    app,
+    parsed_json,
+    read_list,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +64,9 @@ def train(
 
     if view not in VIEWS:
         raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
-    lists = [path.read_text().split("\n") if path else [] for path in (stacks, validation, tissues)]
-    training, validating, painted = ([line for line in lines if line] for lines in lists)
-    chosen = TrainingSettings.from_dict(as_json(settings))
+    training, validating = read_list(stacks), read_list(validation)
+    painted = read_list(tissues) if tissues else []
+    chosen = TrainingSettings.from_dict(parsed_json(settings, "--settings"))
     table = Protocol.read(protocol)
     present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
     train_view(
@@ -85,8 +94,8 @@ def bundle(
     from quicknat.slices import VIEWS
 
     write_bundle(
-        {view: models / view for view in VIEWS}, Protocol.read(protocol), as_json(aggregation),
-        spacing, size, slice_size, output,
+        {view: models / view for view in VIEWS}, Protocol.read(protocol),
+        parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output,
     )  # fmt: skip
     log.info("wrote %s", output)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import ProtocolFile, app
+from quicknat.cli.app import ProtocolFile, app, read_list
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -186,9 +186,9 @@ def report(
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
     known = pd.read_csv(participants, sep="\t", dtype=str, index_col=0) if participants else None
-    unseen = [line for line in waiting.read_text().split("\n") if line] if waiting else []
+    unseen = read_list(waiting) if waiting else []
     scans = [s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out]
-    shown = [line for line in segmented.read_text().split("\n") if line]
+    shown = read_list(segmented)
     failures = read_failed(failed) if failed else []
     if failures:
         tested = {scan.id for scan in scans if scan.use == "test"}

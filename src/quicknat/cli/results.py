@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import Orientation, ProtocolFile, Threads, app
+from quicknat.cli.app import Orientation, ProtocolFile, Threads, app, check_name
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -78,14 +78,16 @@ def segment(
 
     Example: `quicknat segment T1w.nii.gz --model results/model --output out/`
     """
+    check_name(name)
+    if name and len(images) > 1:
+        raise typer.BadParameter("--name is for a single image")
+
     import torch
 
     from quicknat.batch import Options, find_scans, segment_all
     from quicknat.bundle import load_bundle
     from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
 
-    if name and len(images) > 1:
-        raise typer.BadParameter("--name is for a single image")
     tasks = find_scans(images, name)
     torch.set_num_threads(threads)
     on_gpu = device is not Device.cpu and gpu_works()

@@ -19,6 +19,7 @@ from quicknat.cli.app import (
     Spacing,
     Threads,
     app,
+    check_name,
     nifti_name,
 )
 
@@ -194,6 +195,7 @@ def slice_(
     from quicknat.slices import write_stacks
     from quicknat.volumes import read_volume
 
+    check_name(name)
     table = Protocol.read(protocol)
     image, _, record = load_conformed(scan)
     classes = np.asarray(read_volume(labels).data, dtype=np.uint8)

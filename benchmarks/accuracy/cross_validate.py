@@ -1,0 +1,124 @@
+"""Which settings segment people best that no network has seen: cross-validation over persons.
+
+    python benchmarks/accuracy/cross_validate.py cohort.tsv --arm scratch=a.yaml \
+        --arm synthetic=b.yaml --maps maps --folds 3 --folder /scratch/cv
+
+Each arm is an overlay of ``config.yaml``. For each arm and fold the workflow runs in a folder of
+its own: the fold's persons are tested, all others trained on, with no validation scans, so that
+nothing is chosen by looking at who is tested. What is finished is kept; call it again to go on, or
+with ``--report-only`` to see what there is. Arms are compared person by person.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+
+from quicknat.scores import interval
+
+ROOT = Path(__file__).parents[2]
+
+
+def fold_of(persons: list[str], folds: int) -> dict[str, int]:
+    """Fold of each person: all the same size but for one, and the same however rows are ordered."""
+    shuffled = sorted(set(persons), key=lambda person: zlib.crc32(person.encode()))
+    return {person: number % folds for number, person in enumerate(shuffled)}
+
+
+def write_sheet(cohort: pd.DataFrame, maps: list[Path], fold: int, folds: int, path: Path) -> None:
+    """The cohort with one fold for testing, and label maps to pre-train on."""
+    person = cohort["person"].where(cohort["person"] != "", cohort["subject"])
+    tested = person.map(fold_of(person.tolist(), folds)) == fold
+    rows = cohort.assign(use=np.where(tested, "test", "train"))
+    painted = [
+        {"subject": f"map{number}", "labels": str(file.resolve()),
+         "protocol": "freesurfer", "use": "pretrain"}
+        for number, file in enumerate(maps)
+    ]  # fmt: skip
+    table = pd.concat([rows, pd.DataFrame(painted)]) if painted else rows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.fillna("").to_csv(path, sep="\t", index=False)
+
+
+def run(folder: Path, overlay: Path, cores: int) -> None:
+    """The workflow up to the scores; its output goes to a log."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(folder), "--cores", str(cores), "--rerun-incomplete"]
+    command += ["--configfile", str(overlay.resolve())]
+    command += ["--config", f"sheet={folder / 'cohort.tsv'}", "--", "results/metrics.tsv"]
+    with (folder / "log.txt").open("a") as log:
+        done = subprocess.run(command, stdout=log, stderr=log)
+    if done.returncode:
+        raise SystemExit(f"{folder}: failed, see its log.txt")
+
+
+def scores(folder: Path, arms: list[str], folds: int) -> pd.DataFrame:
+    """Dice, HD95 and time of all finished runs: arm, fold, subject, structure, …"""
+    parts = []
+    for arm in arms:
+        for fold in range(folds):
+            results = folder / arm / str(fold) / "results"
+            if (results / "metrics.tsv").exists():
+                table = pd.read_csv(results / "metrics.tsv", sep="\t")
+                histories = results.glob("models/*/*/history.tsv")
+                hours = sum(pd.read_csv(p, sep="\t")["seconds"].sum() for p in histories) / 3600
+                parts.append(table.assign(arm=arm, fold=fold, hours=hours))
+    if not parts:
+        raise SystemExit(f"{folder}: no run is finished yet")
+    return pd.concat(parts, ignore_index=True)
+
+
+def tell(table: pd.DataFrame) -> None:
+    """A row per arm, then the paired differences over the persons that both arms have."""
+    by_person = table.groupby(["arm", "subject"])["dice"].mean().unstack(0)
+    print("| arm | persons | mean Dice | 95 % interval | HD95, mm | training, h |\n|-|-|-|-|-|-|")
+    for arm in by_person:
+        low, high = interval(by_person[arm].dropna())
+        own = table[table["arm"] == arm]
+        hours = own.groupby("fold")["hours"].first().mean()
+        print(
+            f"| {arm} | {by_person[arm].count()} | {by_person[arm].mean():.4f} "
+            f"| {low:.4f} to {high:.4f} | {own['hd95_mm'].mean():.2f} | {hours:.2f} |"
+        )
+    print("\n| difference | persons | Dice | 95 % interval |\n|-|-|-|-|")
+    for one, other in combinations(by_person, 2):
+        gain = (by_person[other] - by_person[one]).dropna()
+        low, high = interval(gain)
+        print(f"| {other} − {one} | {len(gain)} | {gain.mean():+.4f} | {low:+.4f} to {high:+.4f} |")
+
+
+def main(
+    cohort: Annotated[Path, typer.Argument(help="Sheet of labelled scans, local files.")],
+    arm: Annotated[list[str], typer.Option(help="NAME=overlay.yaml; repeatable.")],
+    folder: Annotated[Path, typer.Option(help="Where the runs are and stay.")],
+    maps: Annotated[
+        Path | None, typer.Option(help="Folder of label maps (freesurfer) to paint from.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2)] = 3,
+    cores: Annotated[int, typer.Option()] = os.cpu_count() or 1,
+    report_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
+) -> None:
+    """Run every fold of every arm, fold by fold, and compare the arms."""
+    overlays = {name: Path(path) for name, _, path in (text.partition("=") for text in arm)}
+    table = pd.read_csv(cohort, sep="\t", dtype=str, keep_default_na=False, comment="#")
+    files = sorted(maps.glob("*.nii.gz")) if maps else []
+    for fold in range(folds if not report_only else 0):
+        for name, overlay in overlays.items():
+            place = (folder / name / str(fold)).resolve()
+            painted = files if "source: synthetic" in overlay.read_text() else []
+            write_sheet(table, painted, fold, folds, place / "cohort.tsv")
+            run(place, overlay, cores)
+    tell(scores(folder, list(overlays), folds))
+
+
+if __name__ == "__main__":
+    typer.run(main)

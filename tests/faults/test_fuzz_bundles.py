@@ -1,0 +1,302 @@
+"""Model folders, weights and stacks of any content are used right, or refused in one line."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
+from helpers import LABELS, ROOT, save
+from quicknat.bundle import load_bundle
+from quicknat.bundle_format import FORMAT
+from quicknat.conform import load_conformed, record_grid
+from quicknat.errors import InputError
+from quicknat.labels import Protocol
+from quicknat.network import NetworkSettings, QuickNAT
+from quicknat.slices import VIEWS, open_stack
+from quicknat.trained import require_same_grid
+from quicknat.weights import save_weights
+
+pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
+
+SETTINGS = NetworkSettings(2, "NONE", 0.0, 3)
+
+
+@functools.cache
+def model() -> dict[str, bytes]:
+    """The files of a tiny untrained model."""
+    protocol = Protocol.read(LABELS / "tissues4.tsv")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.manual_seed(0)
+        for view in VIEWS:
+            network = QuickNAT(protocol.n_classes(view), SETTINGS)
+            path = folder / f"{view}.safetensors"
+            save_weights(path, network.state_dict(), view, protocol.class_names(view))
+        protocol.write(folder / "labels.tsv")
+        files = contents(folder)
+    count = len(protocol.names)
+    described = {
+        "format": FORMAT,
+        "protocol": "tissues4",
+        "labels": {"file": "labels.tsv", "sha256": ""},
+        "conform": {"spacing_mm": 8.0, "size": 32},
+        "slices": {"size": 32},
+        "aggregation": {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2},
+        "views": {
+            view: {
+                "weights": f"{view}.safetensors",
+                "sha256": "",
+                "network": QuickNAT(protocol.n_classes(view), SETTINGS).describe(),
+            }
+            for view in VIEWS
+        },
+        "population": {
+            "scans": 1,
+            "voxels": [[0] * count, [9] * count],
+            "asymmetry": [[0] * count, [0] * count],
+            "intensity": [1.0] * count,
+            "outside": [0.1, 0.2],
+        },
+    }
+    return {**files, "bundle.json": json.dumps(described).encode()}
+
+
+def stated(files: dict[str, bytes], described: dict | None = None) -> dict[str, bytes]:
+    """The files with a description whose checksums fit, so that what lies behind is reached."""
+    described = json.loads(files["bundle.json"]) if described is None else described
+    entries = [described["labels"], *described["views"].values()]
+    for entry, key in zip(entries, ["file", *["weights"] * len(VIEWS)], strict=True):
+        entry["sha256"] = hashlib.sha256(files.get(entry[key], b"")).hexdigest()
+    return {**files, "bundle.json": json.dumps(described).encode()}
+
+
+def loaded_or_refused(files: dict[str, bytes]) -> None:
+    with workplace() as root:
+        for name, content in files.items():
+            (root / "in" / name).write_bytes(content)
+        try:
+            bundle = load_bundle(root / "in")
+        except InputError as error:
+            assert str(root / "in") in str(error) and len(str(error)) < 3000
+            return
+        assert set(bundle.networks) == set(bundle.weights) == set(VIEWS)
+        assert 16 <= bundle.conform_size <= 1024 and bundle.spacing_mm > 0
+
+
+@given(st.sampled_from(sorted(model())), st.data())
+def test_model_with_bytes_changed_is_refused_or_the_same(name, data):
+    content = data.draw(damaged(model()[name], head=400))
+    loaded_or_refused({**stated(model()), name: content})
+
+
+@given(st.sampled_from([*(f"{view}.safetensors" for view in VIEWS), "labels.tsv"]), st.data())
+def test_model_with_bytes_changed_and_checksums_that_fit_is_loaded_or_refused(name, data):
+    content = data.draw(damaged(model()[name], head=400))
+    loaded_or_refused(stated({**model(), name: content}))
+
+
+@st.composite
+def descriptions(draw: st.DrawFn) -> bytes:
+    """``bundle.json`` with some values replaced, at any depth."""
+    described = json.loads(stated(model())["bundle.json"])
+    for _ in range(draw(st.integers(1, 3))):
+        part = described
+        while True:
+            key = draw(st.sampled_from(sorted(part)))
+            if isinstance(part[key], dict) and part[key] and draw(st.integers(0, 3)):
+                part = part[key]
+                continue
+            if draw(st.integers(0, 3)) == 0:
+                del part[key]
+            else:
+                part[key] = draw(
+                    st.one_of(NUMBERS, NASTY, st.none(), st.just([]), st.just({}), st.booleans())
+                )
+            break
+        if not described:
+            break
+    return json.dumps(described).encode("utf-8", "surrogatepass")
+
+
+@given(descriptions())
+@example(b"[]")
+@example(b"null")
+@example(b'{"format": 3, "views": 1}')
+@example(b"[" * 100_000)
+@example(b"\xff\xfe{}")
+def test_any_description_of_a_model_is_believed_only_if_it_fits(content):
+    loaded_or_refused({**stated(model()), "bundle.json": content})
+
+
+def with_network(**changes: object) -> dict[str, bytes]:
+    described = json.loads(model()["bundle.json"])
+    described["views"]["coronal"]["network"] |= changes
+    return stated(model(), described)
+
+
+@pytest.mark.parametrize("filters", [1024, 10**9])
+def test_description_of_a_giant_network_takes_no_memory(tmp_path, filters, monkeypatch):
+    for name, content in with_network(filters=filters, kernel=7).items():
+        (tmp_path / name).write_bytes(content)
+    made = []
+    real = QuickNAT.to_empty
+    monkeypatch.setattr(
+        QuickNAT, "to_empty", lambda self, **how: made.append(self) or real(self, **how)
+    )
+    with pytest.raises(InputError, match=r"network|filters"):
+        load_bundle(tmp_path)
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/etc/passwd", "..", "a/b", "a\\b", "a" * 5000]
+)
+def test_description_that_names_files_elsewhere_is_refused(tmp_path, name):
+    described = json.loads(model()["bundle.json"])
+    described["views"]["axial"]["weights"] = name
+    (tmp_path / "outside.safetensors").write_bytes(model()["axial.safetensors"])
+    (tmp_path / "model").mkdir()
+    for file, content in stated(model(), described).items():
+        (tmp_path / "model" / file).write_bytes(content)
+    with pytest.raises(InputError, match=r"must name a file here|lacks its file"):
+        load_bundle(tmp_path / "model")
+
+
+@pytest.mark.parametrize("length", [0, 7, 10**6, 2**40, 2**64 - 1])
+def test_weights_whose_header_lies_about_its_length_are_refused(tmp_path, length):
+    content = length.to_bytes(8, "little") + model()["axial.safetensors"][8:]
+    for name, data in stated({**model(), "axial.safetensors": content}).items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=r"axial\.safetensors: holds no weights"):
+        load_bundle(tmp_path)
+
+
+def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(tmp_path):
+    scan = save(tmp_path / "scan.nii.gz", np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, content in model().items():  # whose checksums are empty
+        (folder / name).write_bytes(content)
+    done = quicknat("segment", scan, "--model", folder, "--output", tmp_path / "out")
+    refused(done, folder)
+    assert not (tmp_path / "out").exists()
+
+
+@given(descriptions())
+@example(b"[]")
+@example(b"{")
+def test_any_description_of_kept_models_is_compared_or_refused(content):
+    with workplace() as root:
+        path = root / "in/bundle.json"
+        path.write_bytes(content)
+        config = yaml.safe_load((ROOT / "config.yaml").read_text())
+        with pytest.raises(InputError, match=r"bundle\.json: describes no|new_scans=freeze"):
+            require_same_grid(path, config)
+
+
+@functools.cache
+def reference() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save({"encode1.conv1.weight": torch.zeros(2, 1, 3, 3)}, Path(folder, "a.pth"))
+        return Path(folder, "a.pth").read_bytes()
+
+
+@given(damaged(reference()))
+# torch warned of the pickle's protocol, 75, in a second line
+@example(reference().replace(b"\x80\x02", b"\x80\x4b").replace(b"PK\x03", b"\x80K\x03", 1))
+def test_any_weights_to_import_are_refused_or_imported(content):
+    with workplace() as root:
+        path = root / "in/weights.pth.tar"
+        path.write_bytes(content)
+        done = quicknat(
+            "import-weights", path, "--view", "axial", "--protocol", LABELS / "tissues4.tsv",
+            "--output", root / "out/a.safetensors",
+        )  # fmt: skip
+        refused(done, path)
+        assert contents(root / "out") == {}
+
+
+@functools.cache
+def stack() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder, "a.npy"), np.ones((3, 2, 16, 16), np.uint8))
+        return Path(folder, "a.npy").read_bytes()
+
+
+@given(damaged(stack(), head=128))
+@example(stack().replace(b"(3, 2, 16, 16)", b"(3, 2, 16, -6)"))
+@example(stack().replace(b"(3, 2, 16, 16), }  ", b"(9999, 2, 16, 16)}"))
+def test_any_stack_is_opened_or_refused(content):
+    with workplace() as root:
+        path = root / "in/a.npy"
+        path.write_bytes(content)
+        try:
+            opened = open_stack(path)
+        except InputError as error:
+            assert str(path) in str(error)
+            return
+        assert opened.dtype == np.uint8 and opened.ndim == 4
+        del opened
+
+
+RECORD = {
+    "source": "a.nii", "source_sha256": "0", "source_shape": [4, 4, 4],
+    "source_affine": np.eye(4).tolist(), "source_transforms": None,
+    "source_voxel_mm": [1, 1, 1], "spacing_mm": 4.0, "size": 4, "head_outside_fraction": 0.0,
+}  # fmt: skip
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(RECORD)), st.one_of(NUMBERS, NASTY, st.none())),
+    st.sampled_from([None, *sorted(RECORD)]),
+)
+@example({"source_shape": [2**20, 2**20, 2**20]}, None)
+@example({"source_affine": np.zeros((4, 4)).tolist()}, None)
+def test_any_sidecar_of_a_conformed_scan_is_used_or_refused(changes, absent):
+    with workplace() as root:
+        scan = save(root / "in/a_T1w.nii.gz", np.ones((4, 4, 4), np.uint8))
+        record = {key: value for key, value in (RECORD | changes).items() if key != absent}
+        text = json.dumps(record).encode("utf-8", "surrogatepass")
+        (root / "in/a_T1w.json").write_bytes(text)
+        try:
+            _, _, found = load_conformed(scan)
+        except InputError as error:
+            assert str(root / "in/a_T1w") in str(error)
+            return
+        assert record_grid(found).affine.shape == (4, 4)
+
+
+def test_sidecar_whose_affine_would_be_computed_on_forever_is_refused(tmp_path):
+    scan = save(tmp_path / "a_T1w.nii.gz", np.ones((4, 4, 4), np.uint8))
+    endless = np.diag([1e-203, 1, 1, 1])
+    record = RECORD | {"source_affine": endless.tolist()}
+    (tmp_path / "a_T1w.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"a_T1w\.json: its affine cannot be used; convert again"):
+        load_conformed(scan)
+
+
+@given(st.one_of(NASTY, st.sampled_from(["[]", "1", "{", "[" * 10**5, '{"epochs": "x"}', "{}"])))
+def test_any_training_settings_are_refused_before_anything_is_written(text):
+    if "\x00" in text or "\ud800" in text:
+        return  # no argument of a program can be that
+    with workplace() as root:
+        (root / "in/list.txt").write_text("")
+        done = quicknat(
+            "train", "axial", "--stacks", root / "in/list.txt", "--validation",
+            root / "in/list.txt", f"--settings={text}", "--protocol", LABELS / "tissues4.tsv",
+            "--output", root / "out",
+        )  # fmt: skip
+        assert done.status in (1, 2), str(done)
+        assert not any("Traceback" in line for line in done.err), str(done)
+        assert contents(root / "out") == {}

@@ -1,0 +1,296 @@
+"""Image files of any content are read right, or refused in one line that names them."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import struct
+import tempfile
+import tracemalloc
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nibabel.spatialimages import HeaderDataError
+
+from fuzzing import NUMBERS, contents, damaged, quicknat, refused, workplace
+from helpers import LABELS
+from quicknat.volumes import read_volume
+
+pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
+
+MB = 1 << 20
+# where the fields of a header are, and as what they are stored
+NIFTI1 = {
+    "sizeof_hdr": (0, "i"), "dim_info": (39, "b"),
+    **{f"dim{k}": (40 + 2 * k, "h") for k in range(8)},
+    "intent": (68, "h"), "datatype": (70, "h"), "bitpix": (72, "h"),
+    **{f"pixdim{k}": (76 + 4 * k, "f") for k in range(8)},
+    "vox_offset": (108, "f"), "scl_slope": (112, "f"), "scl_inter": (116, "f"),
+    "xyzt_units": (123, "b"), "qform_code": (252, "h"), "sform_code": (254, "h"),
+    **{f"quatern{k}": (256 + 4 * k, "f") for k in range(3)},
+    **{f"qoffset{k}": (268 + 4 * k, "f") for k in range(3)},
+    **{f"srow{k}": (280 + 4 * k, "f") for k in range(12)},
+    "magic": (344, "i"), "extension": (348, "b"), "esize": (352, "i"), "ecode": (356, "i"),
+}  # fmt: skip
+NIFTI2 = {
+    "sizeof_hdr": (0, "i"), "magic": (4, "q"), "datatype": (12, "h"), "bitpix": (14, "h"),
+    **{f"dim{k}": (16 + 8 * k, "q") for k in range(8)},
+    **{f"pixdim{k}": (104 + 8 * k, "d") for k in range(8)},
+    "vox_offset": (168, "q"), "scl_slope": (176, "d"), "scl_inter": (184, "d"),
+    "qform_code": (344, "i"), "sform_code": (348, "i"),
+    **{f"srow{k}": (400 + 8 * k, "d") for k in range(12)},
+}  # fmt: skip
+MGH = {
+    "version": (0, "i"), **{f"dim{k}": (4 + 4 * k, "i") for k in range(4)}, "type": (20, "i"),
+    "dof": (24, "i"), "ras": (28, "h"), **{f"delta{k}": (30 + 4 * k, "f") for k in range(3)},
+    **{f"direction{k}": (42 + 4 * k, "f") for k in range(9)},
+    **{f"centre{k}": (78 + 4 * k, "f") for k in range(3)},
+}  # fmt: skip
+ANALYZE = {name: at for name, at in NIFTI1.items() if at[0] < 116}
+FORMATS = {  # suffix: class, fields, byte order
+    ".nii": (nib.Nifti1Image, NIFTI1, "<"),
+    ".nii.gz": (nib.Nifti1Image, NIFTI1, "<"),
+    "2.nii": (nib.Nifti2Image, NIFTI2, "<"),
+    ".mgz": (nib.MGHImage, MGH, ">"),
+    ".mgh": (nib.MGHImage, MGH, ">"),
+    ".img": (nib.AnalyzeImage, ANALYZE, "<"),
+}
+
+
+def blob(dtype=np.int16, shape=(7, 8, 9)) -> np.ndarray:
+    """A bright block in air."""
+    data = np.zeros(shape)
+    data[tuple(slice(2, -2) for _ in shape)] = 90
+    return (data + np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))).astype(dtype)
+
+
+def made(suffix: str, dtype=np.int16, shape=(7, 8, 9), affine=None) -> dict[str, bytes]:
+    """Bytes of a valid file by its suffix, before compression; a pair has two."""
+    kind, affine = FORMATS[suffix][0], np.diag([20, 20, 20, 1.0]) if affine is None else affine
+    own = {".img": ".img", ".mgz": ".mgh", ".mgh": ".mgh"}.get(suffix, ".nii")
+    with tempfile.TemporaryDirectory() as folder:
+        nib.save(kind(blob(dtype, shape), affine), Path(folder, f"scan{own}"))
+        files = {file.suffix: file.read_bytes() for file in Path(folder).iterdir()}
+    return {(suffix if end == own else end): content for end, content in files.items()}
+
+
+VALID = {suffix: made(suffix) for suffix in FORMATS}
+
+
+def patched(content: bytes, suffix: str, changes: dict[str, float]) -> bytes:
+    """A header with some fields set to a value, or to the nearest that they can hold."""
+    _, fields, order = FORMATS[suffix]
+    data = bytearray(content)
+    for name, value in changes.items():
+        where, code = fields[name]
+        if code in "fd":
+            value = float(value) if code == "d" else float(np.float32(value))
+        else:
+            top = 2 ** (8 * struct.calcsize(code) - 1) - 1
+            value = 0 if value != value else int(max(-top - 1, min(value, top)))
+        end = where + struct.calcsize(order + code)
+        if end <= len(data):
+            data[where:end] = struct.pack(order + code, value)
+    return bytes(data)
+
+
+class Files(dict):
+    """Bytes by suffix, shown by how they were made."""
+
+    def __init__(self, files: dict[str, bytes], how: str = "") -> None:
+        super().__init__(files)
+        self.how = how
+
+    def __repr__(self) -> str:
+        return f"{ {suffix: len(content) for suffix, content in self.items()} } {self.how}"
+
+
+@st.composite
+def images(draw: st.DrawFn) -> Files:
+    """Files of one image, by suffix: valid, with other header fields, damaged, or incomplete."""
+    suffix = draw(st.sampled_from(list(FORMATS)))
+    files = dict(VALID[suffix])
+    if draw(st.booleans()):
+        dtypes = [np.uint8, np.int16, np.int32, np.float32]
+        if "mg" not in suffix:
+            dtypes += [np.float64] if suffix == ".img" else [np.float64, np.uint16, np.int64]
+            dtypes += [np.complex64]
+        shape = tuple(draw(st.lists(st.integers(1, 9), min_size=3, max_size=4)))
+        elements = st.floats(-1e3, 1e3)
+        affine = np.eye(4)
+        numbers = np.array(draw(st.lists(elements, min_size=12, max_size=12))).reshape(3, 4)
+        affine[:3] = numbers.round(6)  # with an axis of 1e-200 mm, nibabel never ends to write it
+        # nibabel itself refuses to write some
+        with contextlib.suppress(ValueError, HeaderDataError, np.linalg.LinAlgError):
+            files = made(suffix, draw(st.sampled_from(dtypes)), shape, affine)
+    header = ".hdr" if suffix == ".img" else suffix
+    names = st.sampled_from(list(FORMATS[suffix][1]))
+    changes = draw(st.dictionaries(names, NUMBERS, max_size=4))
+    with np.errstate(all="ignore"):
+        files[header] = patched(files[header], suffix, changes)
+    if draw(st.booleans()):
+        which = draw(st.sampled_from(list(files)))
+        files[which] = draw(damaged(files[which], head=400))
+    if suffix in (".mgz", ".nii.gz"):
+        files[suffix] = gzip.compress(files[suffix], 1)
+        if draw(st.integers(0, 3)) == 0:
+            files[suffix] = draw(damaged(files[suffix]))
+    if len(files) > 1 and draw(st.integers(0, 9)) == 0:
+        del files[draw(st.sampled_from(list(files)))]
+    return Files(files, f"{suffix} {changes}")
+
+
+def put(files: dict[str, bytes], folder: Path) -> Path:
+    """Write them; returns the image's path."""
+    for suffix, content in files.items():
+        (folder / f"scan{suffix}").write_bytes(content)
+    main = next((suffix for suffix in files if suffix != ".hdr"), ".img")
+    return folder / f"scan{main}"
+
+
+def converted_or_refused(files: dict[str, bytes], orientation: str) -> None:
+    with workplace() as root:
+        path = put(files, root / "in")
+        before = contents(root / "in")
+        output = root / "out" / "sub-1_T1w.nii.gz"
+        done = quicknat(
+            "convert", path, "--output", output, "--spacing", 10, "--size", 16,
+            f"--orientation={orientation}",
+        )  # fmt: skip
+        if done.status == 0:
+            volume = read_volume(output)
+            assert volume.shape == (16, 16, 16) and volume.data.dtype == np.uint8
+            record = json.loads((root / "out/sub-1_T1w.json").read_text())
+            assert record["source"] == str(path)
+            assert np.isfinite(volume.affine).all() and np.isfinite(record["source_affine"]).all()
+        else:
+            refused(done, path)
+            assert contents(root / "out") == {}
+        assert contents(root / "in") == before
+
+
+@given(images(), st.sampled_from(["", "LAS", "LLL", "XYZ"]))
+def test_any_image_is_converted_or_refused_in_one_line_and_leaves_nothing(files, orientation):
+    converted_or_refused(files, orientation)
+
+
+@given(images())
+def test_any_image_gets_a_verdict_of_the_check(files):
+    with workplace() as root:
+        path = put(files, root / "in")
+        done = quicknat("check", path, "--output", root / "out/check.tsv", "--threads", 1)
+        assert done.status in (0, 1) and done.err == [], str(done)
+        line = next(line for line in done.out if line.startswith("sub-"))
+        assert (" bad " in line) == (done.status == 1) and str(path) in line
+
+
+@given(images())
+def test_any_label_map_is_converted_or_refused(files):
+    with workplace() as root:
+        scan = root / "in/sub-1_T1w.nii.gz"
+        whole = put(VALID[".nii"], root / "in")
+        made = quicknat("convert", whole, "--output", scan, "--spacing", 10, "--size", 16)
+        assert made.status == 0
+        path = put(files, root / "in")
+        outputs = [root / "out/dseg.nii.gz", root / "out/native.nii.gz"]
+        done = quicknat(
+            "convert-labels", path, "--scan", scan, "--numbering", "freesurfer", "--protocol",
+            LABELS / "quicknat28.tsv", "--output", outputs[0], "--native", outputs[1],
+        )  # fmt: skip
+        if done.status:
+            refused(done, path)
+        assert [output.exists() for output in outputs] == [done.status == 0] * 2
+
+
+def compressed(suffix: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    """As the files lie on disk."""
+    if suffix in (".mgz", ".nii.gz"):
+        return {suffix: gzip.compress(files[suffix], 1)}
+    return files
+
+
+def with_header(suffix: str, **changes: float) -> dict[str, bytes]:
+    header = ".hdr" if suffix == ".img" else suffix
+    content = patched(VALID[suffix][header], suffix, changes)
+    return compressed(suffix, {**VALID[suffix], header: content})
+
+
+def with_extension(said: int, content: bytes) -> dict[str, bytes]:
+    """A NIfTI file with a JSON header extension that says how long it is."""
+    plain = VALID[".nii"][".nii"]
+    header = patched(plain[:352], ".nii", {"vox_offset": 352 + 8 + len(content), "extension": 1})
+    return {".nii": header + struct.pack("<ii", said, 32) + content + plain[352:]}
+
+
+NAN = float("nan")
+HUGE = {"dim1": 32767, "dim2": 32767, "dim3": 32767}
+# what each is, and what the line says of it
+FOUND = {
+    "a claim of 35 000 GB": (with_header(".nii.gz", **HUGE), "claims 32767 × 32767 × 32767"),
+    "the same of an MGZ": (with_header(".mgz", **HUGE), "claims"),
+    "the same of NIfTI-2": (with_header("2.nii", dim1=2**62, dim2=2**62, dim3=2**62), "claims"),
+    "the same of a pair": (with_header(".img", **HUGE), "claims"),
+    "a claim of 1 GB": (with_header(".nii.gz", dim1=800, dim2=800, dim3=800), "is cut short"),
+    "no voxels": (with_header(".mgz", dim1=0), "non-zero"),
+    "negative sides": (with_header(".nii", dim1=-7), ""),
+    "sides too many": (with_header(".nii", dim0=9), ""),
+    "an unknown type": (with_header(".nii", datatype=77), "cannot be read"),
+    "an unknown type of MGZ": (with_header(".mgz", type=77), "cannot be read"),
+    "voxels beyond the file": (with_header(".nii", vox_offset=1e9), "is cut short"),
+    "voxels before the file": (with_header(".nii", vox_offset=-1e9), ""),
+    "voxel sides NaN": (with_header(".nii", pixdim1=NAN), ""),
+    "voxel sides of an atom": (with_header("2.nii", pixdim1=1e-9, srow0=1e-9), "mm"),
+    "NaN in the sform": (with_header(".nii", srow0=NAN), "the sform holds no usable numbers"),
+    "an offset beyond all": (with_header(".nii", srow3=3e38), "the sform holds no usable numbers"),
+    "NaN in an MGH's axes": (with_header(".mgh", direction0=NAN), ""),
+    "a slope beyond all": (with_header(".nii", scl_slope=3e38), "voxels reach"),
+    "a pair without .hdr": ({".img": VALID[".img"][".img"]}, "missing"),
+    "a pair cut short": ({**VALID[".img"], ".img": VALID[".img"][".img"][:99]}, "is cut short"),
+    "one of negative length": (with_extension(-16, b'{"a": 1}'), ""),
+}
+
+
+@pytest.mark.parametrize("fault", FOUND)
+def test_damaged_header_is_refused_before_memory_is_taken_for_it(tmp_path, fault):
+    files, reason = FOUND[fault]
+    path = put(files, tmp_path)
+    output = tmp_path / "out" / "sub-1_T1w.nii.gz"
+    quicknat("convert", tmp_path / "absent.nii", "--output", output)  # imports take memory too
+    tracemalloc.start()
+    try:
+        done = quicknat("convert", path, "--output", output, "--orientation", "LAS")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    refused(done, path, reason)
+    assert "; " in done.err[0]  # what to do
+    assert peak < 30 * MB and not output.parent.exists()
+
+
+def test_header_extension_that_goes_on_beyond_the_file_is_refused(tmp_path):
+    path = put(with_extension(2**31 - 16, b'{"a": 1}'), tmp_path)
+    refused(quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz"), path)
+
+
+def test_header_extension_is_no_fault(tmp_path):
+    path = put(with_extension(16, b'{"a": 1}'), tmp_path)
+    assert read_volume(path).shape == (7, 8, 9)
+
+
+def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr("quicknat.volumes.MAX_BYTES", 10 * MB)
+    path = put({".nii.gz": gzip.compress(VALID[".nii"][".nii"] + bytes(40 * MB))}, tmp_path)
+    done = quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz")
+    refused(done, path, "unpacks to more than")
+
+
+@pytest.mark.parametrize("stated", ["LLL", "XYZ", "las", "LA"])
+def test_orientation_that_names_no_three_axes_is_refused(tmp_path, stated):
+    path = put(with_header(".nii", qform_code=0, sform_code=0), tmp_path)
+    done = quicknat("convert", path, "--output", tmp_path / "o.nii.gz", "--orientation", stated)
+    refused(done, path, f"'{stated}' is no orientation", "such as LAS")

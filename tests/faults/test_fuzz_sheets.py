@@ -1,0 +1,277 @@
+"""Sheets, configurations and label tables of any content are read right, or refused in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
+from helpers import LABELS, ROOT
+from quicknat.cohort import LOCAL, read_sheet
+from quicknat.errors import InputError
+from quicknat.labels import COLUMNS, Protocol
+from quicknat.schema import check, check_consistency, load_schema
+
+pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
+
+SHEET = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
+SOURCES = load_schema(ROOT / "workflow/schemas/sources.schema.yaml")
+CONFIG = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
+VALID = (
+    "subject\timage\tuse\tlabels\tprotocol\na\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
+)
+SCAN_NAME = re.compile(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?")  # the workflow's own rule
+
+
+@st.composite
+def sheets(draw: st.DrawFn) -> bytes:
+    """A table of a sheet's columns, some twice or of other names, in one encoding or another."""
+    known = st.sampled_from(list(SHEET["properties"]))
+    header = draw(st.permutations(["subject", "image", "use"]))
+    header = [*header, *draw(st.lists(st.one_of(known, known, NASTY), max_size=4))]
+    usual = {
+        "subject": st.sampled_from(["a", "b", "c1"]),
+        "image": st.sampled_from(["a.nii", "b.nii", "*.nii", "/dev/null", "a" * 300]),
+        "use": st.sampled_from(SHEET["properties"]["use"]["enum"]),
+        "labels": st.sampled_from(["", "a.nii"]),
+        "protocol": st.sampled_from(["", "freesurfer", "quicknat28"]),
+        "orientation": st.sampled_from(["", "LAS", "LLL"]),
+        "source": st.sampled_from(["", LOCAL, "img2fmri", "nowhere"]),
+    }
+    rows = [header]
+    for _ in range(draw(st.integers(0, 4))):
+        row = [
+            draw(NASTY) if draw(st.integers(0, 9)) == 0 else draw(usual.get(name, st.just("")))
+            for name in header
+        ]
+        length = len(row) + draw(st.sampled_from([0, 0, 0, 0, -1, 1]))
+        rows.append([*row, "extra"][:length])
+    text = draw(st.sampled_from(["\n", "\r\n", "\r"])).join("\t".join(row) for row in rows)
+    encodings = ["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"]
+    content = text.encode(draw(st.sampled_from(encodings)), "replace")
+    return draw(st.one_of(st.just(content), damaged(content)))
+
+
+def checked(content: bytes) -> None:
+    with workplace() as root:
+        sheet = root / "in/cohort.tsv"
+        sheet.write_bytes(content)
+        done = quicknat(
+            "check", sheet, "--output", root / "out/check.tsv", "--raw", root / "out/raw",
+            "--sources", ROOT / "workflow/sources.tsv", "--schemas", ROOT / "workflow/schemas",
+            "--protocol", LABELS / "quicknat28.tsv", "--threads", 1,
+        )  # fmt: skip
+        if not done.out:
+            refused(done, sheet)
+            assert contents(root / "out") == {}
+            return
+        assert done.status in (0, 1) and done.err == [], str(done)
+        with (root / "out/check.tsv").open(newline="") as stream:
+            header, *verdicts = csv.reader(stream, delimiter="\t")
+        assert header[3] == "verdict"
+        assert (done.status == 1) == any(verdict[3] == "bad" for verdict in verdicts)
+        try:
+            scans = read_sheet(sheet, SHEET)
+        except InputError:
+            return
+        for scan in scans:  # these names become paths, shell words and HTML
+            assert SCAN_NAME.fullmatch(scan.id), scan
+            assert re.fullmatch(r"[A-Za-z0-9._-]*", scan.source + scan.labels_source)
+            assert re.fullmatch(r"[A-Za-z0-9_-]*", scan.protocol)
+
+
+@given(sheets())
+@example(VALID.encode("utf-16"))
+@example(VALID.encode("utf-8-sig"))
+# one cell too many in each row made pandas take the subject for a row's name, and shifted all
+@example(b"subject\timage\tuse\nx\ta\ta.nii\tsegment\n")
+@example(b"subject\timage\tuse\na\t" + b"a" * 5000 + b"\tsegment\n")  # no file name is so long
+@example(b"subject\timage\tuse\na\ta\x00b\tsegment\n")
+@example(b"subject\timage\tuse\timage\na\ta\tsegment\tb\n")
+@example(b"subject\timage\tuse\n../../evil\ta\tsegment\n")
+@example(b"subject\timage\tuse\n=1+1\ta\tsegment\n")
+def test_any_sheet_is_checked_or_refused_in_one_line(content):
+    checked(content)
+
+
+def test_rows_with_a_cell_too_many_are_refused_rather_than_shifted(tmp_path):
+    (tmp_path / "s.tsv").write_text("subject\timage\tuse\nx\ta\ta.nii\tsegment\n")
+    with pytest.raises(InputError, match="more cells than its header"):
+        read_sheet(tmp_path / "s.tsv", SHEET)
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "-x"])
+def test_name_of_a_source_cannot_lead_out_of_the_folder_of_archives(name):
+    row = {"source": name, "kind": "local", "url": "/data"}
+    with pytest.raises(InputError, match="source"):
+        check(row, SOURCES, "sources.tsv")
+
+
+DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, NASTY, st.dates()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(NASTY, st.integers()), inner)
+    ),
+    max_leaves=6,
+)
+
+
+def laughs(depth: int = 60) -> list:
+    """A "billion laughs": 2**60 texts if written out, a few lists as YAML's aliases make them."""
+    value = ["ha", "ha"]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+def circle() -> list:
+    value: list = []
+    value.append(value)
+    return value
+
+
+def settled(config: object) -> None:
+    """As the workflow checks a configuration: it is usable, or refused in one line."""
+    EXAMPLES[os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]] += 1
+    try:
+        check(config, CONFIG, "configuration")
+        check_consistency({**config, "aggregation": DEFAULT.get("aggregation", {})})
+    except InputError as error:
+        text = str(error)
+        assert text.startswith("configuration: ") and "\n" not in text and len(text) < 2000
+    else:
+        for section in ("conform", "slices", "network", "finetune"):
+            values = [v for v in config[section].values() if isinstance(v, (int, float))]
+            assert all(abs(value) < float("inf") for value in values), values
+        assert isinstance(config["conform"]["size"], int) and config["conform"]["size"] <= 1024
+
+
+@given(st.data())
+def test_any_configuration_is_accepted_or_refused_in_one_line(data):
+    config = json.loads(json.dumps(DEFAULT))
+    for _ in range(data.draw(st.integers(1, 3))):
+        part = config
+        keys = list(config)
+        while True:
+            key = data.draw(st.one_of(st.sampled_from(keys), NASTY))
+            if isinstance(part.get(key), dict) and part[key] and data.draw(st.booleans()):
+                part, keys = part[key], list(part[key])
+                continue
+            part[key] = data.draw(VALUES)
+            break
+    settled(config)
+
+
+@given(damaged((ROOT / "config.yaml").read_bytes()))
+def test_damaged_configuration_file_that_still_is_yaml_is_accepted_or_refused(content):
+    try:
+        config = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError):
+        return  # Snakemake says so itself
+    settled(config)
+
+
+@pytest.mark.parametrize("value", [laughs(), circle(), "x" * 10**6], ids=["laughs", "circle", "x"])
+@pytest.mark.parametrize("where", ["sheet", "conform", "auto_labels", "unknown"])
+def test_endless_value_is_refused_in_a_short_line(value, where):
+    config = {**DEFAULT, where: value}
+    if where == "sheet" and isinstance(value, str):
+        value = config["sheet"] = [value]  # else it is a path like another
+    with pytest.raises(InputError) as error:
+        check(config, CONFIG, "configuration")
+    assert where in str(error.value) and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 256.0, True])
+def test_number_that_no_command_takes_is_refused(value):
+    with pytest.raises(InputError, match=r"conform\.size"):
+        check({**DEFAULT, "conform": {"spacing_mm": 1.0, "size": value}}, CONFIG, "configuration")
+    if value != 256:
+        with pytest.raises(InputError, match=r"conform\.spacing_mm"):
+            conform = {"spacing_mm": value, "size": 256}
+            check({**DEFAULT, "conform": conform}, CONFIG, "configuration")
+
+
+@pytest.mark.parametrize("key", ["a" * 5000, "a\nerror: b", "\x1b[2J"])
+def test_unknown_key_is_named_in_one_short_printable_line(key):
+    with pytest.raises(InputError) as error:
+        check({**DEFAULT, key: 1}, CONFIG, "configuration")
+    text = str(error.value)
+    assert "unknown key" in text and text.isprintable() and len(text) < 1000
+
+
+TABLE = (LABELS / "seed4.tsv").read_bytes()
+
+
+def label_table(**changed: str) -> bytes:
+    """seed4's table with some cells of its second row changed."""
+    lines = TABLE.decode().splitlines()
+    header, cells = lines[0].split("\t"), lines[2].split("\t")
+    for column, value in changed.items():
+        cells[header.index(column)] = value
+    lines[2] = "\t".join(cells)
+    return "\n".join([*lines, ""]).encode("utf-8", "surrogatepass")
+
+
+CELLS = st.dictionaries(
+    st.sampled_from(COLUMNS),
+    st.one_of(NASTY, NUMBERS.map(str), st.sampled_from(["1-5:0", "9-1", "0-999999", "١"])),
+)
+
+
+@given(st.one_of(damaged(TABLE), CELLS.map(lambda cells: label_table(**cells))))
+# millions of numbers, compared each with each, were a hang; and one above 64 bits a traceback
+@example(label_table(freesurfer="0-99999999999"))
+@example(label_table(freesurfer="500-400000"))
+@example(label_table(sagittal="9" * 30))
+@example(label_table(partner="-" + "9" * 30))
+def test_any_label_table_is_read_or_refused_in_one_line(content):
+    with workplace() as root:
+        path = root / "in/labels.tsv"
+        path.write_bytes(content.replace(b"\r\n", b"\n"))
+        try:
+            protocol = Protocol.read(path)
+        except InputError as error:
+            assert str(path) in str(error) and len(str(error)) < 6000
+            return
+        assert 2 <= len(protocol.names) <= 256
+        assert len(protocol.colors) == len(protocol.names)
+        assert len(protocol.class_names("sagittal")) == protocol.n_classes("sagittal")
+        protocol.to_freesurfer()
+
+
+def test_label_table_with_more_classes_than_a_byte_holds_is_refused(tmp_path):
+    lines = TABLE.decode().splitlines()[:2]
+    cells = dict(zip(lines[0].split("\t"), lines[1].split("\t"), strict=True))
+    for index in range(1, 300):
+        row = cells | {
+            "index": str(index), "name": f"n{index}", "abbreviation": f"a{index}",
+            "freesurfer": "", "neuromorphometrics": "", "partner": "", "sagittal": str(index),
+        }  # fmt: skip
+        lines.append("\t".join(row.values()))
+    (tmp_path / "many.tsv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="has 300 classes; 256 fit into a byte"):
+        Protocol.read(tmp_path / "many.tsv")
+
+
+@given(st.binary(max_size=40), st.sampled_from(["gather", "failures"]))
+def test_any_table_of_results_is_read_or_refused_in_one_line(content, command):
+    with workplace() as root:
+        table, listing = root / "in/table.tsv", root / "in/list.txt"
+        table.write_bytes(content)
+        listing.write_text(f"{table}\n")
+        if command == "gather":
+            done = quicknat("gather", listing, "--output", root / "out/all.tsv")
+        else:
+            done = quicknat("failures", table)
+        if done.status:
+            refused(done, table)
+            assert contents(root / "out") == {}

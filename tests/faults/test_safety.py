@@ -1,0 +1,260 @@
+"""No user's text runs as code, and no command but `download` uses a network."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from fuzzing import quicknat
+from helpers import LABELS, ROOT
+from quicknat.cli import app
+from quicknat.slices import VIEWS
+
+RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+# numbers, as the schema of the configuration and Snakemake itself guarantee
+UNQUOTED = {
+    "threads", "resources.gpu", "params.spacing", "params.size", "params.slice_size",
+    "params.min_foreground", "params.seed", "params.epochs",
+}  # fmt: skip
+
+
+def shell_blocks(text: str) -> list[str]:
+    """The commands of a rule file, each joined to one string."""
+    found = re.findall(r"^    shell:\n((?:        .*\n|\n)+)", text, re.MULTILINE)
+    return ["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', block)) for block in found]
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_every_value_in_a_shell_command_is_quoted(path):
+    text = path.read_text()
+    blocks = shell_blocks(text)
+    assert len(blocks) == len(re.findall(r"^    shell:", text, re.MULTILINE))
+    for block in blocks:
+        values = re.findall(r"(?<!\{)\{([^{}]+)\}(?!\})", block)
+        loose = {value for value in values if not value.endswith(":q")} - UNQUOTED
+        assert not loose, f"{path.name}: {loose} in {block}"
+
+
+def test_values_left_unquoted_are_numbers_in_the_schema():
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    parts = schema["properties"]
+    found = [
+        parts["conform"]["properties"]["spacing_mm"], parts["conform"]["properties"]["size"],
+        parts["slices"]["properties"]["size"], parts["slices"]["properties"]["min_foreground"],
+        parts["training"]["properties"]["seed"],
+        parts["training"]["properties"]["warm_start_epochs"],
+    ]  # fmt: skip
+    assert all(setting["type"] in ("number", "integer") for setting in found)
+
+
+@pytest.mark.parametrize("path", [*RULES, ROOT / "Snakefile"], ids=lambda path: path.stem)
+def test_workflow_runs_no_text_as_code(path):
+    # ruff, which sees to this in Python files, reads none of Snakemake's
+    pattern = r"\b(eval|exec|pickle|os\.system|popen|subprocess|yaml\.load|shell\()\b|shell=True"
+    assert not re.findall(pattern, path.read_text())
+
+
+def calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == name
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [("np.load", "allow_pickle", False), ("torch.load", "weights_only", True)],
+)
+def test_arrays_and_weights_are_loaded_without_running_what_is_in_them(name, option, value):
+    found = [call for path in SOURCES for call in calls(ast.parse(path.read_text()), name)]
+    assert found
+    for call in found:
+        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        assert given.get(option) == str(value), ast.unparse(call)
+
+
+def test_linter_looks_for_pickle_eval_and_shells_in_the_package():
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert "S" in lint["select"] and not [rule for rule in lint["ignore"] if rule.startswith("S")]
+    ours = [rules for key, rules in lint["per-file-ignores"].items() if key.startswith("src")]
+    assert set().union(*ours) == {"S603", "S607"}  # programs started from lists of arguments
+    assert not [path for path in SOURCES if re.search(r"noqa: S\d", path.read_text())]
+
+
+@pytest.mark.parametrize("command", ["segment", "slice"])
+def test_name_of_a_result_cannot_lead_out_of_its_folder(tmp_path, head_file, command):
+    arguments = {
+        "segment": [head_file, "--model", tmp_path, "--output", tmp_path / "out"],
+        "slice": [
+            head_file, head_file, "--protocol", LABELS / "seed4.tsv", "--folder", tmp_path / "out",
+        ],
+    }  # fmt: skip
+    done = quicknat(command, *arguments[command], "--name", "../../evil")
+    assert done.status == 2 and "Traceback" not in "\n".join(done.err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Sockets that reach nothing but this machine's own processes; the attempts are kept."""
+    attempts = []
+
+    def refuse(*arguments, **options):
+        attempts.append(arguments)
+        raise OSError("no network in this test")
+
+    for name in ("getaddrinfo", "create_connection", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    return attempts
+
+
+def test_command_that_wants_the_network_is_noticed(no_network, tmp_path):
+    (tmp_path / "s.tsv").write_text(
+        "source\tkind\turl\tmembers\tchecksum\nx\thttps\thttps://localhost/a\t*\tunpublished\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quicknat.transfer.time.sleep", lambda seconds: None)
+        done = quicknat("download", tmp_path / "s.tsv", "x", "--output", tmp_path / "a")
+    assert done.status == 1 and no_network
+
+
+def test_jobs_of_the_workflow_but_downloads_can_be_kept_from_the_network(tmp_path):
+    """What the end-to-end tests rely on when they run all jobs with this hook."""
+    program = tmp_path / "quicknat"
+    program.write_text(
+        "import socket\n"
+        "pair = socket.socketpair()\n"
+        "socket.socket().connect(('127.0.0.1', 9))\n"
+    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/no_network")}
+    for command, said in (("convert", "no network here"), ("download", "refused")):
+        done = subprocess.run(
+            [sys.executable, program, command], env=environment, capture_output=True, text=True
+        )
+        assert said in done.stderr.splitlines()[-1].lower(), done.stderr
+
+
+@pytest.mark.slow
+def test_no_command_but_download_uses_the_network(
+    no_network, tmp_path, head, demo_dseg, protocol, golden
+):
+    run = set()
+
+    def ok(command, *arguments):
+        run.add(command)
+        done = quicknat(command, *arguments)
+        assert done.status == 0, (command, str(done))
+
+    table = ("--protocol", LABELS / "quicknat28.tsv")
+    grid = ("--spacing", 4, "--size", 64)
+    raw, results = tmp_path / "raw", tmp_path / "results"
+    raw.mkdir()
+    for name in ("sub-1", "sub-2"):
+        nib.save(nib.Nifti1Image(head.data.astype(np.int16), head.affine), raw / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(demo_dseg.data, demo_dseg.affine), raw / f"{name}_dseg.nii.gz")
+    subprocess.run(["tar", "cf", raw / "a.tar", "-C", raw, "sub-1.nii.gz"], check=True)
+    ok("unpack", raw / "a.tar", "--member=*", "--folder", tmp_path / "u", "--manifest", raw / "m")
+    sheet = tmp_path / "cohort.tsv"
+    ok("sheet", raw, "--output", sheet, "--use", "test", "--protocol", "freesurfer")
+    ok(
+        "check", sheet, "--output", tmp_path / "check.tsv", "--sources",
+        ROOT / "workflow/sources.tsv", "--schemas", ROOT / "workflow/schemas", *table,
+    )  # fmt: skip
+    scans, labels = {}, {}
+    for name in ("sub-1", "sub-2"):
+        anat = results / "scans" / name / "anat"
+        scans[name] = anat / f"{name}_space-conformed_T1w.nii.gz"
+        labels[name] = anat / f"{name}_space-conformed_dseg.nii.gz"
+        ok("convert", raw / f"{name}.nii.gz", "--output", scans[name], *grid)
+        ok(
+            "convert-labels", raw / f"{name}_dseg.nii.gz", "--scan", scans[name], "--numbering",
+            "freesurfer", *table, "--output", labels[name], "--native",
+            anat / f"{name}_dseg.nii.gz",
+        )  # fmt: skip
+    ok(
+        "auto-label", scans["sub-2"], "--atlas", scans["sub-1"], "--atlas-labels",
+        labels["sub-1"], "--output", tmp_path / "auto_dseg.nii.gz",
+    )  # fmt: skip
+    slices = results / "slices"
+    ok(
+        "slice", scans["sub-1"], labels["sub-1"], *table, "--folder", slices, "--name", "sub-1",
+        "--size", 48,
+    )  # fmt: skip
+    ok("slice-png", slices / "axial/sub-1.npy", *table, "--output", tmp_path / "png")
+    settings = {"epochs": 1, "learning_rate": 1e-3, "compile": False, "network": {"filters": 4}}
+    for view in VIEWS:
+        (tmp_path / "list.txt").write_text(f"{slices}/{view}/sub-1.npy\n")
+        ok(
+            "train", view, "--stacks", tmp_path / "list.txt", "--validation",
+            tmp_path / "list.txt", "--settings", json.dumps(settings), *table,
+            "--output", results / "models/finetune" / view,
+        )  # fmt: skip
+    ok(
+        "bundle", results / "models/finetune", *table, *grid, "--slice-size", 48, "--aggregation",
+        '{"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}', "--output", results / "model",
+    )  # fmt: skip
+    ok("export", results / "model", "--output", tmp_path / "monai")
+    found = results / "segmentations"
+    ok("segment", raw / "sub-1.nii.gz", "--model", results / "model", "--output", found, "--views")
+    anat = found / "sub-1/anat"
+    metrics = results / "metrics/sub-1.tsv"
+    views = [
+        part for view in VIEWS for part in (f"--{view}", anat / f"sub-1_desc-{view}_dseg.nii.gz")
+    ]
+    ok(
+        "evaluate", anat / "sub-1_desc-quicknat_dseg.nii.gz",
+        results / "scans/sub-1/anat/sub-1_dseg.nii.gz", *table, "--name", "sub-1", "--output",
+        metrics, *views,
+    )  # fmt: skip
+    (tmp_path / "list.txt").write_text(f"{metrics}\n")
+    ok("gather", tmp_path / "list.txt", "--output", results / "metrics.tsv")
+    for kind in ("views", "confusion"):
+        metrics.with_stem(f"sub-1_{kind}").rename(results / f"metrics/{kind}.tsv")
+    (tmp_path / "list.txt").write_text(f"{anat}/sub-1_desc-quicknat_volumes.tsv\n")
+    ok("gather", tmp_path / "list.txt", "--subject-from-name", "--output", found / "volumes.tsv")
+    figures = results / "report/figures"
+    ok("curves", *results.glob("models/*/*/history.tsv"), "--output", figures / "curves.png")
+    ok(
+        "score-figures", results / "metrics.tsv", "--views", results / "metrics/views.tsv",
+        "--confusion", results / "metrics/confusion.tsv", "--volumes", tmp_path / "list.txt",
+        *table, "--output", figures,
+    )  # fmt: skip
+    ok(
+        "overlay", scans["sub-1"], anat / "sub-1_desc-quicknat_dseg.nii.gz", *table, "--output",
+        figures / "sub-1_overlay.png",
+    )  # fmt: skip
+    (tmp_path / "list.txt").write_text("sub-1\n")
+    (results / "benchmarks").mkdir()
+    ok(
+        "report", sheet, "--schema", ROOT / "workflow/schemas/sheet.schema.yaml", "--template",
+        ROOT / "workflow/report/index.html.j2", *table, "--results", results, "--segmented",
+        tmp_path / "list.txt", "--output", results / "report/index.html",
+    )  # fmt: skip
+    ok("failures", results / "failed.tsv")
+    demo = tmp_path / "demo.nii.gz"
+    whole = ROOT / "src/quicknat/demo_labels/sub-CSI1_dseg.nii.gz"
+    run.add("demo-scan")  # of a real head, which is not here: it ends, and asks for none
+    quicknat("demo-scan", "CSI1", whole, "--output", demo, "--seed", 1)
+    run.add("import-weights")  # the same
+    quicknat(
+        "import-weights", golden / "aux.npz", "--view", "axial", *table, "--output",
+        tmp_path / "a.safetensors",
+    )  # fmt: skip
+    names = {c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands}
+    assert run == names - {"download"}
+    assert no_network == []

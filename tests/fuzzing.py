@@ -1,0 +1,171 @@
+"""Random and hostile input for the commands, and what must hold whatever it is.
+
+Profile ``fast`` is small and the same in every run. ``HYPOTHESIS_PROFILE=long`` (``make fuzz``)
+tries thousands of new examples; `FUZZ_EXAMPLES` says how many for each test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
+
+import typer.main
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from quicknat.cli import main
+
+COMMON = {"database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+settings.register_profile("fast", derandomize=True, max_examples=12, deadline=None, **COMMON)
+settings.register_profile(
+    "long",
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 2000)),
+    deadline=timedelta(seconds=30),  # an example that takes longer is taken for a hang
+    **COMMON,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+# typer builds all commands anew at each call, which takes longer than most of them
+built_once = functools.cache(typer.main.get_command)
+EXAMPLES: Counter[str] = Counter()  # by test; the end of a run prints them
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended: exit status, and the lines of both streams."""
+
+    status: int
+    out: list[str]
+    err: list[str]
+
+    def __str__(self) -> str:
+        return f"status {self.status}\n" + "\n".join(self.err[-6:])
+
+
+def quicknat(*arguments: object) -> Done:
+    """Run a command in this process, from the outermost function that the program has.
+
+    An exception that gets out of it becomes status 70 and its traceback, as a user would see it.
+    """
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    handler = logging.StreamHandler(err)
+    handler.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        with (
+            mock.patch.object(sys, "argv", ["quicknat", *map(str, arguments)]),
+            mock.patch.object(typer.main, "get_command", built_once),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(record=True) as warned,
+        ):
+            warnings.simplefilter("always", RuntimeWarning)
+            warnings.simplefilter("always", UserWarning)
+            main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:
+        status = 70
+        err.write(traceback.format_exc())
+    finally:
+        logging.getLogger().removeHandler(handler)
+    err.writelines(f"{warning.message}\n" for warning in warned)  # lines on the user's screen
+    return Done(status, out.getvalue().splitlines(), err.getvalue().splitlines())
+
+
+def refused(done: Done, *parts: object) -> None:
+    """Status 1 and one printable line, which holds these parts."""
+    assert done.status == 1, str(done)
+    assert len(done.err) == 1 and done.err[0].startswith("error: "), "\n".join(done.err)
+    assert done.err[0].isprintable(), done.err
+    for part in parts:
+        assert str(part) in done.err[0], done.err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes, links as what they say."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink()).encode()
+        if path.is_symlink()
+        else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder with ``in`` and ``out`` for one example; nothing may be written beside the two."""
+    EXAMPLES[os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]] += 1
+    root = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    try:
+        (root / "in").mkdir()
+        (root / "out").mkdir()
+        (root / "bystander.txt").write_text("mine")
+        yield root
+        strangers = set(contents(root)) - {"bystander.txt"}
+        strangers = {name for name in strangers if not name.startswith(("in/", "out/"))}
+        assert not strangers, f"written outside the target: {strangers}"
+        assert (root / "bystander.txt").read_text() == "mine"
+    finally:
+        shutil.rmtree(root)
+
+
+NUMBERS = st.one_of(
+    st.sampled_from([0, -1, 1, 2, 3, 7, 255, 32767, -32768, 2**31 - 1, -(2**31), 2**63 - 1]),
+    st.sampled_from([float("nan"), float("inf"), float("-inf"), 1e-38, -1e-38, 3e38, -3e38, 0.5]),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+)
+# text that has broken programs before
+NASTY = st.one_of(
+    st.sampled_from(
+        [
+            "", " ", "../../evil", "/etc/passwd", "..", ".", "~", "$(touch evil)", "`touch evil`",
+            "; touch evil", "'; touch evil; '", '"', "<script>alert(1)</script>", "=1+1",
+            '=HYPERLINK("http://x")', "@SUM(A1)", "-x", "--help", "a\x00b", "\ufeffa", "a\x1b[2Jb",
+            "\u202eabc", "a" * 5000, "nan", "NaN", "None", "1e999", "{x}", "{{7*7}}", "%s%n", "*",
+            "**/*", "[", "[!", "a\\b", "C:\\x", "CON", "sub-1", "\u0661", "é", "\ud800",
+        ]
+    ),
+    st.text(max_size=30),
+)  # fmt: skip
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: bytes, head: int = 0) -> bytes:
+    """The bytes with some cut off, added, or changed (only among the first `head`, if given)."""
+    data = bytearray(content)
+    for _ in range(draw(st.integers(0, 4))):
+        last = min(head or len(data), len(data)) - 1
+        if last < 0:
+            break
+        where = draw(st.integers(0, last))
+        data[where] = draw(
+            st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), st.integers(0, 255))
+        )
+    how = draw(st.sampled_from(["whole", "whole", "cut", "longer", "insert", "remove"]))
+    where = draw(st.integers(0, len(data)))
+    if how == "cut":
+        del data[where:]
+    elif how == "longer":
+        data += draw(st.binary(max_size=64))
+    elif how == "insert":
+        data[where:where] = draw(st.binary(max_size=16))
+    elif how == "remove":
+        del data[where : where + draw(st.integers(1, 16))]
+    return bytes(data)
