@@ -7,6 +7,7 @@ min_version("9.0")
 # found beside this file from any --directory; --configfile overlays are merged over it
 configfile: f"{workflow.basedir}/config.yaml"
 
+
 # a log that cannot be written must not cost the work that it is about; it is on the screen too
 shell.prefix('tee() {{ command tee "$@" || true; }}; ')
 
