@@ -163,7 +163,7 @@ class Killer:
                 if self.random.random() < (OFTEN if few else SELDOM):
                     time.sleep(self.random.uniform(0, 1.1 * self.seconds.get(stage, 3)))
                     return (stage, process) if main.poll() is None else None
-            time.sleep(0.02)
+            time.sleep(0.05)
         return None
 
     def disturbed(self) -> bool:
