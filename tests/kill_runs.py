@@ -10,6 +10,7 @@ byte.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -46,7 +47,7 @@ ROWS = (("t", "train"), ("v", "val"), ("p", "pretrain"), ("s", "test"), ("u", "s
 LABELLED = ("train", "val", "test")
 WAYS = ("run", "run", "run", "job", "snakemake")  # what is killed: the run with its jobs, or one
 EARLY, EARLY_SECONDS = 0.1, 6.0  # share of kills before the first job, and how long that may take
-OFTEN, SELDOM = 0.6, 0.25  # chances to kill in a job of a stage with few kills, or with many
+OFTEN, SELDOM = 0.85, 0.4  # chances to kill in a job of a stage with few kills, or with many
 PATIENCE = 900  # seconds that a run may take
 
 # what may differ from run to run, by a pattern of the path -> None, or what is taken out
@@ -57,7 +58,8 @@ VARYING = {
     r"models/\w+/\w+/history\.tsv": ("seconds", "slices_per_second", "waiting"),
     r"check\.cache\.json": r", \d{19}\]",  # when a scan's file was written
     r"segmentations/.*_dseg\.json": r'"date": "[^"]*"|"seconds": \{[^}]*\}',
-    r"report/index\.html": r'(?s)data-name="run_times">.*?</table>',  # the benchmarks
+    # the benchmarks, and how long trainings took
+    r"report/index\.html": r'(?s)data-name="run_times">.*?</table>|"n">\d+ (s|min|h)[^<]*<',
     r"report/sub-\w+\.html": r"\d{4}-\d\d-\d\dT[\d:+]+|<td>read [\d.]+, .*?</td>",
 }
 # logs of jobs that were run again otherwise, and what the page of a run that failed needs
@@ -174,22 +176,23 @@ class Killer:
             assert main.wait(PATIENCE) == 0, self.output()[-5000:]
             return False
         (stage, job), way = moment, self.random.choice(WAYS)
-        if way == "run" or stage == "start":
+        if stage == "start" or not job.is_running():
+            way = "run"
+        if way == "run":
             os.killpg(main.pid, signal.SIGKILL)
             main.wait()
         elif way == "job":
-            if not job.is_running():
-                stage = f"after {stage}"
-            else:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 job.kill()
-            main.wait(PATIENCE)  # with an error, or well if the job had ended
+            if main.wait(PATIENCE) == 0:  # the job had just ended
+                return False
         else:
             left = [process for _, process in self.jobs(main).values()]
             main.kill()
             main.wait()
-            psutil.wait_procs(left, PATIENCE)  # a user waits until they end; README says so
+            psutil.wait_procs(left, PATIENCE)  # as README says
         self.kills[stage] += 1
-        self.ways["run" if stage == "start" else way] += 1
+        self.ways[way] += 1
         while self.left():
             time.sleep(0.02)
         return True
