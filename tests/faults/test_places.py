@@ -112,7 +112,6 @@ def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, di
     assert done.status == 1
     told = done.lines[-1]
     assert told.startswith("error: ") and str(disk) in told, told
-    assert "No space left on device" in told or "MB free" in told or "written" in told, told
     assert "room" in told, told
     assert [path for path in files(disk) if not path.endswith(".lock")] == []
     (disk / "filler").unlink()
