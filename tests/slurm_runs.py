@@ -142,7 +142,7 @@ class Run:
         jobs = sorted(self.jobs.values(), key=lambda job: int(job["JobId"]))
         return [job for job in jobs if job.get("Comment", "").startswith(f"rule_{name}")]
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self, seconds: float = 900) -> int:
         """Wait for Snakemake's end; gives its status."""
         try:
             return self.process.wait(seconds)
@@ -150,7 +150,7 @@ class Run:
             self.kill()
             self.watcher.join()
 
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None and time.monotonic() < end, (
