@@ -2,6 +2,7 @@
 # make env    the environment only, in .venv
 # make test   the environment with the test tools, then every test
 # make docs   the documentation, in build/site
+# make kills  kill runs of the workflow at KILLS random moments, and compare their results
 # make fuzz   the fuzz tests with many new examples (FUZZ_EXAMPLES=10000: so many a test)
 # make audit  look the locked packages up in the databases of known vulnerabilities
 # make lock   resolve requirements.lock and requirements-test.lock anew
@@ -15,12 +16,13 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CORES ?= all
 SNAKEMAKE_ARGS ?=
+KILLS ?= 200
 FUZZ_EXAMPLES ?= 2000
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run env test docs fuzz audit lock clean-env
+.PHONY: run env test docs kills fuzz audit lock clean-env
 
 run: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) $(SNAKEMAKE_ARGS)
@@ -32,6 +34,9 @@ test: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m mkdocs build --strict
+
+kills: $(VENV)/.installed-test
+	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/kill_runs.py --kills $(KILLS)
 
 fuzz: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \

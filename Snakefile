@@ -9,6 +9,10 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config.yaml"
 
 
+# a log that cannot be written must not cost the work that it is about; it is on the screen too
+shell.prefix('tee() {{ command tee "$@" || true; }}; ')
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/software.smk"
 include: "workflow/rules/download.smk"

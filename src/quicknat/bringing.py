@@ -21,7 +21,7 @@ DO_WITHOUT = "set 'report.interactive: false'"
 
 def _from_pypi(requirement: str, target: Path) -> None:
     """Download one package file with pip, without installing it."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}-") as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
         command += ["--only-binary", ":all:", "--disable-pip-version-check", "--dest", folder]
         done = subprocess.run([*command, requirement], capture_output=True, text=True)
@@ -45,7 +45,7 @@ def _from_file(address: str, target: Path) -> None:
 def _from_git(address: str, checksum: str, target: Path) -> None:
     """The files of one commit as a tar archive; that it is this commit, git itself verifies."""
     commit = checksum.removeprefix("git:")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}-") as folder:
         steps = [
             ["init", "--quiet", "--bare"],
             ["fetch", "--no-tags", "--depth=1", address.removeprefix("git+"), commit],
@@ -68,7 +68,7 @@ def _from_npm(address: str, target: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise Unavailable("there is no npm on PATH", f"install npm, name a mirror, or {DO_WITHOUT}")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}-") as folder:
         command = [npm, "pack", "--ignore-scripts", "--loglevel=error", package]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         files = list(Path(folder).glob("*.tgz"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ SMALLER = "lower the batch size (in training raise 'accumulate' by as much), or 
 
 
 def explained(error: Exception, where: str | Path) -> InputError | None:
-    """Full memory, a killed loader process or a busy GPU in one line; None for any other error.
+    """Full memory or disk, a killed loader process or a busy GPU in one line; else None.
 
     Args:
         error: as torch raised it.
@@ -32,6 +33,9 @@ def explained(error: Exception, where: str | Path) -> InputError | None:
         return InputError(where, f"the GPU's memory is full ({reason})", SMALLER)
     if isinstance(error, MemoryError):
         return InputError(where, f"memory is full ({reason})", REMEDIES["allocate memory"])
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        full = "no space is left on the disk, or in shared memory"
+        return InputError(where, f"stopped: {full}", f"make room there; or {SHARED_MEMORY}")
     if isinstance(error, RuntimeError):
         for words, remedy in REMEDIES.items():
             if words in reason:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import torch
@@ -65,6 +66,13 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
             "restore one, or delete this folder to start from the beginning",
         )
     return None
+
+
+def remove_states(folder: str | Path) -> None:
+    """Remove a finished training's folder; killed meanwhile, what is left can be gone on from."""
+    for record in sorted(Path(folder).glob("*.json")):  # the latest last
+        record.unlink()
+    shutil.rmtree(folder)
 
 
 def differences(old: dict, new: dict, shown: int = 5) -> list[str]:

@@ -55,9 +55,12 @@ class Interrupted(Exception):
 # libraries that drop the number (numpy, torch, safetensors)
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 UNWRITTEN_WORDS = re.compile(
-    r"\d+ requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d|"
-    rf"\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
+    r"\d+ requested and \d+ written|problem writing element|PytorchStreamWriter failed|"
+    rf"unexpected pos \d|\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
 )
+
+
+TEMPORARY = r"\.tmp-[a-z0-9_]{8}"  # how the name of a file or folder begins until it is whole
 
 
 def _unwritten(path: Path, error: Exception) -> InputError:

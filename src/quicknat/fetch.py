@@ -6,6 +6,7 @@ import glob
 import hashlib
 import logging
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,8 @@ def download(
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with _locked(output):
+        for left in output.parent.glob(f".tmp-????????{glob.escape(output.name)}*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()  # of a run that was killed
         if output.is_file() and CHECKSUM.fullmatch(checksum) and not _fault(output, checksum):
             log.info("%s is there already, with the right checksum", output)
             return

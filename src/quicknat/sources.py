@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import UNWRITTEN, InputError, written_whole
 from quicknat.transfer import check_space
 from quicknat.volumes import MAX_BYTES
 
@@ -118,5 +118,7 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
     except (FileNotFoundError, PermissionError):
         raise  # says enough by itself
     except UNREADABLE as error:
+        if getattr(error, "errno", None) in UNWRITTEN:
+            raise  # the folder's fault, which it names
         raise InputError(archive, f"the archive is damaged ({error})", "fetch it again") from error
     return sorted(written)

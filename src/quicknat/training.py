@@ -35,7 +35,7 @@ def _train(fabric: Fabric, plan: Plan) -> InputError | Interrupted | None:
         ViewTraining(fabric, plan).run()
     except (InputError, Interrupted) as error:
         return error
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if told := explained(error, plan.output):
             return told
         raise

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from quicknat.checkpoint import load_state, save_state
+from quicknat.checkpoint import load_state, remove_states, save_state
 from quicknat.data import EpochBatches, SliceDataset, augmentation
 from quicknat.devices import choose_precision, share_threads
 from quicknat.errors import InputError, Interrupted
@@ -168,7 +168,7 @@ class ViewTraining:
                 "compiled": self.compiled,
             }
             write_model(self.plan, self.learner.loss, self.best["weights"], self.history, facts)
-            shutil.rmtree(self.plan.state_folder)
+            remove_states(self.plan.state_folder)
             log.info(
                 "%s: kept epoch %d; wrote %s", self.plan.view, self.best["epoch"], self.plan.output
             )

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from helpers import LABELS
 from quicknat import training
-from quicknat.checkpoint import differences, load_state, save_state
+from quicknat.checkpoint import differences, load_state, remove_states, save_state
 from quicknat.errors import InputError, Interrupted
 from quicknat.learner import Learner
 from quicknat.network import NetworkSettings
@@ -219,6 +220,34 @@ def test_damaged_state_gives_way_to_the_one_before_it(tmp_path, caplog):
     assert load_state(tmp_path, {"a": {"b": 1}}) == {"number": 2}
     assert "3.pt: ignored, since it is damaged (its checksum is wrong)" in caplog.text
     assert not (tmp_path / ".tmp-4.pt").exists()
+
+
+@pytest.mark.case(43)
+@pytest.mark.parametrize("removed", [0, 1, 2])
+def test_states_of_a_finished_training_are_never_in_the_way_after_a_kill_while_they_are_removed(
+    tmp_path, monkeypatch, removed
+):
+    for number in (1, 2):
+        save_state(tmp_path, f"{number}", {}, {"number": number})
+    unlink = type(tmp_path).unlink
+
+    def unlink_so_many(path, **options):
+        nonlocal removed
+        if removed == 0:
+            raise PowerCut
+        removed -= 1
+        unlink(path, **options)
+
+    def remove_half(folder):
+        (tmp_path / "2.pt").rename(tmp_path.with_name("gone.pt"))
+        raise PowerCut
+
+    expected = {"number": 2} if removed < 2 else None
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(type(tmp_path), "unlink", unlink_so_many)
+        patch.setattr(shutil, "rmtree", remove_half)
+        remove_states(tmp_path)
+    assert load_state(tmp_path, {}) == expected
 
 
 @pytest.mark.case(55)

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from quicknat.cohort import pretraining, read_sheet, read_table
-from quicknat.errors import InputError
+from quicknat.errors import InputError, written_whole
 from quicknat.places import Places
 from quicknat.reruns import LOOKS, deciding, file_digest, stage_settings, table_digest
 from quicknat.schema import check, check_consistency, load_schema
@@ -141,5 +141,5 @@ def training_threads(wildcards):
 
 def write_effective_config():
     """Leave the settings of this run, defaults included, beside its results."""
-    Path("results").mkdir(exist_ok=True)
-    Path("results/config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    with written_whole("results/config.yaml") as (temporary,):
+        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))

@@ -1,4 +1,5 @@
-# What is done when a run begins, and when it ends, well or not.
+# What is done when a run begins, and when it ends, well or not. What a killed run has left, its lock
+# and half-written files, goes first.
 # Makes:    results/config.yaml              the settings of the run
 #           results/failed.tsv               if jobs failed: stage, scan, reason, log and its end
 #           results/report/incomplete.html   and then what is finished, with that table
@@ -6,22 +7,29 @@ from snakemake.logging import logger
 
 from quicknat.failures import close_run
 from quicknat.jobs import JobLog
+from quicknat.leftovers import RunHold
 
 FAILED, JOBS, INCOMPLETE = "results/failed.tsv", JobLog(), "results/report/incomplete.html"
+# for as long as Snakemake lives; jobs on a cluster parse this file too
+HOLD = RunHold() if workflow.is_main_process else None
 
 
 onstart:
+    if not workflow.local_exec:  # a cluster's jobs outlive Snakemake
+        HOLD.keep_locks()
     write_effective_config()
     logger.addHandler(JOBS)
 
 
 onsuccess:
+    HOLD.end()
     close_run([], FAILED)
     Path(INCOMPLETE).unlink(missing_ok=True)
     print(f"Report: {os.path.abspath('results/report/index.html')}", file=sys.stderr)
 
 
 onerror:
+    HOLD.end()
     print(close_run(JOBS.failed, FAILED), file=sys.stderr)
     if os.path.exists(FAILED):  # a page that cannot be made changes nothing about the end
         shell(

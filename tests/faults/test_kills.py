@@ -1,0 +1,21 @@
+"""Runs that are killed at random moments, and run again (see tests/kill_runs.py)."""
+
+import pytest
+
+from kill_runs import kill_runs
+
+# from the download to a trained network, without what takes longest
+WANTED = (
+    "results/models/finetune/coronal/model.safetensors",
+    "results/scans/sub-s/anat/sub-s_dseg.nii.gz",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.case(43, 45, 60)
+def test_results_of_killed_runs_on_two_cores_equal_those_of_an_undisturbed_one_on_one_core(
+    tmp_path,
+):
+    killer, found = kill_runs(tmp_path, kills=5, seed=3, wanted=WANTED)
+    assert not found
+    assert sum(killer.kills.values()) >= 5

@@ -1,0 +1,332 @@
+"""Disks that are full or read-only, files that vanish, folders that two runs want (51, 47, 59)."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import pytest
+import yaml
+
+from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
+from quicknat import bundle, training
+from quicknat.failures import read_failed
+from quicknat.leftovers import others_at_work
+from quicknat.volumes import sha256
+
+pytestmark = pytest.mark.slow  # half a second each, some more
+
+
+def mount(folder, *options):
+    """Mount a file system in memory, or change the options of one."""
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own, of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or mount(folder, "size=8m").returncode:
+        pytest.skip("needs the right to mount file systems (root)")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk, room):
+    """Leave so many bytes."""
+    state = os.statvfs(disk)
+    with (disk / "filler").open("ab") as stream:
+        stream.write(b"\0" * (state.f_bavail * state.f_frsize - room))
+
+
+ASIDE = {"filler", "dataset_description.json", "labels", "tensorboard"}  # whole, but no results
+
+
+def files(disk):
+    """Results on the disk, and what is half-written."""
+    found = (path.relative_to(disk) for path in disk.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if not ASIDE & set(path.parts))
+
+
+@pytest.fixture
+def commands(tmp_path, quicknat, stand_in, stack, monkeypatch):
+    """Commands of the workflow's stages by name, each of which writes to a folder."""
+    scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)
+    labels = tiny_labels(tmp_path / "labels.nii.gz", 48)
+    conformed, native = tmp_path / "conformed.nii.gz", tmp_path / "native.nii.gz"
+    protocol = ("--protocol", LABELS / "quicknat28.tsv")
+    done = quicknat("-q", "convert", scan, "--output", conformed, "--spacing", 2, "--size", 48)
+    assert done.status == 0, done.lines
+    classes = tmp_path / "classes.nii.gz"
+    given = (*protocol, "--scan", conformed, "--numbering", "freesurfer")
+    done = quicknat(
+        "-q", "convert-labels", labels, *given, "--output", classes, "--native", native
+    )  # fmt: skip
+    assert done.status == 0, done.lines
+    model = stand_in(lambda x: (x > 0.3).long())
+    monkeypatch.setattr(bundle, "load_bundle", lambda folder, device, bf16: model)
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(scan, "scan.nii.gz")
+    table = tmp_path / "sources.tsv"
+    row = f"a\tfile\t{archive.as_uri()}\tsha256:{sha256(archive)}"
+    table.write_text(f"source\tkind\turl\tchecksum\n{row}\n")
+    settings = {"epochs": 2, "learning_rate": 0.01, "compile": False, "precision": "32-true"}
+    settings |= {"network": {"filters": 4}}
+    for name, text in (("train", f"{stack}\n"), ("none", "")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    lists = ("--stacks", tmp_path / "train.txt", "--validation", tmp_path / "none.txt")
+
+    def run(name, folder):
+        return quicknat(*{
+            "download": ("download", table, "a", "--output", folder / "a.archive"),
+            "unpack": ("unpack", archive, "--member", "*.nii.gz", "--folder", folder / "a",
+                       "--manifest", folder / "a.txt"),
+            "convert": ("convert", scan, "--output", folder / "sub-1.nii.gz", "--size", 48,
+                        "--spacing", 2),
+            "slice": ("slice", conformed, classes, *protocol, "--folder", folder, "--name", "sub-1",
+                      "--size", 48, "--min-foreground", 0),
+            "train": ("train", "coronal", *lists, *protocol, "--settings", json.dumps(settings),
+                      "--output", folder / "model"),
+            "segment": ("segment", scan, "--model", "stand-in", "--output", folder, "--threads", 1),
+        }[name])  # fmt: skip
+
+    return run
+
+
+STAGES = ("download", "unpack", "convert", "slice", "train", "segment")
+ROOMS = {"slice": 100_000}  # bytes, where less is enough than of the others
+
+
+@pytest.mark.case(51)
+@pytest.mark.parametrize("stage", STAGES)
+def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, disk, stage):
+    fill(disk, ROOMS.get(stage, 8192))
+    done = commands(stage, disk)
+    assert done.status == 1
+    told = done.lines[-1]
+    assert told.startswith("error: ") and str(disk) in told, told
+    assert "room" in told, told
+    assert [path for path in files(disk) if not path.endswith(".lock")] == []
+    (disk / "filler").unlink()
+    done = commands(stage, disk)
+    assert done.status == 0, done.lines
+    assert files(disk)
+
+
+@pytest.mark.case(43, 51)
+def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, disk, monkeypatch):
+    save, saved = training.save_state, []
+
+    def save_and_fill(folder, name, *rest):
+        save(folder, name, *rest)
+        saved.append(name)
+        if len(saved) == 1:
+            fill(disk, 4096)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_state", save_and_fill)
+        done = commands("train", disk)
+    assert done.status == 1 and "cannot be written (" in done.lines[-1], done.lines
+    assert files(disk) == [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]
+    (disk / "filler").unlink()
+    done = commands("train", disk)
+    assert done.status == 0 and "going on in epoch 1" in done.lines[0], done.lines
+    assert "model/model.safetensors" in files(disk)
+
+
+@pytest.mark.case(51)
+@pytest.mark.parametrize("stage", STAGES)
+def test_read_only_folder_is_refused_by_every_stage(commands, disk, stage):
+    assert mount(disk, "remount", "ro").returncode == 0
+    done = commands(stage, disk)
+    assert done.status == 1
+    assert done.lines[-1].startswith(f"error: {disk}"), done.lines
+    assert "Read-only file system" in done.lines[-1]
+    assert files(disk) == []
+
+
+@pytest.mark.case(48)
+@pytest.mark.parametrize("size", ["16k", "44k"])  # too small for any process, for its batches
+def test_full_shared_memory_stops_a_training_with_the_remedy(stack, tmp_path, size):
+    for name, text in (("train", f"{stack}\n"), ("none", "")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    settings = {"epochs": 1, "learning_rate": 0.01, "compile": False, "precision": "32-true"}
+    settings |= {"network": {"filters": 4}, "workers": 1, "batch_size": 24}
+    command = [sys.executable, "-m", "quicknat", "-q", "train", "coronal"]
+    command += ["--stacks", "train.txt", "--validation", "none.txt", "--output", "model"]
+    command += ["--settings", json.dumps(settings), "--protocol", str(LABELS / "quicknat28.tsv")]
+    # a file system for shared memory that only this process sees
+    small = f"mount -t tmpfs -o size={size} tmpfs /dev/shm || exit 99; "
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", small + 'exec "$@"', "sh", *command],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode == 99 or "unshare failed" in done.stderr:
+        pytest.skip("needs the right to mount file systems (root)")
+    assert done.returncode == 1, done.stderr
+    (told,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert told.startswith("error: model: stopped: ") and "shared memory (docker run" in told, told
+    assert not list(tmp_path.glob("model/model.*"))
+
+
+CONFORMED = "results/scans/sub-{0}/anat/sub-{0}_space-conformed_T1w.nii.gz"
+# `quicknat` on PATH that does something before the conversion of scan s
+WRAPPER = '#!/bin/sh\ncase "$*" in convert*sub-s_*) {};; esac\nexec {} "$@"\n'
+WAITING = "touch at-work; while [ -e hold ]; do sleep 0.05; done"
+
+
+class Project:
+    """Scans t, v and s, of which the workflow converts images."""
+
+    def __init__(self, folder):
+        self.folder, self.env = folder, None
+        self.overlay = {
+            "sheet": str(folder / "cohort.tsv"),
+            "conform": {"size": 64},
+            "slices": {"size": 48},
+        }
+        self.wanted = []
+        for name in ("t", "v", "s"):
+            self.add(name)
+
+    def add(self, name):
+        tiny_scan(self.folder / f"{name}.nii.gz")
+        tiny_labels(self.folder / f"{name}_dseg.nii.gz")
+        self.wanted.append(CONFORMED.format(name))
+        rows = ["subject\timage\tlabels\tprotocol\tuse"]
+        for scan, use in {"t": "train", "v": "val", "s": "segment", "n": "segment"}.items():
+            labels = f"{scan}_dseg.nii.gz\tfreesurfer" if use != "segment" else "\t"
+            if (self.folder / f"{scan}.nii.gz").exists():
+                rows.append(f"{scan}\t{scan}.nii.gz\t{labels}\t{use}")
+        (self.folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
+
+    def before_converting(self, command):
+        """Have a shell command run before the conversion of scan s."""
+        (self.folder / "bin").mkdir()
+        program = self.folder / "bin/quicknat"
+        program.write_text(WRAPPER.format(command, shutil.which("quicknat")))
+        program.chmod(0o755)
+        self.env = os.environ | {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(self, *arguments):
+        return run_snakemake(
+            self.folder, *arguments, *self.wanted, overlay=self.overlay, env=self.env
+        )
+
+    def start(self):
+        """Start a run; it is at the conversion of s, which waits while there is a file `hold`."""
+        self.before_converting(WAITING)
+        (self.folder / "hold").touch()
+        (self.folder / "overlay.yaml").write_text(yaml.safe_dump(self.overlay))
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--cores", "2", *self.wanted, "--configfile", "overlay.yaml"]
+        with (self.folder / "first.txt").open("w") as output:
+            first = subprocess.Popen(
+                command, cwd=self.folder, stdout=output, stderr=output, env=self.env
+            )
+        deadline = time.monotonic() + 60
+        while not (self.folder / "at-work").exists():
+            assert time.monotonic() < deadline and first.poll() is None, self.told()
+            time.sleep(0.02)
+        return first
+
+    def told(self):
+        return (self.folder / "first.txt").read_text()
+
+    def made(self):
+        return [(self.folder / path).is_file() for path in self.wanted]
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+def test_second_run_in_one_folder_stops_and_the_first_one_ends_well(project):
+    first = project.start()
+    second = project.run()
+    assert second.returncode != 0 and "lock" in second.text, second.text
+    assert "cannot be locked" in second.text or "LockException" in second.text, second.text
+    (project.folder / "hold").unlink()
+    assert first.wait(60) == 0, project.told()
+    assert project.made() == [True] * 3
+
+
+@pytest.mark.case(47)
+def test_run_after_one_whose_snakemake_was_killed_waits_for_its_jobs_and_takes_its_lock(project):
+    first = project.start()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    early = project.run()
+    assert early.returncode != 0, early.text
+    assert "jobs of a killed run still work here (process" in early.text
+    (project.folder / "hold").unlink()
+    deadline = time.monotonic() + 60
+    while others_at_work(project.folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = project.run()
+    assert done.returncode == 0, done.text
+    assert "The last run was killed: its lock and" in done.text
+    assert project.made() == [True] * 3
+    assert job_counts(project.run("--dry-run").text) == {}
+
+
+@pytest.mark.case(1)
+def test_scan_that_vanishes_after_the_check_fails_alone_with_its_name(project):
+    project.before_converting("rm -f s.nii.gz")
+    done = project.run("--keep-going")
+    assert done.returncode != 0
+    (failure,) = read_failed(project.folder / "results/failed.tsv")
+    assert (failure.stage, failure.scan) == ("convert", "sub-s")
+    assert "s.nii.gz: no such file" in failure.reason
+    assert project.made() == [True, True, False]
+    again = project.run()
+    assert again.returncode != 0 and "sub-s: " in again.text and "no such file" in again.text
+
+
+@pytest.mark.case(59)
+def test_clock_that_was_moved_reruns_nothing_needless_and_skips_nothing_new(project):
+    assert project.run().returncode == 0
+
+    def set_clock(days):
+        moment = time.time() + 86400 * days
+        for path in (project.folder / "results").rglob("*"):
+            os.utime(path, (moment, moment))
+
+    for days in (-2, 2):  # results older than the scans, as after a clock went back; or too new
+        set_clock(days)
+        assert job_counts(project.run("--dry-run").text) == {}, days
+    project.add("n")  # its file is older than all results
+    assert job_counts(project.run("--dry-run").text) == {"convert": 1}
+    set_clock(-2)
+    tiny_scan(project.folder / "s.nii.gz", 14)
+    assert job_counts(project.run("--dry-run").text) == {"convert": 2}
+
+
+@pytest.mark.case(51)
+def test_log_that_cannot_be_written_costs_no_work_and_is_named(project):
+    log = "results/logs/convert/sub-s.log"
+    (project.folder / log / "in its place").mkdir(parents=True)
+    done = project.run()
+    assert done.returncode == 0 and project.made() == [True] * 3, done.text
+    assert f"tee: {log}: Is a directory" in done.text
+    assert "s.nii.gz: RAS (64, 64, 64)" in done.text  # what the log would say
+
+
+@pytest.mark.case(51)
+def test_workflow_in_a_read_only_folder_stops_before_it_begins(disk):
+    project = Project(disk)
+    (disk / "overlay.yaml").write_text(yaml.safe_dump(project.overlay))
+    assert mount(disk, "remount", "ro").returncode == 0
+    done = run_snakemake(disk, *project.wanted, "--configfile", str(disk / "overlay.yaml"))
+    assert done.returncode != 0
+    assert "results/check.cache.json: cannot be written (Read-only file system)" in done.text
+    assert "Traceback" not in done.text

@@ -1,0 +1,303 @@
+"""Kill runs of the workflow at random moments, and compare their results with an undisturbed run's.
+
+`make kills KILLS=200`, or ``python tests/kill_runs.py --kills 200``.
+
+A run is killed (SIGKILL) with all its jobs, or one of its jobs is, or Snakemake alone; then the
+same command is given again, and so on until a run ends well. What it leaves is compared, byte for
+byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import yaml
+
+from helpers import ROOT, painted_head, real_dseg, save
+from quicknat.volumes import sha256
+
+# every stage takes part; states are saved after each step, so that many kills hit their writing
+SETTINGS = {
+    "conform": {"spacing_mm": 4.0, "size": 64},
+    "slices": {"size": 48},
+    "network": {"filters": 4},
+    "auto_labels": {"atlases": ["sub-t"]},
+    "training": {"batch_size": 8, "slice_stride": 4, "compile": False, "checkpoint_minutes": 0},
+    "pretrain": {"epochs": 1},
+    "finetune": {"epochs": 2},
+    "report": {"interactive": False},
+}
+ROWS = (("t", "train"), ("v", "val"), ("p", "pretrain"), ("s", "test"), ("u", "segment"))
+LABELLED = ("train", "val", "test")
+WAYS = ("run", "run", "run", "job", "snakemake")  # what is killed: the run with its jobs, or one
+EARLY, EARLY_SECONDS = 0.1, 6.0  # share of kills before the first job, and how long that may take
+OFTEN, SELDOM = 0.85, 0.4  # chances to kill in a job of a stage with few kills, or with many
+PATIENCE = 900  # seconds that a run may take
+
+# what may differ from run to run, by a pattern of the path -> None, or what is taken out
+VARYING = {
+    r"benchmarks/.*": None,  # seconds and memory of each job
+    r"logs/.*": None,  # seconds, speeds, process numbers; and a resumed training says that it is
+    r"models/\w+/\w+/tensorboard/.*": None,  # time stamps; a resumed training begins a new file
+    r"models/\w+/\w+/history\.tsv": ("seconds", "slices_per_second", "waiting"),
+    r"check\.cache\.json": r", \d{19}\]",  # when a scan's file was written
+    r"segmentations/.*_dseg\.json": r'"date": "[^"]*"|"seconds": \{[^}]*\}',
+    # the benchmarks, and how long trainings took
+    r"report/index\.html": r'(?s)data-name="run_times">.*?</table>|"n">\d+ (s|min|h)[^<]*<',
+    r"report/sub-\w+\.html": r"\d{4}-\d\d-\d\dT[\d:+]+|<td>read [\d.]+, .*?</td>",
+}
+# logs of jobs that were run again otherwise, and what the page of a run that failed needs
+MAY_REMAIN = r"logs/|.*tensorboard/|report(/assets(/.*)?)?$"
+
+
+def make_project(folder: Path) -> None:
+    """Small scans in a tar archive, the sheet, the sources and settings, and nothing else."""
+    raw = folder / "scans"
+    raw.mkdir(parents=True)
+    lines = ["subject\tsource\timage\tlabels\tlabels_source\tprotocol\tuse"]
+    for number, (name, use) in enumerate(ROWS):
+        dseg = real_dseg(("sub-CSI3", "sub-ds240")[number % 2], step=4)
+        head = painted_head(dseg, seed=number)
+        save(raw / f"{name}.nii.gz", head.data.astype(np.int16), head.affine)
+        save(raw / f"{name}_dseg.nii.gz", dseg.data.astype(np.int16), dseg.affine)
+        labels = f"{name}_dseg.nii.gz\tarchive\tfreesurfer" if use in LABELLED else "\t\t"
+        lines.append(f"{name}\tarchive\t{name}.nii.gz\t{labels}\t{use}")
+    (folder / "cohort.tsv").write_text("\n".join(lines) + "\n")
+    archive = folder / "archive.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(raw.iterdir()):
+            tar.add(path, path.name)
+    row = {"source": "archive", "kind": "file", "url": archive.as_uri(), "members": "*.nii.gz"}
+    row["checksum"] = f"sha256:{sha256(archive)}"
+    table = (ROOT / "workflow/sources.tsv").read_text().rstrip()
+    line = "\t".join(row.get(column, "") for column in table.splitlines()[0].split("\t"))
+    (folder / "sources.tsv").write_text(f"{table}\n{line}\n")
+    tables = {"sheet": str(folder / "cohort.tsv"), "sources": str(folder / "sources.tsv")}
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS | tables))
+
+
+def stage_of(words: list[str]) -> str:
+    """The stage of a process by its command line, "" if it is no job."""
+    names = [Path(word).name for word in words[:3]]
+    if "quicknat" not in names or len(words) < names.index("quicknat") + 2:
+        return ""
+    stage = words[names.index("quicknat") + 1]
+    return re.search(r"models/(\w+)/", " ".join(words))[1] if stage == "train" else stage
+
+
+@dataclass
+class Killer:
+    """Runs the workflow in one folder, and kills it."""
+
+    folder: Path
+    seed: int
+    wanted: tuple[str, ...] = ()
+    kills: Counter = field(default_factory=Counter)  # by stage
+    ways: Counter = field(default_factory=Counter)
+    runs: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # that a job takes, by stage
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.work = self.folder / "run"
+
+    def start(self, cores: int = 2) -> psutil.Popen:
+        """What a user does: the plain command, in a session of its own."""
+        self.work.mkdir(exist_ok=True)
+        self.runs += 1
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--cores", str(cores), *self.wanted]
+        command += ["--configfile", str(self.folder / "settings.yaml")]
+        with (self.folder / "output.txt").open("w") as output:
+            return psutil.Popen(
+                command, cwd=self.work, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text()
+
+    def finish(self, cores: int = 2) -> None:
+        """A run that nothing disturbs; it must end well."""
+        assert self.start(cores).wait(PATIENCE) == 0, self.output()[-5000:]
+
+    def jobs(self, main: psutil.Process) -> dict[int, tuple[str, psutil.Process]]:
+        """Jobs at work, by process number."""
+        found = {}
+        try:
+            for process in main.children(recursive=True):
+                try:
+                    if stage := stage_of(process.cmdline()):
+                        found[process.pid] = stage, process
+                except psutil.Error:
+                    continue
+        except psutil.Error:
+            pass
+        return found
+
+    def wait_for_moment(self, main: psutil.Popen) -> tuple[str, psutil.Process] | None:
+        """Wait until it is time to kill; gives the job that is at work then."""
+        if self.random.random() < EARLY:
+            time.sleep(self.random.uniform(0, EARLY_SECONDS))
+            return ("start", main) if main.poll() is None else None
+        seen = set()
+        while main.poll() is None:
+            for pid, (stage, process) in self.jobs(main).items():
+                if pid in seen:
+                    continue
+                seen.add(pid)
+                few = self.kills[stage] <= sum(self.kills.values()) / len(self.seconds)
+                if self.random.random() < (OFTEN if few else SELDOM):
+                    time.sleep(self.random.uniform(0, 1.1 * self.seconds.get(stage, 3)))
+                    return (stage, process) if main.poll() is None else None
+            time.sleep(0.05)
+        return None
+
+    def disturbed(self) -> bool:
+        """One run that is killed, unless it ends before; returns whether it was."""
+        main = self.start()
+        moment = self.wait_for_moment(main)
+        if moment is None:
+            assert main.wait(PATIENCE) == 0, self.output()[-5000:]
+            return False
+        (stage, job), way = moment, self.random.choice(WAYS)
+        if stage == "start" or not job.is_running():
+            way = "run"
+        if way == "run":
+            os.killpg(main.pid, signal.SIGKILL)
+            main.wait()
+        elif way == "job":
+            with contextlib.suppress(psutil.NoSuchProcess):
+                job.kill()
+            if main.wait(PATIENCE) == 0:  # the job had just ended
+                return False
+        else:
+            left = [process for _, process in self.jobs(main).values()]
+            main.kill()
+            main.wait()
+            psutil.wait_procs(left, PATIENCE)  # as README says
+        self.kills[stage] += 1
+        self.ways[way] += 1
+        while self.left():
+            time.sleep(0.02)
+        return True
+
+    def left(self) -> list[int]:
+        """Processes that still die."""
+        here = str(self.work)
+        return [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == here]
+
+    def learn_durations(self) -> None:
+        """How long the jobs of each stage take, of a finished run."""
+        names = {"convert_labels": "convert-labels", "auto_label": "auto-label",
+                 "score_figures": "score-figures", "pictures": "scan-pictures",
+                 "metrics": "gather", "volumes": "gather"}  # fmt: skip
+        for folder in (self.work / "results/benchmarks").iterdir():
+            times = [pd.read_csv(path, sep="\t")["s"][0] for path in folder.glob("*.tsv")]
+            self.seconds[names.get(folder.name, folder.name)] = float(np.mean(times))
+
+
+def comparable(path: Path, name: str) -> bytes | None:
+    """A file's bytes without what varies; None if nothing of it can be compared."""
+    content = path.read_bytes()
+    for pattern, varying in VARYING.items():
+        if not re.fullmatch(pattern, name):
+            continue
+        if varying is None:
+            return None
+        if isinstance(varying, tuple):
+            return pd.read_csv(path, sep="\t").drop(columns=list(varying)).to_csv().encode()
+        return re.sub(varying, "…", content.decode()).encode()
+    return content
+
+
+def differences(reference: Path, other: Path) -> list[str]:
+    """What differs between two results folders, by file."""
+    trees = [
+        {str(path.relative_to(top)): path for path in top.rglob("*") if path.is_file()}
+        for top in (reference, other)
+    ]
+    names = [{name for name in tree if not re.match(MAY_REMAIN, name)} for tree in trees]
+    told = [f"{name}: missing" for name in sorted(names[0] - names[1])]
+    told += [f"{name}: left over" for name in sorted(names[1] - names[0])]
+    told += [
+        f"{name}: differs"
+        for name in sorted(names[0] & names[1])
+        if comparable(trees[0][name], name) != comparable(trees[1][name], name)
+    ]
+    folders = [
+        {str(path.relative_to(top)) for path in top.rglob("*") if path.is_dir()}
+        for top in (reference, other)
+    ]
+    extra = (name for name in sorted(folders[1] - folders[0]) if not re.match(MAY_REMAIN, name))
+    return told + [f"{name}/: left over" for name in extra]
+
+
+def kill_runs(
+    folder: Path, kills: int, seed: int = 0, wanted: tuple[str, ...] = ()
+) -> tuple[Killer, list[str]]:
+    """Kill so many runs at least; returns the counts, and all differences from a run without.
+
+    Args:
+        folder: to work in, empty or absent; ``folder/run`` is that of the runs.
+        kills: as many, and those of the pass that they end in.
+        seed: of the moments, as far as the machine's own speed leaves them alike.
+        wanted: files to make; by default all.
+    """
+    make_project(folder)
+    killer, found = Killer(folder, seed, wanted), []
+    killer.finish(cores=1)  # those to be killed have two: that, too, must change nothing
+    killer.finish()  # which has nothing to do; the check of the sheet sees all scans by now
+    killer.learn_durations()
+    shutil.move(killer.work / "results", folder / "reference")
+    shutil.rmtree(killer.work)
+    while sum(killer.kills.values()) < kills:
+        alive = True
+        while alive and sum(killer.kills.values()) < kills:
+            alive = killer.disturbed()
+            print(f"{sum(killer.kills.values())} kills", dict(killer.kills), flush=True)
+        killer.finish()
+        killer.finish()
+        if "Nothing to be done" not in killer.output():
+            found.append("the run after a finished one had something to do")
+        found += differences(folder / "reference", killer.work / "results")
+        found += [f"{path}: left over" for path in (killer.work / ".snakemake/locks").glob("*")]
+        if found:
+            break  # and what differs stays to be looked at
+        shutil.rmtree(killer.work)
+    return killer, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="to work in; by default a temporary one")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="quicknat-kills-"))
+    print(f"in {folder}", flush=True)
+    killer, found = kill_runs(folder.resolve(), options.kills, options.seed)
+    print(f"{killer.runs} runs, {sum(killer.kills.values())} killed: {dict(killer.ways)}")
+    for stage, count in killer.kills.most_common():
+        print(f"  {stage:<16}{count}")
+    print("\n".join(found) or "no differences")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
