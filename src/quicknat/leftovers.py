@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
@@ -62,30 +63,32 @@ class RunHold:
     """
 
     def __init__(self, folder: str | Path = ".", results: str = "results") -> None:
-        self.folder, self.results, self._stream = Path(folder), Path(folder, results), None
+        self.folder, self.results = Path(folder), Path(folder, results)
+        self._stream: TextIO | None = None
         try:
             (self.folder / ".snakemake").mkdir(exist_ok=True)
-            self._stream = (self.folder / ".snakemake" / FILE).open("a+")
-            if self._alone():
-                self._take_over()
-            fcntl.flock(self._stream, fcntl.LOCK_SH)  # now others are not alone
+            stream = (self.folder / ".snakemake" / FILE).open("a+")
+            if self._alone(stream):
+                self._take_over(stream)
+            fcntl.flock(stream, fcntl.LOCK_SH)  # now others are not alone
+            self._stream = stream
         except OSError as error:  # a file system without such locks, or one that is read-only
             log.debug("%s: not held (%s)", folder, error)
-            self._stream = None
 
-    def _alone(self) -> bool:
+    @staticmethod
+    def _alone(stream: TextIO) -> bool:
         try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
-    def _take_over(self) -> None:
+    def _take_over(self, stream: TextIO) -> None:
         """Remove what a killed run has left; this run's machine is noted."""
         locks = list((self.folder / ".snakemake/locks").glob("*.lock"))
-        self._stream.seek(0)
+        stream.seek(0)
         machine = socket.gethostname()
-        if locks and self._stream.read() != machine:
+        if locks and stream.read() != machine:
             return  # some file systems keep an flock from other machines; or see `keep_locks`
         if locks and (others := others_at_work(self.folder)):
             log.warning(
@@ -93,9 +96,9 @@ class RunHold:
                 "end them", self.folder.resolve(), ", ".join(map(str, others)),
             )  # fmt: skip
             return
-        self._stream.truncate(0)
-        self._stream.write(machine)
-        self._stream.flush()
+        stream.truncate(0)
+        stream.write(machine)
+        stream.flush()
         for lock in locks:
             lock.unlink()
         if locks:
@@ -111,5 +114,5 @@ class RunHold:
 
     def end(self) -> None:
         """Remove the temporaries of jobs that were killed, as the run is over."""
-        if self._stream and self._alone() and not others_at_work(self.folder):
+        if self._stream and self._alone(self._stream) and not others_at_work(self.folder):
             remove_temporaries(self.results)

@@ -1,5 +1,5 @@
-# What is done when a run begins, and when it ends, well or not. What a killed run has left, its lock
-# and half-written files, goes first.
+# What is done when a run begins, and when it ends, well or not.
+# First goes what a killed run has left: its lock, and half-written files.
 # Makes:    results/config.yaml              the settings of the run
 #           results/failed.tsv               if jobs failed: stage, scan, reason, log and its end
 #           results/report/incomplete.html   and then what is finished, with that table
