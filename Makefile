@@ -2,6 +2,7 @@
 # make env    the environment only, in .venv
 # make test   the environment with the test tools, then every test
 # make kills  kill runs of the workflow at KILLS random moments, and compare their results
+# make docs   the documentation, in build/site
 # make fuzz   the fuzz tests with many new examples (FUZZ_EXAMPLES=10000: so many a test)
 # make audit  look the locked packages up in the databases of known vulnerabilities
 # make lock   resolve requirements.lock and requirements-test.lock anew
@@ -21,7 +22,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run env test kills fuzz audit lock clean-env
+.PHONY: run env test kills docs fuzz audit lock clean-env
 
 run: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) $(SNAKEMAKE_ARGS)
@@ -33,6 +34,9 @@ test: $(VENV)/.installed-test
 
 kills: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/kill_runs.py --kills $(KILLS)
+
+docs: $(VENV)/.installed-test
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m mkdocs build --strict
 
 fuzz: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \
@@ -63,7 +67,7 @@ lock:
 	.venv-lock/bin/pip install --quiet $(TORCH)
 	.venv-lock/bin/pip install --quiet -e ".[workflow]"
 	.venv-lock/bin/pip freeze --exclude-editable --exclude torch > requirements.lock
-	.venv-lock/bin/pip install --quiet -e ".[workflow,test]"
+	.venv-lock/bin/pip install --quiet -e ".[workflow,test,docs]"
 	.venv-lock/bin/pip freeze --exclude-editable --exclude torch | grep -vxFf requirements.lock > requirements-test.lock
 	rm -rf .venv-lock
 

@@ -1,4 +1,5 @@
-# QuickNAT as a Snakemake workflow. The rule files follow the way of the data, see README.md.
+# QuickNAT as a Snakemake workflow. The rule files follow the way of the data.
+# docs/explanation/design.md has the overview.
 from snakemake.utils import min_version
 
 min_version("9.0")

@@ -36,6 +36,7 @@ ADVICE = {
     "implausible_volume": "Either this head is unusual, or the segmentation ran out of bounds.",
     "asymmetry": "Compare both sides in the mosaics: a lesion, or an error on one side?",
     "other_field": "The networks saw no such scans; train on some, or prepare these alike.",
+    "other_modality": "The networks know T1w MRI only: do not use this segmentation.",
     "other_contrast": "Check the file's sequence; other contrasts need networks trained on them.",
 }
 

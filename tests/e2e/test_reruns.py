@@ -1,4 +1,5 @@
-"""What runs again after each kind of change to a finished run, and how many jobs: README's table.
+"""What runs again after each kind of change to a finished run, and how many jobs: the table of
+docs/howto/add-subjects.md.
 
 Two scans to train on, one each to pre-train on, validate, test and segment. Every case works on a
 copy of the finished folder, so all of them prove as well that a folder can move.
@@ -208,7 +209,7 @@ def test_replaced_raw_file_reruns_its_scan_and_what_follows(project, name):
 
 
 def test_raw_file_replaced_by_one_that_is_older_than_the_results_goes_unseen(project):
-    """What Snakemake compares begins with times; README says so."""
+    """What Snakemake compares begins with times; docs/howto/add-subjects.md says so."""
     data = project.folder / "data"
     (data / "s1.nii").write_bytes((data / "s2.nii").read_bytes())
     os.utime(data / "s1.nii", (0, 0))

@@ -13,7 +13,7 @@ from quicknat.cohort import Scan
 from quicknat.errors import written_whole
 from quicknat.failures import Failure
 from quicknat.figures import overlay_panel
-from quicknat.report import write_report
+from quicknat.report import ADVICE, write_report
 from quicknat.report_tables import People, volumes_in_cohort
 from quicknat.verdicts import Verdict
 from quicknat.volumes import Volume
@@ -151,3 +151,9 @@ def test_failed_write_leaves_neither_final_nor_temporary_file(tmp_path):
     except RuntimeError:
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_quality_flag_has_its_advice():
+    sources = [ROOT / f"src/quicknat/{name}.py" for name in ("outputs", "population")]
+    found = [re.findall(r'(?:"flag": |flag\(\s*)"(\w+)"', path.read_text()) for path in sources]
+    assert {name for names in found for name in names} == set(ADVICE)

@@ -1,0 +1,173 @@
+"""What MkDocs does while it builds: the reference, from code and schemas, and the equations.
+
+The pages under ``reference/`` exist in the built site only. Equations are written as GitHub shows
+them too, a block fenced as ``math`` or $`…`$ in a line, and become MathML, which browsers draw
+without a script.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import typer
+import yaml
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from typer.cli import get_docs_for_click
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOW = ROOT / "workflow"
+UNSET = "–"
+BLOCK = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"\$`([^`]+)`\$")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made from code and schemas."""
+    pages = {
+        "cli": commands(),
+        "config": settings(),
+        "sheet": columns("sheet", "A sheet names the scans."),
+        "sources": columns("sources", "`workflow/sources.tsv` says what can be fetched.")
+        + sources(),
+        "labels": label_tables(),
+        "results": (ROOT / "results/README.md").read_text(),
+        "benchmarks": (ROOT / "benchmarks/README.md").read_text(),
+    }
+    for name, text in pages.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Turn equations into MathML."""
+    markdown = BLOCK.sub(lambda found: convert(found[1], display="block"), markdown)
+    # without the span, Markdown would take an equation that begins a line out of its paragraph
+    return INLINE.sub(lambda found: f"<span>{convert(found[1])}</span>", markdown)
+
+
+def commands() -> str:
+    """All sub-commands of ``quicknat`` with their options, as ``--help`` tells them."""
+    from quicknat.cli import app
+
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(
+        obj=command, ctx=typer.Context(command), name="quicknat", title="Commands"
+    )
+    return text.replace(f"{ROOT}/", "")
+
+
+def settings() -> str:
+    """Every key of the configuration: what it may be, what it is, what it means."""
+    schema = read_yaml(WORKFLOW / "schemas/config.schema.yaml")
+    demo = read_yaml(ROOT / "config.yaml")
+    paper = read_yaml(WORKFLOW / "configs/paper.yaml")
+    properties = schema["properties"]
+    for name, value in properties.items():
+        if "$ref" in value:
+            properties[name] = schema["$defs"][value["$ref"].rsplit("/", 1)[1]]
+    plain = {name: value for name, value in properties.items() if "properties" not in value}
+    text = (
+        "# Settings\n\n"
+        "Give a setting on the command line (`--config sheet=cohort.tsv`), or several in a file of "
+        "your own (`--configfile mine.yaml`), which holds only what differs from `config.yaml`. A "
+        "key that is not here is refused.\n\n"
+        "*Default*: the value in `config.yaml`, or where that says nothing, the schema's. "
+        "*Paper*: where `workflow/configs/paper.yaml` gives another.\n"
+    )
+    text += "\n## At the top\n\n" + setting_rows(plain, demo, paper)
+    for name, part in properties.items():
+        if name not in plain:
+            about = f"{part['description']}\n\n" if "description" in part else ""
+            rows = setting_rows(part["properties"], demo.get(name, {}), paper.get(name, {}))
+            text += f"\n## {name}\n\n{about}{rows}"
+    return text
+
+
+def setting_rows(properties: dict, demo: dict, paper: dict) -> str:
+    """The settings of one part as a table; `demo` and `paper` hold its values in the two files."""
+    rows = (
+        (f"`{name}`", allowed(rule), shown(demo.get(name, rule.get("default", UNSET))),
+         shown(paper.get(name, UNSET)), rule.get("description", ""))
+        for name, rule in properties.items()
+    )  # fmt: skip
+    return table(("key", "may be", "default", "paper", "what"), rows)
+
+
+def columns(name: str, text: str) -> str:
+    """Columns of a table that has a schema."""
+    schema = read_yaml(WORKFLOW / f"schemas/{name}.schema.yaml")
+    rows = (
+        (f"`{column}`", "yes" if column in schema["required"] else "", allowed(rule),
+         rule.get("description", ""))
+        for column, rule in schema["properties"].items()
+    )  # fmt: skip
+    heads = ("column", "required", "may be", "what")
+    return f"# {schema['title']}\n\n{text} {schema['description']}\n\n{table(heads, rows)}"
+
+
+def sources() -> str:
+    """What the sources table holds."""
+    rows = read_table(WORKFLOW / "sources.tsv")[
+        ["source", "kind", "size_mb", "licence", "citation"]
+    ]
+    return "\n## What is there\n\n" + table(rows.columns, rows.itertuples(index=False))
+
+
+def label_tables() -> str:
+    """Each label protocol."""
+    text = (
+        "# Label tables\n\n"
+        "`protocol` names one of these, or a table of your own in `workflow/labels`. *FreeSurfer* "
+        "and *Neuromorphometrics* are the numbers of a label map that become the class; "
+        "`101-207:2` is every second one. The sagittal view does not tell left from right: classes "
+        "with one *sagittal* number are one class there.\n"
+    )
+    for path in sorted((WORKFLOW / "labels").glob("*.tsv")):
+        rows = read_table(path)
+        rows["color"] = [f'<span class="swatch" style="background:{c}"></span>' for c in rows.color]
+        for column in ("freesurfer", "neuromorphometrics"):
+            rows[column] = rows[column].str.replace(",", ", ")
+        text += f"\n## {path.stem}\n\n" + table(rows.columns, rows.itertuples(index=False))
+    return text
+
+
+def allowed(rule: dict) -> str:
+    """What a value may be, in words."""
+    if "enum" in rule:
+        return ", ".join(f"`{value}`" for value in rule["enum"])
+    kinds = rule.get("type", "string")
+    words = [" or ".join([kinds] if isinstance(kinds, str) else kinds)]
+    words += [f"at least {rule['minimum']}"] if "minimum" in rule else []
+    words += [f"above {rule['exclusiveMinimum']}"] if "exclusiveMinimum" in rule else []
+    words += [f"at most {rule['maximum']}"] if "maximum" in rule else []
+    words += [f"a multiple of {rule['multipleOf']}"] if "multipleOf" in rule else []
+    return ", ".join(words)
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a YAML file."""
+    if value == UNSET:
+        return UNSET
+    return (
+        "`" + yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip() + "`"
+    )
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    cells = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def read_yaml(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
