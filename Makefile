@@ -1,8 +1,8 @@
 # make run    environment, then the whole workflow on config.yaml
 # make env    the environment only, in .venv
 # make test   the environment with the test tools, then every test
-# make kills  kill runs of the workflow at KILLS random moments, and compare their results
 # make docs   the documentation, in build/site
+# make kills  kill runs of the workflow at KILLS random moments, and compare their results
 # make fuzz   the fuzz tests with many new examples (FUZZ_EXAMPLES=10000: so many a test)
 # make audit  look the locked packages up in the databases of known vulnerabilities
 # make lock   resolve requirements.lock and requirements-test.lock anew
@@ -22,7 +22,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run env test kills docs fuzz audit lock clean-env
+.PHONY: run env test docs kills fuzz audit lock clean-env
 
 run: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) $(SNAKEMAKE_ARGS)
@@ -32,11 +32,11 @@ env: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
 
-kills: $(VENV)/.installed-test
-	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/kill_runs.py --kills $(KILLS)
-
 docs: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m mkdocs build --strict
+
+kills: $(VENV)/.installed-test
+	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/kill_runs.py --kills $(KILLS)
 
 fuzz: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \
@@ -62,13 +62,18 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
 	$(PIP) install -r requirements-test.lock
 	touch $@
 
+# a plain list of versions, so that the files name no package index; torch is chosen by TORCH, and
+# what its CUDA builds bring along belongs to it
+UNLOCKED := grep -viE '^(torch=|triton|nvidia-|cuda-)'
+FREEZE := .venv-lock/bin/pip freeze --exclude-editable | $(UNLOCKED)
+
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet $(TORCH)
 	.venv-lock/bin/pip install --quiet -e ".[workflow]"
-	.venv-lock/bin/pip freeze --exclude-editable --exclude torch > requirements.lock
+	$(FREEZE) > requirements.lock
 	.venv-lock/bin/pip install --quiet -e ".[workflow,test,docs]"
-	.venv-lock/bin/pip freeze --exclude-editable --exclude torch | grep -vxFf requirements.lock > requirements-test.lock
+	$(FREEZE) | grep -vxFf requirements.lock > requirements-test.lock
 	rm -rf .venv-lock
 
 clean-env:

@@ -14,6 +14,7 @@ shell.prefix('tee() {{ command tee "$@" || true; }}; ')
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/software.smk"
 include: "workflow/rules/download.smk"
 include: "workflow/rules/demo.smk"
 include: "workflow/rules/convert.smk"

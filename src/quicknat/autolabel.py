@@ -104,9 +104,9 @@ def label_by_atlases(
         )
         log.info("atlas %d of %d: correlation %.3f", number, len(atlases), likeness)
         votes.append((likeness, carried))
-    carried = [labels for _, labels in sorted(votes, key=lambda vote: -vote[0])]
-    fused = sitk.GetArrayFromImage(sitk.LabelVoting(carried, UNDECIDED))
-    return np.where(fused == UNDECIDED, sitk.GetArrayFromImage(carried[0]), fused).astype(np.uint8)
+    maps = [labels for _, labels in sorted(votes, key=lambda vote: -vote[0])]
+    fused = sitk.GetArrayFromImage(sitk.LabelVoting(maps, UNDECIDED))
+    return np.where(fused == UNDECIDED, sitk.GetArrayFromImage(maps[0]), fused).astype(np.uint8)
 
 
 def label_scan(
@@ -139,8 +139,8 @@ def label_scan(
     side = min(round(BRAIN_BOX_MM / spacing), record["size"])
     boxes = [head_window(data, spacing, side) for data, _ in pairs]
     pairs = [
-        tuple(crop(part, box, side) for part in pair)
-        for pair, box in zip(pairs, boxes, strict=True)
+        (crop(data, box, side), crop(labels, box, side))
+        for (data, labels), box in zip(pairs, boxes, strict=True)
     ]
     start = head_window(image, spacing, side)
     classes = np.zeros_like(image)

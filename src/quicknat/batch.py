@@ -28,6 +28,7 @@ from quicknat.errors import InputError, for_users, one_line, written_whole
 from quicknat.inference import segment
 from quicknat.lookup import write_lookup_tables
 from quicknat.outputs import dataset_description, output_files, write_segmentation
+from quicknat.progress import no_bar
 from quicknat.volumes import sha256
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
         if not found:
             raise InputError(path, f"holds no scan ({sought})", "name the files themselves")
         files += found
-    tasks = {}
+    tasks: dict[str, Task] = {}
     for path in files:
         task = Task(path, name or default_name(path))
         if task.name in tasks:
@@ -202,7 +203,7 @@ def segment_all(
     write_lookup_tables(bundle.protocol, output / "labels")
     outcomes = []
     with logging_redirect_tqdm():
-        for task in tqdm(tasks, unit="scan", disable=None if len(tasks) > 1 else True):
+        for task in tqdm(tasks, unit="scan", disable=no_bar() if len(tasks) > 1 else True):
             start = time.perf_counter()
             status, reason = "done", ""
             if not overwrite and is_done(task, bundle, output, options):

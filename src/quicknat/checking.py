@@ -75,7 +75,8 @@ def _judge(case: _Case, findings: Mapping[File, Finding]) -> None:
         if finding.problem:
             case.problems.append(about + finding.problem)
         if finding.shape:
-            grids[part] = Grid(tuple(finding.shape), np.array(finding.affine))
+            x, y, z = finding.shape
+            grids[part] = Grid((x, y, z), np.array(finding.affine))
     if len(grids) == 2:
         try:
             require_same_grid(case.files["labels"].path, grids["labels"], grids["image"])

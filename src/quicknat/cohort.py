@@ -126,12 +126,12 @@ def examine_table(
             path, "has rows with more cells than its header", "remove what is too much"
         )
     table.columns = [str(column).strip() for column in table.columns]
-    names = {key: {} for key in schema["properties"]}
-    names = {"properties": names, "additionalProperties": False}
+    names = {"properties": {key: {} for key in schema["properties"]}, "additionalProperties": False}
     header = [e for column in table.columns for e in all_problems({column: ""}, names, path)]
     absent = [key for key in schema["required"] if key not in table.columns]
     header += [e for key in absent for e in all_problems({}, {"required": [key]}, path)]
-    rows, faults = [], [(error, {}) for error in header]
+    rows: list[dict[str, str]] = []
+    faults: list[tuple[InputError, dict[str, str]]] = [(error, {}) for error in header]
     table = table[[column for column in table.columns if column in schema["properties"]]]
     for number, cells in enumerate(table.to_dict("records") if not absent else [], start=1):
         row = {key: str(value).strip() for key, value in cells.items()}

@@ -154,7 +154,8 @@ def head_window(image: np.ndarray, spacing_mm: float, size: int) -> tuple[int, i
         start.append(round((low + high + 1 - size) / 2))
     start[1] -= round(BEHIND_MIDDLE_MM / spacing_mm)
     start.append(top + 1 + round(6 / spacing_mm) - size)
-    return tuple(int(np.clip(first, 0, total - size)) for first in start)
+    x, y, z = (int(np.clip(first, 0, total - size)) for first in start)
+    return x, y, z
 
 
 def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, Grid, dict]:

@@ -140,7 +140,8 @@ class SliceDataset(Dataset):
                 found = replace(found, intensity=np.full(n_classes, np.nan))
             # volumes as if every slice had been looked at
             statistics.append(replace(found, voxels=found.voxels * self.stride))
-            checksums[Path(path).stem] = hashlib.sha256(np.ascontiguousarray(stack)).hexdigest()
+            contents = np.ascontiguousarray(stack).data
+            checksums[Path(path).stem] = hashlib.sha256(contents).hexdigest()
         return statistics, checksums
 
 

@@ -87,7 +87,7 @@ def _save_analyze(path: Path, data: np.ndarray, zooms: np.ndarray) -> None:
 
 
 def make_scan(
-    head: str, image_path: str | Path, output: str | Path, seed: int, labels_output: str = ""
+    head: str, image_path: str | Path, output: str | Path, seed: int, labels_output: str | Path = ""
 ) -> None:
     """Write one deformed copy of a demo head, and its label map if asked for.
 

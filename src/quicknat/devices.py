@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -60,12 +61,13 @@ def make_fabric(view: str, settings: TrainingSettings) -> Fabric:
     if together:
         os.environ["MASTER_PORT"] = str(own_port())
     one = [VIEWS.index(view) % torch.cuda.device_count()] if cuda else 1
+    precision: Any = choose_precision(settings.precision)  # one of those that Fabric lists
     return Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=settings.devices if together else one,
         # not the default "ddp", which would start our own command line once more
         strategy="ddp_spawn" if together else "auto",
-        precision=choose_precision(settings.precision),
+        precision=precision,
         # SLURM gives this job one task, in which it starts its processes itself
         plugins=[LightningEnvironment()],
     )

@@ -32,7 +32,7 @@ def for_users(error: Exception) -> Exception:
         return InputError("memory", f"there is not enough ({error})", fix)
     if isinstance(error, OSError) and error.filename:
         fix = "check that it is there and may be used"
-        return InputError(error.filename, error.strerror, fix)
+        return InputError(error.filename, str(error.strerror), fix)
     return error
 
 

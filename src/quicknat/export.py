@@ -147,7 +147,7 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
         for part in ("configs", "models", "docs", "scripts"):
             (folder / part).mkdir(parents=True)
         for module in (network, three_views):
-            shutil.copy(module.__file__, folder / "scripts")
+            shutil.copy(str(module.__file__), folder / "scripts")
         (folder / "scripts/__init__.py").touch()
         torch.save(volumetric(bundle).state_dict(), folder / "models/model.pt")
         for name, content in {

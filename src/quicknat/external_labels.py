@@ -87,7 +87,7 @@ def _run(command: list[str], environment: dict[str, str], messages: str) -> None
         text=True,
         errors="replace",
     ) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             sys.stderr.write(line)
             last = line.strip() or last
     if process.returncode:

@@ -70,7 +70,7 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
             if before:
                 axis.axvline(before + 0.5, color="grey", lw=1)
             axis.text(before + 0.5, 1.01, f" {title}", transform=axis.get_xaxis_transform())
-        numbers = MaxNLocator(6, integer=True).tick_values(0, longest).astype(int)
+        numbers = np.asarray(MaxNLocator(6, integer=True).tick_values(0, longest)).astype(int)
         ticks += [(before + number, number) for number in numbers if 0 < number <= longest]
         before += longest
     for axis in (left, right):
@@ -80,8 +80,8 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
     left.set_ylabel("loss")
     left.set_ylim(bottom=0)
     right.set(ylabel="validation Dice (mean)", ylim=(0, 1))
-    styles = {"training": {"color": "grey"}, "validation": {"color": "grey", "ls": "--"}}
-    lines = [Line2D([], [], label=text, **style) for text, style in styles.items()]
+    styles = {"training": "-", "validation": "--"}
+    lines = [Line2D([], [], label=text, color="grey", ls=ls) for text, ls in styles.items()]
     star = Line2D([], [], label="epoch kept", color="white", marker="*", ms=13, mec="black")
     left.legend(handles=[*lines, star], fontsize=8)
     right.legend(

@@ -7,7 +7,6 @@ of a thousand scans takes seconds.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import quicknat
 from quicknat.errors import written_whole
 from quicknat.examine import Finding, examine_image, examine_labels
 from quicknat.labels import Protocol
+from quicknat.progress import no_bar
 from quicknat.volumes import sha256
 
 
@@ -60,7 +60,7 @@ def examine_files(
         InputError: the protocol is none. What is wrong with a file is in its finding.
     """
     table = Protocol.read(protocol) if protocol else None
-    numbers = (table.name, sha256(protocol)) if protocol else ()
+    numbers = (table.name, sha256(protocol)) if table and protocol else ()
 
     def key(file: File) -> str:
         ways = (file.orientation, file.numbering, *(numbers if file.numbering else ()))
@@ -78,7 +78,7 @@ def examine_files(
     try:
         findings = tqdm(
             pool.map(look, fresh), "checking", len(fresh), unit=" files",
-            disable=not (fresh and sys.stderr.isatty()),
+            disable=no_bar() if fresh else True,
         )  # fmt: skip
         for file, finding in zip(fresh, findings, strict=True):
             found[keys[file]] = finding

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from quicknat.conform import head_window
 from quicknat.errors import InputError
 from quicknat.native import entropy_to_native, to_native, votes_to_native
 from quicknat.population import BRIGHT, ScanStatistics, describe_scan
+from quicknat.progress import no_bar
 from quicknat.slices import AXIS, VIEWS, crop
 from quicknat.uncertainty import structure_uncertainty
 from quicknat.volumes import Grid
@@ -146,7 +148,8 @@ def aggregate(bundle: Bundle, image: np.ndarray, batch: int = 4) -> Prediction:
             total.select(axis, here).add_(ours, alpha=weight)
             vote = ours.argmax(dim=-1)
             votes[view].select(axis, here).copy_(merged[vote] if view == "sagittal" else vote)
-    return Prediction(total.movedim(-1, 0), tuple(part.start for part in box), votes)
+    x, y, z = (part.start for part in box)
+    return Prediction(total.movedim(-1, 0), (x, y, z), votes)
 
 
 @contextmanager
@@ -179,9 +182,10 @@ def sample(
     The random numbers depend on the number of the sample alone, so the result is the same each
     time.
     """
-    labels, mean = [], None
+    labels: list[np.ndarray] = []
+    mean: Any = None  # until the first sample
     with dropout_on(bundle):
-        for number in tqdm(range(samples), desc="samples", leave=False, disable=None):
+        for number in tqdm(range(samples), desc="samples", leave=False, disable=no_bar()):
             torch.manual_seed(number)
             one = aggregate(bundle, image, batch)
             labels.append(one.probabilities.argmax(dim=0).byte().numpy())
@@ -218,7 +222,8 @@ def segment(
         InputError: samples of networks that were trained without dropout.
     """
     first = head_window(image, bundle.spacing_mm, bundle.slice_size)
-    window, confidence = crop(image, first, bundle.slice_size), {}
+    window = crop(image, first, bundle.slice_size)
+    confidence: dict[str, np.ndarray] = {}
     times = [time.perf_counter()]
     if samples:
         prediction, confidence = sample(bundle, window, samples, batch)
@@ -245,5 +250,6 @@ def segment(
     entropy_there = entropy_to_native(entropy, box_affine, native)
     own = votes_to_native(prediction.votes, box_affine, native, bundle.protocol) if views else {}
     times.append(time.perf_counter())
-    seconds = dict(zip(("networks", "scores", "native"), np.diff(times).round(2), strict=True))
+    took = np.diff(times).round(2).tolist()
+    seconds = dict(zip(("networks", "scores", "native"), took, strict=True))
     return Segmentation(labels, native, confidence, entropy_there, own, statistics, seconds)

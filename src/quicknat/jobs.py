@@ -78,7 +78,7 @@ class JobLog(logging.Handler):
         except Exception:  # a fault here must not end the run
             self.handleError(record)
 
-    def _note(self, record: logging.LogRecord) -> None:
+    def _note(self, record: Any) -> None:  # Snakemake's records have fields of their own
         event = getattr(record, "event", None)
         if event == "job_info":
             path = next(iter(record.log), "")

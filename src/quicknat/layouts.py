@@ -96,7 +96,8 @@ def oasis1(paths: Sequence[str]) -> Finding:
 
 def ixi(paths: Sequence[str]) -> Finding:
     """IXI: one T1w scan per subject, no labels, so for pre-training."""
-    scans, left_out = {}, []
+    scans: dict[tuple[str, str], Scan] = {}
+    left_out = []
     for path in paths:
         name = Path(path).name
         if not IXI_NAME.fullmatch(name):
@@ -132,9 +133,9 @@ def bids(paths: Sequence[str]) -> Finding:
     # a subject's folder is no visit if its sessions are
     visits = {key: found for key, found in visits.items() if found or not _has_session(key, visits)}
     scans, left_out = [], []
-    for folder, found in visits.items():
+    for visit, found in visits.items():
         if not found:
-            left_out.append(LeftOut(folder, "has no anat/*_T1w.nii or .nii.gz"))
+            left_out.append(LeftOut(visit, "has no anat/*_T1w.nii or .nii.gz"))
             continue
         left_out += [LeftOut(path, TAKEN) for path, _ in found[1:]]
         image, stem = found[0]
@@ -200,7 +201,9 @@ def fastsurfer(paths: Sequence[str]) -> Finding:
 
 def _beside(paths: Sequence[str], kinds: str, protocol: str = "") -> Finding:
     """Scans right in a folder; label maps have the scan's name and one of `kinds` at its end."""
-    images, maps, left_out = {}, {}, []
+    images: dict[str, list[str]] = {}
+    maps: dict[str, list[str]] = {}
+    left_out = []
     for path in paths:
         file = re.fullmatch(
             rf"([^/]+?)(?:_({kinds}))?\.(?:nii|nii\.gz|mg[zh])", path, re.IGNORECASE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -33,11 +35,12 @@ class Learner:
         network = QuickNAT(len(plan.classes), settings.network)
         if plan.initial:
             load_weights(network, plan.initial, plan.view, plan.classes)
-        self.network = network.to(memory_format=torch.channels_last)
-        self.model, self.optimizer = fabric.setup(
-            torch.compile(network, dynamic=False) if settings.compile else network,
-            make_optimizer(network, settings),
+        # torch takes that for modules too, but says so in no type
+        self.network: QuickNAT = network.to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last
         )
+        compiled: Any = torch.compile(network, dynamic=False) if settings.compile else network
+        self.model, self.optimizer = fabric.setup(compiled, make_optimizer(network, settings))
         power, cap = settings.class_weight_power, settings.class_weight_cap
         self.loss = CombinedLoss(
             class_weights(plan.counts, power, cap), edge_weight(plan.counts, power, cap)

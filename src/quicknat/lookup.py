@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from quicknat.errors import written_whole
 from quicknat.labels import Protocol
@@ -17,7 +18,7 @@ def lookup_tables(protocol: Protocol) -> dict[str, str]:
     - ``itksnap.txt``: ``index R G B opacity visible mesh "name"`` (ITK-SNAP's label descriptions);
     - ``niivue.json``: lists by channel (NiiVue's label colormap).
     """
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (index, name, name.replace(" ", "_"), *map(int, color))
         for index, (name, color) in enumerate(zip(protocol.names, protocol.colors, strict=True))
     ]

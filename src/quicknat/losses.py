@@ -72,6 +72,8 @@ class CombinedLoss(nn.Module):
     ``ω(x) = Σ_l [S(x)=l] · median(f)/f_l + ω0 · [|∇S(x)| > 0]``
     """
 
+    weights: Tensor  # the buffer
+
     def __init__(self, weights: np.ndarray, edge: float) -> None:
         super().__init__()
         self.register_buffer("weights", torch.as_tensor(weights))

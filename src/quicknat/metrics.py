@@ -40,16 +40,17 @@ def structure_metrics(
     if not either.any():
         return np.nan, np.nan, np.nan
     box = _box(either)
-    pair = [
+    ours, true = (
         torch.from_numpy(mask[box].astype(np.uint8))[None, None] for mask in (prediction, reference)
-    ]
-    dice = compute_dice(*pair, include_background=True, ignore_empty=False).item()
-    iou = compute_iou(*pair, include_background=True, ignore_empty=False).item()
+    )
+    dice = compute_dice(ours, true, include_background=True, ignore_empty=False).item()
+    iou = compute_iou(ours, true, include_background=True, ignore_empty=False).item()
     if not (prediction.any() and reference.any()):
         return dice, iou, np.nan
     distance = compute_hausdorff_distance(
-        *pair, include_background=True, percentile=95, spacing=[float(side) for side in voxel_mm]
-    ).item()
+        ours, true, include_background=True, percentile=95,
+        spacing=[float(side) for side in voxel_mm],
+    ).item()  # fmt: skip
     return dice, iou, distance
 
 

@@ -26,7 +26,7 @@ DISAGREEMENT = (216, 27, 96)
 UNCERTAIN = 0.05  # entropy below is not coloured
 
 
-def _enlarged(labels: np.ndarray, factors: Sequence[float]) -> np.ndarray:
+def _enlarged(labels: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """A slice of classes with smooth outlines: each class's share is interpolated, most wins."""
     present = np.unique(labels)
     shares = [ndimage.zoom((labels == k).astype(np.float32), factors, order=1) for k in present]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def entropy_to_native(entropy: torch.Tensor, affine: np.ndarray, native: Grid) -
     """
     if not entropy.numel():  # the networks saw nothing
         return np.zeros(native.shape, dtype=np.float32)
-    return resample(Volume(entropy.numpy(), affine, ""), native, order=1)
+    return resample(Volume(entropy.numpy(), affine, Path()), native, order=1)
 
 
 def votes_to_native(
@@ -82,5 +83,5 @@ def votes_to_native(
             maps[view] = np.zeros(native.shape, dtype=np.uint8)
             continue
         labels = first[vote.numpy()] if view == "sagittal" else vote.numpy()
-        maps[view] = resample(Volume(labels, affine, ""), native, order=0)
+        maps[view] = resample(Volume(labels, affine, Path()), native, order=0)
     return maps

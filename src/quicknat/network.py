@@ -125,7 +125,7 @@ class QuickNAT(nn.Module):
             indices.append(index)
         x = self.bottleneck(x)
         for level in reversed(range(LEVELS)):
-            x = F.max_unpool2d(x, indices[level], 2, output_size=skips[level].shape[-2:])
+            x = F.max_unpool2d(x, indices[level], (2, 2), output_size=skips[level].shape[-2:])
             x = self.decoders[level](torch.cat((skips[level], x), dim=1))
             x = self.dropout(self.decoder_gates[level](x))
         return self.classifier(x)

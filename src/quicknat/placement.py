@@ -55,7 +55,7 @@ def _transforms(image: Any, orientation: str, path: Path) -> Transforms:
         return None
     chosen = orientation in FORMS and image.header[f"{orientation}_code"] > 0
     trusted = [orientation] if chosen else FORMS
-    found = dict.fromkeys(FORMS, (None, 0))
+    found: dict[str, tuple[Any, int]] = dict.fromkeys(FORMS, (None, 0))
     try:
         found |= {name: getattr(image, f"get_{name}")(coded=True) for name in trusted}
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:

@@ -40,8 +40,8 @@ def describe_scan(
         voxels += np.bincount(flat, minlength=n_classes)
         sums += np.bincount(flat, weights=image.ravel(), minlength=n_classes)
         head = image > BRIGHT
-        bright += np.count_nonzero(head)
-        beyond += np.count_nonzero(head & (labels == 0))
+        bright += int(np.count_nonzero(head))
+        beyond += int(np.count_nonzero(head & (labels == 0)))
     intensity = np.divide(sums, voxels, out=np.full(n_classes, np.nan), where=voxels > 0)
     return ScanStatistics(voxels, intensity, beyond / max(bright, 1))
 
@@ -102,7 +102,7 @@ def unlike(
         "implausible_volume",
         [
             f"{names[k]} {scan.voxels[k] * mm3:.0f} mm³ ({low[k] * mm3:.0f} to {high[k] * mm3:.0f})"
-            for k in np.flatnonzero(beyond)
+            for k in np.flatnonzero(beyond).tolist()
             if k and scan.voxels[k]  # absent ones have a flag of their own
         ],
         "far from the training scans' volumes: ",
@@ -115,7 +115,7 @@ def unlike(
         "asymmetry",
         [
             f"{names[k]} and its partner differ by {abs(sides[k]):.0%} of their sum"
-            for k in np.flatnonzero(lopsided)
+            for k in np.flatnonzero(lopsided).tolist()
             if k < partner[k]
         ],
         "left and right differ more than in training: ",

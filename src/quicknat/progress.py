@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
+
+
+def no_bar() -> bool | None:
+    """What tqdm takes for `disable`: never a bar with ``--quiet``, else one on a terminal only."""
+    return True if os.environ.get("QUICKNAT_QUIET") else None
 
 
 class ByteProgress(tqdm):
@@ -27,7 +33,7 @@ class ByteProgress(tqdm):
         self.said = self.start
         super().__init__(
             desc=name, initial=done, total=total, unit="B", unit_scale=True, leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=no_bar() or not sys.stderr.isatty(),
         )  # fmt: skip
 
     def add(self, n_bytes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -36,6 +36,14 @@ _REFERENCE_GATES = {
     "conv": "spatial.gate",
 }
 
+# by which gates there are, channel and spatial
+_KINDS: dict[tuple[bool, bool], SqueezeExcitation] = {
+    (False, False): "NONE",
+    (True, False): "CSE",
+    (False, True): "SSE",
+    (True, True): "CSSE",
+}
+
 
 def _reference_key(key: str) -> str | None:
     """Our name of one of the authors' parameters; None for those that their network never uses."""
@@ -43,8 +51,9 @@ def _reference_key(key: str) -> str | None:
         return key.replace("classifier.conv.", "classifier.")
     match = re.fullmatch(r"(\w+?)\.(SELayer\.)?(.+)\.(\w+)", key)
     block = _REFERENCE_BLOCKS.get(match[1]) if match else None
-    layer = (_REFERENCE_GATES if match[2] else _REFERENCE_LAYERS).get(match[3]) if block else None
-    if layer is None:
+    layers = _REFERENCE_GATES if match and match[2] else _REFERENCE_LAYERS
+    layer = layers.get(match[3]) if match else None
+    if match is None or block is None or layer is None:
         raise InputError("reference weights", f"'{key}' is not a parameter of QuickNAT")
     name, level = block
     if match[2]:
@@ -52,6 +61,11 @@ def _reference_key(key: str) -> str | None:
             return None  # the bottleneck owns a gate that its forward pass skips
         return f"{name[:-1]}_gates.{level}.{layer}.{match[4]}"
     return f"{name}.{layer}.{match[4]}" if level is None else f"{name}.{level}.{layer}.{match[4]}"
+
+
+def _named(keys: Iterable[str]) -> dict[str, str]:
+    """Our names of their parameters -> theirs, without those that their network never uses."""
+    return {name: key for key in keys if (name := _reference_key(key))}
 
 
 def _reference_keys(kind: SqueezeExcitation) -> dict[str, str]:
@@ -63,7 +77,7 @@ def _reference_keys(kind: SqueezeExcitation) -> dict[str, str]:
         for layer in [*_REFERENCE_LAYERS, *gates]
         for value in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     ] + ["classifier.conv.weight", "classifier.conv.bias"]
-    return {_reference_key(key): key for key in keys}
+    return _named(keys)
 
 
 def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
@@ -77,20 +91,19 @@ def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
     Raises:
         InputError: a key is unknown, missing, or of a shape that does not fit (named).
     """
-    ours = {_reference_key(key): torch.as_tensor(value) for key, value in state.items()}
-    ours.pop(None, None)
+    ours = {name: torch.as_tensor(state[key]) for name, key in _named(state).items()}
     for key in ("classifier.conv.weight", "encode1.conv1.weight"):
         if key not in state or state[key].ndim != 4:
             raise InputError("reference weights", f"'{key}' is missing or no convolution's")
     gates = {part: any(f".{part}." in key for key in ours) for part in ("channel", "spatial")}
-    kind = {(0, 0): "NONE", (1, 0): "CSE", (0, 1): "SSE", (1, 1): "CSSE"}[tuple(gates.values())]
+    kind = _KINDS[gates["channel"], gates["spatial"]]
     filters, _, kernel, _ = ours["encoders.0.convs.0.weight"].shape
     network = QuickNAT(
         n_classes=ours["classifier.weight"].shape[0],
         settings=NetworkSettings(filters=filters, squeeze_excitation=kind, kernel=kernel),
     )
     wanted = network.state_dict()
-    theirs = _reference_keys(kind) | {_reference_key(key): key for key in state}
+    theirs = _reference_keys(kind) | _named(state)
     for name in sorted(wanted.keys() | ours.keys()):
         if name not in ours or name not in wanted:
             problem = "is missing" if name in wanted else "is left over"

@@ -100,6 +100,8 @@ def scored_content(inputs: ReportInputs) -> dict:
 
 def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: dict) -> list[dict]:
     """A row per segmented scan, flagged ones first."""
+    if volumes is None:
+        return []
     dice = {row["subject"]: row["dice"] for row in scored.get("scans", [])}
     uses = {scan.id: scan.use for scan in inputs.scans}
     rows = []
@@ -115,7 +117,7 @@ def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: di
 
 def scan_content(
     inputs: ReportInputs, row: dict, volumes: pd.DataFrame, scored: pd.DataFrame | None
-):
+) -> dict:
     """What one scan's page shows."""
     name, files = row["scan"], inputs.files(row["scan"])
     own = volumes[volumes["subject"] == name].drop(columns="subject")
@@ -179,4 +181,4 @@ def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
         for stage in ("pretrain", "finetune")
         for view in VIEWS
     ]
-    return {p.parts[-3:-1]: pd.read_csv(p, sep="\t") for p in files if p.exists()}
+    return {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in files if p.exists()}

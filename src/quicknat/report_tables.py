@@ -46,8 +46,10 @@ class People:
 
     def of(self, scan: Scan) -> list[str]:
         """What is known of the scan's subject, by column."""
+        if self.table is None:
+            return []
         name = f"sub-{scan.subject}"
-        known = self.table is not None and name in self.table.index
+        known = name in self.table.index
         return [self.table.at[name, column] if known else "n/a" for column in self.columns]
 
 

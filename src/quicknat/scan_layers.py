@@ -57,7 +57,8 @@ def viewing_grid(labels: Volume) -> Grid:
     # outer faces, not centres, of the first voxels coincide
     first = low - 0.5 + step / 2
     affine = labels.affine @ nib.affines.from_matvec(np.diag(step), first)
-    return Grid(tuple(int(n) for n in shape), affine)
+    x, y, z = (int(n) for n in shape)
+    return Grid((x, y, z), affine)
 
 
 def load_layers(
@@ -81,10 +82,12 @@ def load_layers(
         require_same_grid(layer.path, layer, Grid(image.shape, image.affine))
     grid = viewing_grid(canonical(layers["prediction"]))
 
-    def shown(key: str) -> np.ndarray | None:
-        if key not in layers:
-            return None
+    def shown(key: str) -> np.ndarray:
         order, kind = (1, np.float32) if key == "uncertainty" else (0, np.uint8)
         return resample(canonical(layers[key]), grid, order=order).astype(kind)
 
-    return Layers(grid, resample(canonical(image), grid, order=1), *map(shown, given))
+    arrays = {key: shown(key) for key in layers}
+    return Layers(
+        grid, resample(canonical(image), grid, order=1), arrays["prediction"],
+        arrays.get("reference"), arrays.get("uncertainty"),
+    )  # fmt: skip

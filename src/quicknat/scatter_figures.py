@@ -42,7 +42,8 @@ def _name_farthest(
         protocol: abbreviations.
     """  # fmt: skip
     short = dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
-    to_axes, named = axis.transData + axis.transAxes.inverted(), []
+    to_axes = axis.transData + axis.transAxes.inverted()
+    named: list[tuple[float, float]] = []
     for index in distance.nlargest(NAMED).index:
         row = points.loc[index]
         x, y = to_axes.transform(tuple(row[list(place)]))

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError, best_match, relevance
+from jsonschema.exceptions import best_match, relevance
 from jsonschema.validators import extend
 
 from quicknat.errors import InputError
@@ -52,7 +52,7 @@ def _dotted(parts: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-def _explain(error: ValidationError) -> tuple[str, str]:
+def _explain(error: Any) -> tuple[str, str]:  # a ValidationError; its type has parts unset
     """What is wrong, and what would be right, in one line each."""
     key = _dotted(error.absolute_path)
     if error.validator == "additionalProperties":

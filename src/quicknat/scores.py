@@ -36,11 +36,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
     NaN with fewer than three values: so few say nothing about others.
     """
-    values = np.asarray(values, dtype=float)
-    if len(values) < FEWEST:
+    sample = np.asarray(values, dtype=float)
+    if len(sample) < FEWEST:
         return np.nan, np.nan
     found = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+        (sample,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
     return float(found.low), float(found.high)
 

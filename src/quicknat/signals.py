@@ -44,7 +44,8 @@ def forwarded_signals() -> Iterator[None]:
 
     def forward(number: int) -> None:
         for child in multiprocessing.active_children():
-            os.kill(child.pid, number)
+            if child.pid:
+                os.kill(child.pid, number)
 
     with _handled(forward):
         yield

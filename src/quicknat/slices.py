@@ -77,16 +77,16 @@ def write_stacks(
     image, cropped = crop(image, start, size), crop(labels, start, size)
     lost = int((labels > 0).sum() - (cropped > 0).sum())
     files = [folder / view / f"{name}.npy" for view in VIEWS] + [folder / f"{name}.json"]
-    described = {"window_start": start, "size": size, "labelled_voxels_outside": lost, "kept": {}}
+    kept: dict[str, list[int]] = {}
     with written_whole(*files) as temporaries:
         for view, temporary in zip(VIEWS, temporaries[:-1], strict=True):
-            stack, kept = view_stack(image, cropped, view, protocol, min_foreground)
+            stack, kept[view] = view_stack(image, cropped, view, protocol, min_foreground)
             np.save(temporary, stack)
-            described["kept"][view] = kept
-        temporaries[-1].write_text(json.dumps(described) + "\n")
+        numbers = {"window_start": start, "size": size, "labelled_voxels_outside": lost}
+        temporaries[-1].write_text(json.dumps({**numbers, "kept": kept}) + "\n")
     if lost:
         log.warning("%s: %d labelled voxels lie outside the slices", name, lost)
-    counts = ", ".join(f"{len(described['kept'][view])} {view}" for view in VIEWS)
+    counts = ", ".join(f"{len(kept[view])} {view}" for view in VIEWS)
     log.info("%s: %s slices", name, counts)
 
 

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -51,7 +52,7 @@ def _members(archive: Path) -> Iterable[tuple[str, int, Callable[[], IO[bytes] |
                     yield (
                         info.filename,
                         info.file_size,
-                        lambda i=info, z=zipped, k=link: None if k else z.open(i),
+                        partial(zipped.open, info) if not link else lambda: None,
                     )
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as tar:
@@ -60,7 +61,7 @@ def _members(archive: Path) -> Iterable[tuple[str, int, Callable[[], IO[bytes] |
                     yield (
                         member.name,
                         member.size,
-                        lambda m=member, t=tar: t.extractfile(m) if m.isreg() else None,
+                        partial(tar.extractfile, member) if member.isreg() else lambda: None,
                     )
             while tar.fileobj.read(1 << 20):  # the checksum of compressed data comes at its end
                 pass

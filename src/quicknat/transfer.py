@@ -105,8 +105,8 @@ class Partial:
 
 def _reason(error: BaseException) -> str:
     """The root of a network error; the texts above it hold whole addresses, secrets included."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, IncompleteRead):
@@ -171,7 +171,7 @@ def _receive(
                 progress.add(len(chunk))
     except OSError as error:  # of the disk; urllib3 has its own for the network
         fix = "what came is kept: put that right and fetch again"
-        raise InputError(part.path, error.strerror, fix) from error
+        raise InputError(part.path, str(error.strerror), fix) from error
     if total is not None and part.size != total:
         raise _Broken("the connection ended too early")
 

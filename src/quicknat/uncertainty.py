@@ -27,18 +27,17 @@ def structure_uncertainty(
     """
     if n_classes > 64:
         raise ValueError(f"at most 64 classes, not {n_classes}")
-    in_all = in_any = None
-    volumes = []
+    in_all, in_any, volumes = None, None, []
     for labels in samples:
         bit = np.left_shift(np.uint64(1), labels.astype(np.uint64))  # one bit per class
         in_all = bit if in_all is None else in_all & bit
         in_any = bit if in_any is None else in_any | bit
         volumes.append(np.bincount(labels.ravel(), minlength=n_classes))
-    if not volumes:
+    if in_all is None or in_any is None:
         raise ValueError("no samples")
     classes = np.arange(n_classes, dtype=np.uint64)
     both, either = (
-        np.array([np.count_nonzero(voxels >> k & np.uint64(1)) for k in classes], dtype=float)
+        np.array([np.count_nonzero(voxels >> k & np.uint64(1)) for k in classes], dtype=np.float64)
         for voxels in (in_all, in_any)
     )
     with np.errstate(invalid="ignore"):  # 0 / 0 of a class that is nowhere

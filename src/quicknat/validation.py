@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ def validate(
         counts = [torch.bincount(pixels.flatten(), minlength=n_classes) for pixels in maps]
         slices = torch.tensor(len(labels), device=fabric.device)
         sums += torch.cat([*counts, torch.stack((sum(loss(logits, labels)) * slices, slices))])
-    *pixels, total, slices = fabric.all_reduce(sums, reduce_op="sum").cpu().numpy()
+    everywhere: Any = fabric.all_reduce(sums, reduce_op="sum")
+    *pixels, total, slices = everywhere.cpu().numpy()
     right, predicted, true = np.reshape(pixels, (3, n_classes))
     size = predicted + true
     dice = np.divide(2 * right, size, out=np.full(n_classes, np.nan), where=size > 0)

@@ -63,7 +63,7 @@ def colour_blind_colors(protocol: Protocol) -> np.ndarray:
 
 def _centres(labels: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
     """World position (mm) of the voxel of each class that is nearest to the class's centroid."""
-    centres = {}
+    centres: dict[int, list[float]] = {}
     for index, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
             continue
@@ -89,7 +89,7 @@ def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Prot
     low, high = (float(value) for value in np.percentile(layers.image, PERCENTILES))
     high = high if high > low else low + 1
     packed = {"image": _packed(layers.image, layers.grid, low, high, IMAGE_STEPS)}
-    centres = {}
+    centres: dict[int, list[float]] = {}
     for key in ("prediction", "reference"):
         labels = getattr(layers, key)
         if labels is not None:  # where the prediction misses a structure, the reference leads there

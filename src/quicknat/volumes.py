@@ -121,7 +121,7 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
     path = Path(path)
     held = _check_bytes(path)
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         _check_extent(image, path, held)
         data = np.asanyarray(image.dataobj)
     except InputError:
@@ -195,7 +195,8 @@ def save_nifti(path: str | Path, data: np.ndarray, grid: Grid, slope: float = 1.
     if slope != 1:
         image.header.set_slope_inter(slope, 0)
     image.header.set_xyzt_units("mm", "sec")
-    own = grid.transforms or {"qform": (grid.affine, 1), "sform": (grid.affine, 1)}
+    affine = grid.affine.tolist()
+    own = grid.transforms or {"qform": (affine, 1), "sform": (affine, 1)}
     image.set_qform(*own["qform"])
     image.set_sform(*own["sform"])
     nib.save(image, path)

@@ -1,6 +1,9 @@
 """The command line: bad input gives one line, status 1 and no file; misuse gives status 2."""
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 
@@ -166,3 +169,88 @@ def test_version_is_the_packages():
 def test_one_name_for_several_images_is_misuse(tmp_path):
     done = quicknat("segment", "a.nii", "b.nii", "--name", "sub-1", "--model", "m", "--output", "o")
     assert done.returncode == 2 and "--name is for a single image" in done.stderr
+
+
+HEAVY = {"torch", "monai", "torchio", "SimpleITK", "matplotlib", "pandas", "scipy", "nibabel"}
+
+
+def test_help_loads_no_heavy_library_so_that_it_comes_at_once():
+    """A time would depend on the machine: it was 0.3 s where each of these takes longer."""
+    code = "import sys, quicknat.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and HEAVY & set(done.stdout.split()) == set()
+
+
+def test_help_separates_what_people_start_from_the_workflows_steps_and_says_how_to_begin():
+    text = CliRunner().invoke(app, ["--help"]).output
+    own, steps = text.split("Steps of the workflow")
+    assert " segment " in own and " convert " in steps
+    assert "quicknat segment SCAN" in steps  # at its end
+
+
+PLAIN = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "GITHUB_ACTIONS")}
+
+
+@pytest.mark.slow
+def test_piped_output_has_no_colours():
+    for arguments in (["--help"], ["convert"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "quicknat", *arguments], capture_output=True, env=PLAIN
+        )
+        assert b"\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_terminal_gets_colours_unless_told_otherwise():
+    master, slave = pty.openpty()
+
+    def shown(**variables):
+        environment = PLAIN | {"TERM": "xterm-256color"} | variables
+        command = [sys.executable, "-m", "quicknat", "no-such-command"]
+        subprocess.run(command, stdout=slave, stderr=slave, env=environment)
+        return os.read(master, 100_000)
+
+    coloured = re.compile(rb"\x1b\[[\d;]*3\dm")
+    assert coloured.search(shown())
+    assert not coloured.search(shown(NO_COLOR="1"))
+
+
+def test_wrong_name_of_a_command_is_answered_with_the_right_one():
+    done = CliRunner().invoke(app, ["segmnt"])
+    assert done.exit_code == 2 and "Did you mean 'segment'?" in done.output
+
+
+@pytest.mark.slow
+def test_quiet_says_nothing_of_what_went_well_and_verbose_says_more(tmp_path, head_file):
+    said = {}
+    for option in ("--quiet", "--verbose", None):
+        arguments = ["convert", head_file, "--output", tmp_path / "c.nii.gz", "--spacing", 8]
+        done = quicknat(*filter(None, [option]), *arguments, "--size", 32)
+        assert done.returncode == 0, done.stderr
+        said[option] = done.stderr
+    assert said["--quiet"] == ""
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO quicknat\.", said["--verbose"])
+    assert said[None] and said[None].strip() in said["--verbose"]
+
+
+def test_quiet_and_verbose_together_are_misuse():
+    done = CliRunner().invoke(app, ["--quiet", "--verbose", "failures"])
+    assert done.exit_code == 2 and "contradict" in done.output
+
+
+def test_quiet_draws_no_progress_bar_on_a_terminal_either(monkeypatch):
+    from quicknat.progress import no_bar
+
+    monkeypatch.delenv("QUICKNAT_QUIET", raising=False)
+    assert no_bar() is None  # tqdm asks the terminal
+    monkeypatch.setenv("QUICKNAT_QUIET", "1")
+    assert no_bar() is True
+
+
+def test_shell_completes_the_names_of_commands():
+    code = "import sys; sys.argv[0] = 'quicknat'; from quicknat.cli import main; main()"
+    asked = {"_QUICKNAT_COMPLETE": "complete_bash", "COMP_WORDS": "quicknat seg", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | asked
+    )
+    assert done.stdout.split() == ["segment"], done.stderr

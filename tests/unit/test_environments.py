@@ -6,6 +6,7 @@ import tomllib
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from helpers import ROOT
@@ -62,3 +63,41 @@ def test_samseg_environment_pins_the_version_that_was_tried():
     described = yaml.safe_load((ROOT / "envs" / "samseg.yaml").read_text())
     (wanted,) = [part["pip"] for part in described["dependencies"] if isinstance(part, dict)]
     assert wanted == ["numpy<2", "samseg==0.4a0"]  # its only release; it needs NumPy 1
+
+
+def test_image_installs_what_the_lock_and_the_makefile_say():
+    recipe = (ROOT / "Dockerfile").read_text()
+    default = re.search(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert f"ARG TORCH={default}\n" in recipe
+    assert default in PROJECT["dependencies"]
+    assert "--requirement requirements.lock" in recipe
+    (version,) = re.findall(r"^FROM python:([\d.]+)-slim$", recipe, re.MULTILINE)
+    assert SpecifierSet(PROJECT["requires-python"]).contains(version)
+    for name in re.findall(r"^COPY (.+) \S+$", recipe, re.MULTILINE):
+        for path in name.split():
+            assert (ROOT / path).exists()
+            assert f"!{path}\n" in (ROOT / ".dockerignore").read_text()
+
+
+def test_lock_files_name_no_package_index():
+    for name in ("requirements.lock", "requirements-test.lock"):
+        lines = (ROOT / name).read_text().splitlines()
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), name
+
+
+def test_hosted_tests_run_our_script_on_every_python_that_is_promised():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    steps = [step.get("run") for step in jobs["tests"]["steps"]]
+    assert "bash .ci/run" in steps
+    promised = {c.split(" :: ")[-1] for c in PROJECT["classifiers"] if " :: Python :: 3." in c}
+    assert set(jobs["tests"]["strategy"]["matrix"]["python"]) == promised
+    assert all(SpecifierSet(PROJECT["requires-python"]).contains(version) for version in promised)
+
+
+def test_citation_names_the_version_and_licence_of_the_package():
+    import quicknat
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == quicknat.__version__
+    assert cited["license"] == PROJECT["license"]
+    assert cited["preferred-citation"]["doi"] == "10.1016/j.neuroimage.2018.11.042"

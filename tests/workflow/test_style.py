@@ -14,10 +14,14 @@ COMMANDS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "snakefmt": ["snakefmt", "--check", "Snakefile", "workflow/rules"],
     "snakemake lint": ["snakemake", "--lint"],
+    "mypy": ["mypy"],
 }
+SLOW = {"mypy"}  # half a minute without its cache
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in COMMANDS]
+)
 def test_tool_has_nothing_to_say(name):
     module, *arguments = COMMANDS[name]
     done = subprocess.run(
@@ -33,6 +37,13 @@ def test_snakefile_and_rule_files_stay_short():
     }
     assert lengths.pop("Snakefile") < 60
     assert max(lengths.values()) <= 150, lengths
+
+
+def test_commits_are_checked_by_the_same_tools():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"  # nothing is fetched
+    entries = {hook["entry"].removesuffix(" --fix") for hook in repository["hooks"]}
+    assert {"ruff check", "ruff format", "snakefmt", "mypy"} <= entries
 
 
 @pytest.mark.parametrize("name", ["local", "slurm"])

@@ -2,7 +2,6 @@
 # Requires: config.yaml, the sheet and the sources table, all three checked against their schemas.
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -29,10 +28,6 @@ CHECKED = "results/check.tsv"
 DEMO_SOURCE = "img2fmri"  # the package whose heads the demo cohort deforms
 DEMO_HEADS = ("CSI1", "CSI2")
 DEMO_HEAD = "img2fmri/derivatives/T1/sub-{head}_ses-16_anat_sub-{head}_ses-16_T1w.nii.gz"
-
-# rules call the `quicknat` that belongs to this Snakemake, also when its environment is not active
-if shutil.which("quicknat") is None:
-    os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
 
 def in_workflow(path):

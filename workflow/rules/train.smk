@@ -1,5 +1,5 @@
-# Train the three views, independently: on automatic labels or painted images first, then on the
-# given labels.
+# Train the three views, independently: pre-training where there is something for it, fine-tuning.
+# The first is on automatic labels or painted images, the second on the given labels.
 # Requires: the stacks of the pretrain, train and val scans; those of tissues, to paint images from.
 # Makes:    results/models/{stage}/{view}/   model.safetensors, model.json, history.tsv
 #           results/model/                   the three views in one folder, ready to segment

@@ -17,12 +17,16 @@ from quicknat.errors import InputError, Interrupted, for_users, one_line
 app = typer.Typer(
     name="quicknat",
     help="QuickNAT: segment T1-weighted brain MRI, and train the networks that do it.",
+    epilog="To segment: `quicknat segment SCAN --model MODEL --output FOLDER`. To train on scans "
+    "of your own: `quicknat sheet FOLDER --output cohort.tsv`, `quicknat check cohort.tsv`, then "
+    "`snakemake --cores all --config sheet=cohort.tsv`. Each command's `--help` has an example.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 log = logging.getLogger("quicknat")
+STEPS = "Steps of the workflow, which Snakemake calls"  # a heading of --help
 
 ProtocolFile = Annotated[Path, typer.Option("--protocol", help="Label protocol table (TSV).")]
 Orientation = Annotated[
@@ -79,17 +83,29 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Warnings and errors only, no progress bars.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="More, with the time and where it comes from.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     if debug:
         os.environ["QUICKNAT_DEBUG"] = "1"
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr
-    )
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose contradict each other")
+    level = logging.WARNING if quiet else logging.INFO
+    if quiet:
+        os.environ["QUICKNAT_QUIET"] = "1"
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s"
+    logging.basicConfig(level=level, format=form, stream=sys.stderr)
+    if verbose:  # what was asked of which server, and how often again
+        logging.getLogger("urllib3").setLevel(logging.DEBUG)
+    else:
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 def main() -> None:

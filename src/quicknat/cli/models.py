@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import (
+    STEPS,
     ProtocolFile,
     Size,
     SliceSize,
@@ -22,7 +23,7 @@ from quicknat.cli.app import (
 log = logging.getLogger(__name__)
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def train(
     view: Annotated[str, typer.Argument(help="coronal, axial or sagittal.")],
     stacks: Annotated[Path, typer.Option(help="File that lists the training stacks, one a line.")],
@@ -74,7 +75,7 @@ def train(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def bundle(
     models: Annotated[Path, typer.Argument(help="Folder with one trained model per view.")],
     protocol: ProtocolFile,

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import ProtocolFile, app, read_list
+from quicknat.cli.app import STEPS, ProtocolFile, app, read_list
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def curves(
     histories: Annotated[list[Path], typer.Argument(help="…/{stage}/{view}/history.tsv files.")],
     output: Annotated[Path, typer.Option(help="PNG to write; an SVG goes beside it.")],
@@ -62,7 +62,7 @@ def slice_png(
     log.info("%s: %d pictures", output, len(range(0, len(pairs), stride)))
 
 
-@app.command("score-figures")
+@app.command("score-figures", rich_help_panel=STEPS)
 def draw_scores(
     metrics: Annotated[Path, typer.Argument(help="Gathered metrics table.")],
     views: Annotated[Path, typer.Option(help="Gathered table of the views' scores.")],
@@ -104,7 +104,7 @@ def draw_scores(
         save(figure, output / f"{name}.png", output / f"{name}.svg", dpi=160)
 
 
-@app.command("scan-pictures")
+@app.command("scan-pictures", rich_help_panel=STEPS)
 def scan_pictures(
     scan: Annotated[Path, typer.Argument(help="Conformed scan (its sidecar names the original).")],
     prediction: Annotated[Path, typer.Argument(help="Label map on the original's grid.")],
@@ -130,15 +130,16 @@ def scan_pictures(
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
-    parts = (layers.image, layers.prediction, layers.reference)
-    found = [None if part is None else Volume(part, layers.grid.affine, scan) for part in parts]
-    save(overlay_panel(*found, table, name), overlay)
+    place = layers.grid.affine, scan
+    truth = None if layers.reference is None else Volume(layers.reference, *place)
+    image, labels = Volume(layers.image, *place), Volume(layers.prediction, *place)
+    save(overlay_panel(image, labels, truth, table, name), overlay)
     with folder_written_whole(mosaics) as folder:
         write_mosaics(folder, layers, table.colors, colour_blind_colors(table))
     write_viewer_volumes(volumes, name, layers, table)
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def report(
     sheet: Annotated[Path, typer.Argument(help="The cohort's sheet.")],
     schema: Annotated[Path, typer.Option(help="Its schema.")],

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Spacing, app
+from quicknat.cli.app import STEPS, Orientation, ProtocolFile, Size, SliceSize, Spacing, app
 
 log = logging.getLogger(__name__)
 
 Numbering = Annotated[str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")]
 
 
-@app.command("slice-tissues")
+@app.command("slice-tissues", rich_help_panel=STEPS)
 def slice_tissues(
     labels: Annotated[Path, typer.Argument(help="Label map; may be a glob.")],
     protocol: ProtocolFile,
@@ -92,8 +92,8 @@ def synthesize(
         volume = read_volume(path, orientation)
         tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size)
         start = head_window(head, spacing, slice_size)
-        cubes = (crop(data, start, slice_size) for data in (tissues, classes))
-        stacks.append(view_stack(*cubes, view, table, 0.01)[0])
+        tissues, classes = (crop(data, start, slice_size) for data in (tissues, classes))
+        stacks.append(view_stack(tissues, classes, view, table, 0.01)[0])
     with written_whole(output) as (temporary,):
         matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
     log.info("%s: %d pictures painted from %d label map(s)", output, samples, len(stacks))

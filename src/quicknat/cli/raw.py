@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import Threads, app
+from quicknat.cli.app import STEPS, Threads, app
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def download(
     sources: Annotated[Path, typer.Argument(help="Table of sources (workflow/sources.tsv).")],
     source: Annotated[str, typer.Argument(help="Which row of it.")],
@@ -54,7 +54,7 @@ def download(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def unpack(
     archive: Annotated[Path, typer.Argument(help="zip, whl, tar or tar.gz.")],
     member: Annotated[list[str], typer.Option(help="Path or glob to take out; repeatable.")],
@@ -75,7 +75,7 @@ def unpack(
     log.info("%s: %d files", folder, len(written))
 
 
-@app.command("demo-scan")
+@app.command("demo-scan", rich_help_panel=STEPS)
 def demo_scan(
     head: Annotated[str, typer.Argument(help="Demo head to deform, CSI1 or CSI2.")],
     image: Annotated[Path, typer.Argument(help="Its T1w scan.")],

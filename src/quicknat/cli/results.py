@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import Orientation, ProtocolFile, Threads, app, check_name
+from quicknat.cli.app import STEPS, Orientation, ProtocolFile, Threads, app, check_name
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def segment(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="…_desc-quicknat_dseg.nii.gz of 'segment'.")],
     reference: Annotated[Path, typer.Argument(help="Reference classes on the same grid.")],
@@ -162,7 +162,7 @@ def evaluate(
             scores.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def gather(
     tables: Annotated[Path, typer.Argument(help="File that lists the tables, one a line.")],
     output: Annotated[Path, typer.Option(help="Table to write.")],

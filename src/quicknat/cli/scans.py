@@ -12,6 +12,7 @@ import typer
 
 import quicknat
 from quicknat.cli.app import (
+    STEPS,
     Orientation,
     ProtocolFile,
     Size,
@@ -35,7 +36,7 @@ class LabelMethod(StrEnum):
     samseg = "samseg"
 
 
-@app.command()
+@app.command(rich_help_panel=STEPS)
 def convert(
     image: Annotated[Path, typer.Argument(help="T1w scan: NIfTI, MGZ, Analyze; may be a glob.")],
     output: Annotated[
@@ -69,7 +70,7 @@ def convert(
     log.info("%s: %s %s -> %s", path, record["source_orientation"], data.shape, output)
 
 
-@app.command("convert-labels")
+@app.command("convert-labels", rich_help_panel=STEPS)
 def convert_labels(
     labels: Annotated[Path, typer.Argument(help="Label map on the scan's grid; may be a glob.")],
     scan: Annotated[Path, typer.Option(help="The conformed scan.")],
@@ -110,7 +111,7 @@ def convert_labels(
     log.info("%s -> %s: %d classes", path, output, len(np.unique(conformed)))
 
 
-@app.command("auto-label")
+@app.command("auto-label", rich_help_panel=STEPS)
 def auto_label(
     scan: Annotated[Path, typer.Argument(help="Conformed scan without labels.")],
     output: Annotated[
@@ -155,7 +156,7 @@ def auto_label(
     if method is LabelMethod.atlas:
         from quicknat.autolabel import label_scan
 
-        if not atlas or len(atlas) != len(atlas_labels or []):
+        if not atlas or not atlas_labels or len(atlas) != len(atlas_labels):
             raise typer.BadParameter("give one --atlas-labels for each --atlas, at least one")
         pairs = list(zip(atlas, atlas_labels, strict=True))
         classes = label_scan(scan, pairs, seed, threads)
@@ -173,7 +174,7 @@ def auto_label(
     log.info("%s: %d classes by %s", output, len(np.unique(classes)), method.value)
 
 
-@app.command("slice")
+@app.command("slice", rich_help_panel=STEPS)
 def slice_(
     scan: Annotated[Path, typer.Argument(help="Conformed scan.")],
     labels: Annotated[Path, typer.Argument(help="Its label map.")],

@@ -1,0 +1,29 @@
+# The software of this workflow in one image: jobs run in it with `snakemake --sdm apptainer`, and
+# `docker run --rm IMAGE quicknat --help` works too. It has the versions of requirements.lock.
+#
+#   docker build --tag quicknat:0.1.0 .
+#   apptainer build quicknat.sif docker-daemon://quicknat:0.1.0
+#   snakemake --sdm apptainer --config container=$PWD/quicknat.sif
+#
+# Nobody has published it, and it has not been built where it was written (there was neither Docker
+# nor a registry); tests/unit/test_environments.py compares it with the lock and pyproject.toml.
+FROM python:3.11-slim
+
+# git and npm: two kinds of download need them; g++: torch.compile
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ git npm \
+    && rm -rf /var/lib/apt/lists/*
+
+# torch first and by itself, as in the Makefile: --build-arg TORCH=... chooses another build
+ARG TORCH=torch==2.13.0
+WORKDIR /opt/quicknat
+COPY requirements.lock .
+RUN pip install --no-cache-dir $TORCH \
+    && pip install --no-cache-dir --requirement requirements.lock
+
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip install --no-cache-dir --no-deps .
+
+WORKDIR /work
+CMD ["quicknat", "--help"]
