@@ -195,6 +195,14 @@ def test_no_command_but_download_uses_the_network(
         "slice", scans["sub-1"], labels["sub-1"], *table, "--folder", slices, "--name", "sub-1",
         "--size", 48,
     )  # fmt: skip
+    ok(
+        "slice-tissues", raw / "sub-2_dseg.nii.gz", *table, "--folder", slices, "--name",
+        "sub-2_tissues", *grid, "--slice-size", 48,
+    )  # fmt: skip
+    ok(
+        "synthesize", raw / "sub-2_dseg.nii.gz", *table, "--output", tmp_path / "painted.png",
+        "--spacing", 4,
+    )  # fmt: skip
     ok("slice-png", slices / "axial/sub-1.npy", *table, "--output", tmp_path / "png")
     settings = {"epochs": 1, "learning_rate": 1e-3, "compile": False, "network": {"filters": 4}}
     for view in VIEWS:
@@ -235,14 +243,15 @@ def test_no_command_but_download_uses_the_network(
         *table, "--output", figures,
     )  # fmt: skip
     ok(
-        "overlay", scans["sub-1"], anat / "sub-1_desc-quicknat_dseg.nii.gz", *table, "--output",
-        figures / "sub-1_overlay.png",
+        "scan-pictures", scans["sub-1"], anat / "sub-1_desc-quicknat_dseg.nii.gz", *table,
+        "--overlay", figures / "sub-1_overlay.png", "--mosaics", figures / "sub-1", "--volumes",
+        results / "report/volumes/sub-1.js",
     )  # fmt: skip
     (tmp_path / "list.txt").write_text("sub-1\n")
     (results / "benchmarks").mkdir()
     ok(
-        "report", sheet, "--schema", ROOT / "workflow/schemas/sheet.schema.yaml", "--template",
-        ROOT / "workflow/report/index.html.j2", *table, "--results", results, "--segmented",
+        "report", sheet, "--schema", ROOT / "workflow/schemas/sheet.schema.yaml", "--templates",
+        ROOT / "workflow/report", *table, "--results", results, "--segmented",
         tmp_path / "list.txt", "--output", results / "report/index.html",
     )  # fmt: skip
     ok("failures", results / "failed.tsv")
