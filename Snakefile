@@ -9,8 +9,9 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config.yaml"
 
 
-# a log that cannot be written must not cost the work that it is about; it is on the screen too
-shell.prefix('tee() {{ command tee "$@" || true; }}; ')
+# bash's strict mode, which Snakemake's own prefix is, or a failed command before a pipe goes unseen;
+# and a log that cannot be written must not cost the work that it is about: it is on the screen too
+shell.prefix('set -euo pipefail; tee() {{ command tee "$@" || true; }}; ')
 
 
 include: "workflow/rules/common.smk"

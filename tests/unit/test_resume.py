@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import LABELS
-from quicknat import training
+from quicknat import view_training
 from quicknat.checkpoint import differences, load_state, remove_states, save_state
 from quicknat.errors import InputError, Interrupted
 from quicknat.learner import Learner
@@ -135,7 +135,7 @@ def test_signal_saves_and_the_next_call_goes_on(
 
 def test_finished_epoch_is_never_trained_again(stacks, tmp_path, protocol, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(training, "validate", cut)
+        patch.setattr(view_training, "validate", cut)
         train(stacks, protocol, tmp_path / "m", replace(SETTINGS, checkpoint_minutes=1000))
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         cut_after(patch, 1, cut)
