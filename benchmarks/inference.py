@@ -110,7 +110,7 @@ def segment_plainly(scan: Path, model: Path, output: Path) -> None:
         for v, weight in bundle.weights.items()
     )
     native = record_grid(record)
-    save_nifti(output / "plain.nii.gz", to_native(total, grid.affine, native), native)
+    save_nifti(output / "plain.nii.gz", to_native([(total, grid.affine)], native), native)
 
 
 @app.command()

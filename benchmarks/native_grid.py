@@ -44,7 +44,7 @@ def both_ways(bundle: Bundle, volume: Volume) -> Iterator[tuple[str, np.ndarray,
     affine[:3, 3] = apply_affine(affine, np.add(first, prediction.start))
     native = Grid(volume.shape, volume.affine)
     start = time.perf_counter()
-    labels = to_native(prediction.probabilities, affine, native)
+    labels = to_native([(prediction.probabilities, affine)], native)
     yield "probabilities", labels, time.perf_counter() - start
     start = time.perf_counter()
     classes = prediction.probabilities.argmax(dim=0).byte().numpy()

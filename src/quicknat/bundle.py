@@ -25,7 +25,7 @@ CARD = """# QuickNAT model
 Whole-brain segmentation of T1-weighted MRI, protocol `{protocol}` ({structures} structures).
 
 - Networks: coronal, axial, sagittal; {filters} filters, squeeze-and-excitation {kind};
-  probabilities weighted {weights}.
+  probabilities weighted {weights}{passes}.
 - Grid: RAS+, {spacing} mm, slices of {size} x {size}.
 - Trained on {n_train} scans, best epoch chosen on {n_val} validation scans with mean Dice {dice}.
 - Use: `quicknat segment T1w.nii.gz --model THIS_FOLDER --output out/`
@@ -39,7 +39,11 @@ Method: Roy et al., QuickNAT, NeuroImage 186 (2019) 713-727.
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model ready to use: networks in evaluation mode by view, and their settings."""
+    """A model ready to use: networks in evaluation mode by view, and their settings.
+
+    ``weights``: share of each view. ``mirror``: each slice is seen from both sides. ``shift``: the
+    scan is seen a second time, moved by half a voxel along each axis.
+    """
 
     networks: dict[str, QuickNAT]
     weights: dict[str, float]
@@ -49,6 +53,8 @@ class Bundle:
     slice_size: int
     identity: str
     population: dict
+    mirror: bool = False
+    shift: bool = False
 
 
 def write_bundle(
@@ -59,6 +65,8 @@ def write_bundle(
     conform_size: int,
     slice_size: int,
     output: str | Path,
+    mirror: bool = False,
+    shift: bool = False,
 ) -> None:
     """Gather three trained views into one folder.
 
@@ -66,6 +74,8 @@ def write_bundle(
         models: folder of each view's trained model.
         weights: share of each view in the aggregate; must add up to 1.
         spacing_mm, conform_size, slice_size: the grid that the views were trained on.
+        mirror: segment with the mean of each slice and its mirror image.
+        shift: segment with the mean of the scan and the scan moved by half a voxel.
         output: folder to write to; its ``bundle.json`` comes last.
 
     Raises:
@@ -120,6 +130,8 @@ def write_bundle(
                 filters=one["network"]["filters"],
                 kind=one["network"]["squeeze_excitation"],
                 weights=" + ".join(f"{weights[view]:g} {view}" for view in VIEWS),
+                passes="; mean of a slice and its mirror image" * mirror
+                + "; mean of a scan and itself moved by half a voxel" * shift,
                 spacing=f"{spacing_mm:g}",
                 size=slice_size,
                 n_train=len(one["training_scans"]),
@@ -134,6 +146,8 @@ def write_bundle(
         "conform": {"spacing_mm": spacing_mm, "size": conform_size},
         "slices": {"size": slice_size},
         "aggregation": {view: weights[view] for view in VIEWS},
+        "mirror": mirror,
+        "shift": shift,
         "views": views,
         "population": population,
         "quicknat": quicknat.__version__,
@@ -193,4 +207,6 @@ def load_bundle(
         slice_size=described["slices"]["size"],
         identity=sha256(folder / "bundle.json"),
         population=described["population"],
+        mirror=described["mirror"],
+        shift=described["shift"],
     )

@@ -10,7 +10,7 @@ from quicknat.labels import MAX_CLASSES
 from quicknat.schema import check
 from quicknat.slices import VIEWS
 
-FORMAT = 3
+FORMAT = 4
 
 FILE = {"type": "string", "pattern": "^[^/\\\\]{1,99}$", "description": "must name a file here"}
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "must be a SHA-256"}
@@ -30,6 +30,8 @@ SCHEMA = _object(
     conform=_object(spacing_mm={"type": "number", "minimum": 0.1, "maximum": 16}, size=SIDE),
     slices=_object(size={**SIDE, "multipleOf": 16}),
     aggregation=_object(**{view: {"type": "number", "minimum": 0} for view in VIEWS}),
+    mirror={"type": "boolean"},
+    shift={"type": "boolean"},
     views={"type": "object", "additionalProperties": _object(
         weights=FILE,
         sha256=SHA256,

@@ -36,7 +36,7 @@ AGAIN = "slice all scans again with one label table and size"
 def augmentation(size: int) -> Compose:
     """Random rotation, scaling, shift, contrast, gain, blur and noise of one slice.
 
-    Slices are never flipped: left and right are different classes.
+    Flips are no part of it: left and right are different classes, see :class:`SliceDataset`.
     """
     keys, modes = ("image", "labels"), ("bilinear", "nearest")
     shift = 0.04 * size
@@ -62,8 +62,9 @@ def augmentation(size: int) -> Compose:
 class SliceDataset(Dataset):
     """All slices of several memory-mapped view stacks.
 
-    With a `stride`, every so many-th slice of a scan only. Each item is a dict: ``image`` float32
-    (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``; with a transform,
+    With a `stride`, every so many-th slice of a scan only. With `swapped`, what each class becomes
+    in a mirror, a half of the items at random is mirrored left–right. Each item is a dict:
+    ``image`` float32 (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``; with a transform,
     ``k // len`` is the epoch it is augmented for.
 
     Where there are stacks of `tissues`, after the others, an item says by ``tissues`` (bool)
@@ -81,6 +82,7 @@ class SliceDataset(Dataset):
         seed: int = 0,
         stride: int = 1,
         tissues: Sequence[str | Path] = (),
+        swapped: np.ndarray | None = None,
     ) -> None:
         self.images = len(paths)  # so many scans have one
         self.paths = [*paths, *tissues]
@@ -95,6 +97,7 @@ class SliceDataset(Dataset):
         self.transform = transform
         self.seed = seed
         self.stride = stride
+        self.swapped = swapped
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -103,6 +106,8 @@ class SliceDataset(Dataset):
         index = number % len(self)
         scan = int(np.searchsorted(self.ends, index, side="right"))
         pair = self.stacks[scan][index - (self.ends[scan - 1] if scan else 0)]
+        if self.swapped is not None and np.random.default_rng((self.seed, number)).random() < 0.5:
+            pair = np.stack([pair[0, ::-1], self.swapped[pair[1, ::-1]]])  # (2, X, …), RAS+ axes
         painted = scan >= self.images
         image = torch.from_numpy(pair[:1].astype(np.float32) / (1 if painted else 255))
         kind = {"tissues": torch.tensor(painted)} if len(self.paths) > self.images else {}

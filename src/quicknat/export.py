@@ -22,8 +22,8 @@ SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 README = """# {protocol} segmentation of T1w brain MRI (QuickNAT)
 
 One network on volumes, {size} voxels of {spacing:g} mm along each side: three 2-D networks whose
-probabilities are averaged. `configs/metadata.json` names the {n_classes} output channels. Run it
-from this folder:
+probabilities are averaged{passes}. `configs/metadata.json` names the {n_classes} output channels.
+Run it from this folder:
 
 ```python
 from monai.bundle import ConfigParser
@@ -35,9 +35,9 @@ probabilities = network(window)  # (1, 1, {size}, {size}, {size}) -> (1, {n_clas
 ```
 
 `window` holds float32 intensities, 0 for air and about 0.67 for white matter, on RAS+ axes: the
-{size} mm cube around the brain that `quicknat segment` cuts out. From a scan to a label map on the
-scan's own grid, with volumes and quality flags, there is `quicknat segment`
-(`pip install quicknat`).
+{side:g} mm cube around the brain that `quicknat segment` cuts out. From a scan to a label map on
+the scan's own grid, with volumes and quality flags, there is `quicknat segment` (`pip install .` in
+a checkout of QuickNAT's workflow).
 
 Not a medical device. The scans and labels that a model was trained on decide what it can know, and
 who may use it.
@@ -49,7 +49,8 @@ Method: Roy et al., QuickNAT, NeuroImage 186 (2019) 713-727.
 def volumetric(bundle: Bundle) -> ThreeViews:
     """The bundle's three networks as one, in evaluation mode."""
     settings = {view: asdict(part.settings) for view, part in bundle.networks.items()}
-    whole = ThreeViews(settings, bundle.protocol.sagittal.tolist(), bundle.weights)
+    mirror = bundle.protocol.swapped.tolist() if bundle.mirror else None
+    whole = ThreeViews(settings, bundle.protocol.sagittal.tolist(), bundle.weights, mirror)
     for view, part in bundle.networks.items():
         whole.views[view].load_state_dict(part.state_dict())
     return whole.eval()
@@ -117,6 +118,7 @@ def configuration(bundle: Bundle) -> dict:
             "settings": {view: asdict(part.settings) for view, part in bundle.networks.items()},
             "sagittal": bundle.protocol.sagittal.tolist(),
             "weights": bundle.weights,
+            "mirror": bundle.protocol.swapped.tolist() if bundle.mirror else None,
         },
         "loaded": "$@network_def.load_state_dict(torch.load(@weights, weights_only=True))",
         "network": "$@loaded and @network_def.eval()",
@@ -160,6 +162,8 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
             README.format(
                 protocol=bundle.protocol.name,
                 size=bundle.slice_size,
+                side=bundle.slice_size * bundle.spacing_mm,
+                passes=", of each slice and of its mirror image" if bundle.mirror else "",
                 spacing=bundle.spacing_mm,
                 n_classes=len(bundle.protocol.names),
             )

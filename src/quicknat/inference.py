@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from nibabel.affines import apply_affine
+from scipy import ndimage
 from tqdm import tqdm
 
 from quicknat.bundle import Bundle
@@ -28,6 +29,7 @@ from quicknat.volumes import Grid
 log = logging.getLogger(__name__)
 
 MIN_BRIGHT = 0.005  # share of bright pixels that makes a slice worth looking at
+HALF = 0.5  # voxel
 MIN_FOREGROUND = 0.01  # of the slices that are compared with the training's, which had no others
 
 
@@ -86,6 +88,9 @@ def slice_probabilities(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Softmax of one view, slice by slice where there is something to see.
 
+    Where the bundle mirrors, coronal and axial slices are seen from both sides, and the two
+    predictions averaged.
+
     Args:
         image: uint8 (S, S, S), RAS+, the window that the networks see.
         batch: slices per forward pass.
@@ -95,6 +100,7 @@ def slice_probabilities(
         protocol, in the sagittal view both sides' with the probability of their merged one.
     """
     network = bundle.networks[view]
+    swapped = torch.from_numpy(bundle.protocol.swapped) if bundle.mirror else None
     device = next(network.parameters()).device
     classes = torch.tensor(bundle.protocol.sagittal) if view == "sagittal" else slice(None)
     slices = np.moveaxis(image, AXIS[view], 0)
@@ -103,7 +109,11 @@ def slice_probabilities(
         some = numbers[:batch]
         values = torch.from_numpy(slices[some].astype(np.float32) / 255)[:, None]
         try:
-            logits = network(values.to(device, memory_format=torch.channels_last))
+            values = values.to(device, memory_format=torch.channels_last)
+            probabilities = network(values).softmax(dim=1)
+            if swapped is not None and view != "sagittal":  # which has but one side
+                other = network(values.flip(2)).softmax(dim=1).flip(2)
+                probabilities = (probabilities + other[:, swapped]) / 2
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
@@ -111,7 +121,7 @@ def slice_probabilities(
             torch.cuda.empty_cache()
             log.warning("the GPU's memory is full; going on with %d slices at a time", batch)
             continue
-        probabilities = logits.softmax(dim=1).cpu()[:, classes].movedim(1, -1)
+        probabilities = probabilities.cpu()[:, classes].movedim(1, -1)
         yield from zip(some.tolist(), probabilities, strict=True)
         numbers = numbers[batch:]
 
@@ -180,8 +190,9 @@ def sample(
     """Mean of Monte-Carlo dropout samples, and how they differ per class (Bayesian QuickNAT).
 
     The random numbers depend on the number of the sample alone, so the result is the same each
-    time.
+    time. Nothing is mirrored: the mean of two would vary less than the paper's samples do.
     """
+    bundle = replace(bundle, mirror=False)
     labels: list[np.ndarray] = []
     mean: Any = None  # until the first sample
     with dropout_on(bundle):
@@ -196,6 +207,19 @@ def sample(
                 mean.probabilities.add_(one.probabilities, alpha=1 / samples)
     iou, cv = structure_uncertainty(labels, len(bundle.protocol.names))
     return mean, {"iou": iou, "cv": cv}
+
+
+def moved(affine: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Voxel-to-world of the grid whose first voxel is at `start` of the given one."""
+    result = affine.copy()
+    result[:3, 3] = apply_affine(affine, start)
+    return result
+
+
+def shifted(image: np.ndarray) -> np.ndarray:
+    """Values of a uint8 image half a voxel on along each axis, by cubic splines."""
+    values = ndimage.shift(image.astype(np.float32), -HALF, order=3, mode="nearest")
+    return np.rint(values.clip(0, 255)).astype(np.uint8)
 
 
 def segment(
@@ -215,7 +239,8 @@ def segment(
         affine: its voxel-to-world.
         native: the grid that the scan came on.
         batch: slices per forward pass.
-        samples: Monte-Carlo dropout samples; 0 for a single pass without dropout.
+        samples: Monte-Carlo dropout samples, which stand in for the bundle's mirror and shift; 0 to
+            segment without dropout.
         views: return each view's own labels too.
 
     Raises:
@@ -229,10 +254,14 @@ def segment(
         prediction, confidence = sample(bundle, window, samples, batch)
     else:
         prediction = aggregate(bundle, window, batch)
-    times.append(time.perf_counter())
-    box_affine = affine.copy()
-    box_affine[:3, 3] = apply_affine(affine, np.add(first, prediction.start))
     probabilities = prediction.probabilities
+    box_affine = moved(affine, np.add(first, prediction.start))
+    parts = [(probabilities, box_affine)]
+    if bundle.shift and not samples:
+        second = aggregate(bundle, shifted(window), batch)
+        start = np.add(first, second.start) + HALF
+        parts.append((second.probabilities, moved(affine, start)))
+    times.append(time.perf_counter())
     classes = probabilities.argmax(dim=0)
     entropy = normalised_entropy(probabilities)
     confidence |= {
@@ -246,7 +275,7 @@ def segment(
     labelled = (pair for pair in coronal if (pair[1] > 0).mean() > MIN_FOREGROUND)
     statistics = describe_scan(labelled, len(probabilities))
     times.append(time.perf_counter())
-    labels = to_native(probabilities, box_affine, native)
+    labels = to_native(parts, native)
     entropy_there = entropy_to_native(entropy, box_affine, native)
     own = votes_to_native(prediction.votes, box_affine, native, bundle.protocol) if views else {}
     times.append(time.perf_counter())

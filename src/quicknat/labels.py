@@ -161,6 +161,12 @@ class Protocol:
             return np.full(self.n_classes(view), -1)
         return self.table["partner"].to_numpy()
 
+    @cached_property
+    def swapped(self) -> np.ndarray:
+        """What each class becomes in a mirror, (C,)."""
+        partners = self.table["partner"].to_numpy()
+        return np.where(partners < 0, np.arange(len(partners)), partners)
+
     def remap(self, source: np.ndarray, numbering: str, where: str | Path) -> np.ndarray:
         """Turn a label map in another numbering into class indices, uint8, same shape.
 

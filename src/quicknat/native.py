@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,21 @@ from quicknat.volumes import Grid, Volume
 
 
 @torch.inference_mode()
-def to_native(probabilities: torch.Tensor, affine: np.ndarray, native: Grid) -> np.ndarray:
+def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) -> np.ndarray:
     """Most probable class at each voxel of the native grid.
 
-    Probabilities are interpolated linearly and compared there, which keeps boundaries smooth where
-    the native voxels are finer. Only the box around the structures is computed.
+    Probabilities are interpolated linearly, summed and compared there, which keeps boundaries
+    smooth where the native voxels are finer. Only the box around the first part's structures is computed.
 
     Args:
-        probabilities: (C, X, Y, Z).
-        affine: voxel-to-world of that grid.
+        parts: probabilities (C, X, Y, Z), each with the voxel-to-world of its grid.
         native: grid to fill.
 
     Returns:
         uint8 class indices; 0 outside the window.
     """
     labels = np.zeros(native.shape, dtype=np.uint8)
+    probabilities, affine = parts[0]
     inside = probabilities.argmax(dim=0).nonzero().numpy()
     if not len(inside):
         return labels
@@ -39,17 +39,24 @@ def to_native(probabilities: torch.Tensor, affine: np.ndarray, native: Grid) -> 
     box = apply_affine(np.linalg.inv(native.affine) @ affine, corners)
     first = np.clip(np.floor(box.min(axis=0)), 0, native.shape).astype(int)
     last = np.clip(np.ceil(box.max(axis=0)) + 1, 0, native.shape).astype(int)
-    to_window = np.linalg.inv(affine) @ native.affine
-    extent = np.array(probabilities.shape[1:]) - 1
     j, k = (np.arange(first[axis], last[axis]) for axis in (1, 2))
     for i in range(first[0], last[0]):
         voxels = np.stack(np.broadcast_arrays(i, j[:, None], k[None, :]), axis=-1)
-        points = apply_affine(to_window, voxels) / extent * 2 - 1
-        # grid_sample wants the last axis first
-        where = torch.from_numpy(points[None, None, ..., ::-1].astype(np.float32).copy())
-        sampled = F.grid_sample(probabilities[None], where, align_corners=True)[0, :, 0]
+        sampled = sum(sample_at(part, affine, native, voxels) for part, affine in parts)
         labels[i, first[1] : last[1], first[2] : last[2]] = sampled.argmax(dim=0).numpy()
     return labels
+
+
+def sample_at(
+    probabilities: torch.Tensor, affine: np.ndarray, native: Grid, voxels: np.ndarray
+) -> torch.Tensor:
+    """Probabilities at voxels (…, 3) of the native grid, linearly interpolated, (C, …)."""
+    to_box = np.linalg.inv(affine) @ native.affine
+    extent = np.array(probabilities.shape[1:]) - 1
+    points = apply_affine(to_box, voxels) / extent * 2 - 1
+    # grid_sample wants the last axis first
+    where = torch.from_numpy(points[None, None, ..., ::-1].astype(np.float32).copy())
+    return F.grid_sample(probabilities[None], where, align_corners=True)[0, :, 0]
 
 
 def entropy_to_native(entropy: torch.Tensor, affine: np.ndarray, native: Grid) -> np.ndarray:

@@ -31,6 +31,7 @@ class TrainingSettings:
     checkpoint_minutes: float = 10
     patience: int | None = None
     augment: bool = True
+    mirror: bool = False
     slice_stride: int = 1
     class_weight_power: float = 1.0
     class_weight_cap: float | None = None

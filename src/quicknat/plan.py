@@ -27,6 +27,7 @@ class Plan:
     """Everything that a training needs to know; travels to its processes.
 
     ``tissues`` are the stacks that images are painted from, ``train`` those that hold images.
+    ``swapped``: what each class becomes in a mirror, if slices are to be mirrored.
     ``initial`` are the weights that it starts from, None for random ones. ``warm_start``: None, or
     the ``sha256`` of the present model that these belong to, and how many epochs this training
     would have had without (``stage_epochs``).
@@ -47,6 +48,7 @@ class Plan:
     fingerprint: dict
     warm_start: dict | None
     tissues: list[str] = field(default_factory=list)
+    swapped: np.ndarray | None = None
 
     @property
     def state_folder(self) -> Path:
@@ -117,4 +119,6 @@ def make_plan(
         fingerprint=fingerprint,
         warm_start=warm,
         tissues=[str(path) for path in tissues],
+        # a sagittal slice has but one side
+        swapped=protocol.swapped if settings.mirror and view != "sagittal" else None,
     )

@@ -15,6 +15,7 @@ from jsonschema.exceptions import best_match, relevance
 from jsonschema.validators import extend
 
 from quicknat.errors import InputError
+from quicknat.slices import VIEWS
 
 SHOWN = 200  # characters of a value in a message
 MAX_VALUES = (
@@ -98,7 +99,7 @@ def check_consistency(config: dict) -> None:
     if window > cube:
         fix = f"must be at most conform.size ({cube})"
         raise InputError("configuration", f"'slices.size' is {window}", fix)
-    total = sum(config["aggregation"].values())
+    total = sum(config["aggregation"][view] for view in VIEWS)
     if abs(total - 1) > 1e-6:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
 

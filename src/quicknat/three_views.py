@@ -29,6 +29,8 @@ class ThreeViews(nn.Module):
         settings: keyword arguments of :class:`NetworkSettings`, by view.
         sagittal: class of the sagittal network for each class, which merges left and right.
         weights: share of each view.
+        mirror: class that each becomes in a mirror; where given, coronal and axial slices are seen
+            from both sides and the two predictions averaged.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class ThreeViews(nn.Module):
         settings: Mapping[str, Mapping],
         sagittal: Sequence[int],
         weights: Mapping[str, float],
+        mirror: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.weights = dict(weights)
+        self.mirror = None if mirror is None else list(mirror)
         self.n_classes = len(sagittal)
         self.register_buffer("sagittal", torch.tensor(sagittal), persistent=False)
         merged = max(sagittal) + 1
@@ -65,6 +69,9 @@ class ThreeViews(nn.Module):
                 probabilities = self.views[view](slices[some]).softmax(dim=1)
                 if view == "sagittal":
                     probabilities = probabilities[:, self.sagittal]
+                elif self.mirror is not None:
+                    other = self.views[view](slices[some].flip(2)).softmax(dim=1).flip(2)
+                    probabilities = (probabilities + other[:, self.mirror]) / 2
                 scan, number = some // shape[axis - 2], some % shape[axis - 2]
                 sums[scan, number] += self.weights[view] * probabilities
         return total

@@ -75,7 +75,7 @@ class ViewTraining:
         rank, world = fabric.global_rank, fabric.world_size
         transform = augmentation(plan.slice_shape[0]) if settings.augment else None
         slices = SliceDataset(
-            plan.train, transform, settings.seed, settings.slice_stride, plan.tissues
+            plan.train, transform, settings.seed, settings.slice_stride, plan.tissues, plan.swapped
         )
         batches = EpochBatches(len(slices), settings.batch_size, settings.seed, rank, world)
         common: dict[str, Any] = {

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,8 +54,9 @@ def window():
     return image.astype(np.uint8)
 
 
-def test_volumetric_network_gives_the_probabilities_of_the_slices(model, window):
-    bundle = load_bundle(model)
+@pytest.mark.parametrize("mirror", [False, True])
+def test_volumetric_network_gives_the_probabilities_of_the_slices(model, window, mirror):
+    bundle = replace(load_bundle(model), mirror=mirror)
     ours = aggregate(bundle, window)
     with torch.inference_mode():
         whole = volumetric(bundle)(torch.from_numpy(window)[None, None] / 255)[0]

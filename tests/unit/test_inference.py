@@ -1,6 +1,7 @@
 """From probabilities back to the native grid, and what is written there."""
 
 from itertools import permutations, product
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +29,7 @@ def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_ds
     target = nib.orientations.axcodes2ornt(codes)
     ornt = nib.orientations.ornt_transform(nib.io_orientation(native.affine), target)
     native = native.as_reoriented(ornt)
-    labels = to_native(probabilities, grid.affine, Grid(native.shape, native.affine))
+    labels = to_native([(probabilities, grid.affine)], Grid(native.shape, native.affine))
     truth = np.asarray(native.dataobj)
     assert labels.shape == truth.shape
     # the grids are half a voxel apart, so boundaries differ, but nothing may be shifted
@@ -73,7 +74,7 @@ def test_oblique_native_grid_gets_labels_in_the_right_place(head, demo_dseg):
     _, grid, _ = conform(head, 2.0, 128)
     probabilities = one_hot(resample(demo_dseg, grid, order=0))
     native = Grid(demo_dseg.shape, turn @ demo_dseg.affine)
-    labels = to_native(probabilities, grid.affine, native)
+    labels = to_native([(probabilities, grid.affine)], native)
     truth = resample(demo_dseg, native, order=0)
     both = (labels > 0) & (truth > 0)
     assert 2 * both.sum() / ((labels > 0).sum() + (truth > 0).sum()) > 0.93
@@ -82,7 +83,7 @@ def test_oblique_native_grid_gets_labels_in_the_right_place(head, demo_dseg):
 def test_empty_prediction_gives_an_empty_map():
     native = Grid((5, 6, 7), np.eye(4))
     probabilities = one_hot(np.zeros((8, 8, 8), int), 3)
-    assert not to_native(probabilities, np.eye(4), native).any()
+    assert not to_native([(probabilities, np.eye(4))], native).any()
 
 
 def test_entropy_and_votes_return_to_the_voxels_that_they_belong_to(protocol):
@@ -173,7 +174,7 @@ def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_backgroun
     assert total[k, 7].max().item() == pytest.approx(0.8, abs=1e-5)
     assert total[0, 7].min().item() == pytest.approx(0.2, abs=1e-5)
     nothing = aggregate(bundle, image * 0).probabilities
-    assert not to_native(nothing, np.eye(4), Grid((5, 6, 7), np.eye(4))).any()
+    assert not to_native([(nothing, np.eye(4))], Grid((5, 6, 7), np.eye(4))).any()
 
 
 def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
@@ -188,6 +189,59 @@ def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
     assert found[left] == pytest.approx((1 + 2 / 3 + 6 / 7) / 3)
     assert found[right] == pytest.approx((1 + 0 + 6 / 7) / 3)
     assert np.isnan(found[protocol.names.index("Brain stem")])
+
+
+class Brightness(torch.nn.Module):
+    """Stand-in for a network: class `k` wherever it is bright."""
+
+    def __init__(self, n_classes, k):
+        super().__init__()
+        self.n_classes, self.k = n_classes, k
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        logits = torch.zeros(len(x), self.n_classes, *x.shape[2:])
+        logits[:, self.k] = 60 * (x[:, 0] - 0.5)
+        logits[:, 0] = -60 * (x[:, 0] - 0.5)
+        return logits
+
+
+def test_mirrored_prediction_calls_a_structure_by_its_name_on_either_side(protocol):
+    left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
+    networks = {view: Brightness(28, left) for view in ("coronal", "axial")}
+    networks["sagittal"] = Brightness(16, int(protocol.sagittal[left]))
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, mirror=True)
+    image = np.full((32, 32, 32), 30, np.uint8)
+    image[4:9, 5:20, 8:25] = 220
+    total = aggregate(bundle, image).probabilities
+    bright = torch.from_numpy(image > 100)
+    # seen directly it is left, in the mirror a left one again, so right: half of each
+    assert total[left][bright].mean() == pytest.approx(0.4 + 0.2, abs=1e-3)
+    assert total[right][bright].mean() == pytest.approx(0.4 + 0.2, abs=1e-3)
+    assert total[0][~bright].mean() == pytest.approx(1, abs=1e-3)
+
+
+def test_scan_moved_by_half_a_voxel_is_put_back_where_it_was(protocol):
+    k = protocol.names.index("Brain stem")
+    networks = {view: Brightness(28, k) for view in ("coronal", "axial")}
+    networks["sagittal"] = Brightness(16, int(protocol.sagittal[k]))
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    fine = Grid((64, 64, 64), np.eye(4))
+    centre = np.array([30.0, 33.0, 35.0])
+    inside = np.linalg.norm(np.argwhere(np.ones(fine.shape)) - centre, axis=1).reshape(fine.shape)
+    grid = Grid((32, 32, 32), np.diag([2.0, 2, 2, 1]))
+    ball = Volume(1 / (1 + np.exp(inside - 14)), fine.affine, Path("ball"))
+    image = np.rint(255 * resample(ball, grid, order=1)).astype(np.uint8)
+    image = image.clip(30)  # nothing here is air
+    offsets = {}
+    for shift in (False, True):
+        bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, shift=shift)
+        found = segment(bundle, image, grid.affine, fine).labels == k
+        dice = 2 * (found & (inside < 14)).sum() / (found.sum() + (inside < 14).sum())
+        offsets[shift] = np.abs(np.argwhere(found).mean(axis=0) - centre).max()
+        assert dice > 0.96
+    assert max(offsets.values()) < 0.2
 
 
 @pytest.mark.case(49)

@@ -141,6 +141,25 @@ def test_augmentation_never_mirrors_and_keeps_classes_whole(tmp_path):
         assert item["image"].min() >= 0 and item["image"].max() <= 1
 
 
+def test_mirrored_slices_have_their_sides_swapped_and_nothing_else_changed(stack, tissue_stack):
+    sides = np.array([0, 2, 1, 3, 4])  # classes 1 and 2 are partners
+    plain = SliceDataset([stack], tissues=[tissue_stack])
+    mirrored = SliceDataset([stack], tissues=[tissue_stack], swapped=sides)
+    flipped = 0
+    for number in range(len(plain)):
+        one, other = plain[number], mirrored[number]
+        if torch.equal(one["image"], other["image"]):
+            assert torch.equal(one["labels"], other["labels"])
+            continue
+        flipped += 1
+        assert torch.equal(one["image"].flip(1), other["image"])
+        swapped = torch.tensor(sides)[one["labels"].int()]
+        assert torch.equal(swapped.flip(0).byte(), other["labels"])
+    assert 12 < flipped < 36  # of 48
+    again = SliceDataset([stack], tissues=[tissue_stack], swapped=sides)
+    assert all(torch.equal(mirrored[k]["image"], again[k]["image"]) for k in range(48))
+
+
 def test_slices_of_several_stacks_are_counted_through(tmp_path):
     for k in (1, 2):
         data = np.full((k, 2, 16, 16), k, np.uint8)

@@ -90,7 +90,8 @@ rule bundle:
     conda:
         "../../envs/torch.yaml"
     params:
-        aggregation=json.dumps(config["aggregation"], sort_keys=True),
+        aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
+        passes=[f"--{key}" for key in ("mirror", "shift") if config["aggregation"][key]],
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         slice_size=config["slices"]["size"],
@@ -98,5 +99,5 @@ rule bundle:
         table=PROTOCOL_DIGEST,
     shell:
         "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
-        " --aggregation {params.aggregation:q} --spacing {params.spacing} --size {params.size}"
+        " --aggregation {params.aggregation:q} {params.passes:q} --spacing {params.spacing} --size {params.size}"
         " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"

@@ -84,6 +84,12 @@ def bundle(
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 256,
+    mirror: Annotated[
+        bool, typer.Option(help="Segment with the mean of each slice and its mirror image.")
+    ] = False,
+    shift: Annotated[
+        bool, typer.Option(help="… of the scan and the scan moved by half a voxel along each axis.")
+    ] = False,
 ) -> None:
     """Gather the three views into one model folder that segments on its own.
 
@@ -96,7 +102,7 @@ def bundle(
 
     write_bundle(
         {view: models / view for view in VIEWS}, Protocol.read(protocol),
-        parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output,
+        parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output, mirror, shift,
     )  # fmt: skip
     log.info("wrote %s", output)
 
