@@ -64,8 +64,8 @@ class SliceDataset(Dataset):
 
     With a `stride`, every so many-th slice of a scan only. With `swapped`, what each class becomes
     in a mirror, a half of the items at random is mirrored left–right. Each item is a dict:
-    ``image`` float32 (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``; with a transform,
-    ``k // len`` is the epoch it is augmented for.
+    ``image`` float32 (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``;
+    with a transform, ``k // len`` is the epoch it is augmented for.
 
     Where there are stacks of `tissues`, after the others, an item says by ``tissues`` (bool)
     whether it is out of one. Then its image is not augmented and holds tissue indices, which

@@ -20,7 +20,8 @@ def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) ->
     """Most probable class at each voxel of the native grid.
 
     Probabilities are interpolated linearly, summed and compared there, which keeps boundaries
-    smooth where the native voxels are finer. Only the box around the first part's structures is computed.
+    smooth where the native voxels are finer. Only the box around the first part's structures is
+    computed.
 
     Args:
         parts: probabilities (C, X, Y, Z), each with the voxel-to-world of its grid.

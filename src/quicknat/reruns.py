@@ -12,7 +12,7 @@ from typing import Any
 
 PRACTICAL = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
 NEW_SCANS = {"new_scans", "warm_start_epochs"}  # when to train and for how long, not how
-SELECTING = {"source"}  # which scans a stage takes; they are compared themselves
+SELECTING = {"source", "initial_model"}  # what a stage takes; that is compared itself
 LOOKS = {"abbreviation", "color"}  # columns of a label protocol that no label map depends on
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,10 @@ def check_consistency(config: dict) -> None:
     if window > cube:
         fix = f"must be at most conform.size ({cube})"
         raise InputError("configuration", f"'slices.size' is {window}", fix)
+    initial = config["training"]["initial_model"]
+    if initial and os.path.realpath(initial) == os.path.realpath("results/model"):
+        fix = "copy it to another folder first: this workflow writes there"
+        raise InputError("configuration", f"'training.initial_model' is {initial}", fix)
     total = sum(config["aggregation"][view] for view in VIEWS)
     if abs(total - 1) > 1e-6:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")

@@ -92,6 +92,8 @@ try:
     STAGES = trained if FROZEN else STAGES
     if STAGES[0] not in config and not FROZEN:
         raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
+    INITIAL = config["training"]["initial_model"]  # where its first stage starts from
+    INITIAL = [f"{in_workflow(INITIAL)}/{{view}}.safetensors"] if INITIAL else []
     SETTINGS = {s: json.dumps(stage_settings(config, s)) for s in STAGES if s in config}
     WARM_START_EPOCHS = config["training"]["warm_start_epochs"] * (new_scans == "warm_start")
     SEGMENTED = scans("test", "segment")

@@ -13,6 +13,7 @@ rule pretrain:
         train=stacks(PRETRAIN_IMAGES),
         tissues=stacks(PRETRAIN_MAPS, "_tissues"),
         val=stacks(scans("val")),
+        initial=INITIAL,
     output:
         expand("results/models/pretrain/{{view}}/{file}", file=MODEL_FILES),
     log:
@@ -32,20 +33,22 @@ rule pretrain:
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
         folder=lambda wc: f"results/models/pretrain/{wc.view}",
+        initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
     shell:
         "trap '' TERM USR1; "
         "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
         " --tissues <(printf '%s\\n' {input.tissues:q})"
         " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
         " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
-        " 2>&1 | tee {log:q}"
+        " {params.initial:q} 2>&1 | tee {log:q}"
 
 
 rule finetune:
     input:
         train=stacks(scans("train")),
         val=stacks(scans("val")),
-        initial=expand("results/models/{stage}/{{view}}/model.safetensors", stage=STAGES[:-1]),
+        initial=expand("results/models/{stage}/{{view}}/model.safetensors", stage=STAGES[:-1])
+        or INITIAL,
     output:
         expand("results/models/finetune/{{view}}/{file}", file=MODEL_FILES),
     log:
