@@ -43,7 +43,7 @@ def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) ->
     j, k = (np.arange(first[axis], last[axis]) for axis in (1, 2))
     for i in range(first[0], last[0]):
         voxels = np.stack(np.broadcast_arrays(i, j[:, None], k[None, :]), axis=-1)
-        sampled = sum(sample_at(part, affine, native, voxels) for part, affine in parts)
+        sampled = torch.stack([sample_at(*part, native, voxels) for part in parts]).sum(dim=0)
         labels[i, first[1] : last[1], first[2] : last[2]] = sampled.argmax(dim=0).numpy()
     return labels
 

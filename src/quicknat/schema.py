@@ -100,7 +100,7 @@ def check_consistency(config: dict) -> None:
     if window > cube:
         fix = f"must be at most conform.size ({cube})"
         raise InputError("configuration", f"'slices.size' is {window}", fix)
-    initial = config["training"]["initial_model"]
+    initial = config["training"].get("initial_model")
     if initial and os.path.realpath(initial) == os.path.realpath("results/model"):
         fix = "copy it to another folder first: this workflow writes there"
         raise InputError("configuration", f"'training.initial_model' is {initial}", fix)

@@ -12,6 +12,7 @@ from quicknat.data import SliceDataset, augmentation
 from quicknat.errors import InputError
 from quicknat.network import NetworkSettings, QuickNAT
 from quicknat.optimizers import TrainingSettings, learning_rate_factor, make_optimizer
+from quicknat.plan import make_plan
 from quicknat.training import train_view
 
 SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
@@ -158,6 +159,15 @@ def test_mirrored_slices_have_their_sides_swapped_and_nothing_else_changed(stack
     assert 12 < flipped < 36  # of 48
     again = SliceDataset([stack], tissues=[tissue_stack], swapped=sides)
     assert all(torch.equal(mirrored[k]["image"], again[k]["image"]) for k in range(48))
+
+
+@pytest.mark.parametrize("view", ["coronal", "axial", "sagittal"])
+def test_mirroring_is_for_views_that_show_both_sides(stack, tmp_path, protocol, view):
+    chosen = settings(mirror=True)
+    plan = make_plan(view, protocol, [stack], [], chosen, tmp_path, None, 1)
+    assert (plan.swapped is None) == (view == "sagittal")
+    plan = make_plan(view, protocol, [stack], [], settings(), tmp_path, None, 1)
+    assert plan.swapped is None
 
 
 def test_slices_of_several_stacks_are_counted_through(tmp_path):

@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,32 @@ def test_training_scans_alone_are_enough_for_synthetic_pretraining(dry_run):
     overlay = {"pretrain": {"source": "synthetic"}}
     counts = job_counts(dry_run(rows=[HEADER, *TRAIN, VAL], overlay=overlay).text)
     assert (counts["slice_tissues"], counts["slice"], counts["pretrain"]) == (2, 3, 3)
+
+
+@pytest.mark.slow
+def test_first_stage_starts_from_the_initial_model_and_it_cannot_be_the_runs_own(dry_run, tmp_path):
+    (tmp_path / "given").mkdir()
+    for view in ("coronal", "axial", "sagittal"):
+        (tmp_path / f"given/{view}.safetensors").touch()
+    overlay = {"training": {"initial_model": str(tmp_path / "given")}}
+    rows = [HEADER, *TRAIN, VAL]
+    text = dry_run("--printshellcmds", rows=rows, overlay=overlay).text
+    commands = re.findall(r"quicknat train (\w+) .*--initial (\S+)", text)
+    assert {view: Path(file).name for view, file in commands} == {
+        view: f"{view}.safetensors" for view in ("coronal", "axial", "sagittal")
+    }
+    synthetic = overlay | {"pretrain": {"source": "synthetic"}}
+    text = dry_run("--printshellcmds", rows=rows, overlay=synthetic).text
+    (first, *_), (second, *_) = (
+        [
+            Path(file)
+            for file in re.findall(rf"quicknat train coronal .*{folder} .*--initial (\S+)", text)
+        ]
+        for folder in ("models/pretrain/coronal", "models/finetune/coronal")
+    )
+    assert first.parent == tmp_path / "given" and second.parent.parent.name == "pretrain"
+    done = dry_run(rows=rows, overlay={"training": {"initial_model": "results/model"}})
+    assert done.returncode != 0 and "copy it to another folder" in done.text
 
 
 def test_sessions_are_scans_of_their_own(dry_run):
