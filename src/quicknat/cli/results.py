@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+import quicknat
 from quicknat.cli.app import STEPS, Orientation, ProtocolFile, Threads, app, check_name
 from quicknat.errors import InputError
 
@@ -33,6 +34,8 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+SHIPPED = Path(quicknat.__file__).parent / "models" / "malc"
+
 ViewMap = Annotated[
     Path | None, typer.Option(help="That view's own …_dseg.nii.gz of 'segment --views'.")
 ]
@@ -44,8 +47,10 @@ def segment(
         list[Path],
         typer.Argument(help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets."),
     ],
-    model: Annotated[Path, typer.Option(help="Model folder.")],
     output: Annotated[Path, typer.Option(help="Results go to OUTPUT/{name}/anat/.")],
+    model: Annotated[
+        Path, typer.Option(help="Model folder.", show_default="the one that comes with QuickNAT")
+    ] = SHIPPED,
     name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
     orientation: Orientation = "",
     conformed: Annotated[
@@ -76,7 +81,7 @@ def segment(
     `OUTPUT/scans.tsv` says what became of each. Scans that this model has segmented before are
     skipped.
 
-    Example: `quicknat segment T1w.nii.gz --model results/model --output out/`
+    Example: `quicknat segment T1w.nii.gz --output out/`, with your own: `--model results/model`
     """
     check_name(name)
     if name and len(images) > 1:
@@ -98,6 +103,8 @@ def segment(
     bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)
     where, numbers = "GPU" if on_gpu else "processor", "bf16" if bf16 else "fp32"
     log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
+    if model == SHIPPED:
+        log.info("trained on 15 + 2 people, licence CC BY-NC 4.0: see README.md there")
     keep_freed_memory()
     options = Options(conformed, orientation, uncertainty, batch_size, views)
     outcomes = segment_all(bundle, tasks, output, options, overwrite)

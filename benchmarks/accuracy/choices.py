@@ -1,0 +1,177 @@
+"""How to make one label map of three networks: each choice on people that they never saw.
+
+    python benchmarks/accuracy/choices.py /scratch/cv/scratch/0 /scratch/cv/scratch/1 \
+        --output choices.tsv
+
+Takes finished folds of ``cross_validate.py``. The weights of the views are fitted by leaving one
+person out: those that suit the other persons best are judged on the one left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from scipy import ndimage
+
+from quicknat.bundle import Bundle, load_bundle
+from quicknat.conform import head_window, load_conformed, record_grid
+from quicknat.inference import HALF, moved, shifted, slice_probabilities
+from quicknat.metrics import evaluate
+from quicknat.native import to_native
+from quicknat.scores import interval
+from quicknat.slices import AXIS, VIEWS, crop
+
+PAPER = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+EQUAL = dict.fromkeys(VIEWS, 1 / 3)
+STEPS = 10  # of the grid of weights
+GRID = [
+    dict(zip(VIEWS, (a / STEPS, b / STEPS, (STEPS - a - b) / STEPS), strict=True))
+    for a, b in product(range(STEPS + 1), repeat=2)
+    if a + b <= STEPS
+]
+
+
+def views_of(bundle: Bundle, window: np.ndarray) -> dict[str, torch.Tensor]:
+    """Probabilities of each view alone, (C, S, S, S); background where it sees nothing."""
+    found = {}
+    for view in VIEWS:
+        whole = torch.zeros(*window.shape, len(bundle.protocol.names))
+        whole[..., 0] = 1
+        for number, probabilities in slice_probabilities(bundle, view, window, 4):
+            whole.select(AXIS[view], number).copy_(probabilities)
+        found[view] = whole.movedim(-1, 0)
+    return found
+
+
+def together(views: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    """Weighted mean of the views."""
+    return sum(weights[view] * views[view] for view in VIEWS)  # type: ignore[return-value]
+
+
+def mean_dice(found: np.ndarray, reference: np.ndarray, classes: int) -> float:
+    """Mean over the structures that either map has."""
+    both = np.bincount(found[found == reference], minlength=classes)
+    sizes = sum(np.bincount(part.ravel(), minlength=classes) for part in (found, reference))
+    there = sizes[1:] > 0
+    return float((2 * both[1:][there] / sizes[1:][there]).mean())
+
+
+def largest_components(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Of each structure the largest connected part alone."""
+    result = np.zeros_like(labels)
+    for index in range(1, classes):
+        parts, count = ndimage.label(labels == index, np.ones((3, 3, 3)))
+        if count:
+            result[parts == np.bincount(parts.ravel())[1:].argmax() + 1] = index
+    return result
+
+
+def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
+    """Scores of one person on the native grid by choice, and Dice by weights of the grid."""
+    bundle = load_bundle(run / "results/model")
+    classes = len(bundle.protocol.names)
+    anat = run / f"results/scans/sub-{subject}/anat"
+    name = f"sub-{subject}"
+    image, affine, record = load_conformed(anat / f"{name}_space-conformed_T1w.nii.gz")
+    first = head_window(image, bundle.spacing_mm, bundle.slice_size)
+    window = crop(image, first, bundle.slice_size)
+    native = record_grid(record)
+    reference = np.asarray(nib.load(anat / f"{name}_dseg.nii.gz").dataobj).astype(np.uint8)
+    conformed = np.asarray(nib.load(anat / f"{name}_space-conformed_dseg.nii.gz").dataobj)
+    there = crop(conformed, first, bundle.slice_size).astype(np.uint8)
+    plain, mirrored = (views_of(replace(bundle, mirror=mirror), window) for mirror in (False, True))
+    by_weights = [
+        mean_dice(together(plain, weights).argmax(dim=0).byte().numpy(), there, classes)
+        for weights in GRID
+    ]
+    here, half = (moved(affine, np.add(first, step)) for step in (0, HALF))
+    plain_half, mirrored_half = (
+        views_of(replace(bundle, mirror=mirror), shifted(window)) for mirror in (False, True)
+    )
+    maps = {
+        view: to_native([(together(plain, {**dict.fromkeys(VIEWS, 0.0), view: 1.0}), here)], native)
+        for view in ("coronal", "axial")
+    }
+    maps |= {
+        "paper's weights": to_native([(together(plain, PAPER), here)], native),
+        "equal weights": to_native([(together(plain, EQUAL), here)], native),
+        "equal, mirror": to_native([(together(mirrored, EQUAL), here)], native),
+        "equal, shift": to_native(
+            [(together(plain, EQUAL), here), (together(plain_half, EQUAL), half)], native
+        ),
+        "equal, mirror, shift": to_native(
+            [(together(mirrored, EQUAL), here), (together(mirrored_half, EQUAL), half)], native
+        ),
+    }
+    best = maps["equal, mirror, shift"]
+    maps["equal, mirror, shift, largest component"] = largest_components(best, classes)
+    rows = []
+    for choice, labels in maps.items():
+        table = evaluate(labels, reference, native.affine, bundle.protocol, name)
+        rows.append(
+            {"subject": name, "choice": choice, "dice": table["dice"].mean(),
+             "hd95_mm": table["hd95_mm"].mean()}
+        )  # fmt: skip
+    return rows, by_weights
+
+
+def tell(table: pd.DataFrame, grid: pd.DataFrame) -> None:
+    """Each choice against the paper's weights, then the fitted weights."""
+    dice = table.pivot(index="subject", columns="choice", values="dice")
+    distance = table.groupby("choice")["hd95_mm"].mean()
+    print("| choice | persons | mean Dice | gain | 95 % interval | HD95, mm |\n|-|-|-|-|-|-|")
+    for choice in table["choice"].unique():
+        gain = dice[choice] - dice["paper's weights"]
+        low, high = interval(gain)
+        print(
+            f"| {choice} | {len(gain)} | {dice[choice].mean():.4f} | {gain.mean():+.4f} "
+            f"| {low:+.4f} to {high:+.4f} | {distance[choice]:.2f} |"
+        )
+    chosen = {p: (grid.drop(index=p).mean()).idxmax() for p in grid.index}
+    gain = pd.Series({p: grid.loc[p, w] - grid.loc[p, str(PAPER)] for p, w in chosen.items()})
+    low, high = interval(gain)
+    print(
+        f"\nFitted weights, one person left out, on the conformed grid: {gain.mean():+.4f} "
+        f"({low:+.4f} to {high:+.4f}) over the paper's; "
+        f"equal: {(grid[str(nearest(EQUAL))] - grid[str(PAPER)]).mean():+.4f}. "
+        f"Best for all: {grid.mean().idxmax()}."
+    )
+
+
+def nearest(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights of the grid that are closest."""
+    return min(GRID, key=lambda one: sum((one[view] - weights[view]) ** 2 for view in VIEWS))
+
+
+def main(
+    runs: Annotated[list[Path], typer.Argument(help="Finished folds of one arm.")],
+    output: Annotated[Path, typer.Option(help="TSV of all scores.")],
+    persons: Annotated[int, typer.Option(help="Of each fold; 0: all.")] = 0,
+) -> None:
+    """Score every choice on every person tested."""
+    torch.set_num_threads(1)
+    rows, grid = [], {}
+    for run in runs:
+        sheet = pd.read_csv(run / "cohort.tsv", sep="\t", dtype=str)
+        subjects = sheet.loc[sheet["use"] == "test", "subject"].tolist()
+        for subject in subjects[: persons or None]:
+            found, by_weights = judge(run, subject)
+            rows += found
+            grid[f"sub-{subject}"] = by_weights
+            print(pd.DataFrame(found).to_string(index=False), flush=True)
+    table = pd.DataFrame(rows)
+    table.to_csv(output, sep="\t", index=False, float_format="%.5f")
+    tell(table, pd.DataFrame(grid, index=[str(weights) for weights in GRID]).T)
+
+
+if __name__ == "__main__":
+    typer.run(main)
