@@ -104,6 +104,7 @@ def main(
         Path | None, typer.Option(help="Folder of label maps (freesurfer) to paint from.")
     ] = None,
     folds: Annotated[int, typer.Option(min=2)] = 3,
+    run_folds: Annotated[int, typer.Option(help="Only the first so many; 0: all.")] = 0,
     cores: Annotated[int, typer.Option()] = os.cpu_count() or 1,
     report_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
@@ -111,7 +112,7 @@ def main(
     overlays = {name: Path(path) for name, _, path in (text.partition("=") for text in arm)}
     table = pd.read_csv(cohort, sep="\t", dtype=str, keep_default_na=False, comment="#")
     files = sorted(maps.glob("*.nii.gz")) if maps else []
-    for fold in range(folds if not report_only else 0):
+    for fold in range(0 if report_only else run_folds or folds):
         for name, overlay in overlays.items():
             place = (folder / name / str(fold)).resolve()
             painted = files if "source: synthetic" in overlay.read_text() else []
