@@ -37,6 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "labels": label_tables(),
         "results": (ROOT / "results/README.md").read_text(),
         "benchmarks": (ROOT / "benchmarks/README.md").read_text(),
+        "model": (ROOT / "src/quicknat/models/malc/README.md").read_text(),
     }
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))

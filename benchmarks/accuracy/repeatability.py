@@ -61,7 +61,9 @@ def compare(
 ) -> Iterator[dict]:
     """Per structure the change of volume, in percent of the two volumes' mean."""
     for index, name in enumerate(names[1:], start=1):
-        a, b = ((part == index).sum() * size for part, size in zip((one, other), voxel_mm3, strict=True))
+        a, b = (
+            (part == index).sum() * size for part, size in zip((one, other), voxel_mm3, strict=True)
+        )
         if a + b:
             yield {"structure": name, "change_percent": 200 * abs(a - b) / (a + b)}
 
