@@ -2,10 +2,16 @@
 # The first is on automatic labels or painted images, the second on the given labels.
 # Requires: the stacks of the pretrain, train and val scans; those of tissues, to paint images from.
 # Makes:    results/models/{stage}/{view}/   model.safetensors, model.json, history.tsv
-#           results/model/                   the three views in one folder, ready to segment
+#           results/model/                   the three views in one folder, ready to segment;
+#                                            with the setting `model`, a copy of that folder
 #
 # A signal that is to end a training goes to all processes of its job. The training obeys it, once its
 # state is saved; the shell and `tee` must outlive that, or Snakemake would count the job as over.
+
+
+def training_threads(wildcards):
+    """The views share the cores, unless a profile says otherwise."""
+    return max(1, (workflow.cores or 1) // len(VIEWS))
 
 
 rule pretrain:
@@ -78,29 +84,52 @@ rule finetune:
         " --warm-start-epochs {params.epochs} 2>&1 | tee {log:q}"
 
 
-rule bundle:
-    input:
-        models=expand("results/models/finetune/{view}/{file}", view=VIEWS, file=MODEL_FILES),
-    output:
-        weights=expand("results/model/{view}.safetensors", view=VIEWS),
-        labels="results/model/labels.tsv",
-        card="results/model/README.md",
-        bundle="results/model/bundle.json",
-    log:
-        "results/logs/bundle/model.log",
-    benchmark:
-        "results/benchmarks/bundle/model.tsv"
-    conda:
-        "../../envs/torch.yaml"
-    params:
-        aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
-        passes=[f"--{key}" for key in ("mirror", "shift") if config["aggregation"][key]],
-        spacing=config["conform"]["spacing_mm"],
-        size=config["conform"]["size"],
-        slice_size=config["slices"]["size"],
-        protocol=untracked(PROTOCOL),
-        table=PROTOCOL_DIGEST,
-    shell:
-        "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
-        " --aggregation {params.aggregation:q} {params.passes:q} --spacing {params.spacing} --size {params.size}"
-        " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"
+if MODEL:
+
+    rule bundle:
+        output:
+            weights=expand("results/model/{view}.safetensors", view=VIEWS),
+            labels="results/model/labels.tsv",
+            card="results/model/README.md",
+            bundle="results/model/bundle.json",
+        log:
+            "results/logs/bundle/model.log",
+        benchmark:
+            "results/benchmarks/bundle/model.tsv"
+        conda:
+            "../../envs/torch.yaml"
+        params:
+            # what the model is decides, not where it lies: its bundle.json has checksums
+            model=file_digest(f"{MODEL}/bundle.json"),
+            files=untracked([f"{MODEL}/{name}" for name in GIVEN_FILES]),
+        shell:
+            "cp -v -- {params.files:q} results/model 2>&1 | tee {log:q}"
+
+else:
+
+    rule bundle:
+        input:
+            models=expand("results/models/finetune/{view}/{file}", view=VIEWS, file=MODEL_FILES),
+        output:
+            weights=expand("results/model/{view}.safetensors", view=VIEWS),
+            labels="results/model/labels.tsv",
+            card="results/model/README.md",
+            bundle="results/model/bundle.json",
+        log:
+            "results/logs/bundle/model.log",
+        benchmark:
+            "results/benchmarks/bundle/model.tsv"
+        conda:
+            "../../envs/torch.yaml"
+        params:
+            aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
+            passes=[f"--{key}" for key in ("mirror", "shift") if config["aggregation"][key]],
+            spacing=config["conform"]["spacing_mm"],
+            size=config["conform"]["size"],
+            slice_size=config["slices"]["size"],
+            protocol=untracked(PROTOCOL),
+            table=PROTOCOL_DIGEST,
+        shell:
+            "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
+            " --aggregation {params.aggregation:q} {params.passes:q} --spacing {params.spacing} --size {params.size}"
+            " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"
