@@ -42,7 +42,7 @@ rule all:
         expand(
             "results/models/finetune/{view}/{file}", view=VIEWS if STAGES else [], file=MODEL_FILES
         ),
-        rules.bundle.output,
+        BUNDLED,
         expand(rules.segment.output.dseg, scan=SEGMENTED),
         "results/segmentations/volumes.tsv" if SEGMENTED else [],
         "results/metrics.tsv" if scans("test") else [],

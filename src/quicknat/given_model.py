@@ -50,4 +50,6 @@ def require_usable(folder: str | Path, protocol: str | Path, own: str | Path) ->
         raise InputError(folder, problem, f"copy its labels.tsv to {protocol}")
     if Protocol.read(folder / "labels.tsv").names != Protocol.read(protocol).names:
         problem = f"has other structures than {protocol}"
-        raise InputError(folder / "labels.tsv", problem, "put the table that it was trained with there")
+        raise InputError(
+            folder / "labels.tsv", problem, "put the table that it was trained with there"
+        )

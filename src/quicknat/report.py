@@ -29,9 +29,10 @@ DEFAULT_NOTE = (
     "scans like these."
 )
 GIVEN_NOTE = (
-    "The scores measure agreement with the reference labels named in the sheet, and can be no better "
-    "than those labels. They count only if the finished model was not trained on these people, which "
-    "nothing here can prove, and only for labels drawn by the rules of those that it was trained on."
+    "The scores measure agreement with the reference labels named in the sheet, and can be no "
+    "better than those labels. They hold only if the finished model was not trained on these "
+    "people, which nothing here can prove. Labels drawn by other rules than those that it was "
+    "trained on lower them."
 )
 # what to make of each flag of {scan}_desc-quicknat_qc.json
 ADVICE = {

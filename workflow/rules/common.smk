@@ -26,6 +26,7 @@ SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 CHECKED = "results/check.tsv"
+BUNDLED = [f"results/model/{name}" for name in GIVEN_FILES]  # bundled or copied
 DEMO_HEADS = ("CSI1", "CSI2")  # that the demo cohort deforms
 
 

@@ -84,52 +84,50 @@ rule finetune:
         " --warm-start-epochs {params.epochs} 2>&1 | tee {log:q}"
 
 
-if MODEL:
+rule bundle:
+    input:
+        models=expand("results/models/finetune/{view}/{file}", view=VIEWS, file=MODEL_FILES),
+    output:
+        weights=expand("results/model/{view}.safetensors", view=VIEWS),
+        labels="results/model/labels.tsv",
+        card="results/model/README.md",
+        bundle="results/model/bundle.json",
+    log:
+        "results/logs/bundle/model.log",
+    benchmark:
+        "results/benchmarks/bundle/model.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
+        passes=[f"--{key}" for key in ("mirror", "shift") if config["aggregation"][key]],
+        spacing=config["conform"]["spacing_mm"],
+        size=config["conform"]["size"],
+        slice_size=config["slices"]["size"],
+        protocol=untracked(PROTOCOL),
+        table=PROTOCOL_DIGEST,
+    shell:
+        "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
+        " --aggregation {params.aggregation:q} {params.passes:q} --spacing {params.spacing} --size {params.size}"
+        " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"
 
-    rule bundle:
-        output:
-            weights=expand("results/model/{view}.safetensors", view=VIEWS),
-            labels="results/model/labels.tsv",
-            card="results/model/README.md",
-            bundle="results/model/bundle.json",
-        log:
-            "results/logs/bundle/model.log",
-        benchmark:
-            "results/benchmarks/bundle/model.tsv"
-        conda:
-            "../../envs/torch.yaml"
-        params:
-            # what the model is decides, not where it lies: its bundle.json has checksums
-            model=file_digest(f"{MODEL}/bundle.json"),
-            files=untracked([f"{MODEL}/{name}" for name in GIVEN_FILES]),
-        shell:
-            "cp -v -- {params.files:q} results/model 2>&1 | tee {log:q}"
 
-else:
+# instead, with a finished model
+rule copy_model:
+    output:
+        BUNDLED if MODEL else [],
+    log:
+        "results/logs/copy_model/model.log",
+    benchmark:
+        "results/benchmarks/copy_model/model.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        # what the model is decides, not where it lies: its bundle.json has checksums of the rest
+        contents=file_digest(f"{MODEL}/bundle.json"),
+        files=untracked([f"{MODEL}/{name}" for name in GIVEN_FILES]),
+    shell:
+        "cp -v -- {params.files:q} results/model 2>&1 | tee {log:q}"
 
-    rule bundle:
-        input:
-            models=expand("results/models/finetune/{view}/{file}", view=VIEWS, file=MODEL_FILES),
-        output:
-            weights=expand("results/model/{view}.safetensors", view=VIEWS),
-            labels="results/model/labels.tsv",
-            card="results/model/README.md",
-            bundle="results/model/bundle.json",
-        log:
-            "results/logs/bundle/model.log",
-        benchmark:
-            "results/benchmarks/bundle/model.tsv"
-        conda:
-            "../../envs/torch.yaml"
-        params:
-            aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
-            passes=[f"--{key}" for key in ("mirror", "shift") if config["aggregation"][key]],
-            spacing=config["conform"]["spacing_mm"],
-            size=config["conform"]["size"],
-            slice_size=config["slices"]["size"],
-            protocol=untracked(PROTOCOL),
-            table=PROTOCOL_DIGEST,
-        shell:
-            "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
-            " --aggregation {params.aggregation:q} {params.passes:q} --spacing {params.spacing} --size {params.size}"
-            " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"
+
+ruleorder: copy_model > bundle
