@@ -96,8 +96,8 @@ try:
     elif not MODEL and not scans("train"):
         raise InputError(SHEET, "no scan has use=train", "name scans with labels to train on")
     WAITING = untrained_scans("results/models/finetune", scans("train")) if KEPT else []
-    LEARNT = {} if MODEL else SCANS
-    PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining(LEARNT, config.get("pretrain", {}))
+    learnt = {} if MODEL else SCANS
+    PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining(learnt, config.get("pretrain", {}))
     STAGES = ["pretrain", "finetune"] if PRETRAIN_IMAGES + PRETRAIN_MAPS else ["finetune"]
     STAGES = trained if FROZEN else STAGES
     if not FROZEN and STAGES[0] not in config:
@@ -143,3 +143,8 @@ def conformed_labels(name):
 
 def stacks(names, kind=""):
     return expand("results/slices/{{view}}/{scan}{kind}.npy", scan=names, kind=kind)
+
+
+def training_threads(wildcards):
+    """The views share the cores, unless a profile says otherwise."""
+    return max(1, (workflow.cores or 1) // len(VIEWS))

@@ -9,11 +9,6 @@
 # state is saved; the shell and `tee` must outlive that, or Snakemake would count the job as over.
 
 
-def training_threads(wildcards):
-    """The views share the cores, unless a profile says otherwise."""
-    return max(1, (workflow.cores or 1) // len(VIEWS))
-
-
 rule pretrain:
     input:
         train=stacks(PRETRAIN_IMAGES),
