@@ -39,8 +39,10 @@ rule all:
     input:
         # every product, or one that somebody deletes would stay away
         rules.report.output,
-        expand("results/models/finetune/{view}/{file}", view=VIEWS, file=MODEL_FILES),
-        rules.bundle.output,
+        expand(
+            "results/models/finetune/{view}/{file}", view=VIEWS if STAGES else [], file=MODEL_FILES
+        ),
+        BUNDLED,
         expand(rules.segment.output.dseg, scan=SEGMENTED),
         "results/segmentations/volumes.tsv" if SEGMENTED else [],
         "results/metrics.tsv" if scans("test") else [],

@@ -8,6 +8,7 @@ import sys
 import zlib
 from collections import Counter
 from pathlib import Path
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
@@ -78,6 +79,13 @@ def painted_head(dseg: Volume, seed: int = 0) -> Volume:
     grey = np.where(scalp, 150, 0) + np.where(brain, 60 + dseg.data.astype(int), 0)
     noise = np.random.default_rng(seed).normal(0, 3, grey.shape)
     return Volume((grey + np.abs(noise)).astype(np.float32), dseg.affine, Path("head.nii.gz"))
+
+
+def dead_links(page: Path) -> list[str]:
+    """Where a page's links and pictures lead to that is not there; the page must have some."""
+    links = [unquote(link) for link in re.findall(r'(?:src|href)="([^"#]+)"', page.read_text())]
+    assert len(links) > 10
+    return [link for link in links if not (page.parent / link).exists()]
 
 
 def job_counts(text: str) -> Counter:

@@ -10,15 +10,13 @@ from pathlib import Path
 import torch
 
 import quicknat
-from quicknat.bundle_format import FORMAT, read_description
+from quicknat.bundle_format import AGAIN, FORMAT, read_description, require_files
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
 from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.slices import VIEWS
 from quicknat.volumes import sha256
 from quicknat.weights import load_weights
-
-AGAIN = "copy or bundle the model again"
 
 CARD = """# QuickNAT model
 
@@ -172,13 +170,7 @@ def load_bundle(
     """
     folder = Path(folder)
     described = read_description(folder)
-    files = [described["labels"]["file"], *(v["weights"] for v in described["views"].values())]
-    hashes = [described["labels"]["sha256"], *(v["sha256"] for v in described["views"].values())]
-    for name, expected in zip(files, hashes, strict=True):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(folder, f"lacks its file '{name}'", AGAIN)
-        if sha256(folder / name) != expected:
-            raise InputError(folder / name, "has changed since the model was made", AGAIN)
+    require_files(folder, described)
     protocol = Protocol.read(folder / described["labels"]["file"])
     networks = {}
     for view, entry in described["views"].items():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from quicknat.errors import InputError
 from quicknat.labels import MAX_CLASSES
 from quicknat.schema import check
 from quicknat.slices import VIEWS
+from quicknat.volumes import sha256
 
 FORMAT = 4
+AGAIN = "copy or bundle the model again"
 
 FILE = {"type": "string", "pattern": "^[^/\\\\]{1,99}$", "description": "must name a file here"}
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "must be a SHA-256"}
@@ -83,3 +87,27 @@ def read_description(folder: str | Path) -> dict:
         problem = "'population' has other classes than the coronal network"
         raise InputError(folder / "bundle.json", problem, "bundle it again")
     return described
+
+
+def require_files(
+    folder: str | Path, described: Mapping[str, Any], also: Iterable[str] = ()
+) -> None:
+    """Check every file that a description names against its recorded SHA-256.
+
+    Args:
+        folder: the model.
+        described: its ``bundle.json``, as :func:`read_description` gives it.
+        also: names of files that must be there besides.
+
+    Raises:
+        InputError: a missing or changed file.
+    """
+    folder = Path(folder)
+    recorded = [(entry["weights"], entry["sha256"]) for entry in described["views"].values()]
+    recorded.insert(0, (described["labels"]["file"], described["labels"]["sha256"]))
+    for name in (*(name for name, _ in recorded), *also):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(folder, f"lacks its file '{name}'", AGAIN)
+    for name, digest in recorded:
+        if sha256(folder / name) != digest:
+            raise InputError(folder / name, "has changed since the model was made", AGAIN)

@@ -28,6 +28,12 @@ DEFAULT_NOTE = (
     "networks did not see in training. They can be no better than those labels, and they hold for "
     "scans like these."
 )
+GIVEN_NOTE = (
+    "The scores measure agreement with the reference labels named in the sheet, and can be no "
+    "better than those labels. They hold only if the finished model was not trained on these "
+    "people, which nothing here can prove. Labels drawn by other rules than those that it was "
+    "trained on lower them."
+)
 # what to make of each flag of {scan}_desc-quicknat_qc.json
 ADVICE = {
     "structure_missing": "Look there in the viewer: absent in this head, or not found?",
@@ -103,7 +109,8 @@ def write_report(inputs: ReportInputs, templates: Path, output: Path) -> None:
     for name, source in assets.items():
         with written_whole(folder / "assets" / name) as (temporary,):
             shutil.copyfile(source, temporary)
-    figures = ("curves", *(SCORE_FIGURES if scored else ())) if inputs.complete else ()
+    figures = (() if inputs.given else ("curves",)) + (SCORE_FIGURES if scored else ())
+    figures = figures if inputs.complete else ()
     pages[output] = environment.get_template("cohort.html.j2").render(
         **cohort_content(inputs, volumes),
         scores=scored,

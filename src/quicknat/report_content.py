@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -49,6 +50,7 @@ class ReportInputs:
     failed: Sequence[Failure] = ()  # jobs
     people: People = field(default_factory=People)
     waiting: Sequence[str] = ()  # scans to train on that the models have not seen
+    given: str = ""  # name of the finished model that segmented, where nothing was trained
     libraries: Mapping[str, Path] | None = None  # scripts by name of source; None: a static report
 
     @property
@@ -149,8 +151,10 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
     """What the cohort's page says of scans, training and run, besides their scores."""
     uses = pd.Series([scan.use for scan in inputs.scans]).value_counts()
     order = inputs.protocol.names[1:]
-    histories = _histories(inputs.results / "models")
-    bundle = inputs.results / "model" / "bundle.json"
+    # networks that an earlier run trained say nothing about a given model
+    histories = {} if inputs.given else _histories(inputs.results / "models")
+    path = inputs.results / "model" / "bundle.json"
+    bundle = json.loads(path.read_text()) if path.exists() else None
     return {
         "title": inputs.title,
         "note": inputs.note,
@@ -167,11 +171,23 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
             for view in VIEWS
         },
         "sagittal_classes": inputs.protocol.n_classes("sagittal"),
-        "bundle": json.loads(bundle.read_text()) if bundle.exists() else None,
+        "bundle": bundle,
+        "learnt": _learnt(bundle, inputs.scans) if bundle else [],
         "times": run_times(inputs.results / "benchmarks"),
         "software": versions(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+
+
+def _learnt(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
+    """Test scans that have the names of scans which a model was trained or chosen on."""
+    names = {
+        name
+        for entry in bundle["views"].values()
+        for key in ("training_scans", "validation_scans")
+        for name in entry.get(key, ())
+    }
+    return [scan.id for scan in scans if scan.use == "test" and scan.id in names]
 
 
 def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:

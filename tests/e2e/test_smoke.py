@@ -7,7 +7,6 @@ import shutil
 import tarfile
 import threading
 import time
-from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from helpers import ROOT, job_counts, run_snakemake
+from helpers import ROOT, dead_links, job_counts, run_snakemake
 from quicknat.volumes import sha256
 
 pytestmark = pytest.mark.slow
@@ -106,9 +105,7 @@ def test_report_links_to_nothing_but_files_of_the_results(finished):
     assert [page.name for page in pages] == ["index.html", "sub-ds240.html"]
     for page in pages:
         text = page.read_text()
-        links = [unquote(link) for link in re.findall(r'(?:src|href)="([^"#]+)"', text)]
-        assert len(links) > 10
-        assert [link for link in links if not (folder / link).exists()] == []
+        assert dead_links(page) == []
         assert "<script" not in text  # 'interactive' is false here
     index = pages[0].read_text()
     for text in ("sub-ds240", "Left hippocampus", "sub-CSI1x01", "lightning-fabric", "pretrain"):

@@ -1,5 +1,6 @@
 """The report's pages: what they say, and that they are deaf to what scans are called."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, dead_links
 from made_up_results import made_up_results, split_tables
 from quicknat.cohort import Scan
 from quicknat.errors import written_whole
@@ -114,6 +115,32 @@ def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
     output = tmp_path / "report/incomplete.html"
     write_report(replace(inputs, segmented=[], failed=failed), TEMPLATES, output)
     assert "finetune" in output.read_text() and "None is finished yet" in output.read_text()
+
+
+def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path, protocol):
+    scan = Scan(subject="1", image="a.nii", use="test", person="1")
+    inputs = made_up_results(tmp_path, [scan], protocol, given="malc")
+    output = tmp_path / "report/index.html"
+    write_report(inputs, TEMPLATES, output)  # with histories of another run lying there
+    page = output.read_text()
+    assert "the finished model <strong>malc</strong> segmented this cohort" in page
+    assert 'id="training"' not in page and "figures/curves" not in page and "Over-fit" not in page
+    assert "trained on this cohort" not in page and dead_links(output) == []
+
+
+def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol):
+    scans = [Scan(subject=name, image="a.nii", use="test", person=name) for name in "123"]
+    inputs = made_up_results(tmp_path, scans, protocol)
+    bundle = tmp_path / "model/bundle.json"
+    described = json.loads(bundle.read_text())
+    described["views"]["axial"] |= {"training_scans": ["sub-3"], "validation_scans": ["sub-1"]}
+    output = tmp_path / "report/index.html"
+    write_report(inputs, TEMPLATES, output)
+    assert "may have been learnt" not in output.read_text()
+    bundle.write_text(json.dumps(described))
+    write_report(inputs, TEMPLATES, output)
+    page = output.read_text()
+    assert "2 of the test scans may have been learnt" in page and "sub-1, sub-3. If" in page
 
 
 def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):

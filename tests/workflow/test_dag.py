@@ -64,6 +64,7 @@ def test_cohort_with_nothing_to_segment_still_ends_in_a_report(dry_run):
     assert counts["report"] == 1 and not {"segment", "volumes"} & set(counts)
 
 
+SEGMENT = "s1|s1.nii.gz|||segment|"
 PRETRAIN = "p1|p1.nii.gz|||pretrain|"
 
 
@@ -150,6 +151,27 @@ def test_first_stage_starts_from_the_initial_model_and_it_cannot_be_the_runs_own
     assert first.parent == tmp_path / "given" and second.parent.parent.name == "pretrain"
     done = dry_run(rows=rows, overlay={"training": {"initial_model": "results/model"}})
     assert done.returncode != 0 and "copy it to another folder" in done.text
+
+
+@pytest.mark.slow
+def test_finished_model_segments_on_its_own_grid_and_nothing_is_trained(dry_run, model):
+    rows = [HEADER, *TRAIN, VAL, "m1||m1_l.nii.gz|freesurfer|pretrain|", TEST, SEGMENT]
+    overlay = {"model": str(model), "conform": {"spacing_mm": 1.0, "size": 256}}
+    done = dry_run("--printshellcmds", rows=rows, overlay=overlay)
+    jobs = {"copy_model": 1, "convert": 2, "convert_labels": 1, "segment": 2, "volumes": 1}
+    jobs |= {"evaluate": 1, "metrics": 1, "score_figures": 1, "pictures": 2, "report": 1}
+    assert job_counts(done.text) == jobs, done.text
+    assert len(re.findall(r"quicknat convert .* --spacing 4.0 --size 64", done.text)) == 2
+    done = dry_run(rows=[HEADER, SEGMENT], overlay=overlay)  # which no training would take
+    assert job_counts(done.text)["segment"] == 1, done.text
+
+
+@pytest.mark.slow
+def test_finished_model_is_refused_where_it_is_none_or_has_nothing_to_segment(dry_run, model):
+    done = dry_run(rows=[HEADER, SEGMENT], overlay={"model": "models/nowhere"})
+    assert done.returncode != 0 and "models/nowhere: is not a model folder" in done.text
+    done = dry_run(rows=[HEADER, *TRAIN, VAL], overlay={"model": str(model)})
+    assert done.returncode != 0 and "no scan has use=segment or test; name" in done.text
 
 
 def test_sessions_are_scans_of_their_own(dry_run):

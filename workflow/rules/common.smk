@@ -5,12 +5,13 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
+from snakemake.utils import update_config, validate
 
 from quicknat.cohort import pretraining, read_sheet, read_table
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.given_model import FILES as GIVEN_FILES
+from quicknat.given_model import given_settings, require_usable
 from quicknat.places import Places
 from quicknat.reruns import LOOKS, deciding, file_digest, stage_settings, table_digest
 from quicknat.schema import check, check_consistency, load_schema
@@ -25,9 +26,8 @@ SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 CHECKED = "results/check.tsv"
-DEMO_SOURCE = "img2fmri"  # the package whose heads the demo cohort deforms
-DEMO_HEADS = ("CSI1", "CSI2")
-DEMO_HEAD = "img2fmri/derivatives/T1/sub-{head}_ses-16_anat_sub-{head}_ses-16_T1w.nii.gz"
+BUNDLED = [f"results/model/{name}" for name in GIVEN_FILES]  # bundled or copied
+DEMO_HEADS = ("CSI1", "CSI2")  # that the demo cohort deforms
 
 
 def in_workflow(path):
@@ -51,6 +51,8 @@ CONFIG_SCHEMA, SHEET_SCHEMA, SOURCES_SCHEMA = (
 try:
     check(config, load_schema(CONFIG_SCHEMA), "configuration")
     validate(config, os.path.abspath(CONFIG_SCHEMA))  # fills in the defaults
+    MODEL = in_workflow(config["model"]) if config["model"] else ""
+    update_config(config, given_settings(MODEL) if MODEL else {})
     check_consistency(config)
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
     PEOPLE = os.path.join(os.path.dirname(SHEET), "participants.tsv")  # ages and the like
@@ -58,6 +60,8 @@ try:
     TEMPLATES = in_workflow("workflow/report")
     SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
+    if MODEL and workflow.is_main_process:
+        require_usable(MODEL, PROTOCOL, own="results/model")
     known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))
     if config["protocol"] not in known:
         refuse(f"'protocol' is '{config['protocol']}'", known)
@@ -80,23 +84,28 @@ try:
     if config["on_bad_scan"] == "skip":
         SKIPPED = {v.scan: v.reason for v in read_verdicts(CHECKED) if v.verdict == BAD}
     SCANS = {scan.id: scan for scan in read_sheet(SHEET, sheet_schema) if scan.id not in SKIPPED}
-    new_scans, trained = config["training"]["new_scans"], trained_stages("results/models")
-    FROZEN = new_scans == "freeze" and "finetune" in trained  # then models are files like others
-    if FROZEN:
+    SEGMENTED = scans("test", "segment")
+    new_scans = config["training"]["new_scans"]
+    trained = [] if MODEL else trained_stages("results/models")
+    KEPT = new_scans == "freeze" and "finetune" in trained  # then models are files like others
+    FROZEN = KEPT or MODEL != ""  # nothing is trained
+    if KEPT:
         require_same_grid("results/model/bundle.json", config)
-    elif not scans("train"):
+    elif MODEL and not SEGMENTED:
+        raise InputError(SHEET, "no scan has use=segment or test", "name scans to segment")
+    elif not MODEL and not scans("train"):
         raise InputError(SHEET, "no scan has use=train", "name scans with labels to train on")
-    WAITING = untrained_scans("results/models/finetune", scans("train")) if FROZEN else []
-    PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining(SCANS, config.get("pretrain", {}))
+    WAITING = untrained_scans("results/models/finetune", scans("train")) if KEPT else []
+    learnt = {} if MODEL else SCANS
+    PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining(learnt, config.get("pretrain", {}))
     STAGES = ["pretrain", "finetune"] if PRETRAIN_IMAGES + PRETRAIN_MAPS else ["finetune"]
     STAGES = trained if FROZEN else STAGES
-    if STAGES[0] not in config and not FROZEN:
+    if not FROZEN and STAGES[0] not in config:
         raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
     INITIAL = config["training"]["initial_model"]  # where its first stage starts from
     INITIAL = [f"{in_workflow(INITIAL)}/{{view}}.safetensors"] if INITIAL else []
     SETTINGS = {s: json.dumps(stage_settings(config, s)) for s in STAGES if s in config}
     WARM_START_EPOCHS = config["training"]["warm_start_epochs"] * (new_scans == "warm_start")
-    SEGMENTED = scans("test", "segment")
     LABEL_METHOD = config["auto_labels"]["method"]
     UNLABELLED = [name for name in PRETRAIN_IMAGES if not (SCANS[name].labels or FROZEN)]
     if license := config["auto_labels"]["license"]:  # as a parameter, moving it would redo labels
@@ -139,9 +148,3 @@ def stacks(names, kind=""):
 def training_threads(wildcards):
     """The views share the cores, unless a profile says otherwise."""
     return max(1, (workflow.cores or 1) // len(VIEWS))
-
-
-def write_effective_config():
-    """Leave the settings of this run, defaults included, beside its results."""
-    with written_whole("results/config.yaml") as (temporary,):
-        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))

@@ -2,6 +2,8 @@
 # Requires: the two real heads CSI1 and CSI2 out of the img2fmri package.
 # Makes:    results/raw/demo-oasis/disc1/...  OASIS-1 style Analyze pairs, image and label map
 #           results/raw/demo-ixi/...          IXI style NIfTI, image only
+DEMO_SOURCE = "img2fmri"  # the package whose heads are deformed
+DEMO_HEAD = "img2fmri/derivatives/T1/sub-{head}_ses-16_anat_sub-{head}_ses-16_T1w.nii.gz"
 
 
 rule demo_oasis:

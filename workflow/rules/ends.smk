@@ -3,8 +3,10 @@
 # Makes:    results/config.yaml              the settings of the run
 #           results/failed.tsv               if jobs failed: stage, scan, reason, log and its end
 #           results/report/incomplete.html   and then what is finished, with that table
+import yaml
 from snakemake.logging import logger
 
+from quicknat.errors import written_whole
 from quicknat.failures import close_run
 from quicknat.jobs import JobLog
 from quicknat.leftovers import RunHold
@@ -17,7 +19,8 @@ HOLD = RunHold() if workflow.is_main_process else None
 onstart:
     if not workflow.local_exec:  # a cluster's jobs outlive Snakemake
         HOLD.keep_locks()
-    write_effective_config()
+    with written_whole("results/config.yaml") as (temporary,):  # with the defaults
+        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     logger.addHandler(JOBS)
 
 

@@ -43,6 +43,7 @@ COHORT_FILES = {"note": COHORT_NOTE, "participants": PEOPLE}
 REPORT_OPTIONS = [
     *("--schema", SHEET_SCHEMA, "--templates", TEMPLATES, "--protocol", PROTOCOL),
     *(f"--{name}={path}" for name, path in COHORT_FILES.items() if os.path.exists(path)),
+    *([f"--given-model={MODEL}"] if MODEL else []),
 ]
 TEMPLATE_FILES = sorted(str(path) for path in Path(TEMPLATES).rglob("*") if path.is_file())
 
@@ -82,7 +83,7 @@ rule score_figures:
 
 rule report:
     input:
-        curves=rules.curves.output,
+        curves=rules.curves.output if STAGES else [],
         scores=rules.score_figures.output if scans("test") else [],
         metrics=rules.metrics.output if scans("test") else [],
         pictures=expand(rules.pictures.output, scan=SEGMENTED),

@@ -7,7 +7,7 @@
 
 rule segment:
     input:
-        model=rules.bundle.output,
+        model=BUNDLED,
         scan=CONFORMED,
         record=rules.convert.output.record,
     output:

@@ -2,7 +2,8 @@
 # The first is on automatic labels or painted images, the second on the given labels.
 # Requires: the stacks of the pretrain, train and val scans; those of tissues, to paint images from.
 # Makes:    results/models/{stage}/{view}/   model.safetensors, model.json, history.tsv
-#           results/model/                   the three views in one folder, ready to segment
+#           results/model/                   the three views in one folder, ready to segment;
+#                                            with the setting `model`, a copy of that folder
 #
 # A signal that is to end a training goes to all processes of its job. The training obeys it, once its
 # state is saved; the shell and `tee` must outlive that, or Snakemake would count the job as over.
@@ -104,3 +105,24 @@ rule bundle:
         "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
         " --aggregation {params.aggregation:q} {params.passes:q} --spacing {params.spacing} --size {params.size}"
         " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"
+
+
+# instead, with a finished model
+rule copy_model:
+    output:
+        BUNDLED if MODEL else [],
+    log:
+        "results/logs/copy_model/model.log",
+    benchmark:
+        "results/benchmarks/copy_model/model.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        # what the model is decides, not where it lies: its bundle.json has checksums of the rest
+        contents=file_digest(f"{MODEL}/bundle.json"),
+        files=untracked([f"{MODEL}/{name}" for name in GIVEN_FILES]),
+    shell:
+        "cp -v -- {params.files:q} results/model 2>&1 | tee {log:q}"
+
+
+ruleorder: copy_model > bundle

@@ -163,6 +163,9 @@ def report(
     failed: Annotated[
         Path | None, typer.Option(help="Table of failed jobs: show it, and what is finished.")
     ] = None,
+    given_model: Annotated[
+        Path | None, typer.Option(help="Finished model that segmented, where nothing was trained.")
+    ] = None,
     niivue: Annotated[Path | None, typer.Option(help="Script of NiiVue.")] = None,
     datatables: Annotated[Path | None, typer.Option(help="Script of DataTables.")] = None,
 ) -> None:
@@ -178,7 +181,7 @@ def report(
     from quicknat.failures import read_failed
     from quicknat.finished import complete_scans
     from quicknat.labels import Protocol
-    from quicknat.report import DEFAULT_NOTE, write_report
+    from quicknat.report import DEFAULT_NOTE, GIVEN_NOTE, write_report
     from quicknat.report_content import ReportInputs
     from quicknat.report_tables import People
     from quicknat.schema import load_schema
@@ -197,7 +200,7 @@ def report(
     libraries = {"niivue": niivue, "datatables": datatables} if niivue and datatables else None
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
-        note=note.read_text().strip() if note else DEFAULT_NOTE,
+        note=note.read_text().strip() if note else GIVEN_NOTE if given_model else DEFAULT_NOTE,
         results=results,
         scans=scans,
         segmented=shown,
@@ -206,6 +209,7 @@ def report(
         failed=failures,
         people=People(None if known is None else known.fillna("n/a")),
         waiting=unseen,
+        given=given_model.name if given_model else "",
         libraries=libraries,
     )
     write_report(inputs, templates, output)
