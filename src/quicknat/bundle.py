@@ -25,7 +25,7 @@ Whole-brain segmentation of T1-weighted MRI, protocol `{protocol}` ({structures}
 - Networks: coronal, axial, sagittal; {filters} filters, squeeze-and-excitation {kind};
   probabilities weighted {weights}{passes}.
 - Grid: RAS+, {spacing} mm, slices of {size} x {size}.
-- Trained on {n_train} scans, best epoch chosen on {n_val} validation scans with mean Dice {dice}.
+- Trained on {n_train} scans, {chosen}.
 - Use: `quicknat segment T1w.nii.gz --model THIS_FOLDER --output out/`
 
 Not a medical device. The labels that it was trained on decide what it can know: read where they
@@ -133,8 +133,10 @@ def write_bundle(
                 spacing=f"{spacing_mm:g}",
                 size=slice_size,
                 n_train=len(one["training_scans"]),
-                n_val=len(one["validation_scans"]),
-                dice=f"{dice} (coronal / axial / sagittal)",
+                chosen=f"best epoch chosen on {n_val} validation scans with mean Dice {dice} "
+                "(coronal / axial / sagittal)"
+                if (n_val := len(one["validation_scans"]))
+                else "the last epoch kept, without validation scans",
             )
         )
     described = {
