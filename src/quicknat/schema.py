@@ -101,7 +101,7 @@ def check_consistency(config: dict) -> None:
         fix = f"must be at most conform.size ({cube})"
         raise InputError("configuration", f"'slices.size' is {window}", fix)
     initial = config["training"].get("initial_model")
-    if initial and os.path.realpath(initial) == os.path.realpath("results/model"):
+    if initial and os.path.abspath(initial) == os.path.abspath("results/model"):
         fix = "copy it to another folder first: this workflow writes there"
         raise InputError("configuration", f"'training.initial_model' is {initial}", fix)
     total = sum(config["aggregation"][view] for view in VIEWS)

@@ -53,6 +53,8 @@ def model() -> dict[str, bytes]:
         "conform": {"spacing_mm": 8.0, "size": 32},
         "slices": {"size": 32},
         "aggregation": {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2},
+        "mirror": False,
+        "shift": False,
         "views": {
             view: {
                 "weights": f"{view}.safetensors",
