@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jsonschema.exceptions import best_match, relevance
 from jsonschema.validators import extend
 
 from quicknat.errors import InputError
+from quicknat.reruns import stable_path
 from quicknat.slices import VIEWS
 
 SHOWN = 200  # characters of a value in a message
@@ -101,7 +101,7 @@ def check_consistency(config: dict) -> None:
         fix = f"must be at most conform.size ({cube})"
         raise InputError("configuration", f"'slices.size' is {window}", fix)
     initial = config["training"].get("initial_model")
-    if initial and os.path.abspath(initial) == os.path.abspath("results/model"):
+    if initial and stable_path(initial) == "results/model":
         fix = "copy it to another folder first: this workflow writes there"
         raise InputError("configuration", f"'training.initial_model' is {initial}", fix)
     total = sum(config["aggregation"][view] for view in VIEWS)

