@@ -104,7 +104,7 @@ def segment(
     where, numbers = "GPU" if on_gpu else "processor", "bf16" if bf16 else "fp32"
     log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
     if model == SHIPPED:
-        log.info("trained on 15 + 2 people, licence CC BY-NC 4.0: see README.md there")
+        log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")
     keep_freed_memory()
     options = Options(conformed, orientation, uncertainty, batch_size, views)
     outcomes = segment_all(bundle, tasks, output, options, overwrite)
