@@ -51,7 +51,7 @@ audit: $(VENV)/.installed
 # torch first and by itself: the other packages take whatever build is there
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=")'
-	@echo "Installing into $(VENV): about 2 GB of disk, a minute or two"
+	@echo "Installing into $(VENV): 2 GB of disk, several more where torch brings CUDA; a minute or two"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install $(TORCH)
 	$(PIP) install -r requirements.lock

@@ -43,7 +43,9 @@ class Learner:
         self.model, self.optimizer = fabric.setup(compiled, make_optimizer(network, settings))
         power, cap = settings.class_weight_power, settings.class_weight_cap
         self.loss = CombinedLoss(
-            class_weights(plan.counts, power, cap), edge_weight(plan.counts, power, cap)
+            class_weights(plan.counts, power, cap),
+            edge_weight(plan.counts, power, cap),
+            settings.dice_over,
         ).to(fabric.device)
         self.updates = -(-steps_per_epoch // settings.accumulate)
         self.scheduler = LambdaLR(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -52,17 +54,23 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Te
     return (F.cross_entropy(logits, labels, reduction="none") * weight).mean()
 
 
-def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - Dice of the softmax, averaged over slices and classes.
+DiceOver = Literal["batch", "slice"]
+
+
+def dice_loss(logits: Tensor, labels: Tensor, over: DiceOver = "slice") -> Tensor:
+    """1 - Dice of the softmax, averaged over classes.
 
     Args:
         logits: (N, C, H, W).
         labels: int64 (N, H, W).
+        over: ``slice`` is the paper: Dice of each slice, averaged. ``batch``: of all slices as if
+            they were one, in which a structure's few pixels in one slice weigh little.
     """
+    pixels = (2, 3) if over == "slice" else (0, 2, 3)
     probabilities = logits.softmax(dim=1)
     truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
-    overlap = (probabilities * truth).sum(dim=(2, 3))
-    total = probabilities.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
+    overlap = (probabilities * truth).sum(dim=pixels)
+    total = probabilities.sum(dim=pixels) + truth.sum(dim=pixels)
     return (1 - 2 * overlap / (total + 1e-4)).mean()
 
 
@@ -74,10 +82,11 @@ class CombinedLoss(nn.Module):
 
     weights: Tensor  # the buffer
 
-    def __init__(self, weights: np.ndarray, edge: float) -> None:
+    def __init__(self, weights: np.ndarray, edge: float, dice_over: DiceOver = "slice") -> None:
         super().__init__()
         self.register_buffer("weights", torch.as_tensor(weights))
         self.edge = edge
+        self.dice_over = dice_over
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy and Dice loss of a batch; their sum is to be minimised.
@@ -88,4 +97,5 @@ class CombinedLoss(nn.Module):
         """
         logits, labels = logits.float(), labels.long()
         weight = self.weights[labels] + self.edge * edges(labels)
-        return weighted_cross_entropy(logits, labels, weight), dice_loss(logits, labels)
+        dice = dice_loss(logits, labels, self.dice_over)
+        return weighted_cross_entropy(logits, labels, weight), dice

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from quicknat.errors import InputError
+from quicknat.losses import DiceOver
 from quicknat.network import NetworkSettings, QuickNAT
 
 
@@ -33,6 +34,7 @@ class TrainingSettings:
     augment: bool = True
     mirror: bool = False
     slice_stride: int = 1
+    dice_over: DiceOver = "batch"
     class_weight_power: float = 1.0
     class_weight_cap: float | None = None
     seed: int = 0

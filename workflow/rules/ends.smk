@@ -28,7 +28,8 @@ onsuccess:
     HOLD.end()
     close_run([], FAILED)
     Path(INCOMPLETE).unlink(missing_ok=True)
-    print(f"Report: {os.path.abspath('results/report/index.html')}", file=sys.stderr)
+    if os.path.exists("results/report/index.html"):  # with --until it may not be wanted yet
+        print(f"Report: {os.path.abspath('results/report/index.html')}", file=sys.stderr)
 
 
 onerror:

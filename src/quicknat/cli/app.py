@@ -17,9 +17,9 @@ from quicknat.errors import InputError, Interrupted, for_users, one_line
 app = typer.Typer(
     name="quicknat",
     help="QuickNAT: segment T1-weighted brain MRI, and train the networks that do it.",
-    epilog="To segment: `quicknat segment SCAN --model MODEL --output FOLDER`. To train on scans "
-    "of your own: `quicknat sheet FOLDER --output cohort.tsv`, `quicknat check cohort.tsv`, then "
-    "`snakemake --cores all --config sheet=cohort.tsv`. Each command's `--help` has an example.",
+    epilog="To segment: `quicknat segment SCAN --output FOLDER`. To train on scans of your own: "
+    "`quicknat sheet FOLDER --output cohort.tsv`, `quicknat check cohort.tsv`, then `snakemake "
+    "--cores all --config sheet=cohort.tsv`. Each command's `--help` has an example.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
