@@ -272,9 +272,7 @@ def test_differences_are_few_and_short():
 
 @pytest.mark.case(43, 45, 46)
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "devices"), [(signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
-)
+@pytest.mark.parametrize(("number", "devices"), [(signal.SIGKILL, 1), (signal.SIGTERM, 2)])
 def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(
     stacks, tmp_path, number, devices
 ):
