@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from quicknat.conform import head_window, load_conformed
 from quicknat.errors import InputError
 from quicknat.slices import crop
-from quicknat.volumes import read_volume
+from quicknat.volumes import as_bytes, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def label_scan(
             raise InputError(
                 picture, "is conformed to another spacing than the scan", "convert it again"
             )
-        pairs.append((data, np.asarray(read_volume(labels).data, dtype=np.uint8)))
+        pairs.append((data, as_bytes(read_volume(labels), 255)))
     # registration looks at the box that holds the brain, which halves its time
     side = min(round(BRAIN_BOX_MM / spacing), record["size"])
     boxes = [head_window(data, spacing, side) for data, _ in pairs]

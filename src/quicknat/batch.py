@@ -23,13 +23,12 @@ import quicknat
 from quicknat.bundle import Bundle
 from quicknat.causes import explained
 from quicknat.cohort import default_name
-from quicknat.conform import conform_file, load_conformed, record_grid
+from quicknat.conform import conform_file, load_conformed, record_grid, source_digest
 from quicknat.errors import InputError, for_users, one_line, written_whole
 from quicknat.inference import segment
 from quicknat.lookup import write_lookup_tables
 from quicknat.outputs import dataset_description, output_files, write_segmentation
 from quicknat.progress import no_bar
-from quicknat.volumes import sha256
 
 log = logging.getLogger(__name__)
 
@@ -116,12 +115,13 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
         return False
     try:
         made = json.loads(files["provenance"].read_text())
-    except ValueError:
+        conformed = load_conformed(task.path)[2] if options.conformed else None
+    except (ValueError, InputError):
         return False
-    source = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
-    return source == (sha256(task.path), bundle.identity) and made.get("how") == how(
-        bundle, options
-    )
+    scan = conformed["source_sha256"] if conformed else source_digest(task.path)
+    wanted = scan, bundle.identity
+    found = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
+    return found == wanted and made.get("how") == how(bundle, options)
 
 
 def how(bundle: Bundle, options: Options) -> dict:

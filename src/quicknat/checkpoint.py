@@ -40,7 +40,7 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
         InputError: that state comes from a training with another fingerprint, or all are damaged.
     """
     for stray in Path(folder).glob(".tmp-*"):  # of a process that was killed while it wrote
-        stray.unlink()
+        stray.unlink(missing_ok=True)  # another process of this training may be quicker
     records = sorted(Path(folder).glob("*.json"), reverse=True)
     for record in records:
         path = record.with_suffix(".pt")

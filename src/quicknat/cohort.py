@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -99,6 +100,31 @@ def _as_scan(row: Mapping[str, str]) -> Scan:
     return Scan(**{"subject": "", "image": "", "use": ""} | given)
 
 
+def read_cells(path: Path) -> pd.DataFrame:
+    """The cells of a TSV as text, without lines that begin with ``#``.
+
+    Raises:
+        InputError: cannot be read as a table.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").splitlines(keepends=True)
+        text = "".join(line for line in lines if not line.startswith("#"))
+        table = pd.read_csv(
+            StringIO(text), sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
+        )
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "check the path") from error
+    except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
+        problem = f"cannot be read as a tab-separated table ({error})"
+        raise InputError(path, problem, "save it as tab-separated text in UTF-8") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first cell for a name
+        raise InputError(
+            path, "has rows with more cells than its header", "remove what is too much"
+        )
+    table.columns = [str(column).strip() for column in table.columns]
+    return table
+
+
 def examine_table(
     path: str | Path, schema: dict
 ) -> tuple[list[dict[str, str]], list[tuple[InputError, dict[str, str]]]]:
@@ -112,20 +138,7 @@ def examine_table(
         InputError: cannot be read as a table.
     """
     path = Path(path)
-    try:
-        table = pd.read_csv(
-            path, sep="\t", dtype=str, keep_default_na=False, comment="#", quoting=csv.QUOTE_NONE
-        )
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", "check 'sheet' in the configuration") from error
-    except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
-        problem = f"cannot be read as a tab-separated table ({error})"
-        raise InputError(path, problem, "save it as tab-separated text in UTF-8") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first cell for a name
-        raise InputError(
-            path, "has rows with more cells than its header", "remove what is too much"
-        )
-    table.columns = [str(column).strip() for column in table.columns]
+    table = read_cells(path)
     names = {"properties": {key: {} for key in schema["properties"]}, "additionalProperties": False}
     header = [e for column in table.columns for e in all_problems({column: ""}, names, path)]
     absent = [key for key in schema["required"] if key not in table.columns]
@@ -236,7 +249,7 @@ def find_one(path: str | Path) -> Path:
     """
     files = find_all(path)
     if not files:
-        raise InputError(path, "no such file", "check the path in the sheet")
+        raise InputError(path, "no such file", "check the path")
     if len(files) > 1:
         raise InputError(
             path, f"matches {len(files)} files ({files[0].name}, {files[1].name})", "name one"

@@ -6,6 +6,7 @@ conformed scan says how to return to the grid that it came on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -19,7 +20,7 @@ from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.placement import usable_affine
 from quicknat.schema import check
-from quicknat.volumes import MAX_VOXELS, Grid, Volume, read_volume, sha256
+from quicknat.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_volume, sha256
 
 HEAD_HEIGHT_MM = 150  # from the vertex down, a brain with cerebellum fits
 BEHIND_MIDDLE_MM = 4  # the brain sits that far behind the middle of a head with a nose
@@ -51,9 +52,12 @@ _KEYS = {
         "additionalProperties": False,
         "properties": {"qform": _TRANSFORM, "sform": _TRANSFORM},
     },
+    "orientation": {"type": "string"},
+    "source_orientation": {"type": "string"},
     "source_voxel_mm": {**_NUMBERS, "minItems": 3, "maxItems": 3},
     "spacing_mm": {"type": "number", "exclusiveMinimum": 0},
     "size": {"type": "integer", "minimum": 1},
+    "intensity_at_0_and_255": {**_NUMBERS, "minItems": 2, "maxItems": 2},
     "head_outside_fraction": {"type": "number"},
 }
 # of the sidecar, what later stages need
@@ -163,6 +167,9 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
 
     Returns:
         uint8 image (size, size, size) in RAS+ order, its grid, and a record of how to go back.
+
+    Raises:
+        InputError: all voxels have one value.
     """
     if volume.data.min() == volume.data.max():
         fix = "this is not a scan of a head"
@@ -190,9 +197,27 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
 def conform_file(
     path: Path, orientation: str, spacing_mm: float, size: int
 ) -> tuple[np.ndarray, Grid, dict]:
-    """Read and conform a T1w scan; the record also says which file it was, and its SHA-256."""
+    """Read and conform a T1w scan; the record also says which file it was, and how it was read.
+
+    Args:
+        path: the scan.
+        orientation: see :func:`quicknat.volumes.read_volume`; empty where the header says.
+        spacing_mm, size: of the conformed grid.
+
+    Raises:
+        InputError: see :func:`quicknat.volumes.read_volume` and :func:`conform`.
+    """
     image, grid, record = conform(read_volume(path, orientation), spacing_mm, size)
-    return image, grid, {"source": str(path), "source_sha256": sha256(path), **record}
+    source = {"source": str(path), "source_sha256": source_digest(path), "orientation": orientation}
+    return image, grid, {**source, **record}
+
+
+def source_digest(path: Path) -> str:
+    """SHA-256 of a scan; of an Analyze pair, of the image's and the header's together."""
+    header = path.with_suffix(".hdr")
+    if path.suffix.lower() != ".img" or not header.exists():
+        return sha256(path)
+    return hashlib.sha256((sha256(path) + sha256(header)).encode()).hexdigest()
 
 
 def record_grid(record: dict) -> Grid:
@@ -202,7 +227,11 @@ def record_grid(record: dict) -> Grid:
 
 
 def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
-    """A conformed scan (uint8), its affine and its sidecar record."""
+    """A conformed scan (uint8), its affine and its sidecar record.
+
+    Raises:
+        InputError: the sidecar is absent or no such record, or the image is not what it describes.
+    """
     path = Path(path)
     sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     try:
@@ -216,7 +245,7 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     if not all(usable_affine(np.array(matrix)) for matrix in [record["source_affine"], *stated]):
         raise InputError(sidecar, "its affine cannot be used", "convert again")
     volume = read_volume(path)
-    return np.asarray(volume.data, dtype=np.uint8), volume.affine, record
+    return as_bytes(volume, 255), volume.affine, record
 
 
 def conform_labels(

@@ -97,7 +97,7 @@ class SliceDataset(Dataset):
         self.transform = transform
         self.seed = seed
         self.stride = stride
-        self.swapped = swapped
+        self.swapped = None if swapped is None else swapped.astype(np.uint8)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -107,7 +107,9 @@ class SliceDataset(Dataset):
         scan = int(np.searchsorted(self.ends, index, side="right"))
         pair = self.stacks[scan][index - (self.ends[scan - 1] if scan else 0)]
         if self.swapped is not None and np.random.default_rng((self.seed, number)).random() < 0.5:
-            pair = np.stack([pair[0, ::-1], self.swapped[pair[1, ::-1]]])  # (2, X, …), RAS+ axes
+            pair = np.stack(
+                [pair[0, ::-1], self.swapped[pair[1, ::-1]].astype(np.uint8)]
+            )  # (2, X, …), RAS+ axes
         painted = scan >= self.images
         image = torch.from_numpy(pair[:1].astype(np.float32) / (1 if painted else 255))
         kind = {"tissues": torch.tensor(painted)} if len(self.paths) > self.images else {}

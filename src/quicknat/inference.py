@@ -45,6 +45,9 @@ class Segmentation:
     - ``view_agreement``: Dice between each view's own map and the result, mean over the views;
     - ``iou`` and ``cv`` of Monte-Carlo samples, see :mod:`quicknat.uncertainty`.
 
+    Where the bundle looks at the scan a second time, half a voxel on, ``labels`` come from both
+    passes, all else from the first.
+
     ``entropy``: normalised entropy of the aggregated probabilities at each voxel, of their mean
     where there are Monte-Carlo samples; float32 0 … 1 on the native grid.
     ``views``: each view's own labels, if wanted; in the sagittal one, which knows no sides, a

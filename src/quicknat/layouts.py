@@ -226,30 +226,25 @@ def _beside(paths: Sequence[str], kinds: str, protocol: str = "") -> Finding:
 
 
 def synthseg(paths: Sequence[str]) -> Finding:
-    """A folder of X.nii.gz with X_synthseg.nii.gz.
+    """A folder of X.nii.gz or X_resampled.nii.gz with X_synthseg.nii.gz.
 
     SynthSeg's maps lie on a 1 mm grid: where X_resampled is there, it is taken in place of X.
     """
     if not any("_synthseg.nii" in path for path in paths):
         return [], []
-    resampled = [path for path in paths if "_resampled.nii" in path]
-    replaced = {path.replace("_resampled.nii", ".nii") for path in resampled}
+    resampled = {path.replace("_resampled.nii", ".nii"): path for path in paths
+                 if "_resampled.nii" in path}  # fmt: skip
     posteriors = [path for path in paths if "_posteriors.nii" in path]
-    scans, left_out = _beside(
-        [path for path in paths if path not in {*resampled, *posteriors}], "synthseg", "freesurfer"
-    )
-    for path in posteriors:
-        left_out.append(LeftOut(path, "holds probabilities"))
-    return [
-        replace(scan, image=scan.image.replace(".nii", "_resampled.nii"))
-        if scan.image in replaced else scan
-        for scan in scans
-    ], left_out  # fmt: skip
+    taken = {*resampled, *resampled.values(), *posteriors}
+    others = [path for path in paths if path not in taken]
+    scans, left_out = _beside([*others, *resampled], "synthseg", "freesurfer")
+    left_out += [LeftOut(path, "holds probabilities") for path in posteriors]
+    return [replace(scan, image=resampled.get(scan.image, scan.image)) for scan in scans], left_out
 
 
 def plain(paths: Sequence[str]) -> Finding:
     """A folder of NIfTI or MGZ files; the map of X is X_dseg, X_seg, X_labels or X_aseg."""
-    return _beside(paths, "dseg|seg|labels|aseg")
+    return _beside(paths, "dseg|seg|labels|aseg|synthseg")
 
 
 # in the order in which they are tried: what is particular first

@@ -75,7 +75,7 @@ def load_layers(
         InputError: a file is missing or damaged, or lies on another grid than the image.
     """
     _, _, record = load_conformed(scan)
-    image = read_volume(record["source"], record["source_orientation"])
+    image = read_volume(record["source"], record["orientation"])
     given = {"prediction": prediction, "reference": reference, "uncertainty": uncertainty}
     layers = {key: read_volume(path) for key, path in given.items() if path is not None}
     for layer in layers.values():

@@ -146,8 +146,8 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Finding:
         absent = [file for file in files if base and not Path(file).exists()]
         if absent:
             left_out.append(LeftOut(absent[0], "is a link to a file that is not there; fetch it"))
-        elif re.search(r"[#\t\r\n]|^\s|\s$", "".join(files)):
-            left_out.append(LeftOut(scan.image, "its path holds '#', a tab or an outer space"))
+        elif re.search(r"[\t\r\n]|^\s|\s$", "".join(files)):
+            left_out.append(LeftOut(scan.image, "its path holds a tab or an outer space"))
         elif not scan.subject:
             left_out.append(LeftOut(scan.image, "no letter or digit in its name"))
         else:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
 
 def structure_uncertainty(
-    samples: Iterable[np.ndarray], n_classes: int
+    samples: Sequence[np.ndarray], n_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Agreement of Monte-Carlo samples per structure (section 2.4).
 
     Args:
-        samples: integer label maps of one shape, class indices below `n_classes` (at most 64);
-            looked at one after the other, so a generator need not hold them all.
+        samples: integer label maps of one shape, class indices below `n_classes`.
         n_classes: background included.
 
     Returns:
@@ -23,22 +22,18 @@ def structure_uncertainty(
         the class.
 
     Raises:
-        ValueError: there are no samples, or more than 64 classes.
+        ValueError: there are no samples.
     """
-    if n_classes > 64:
-        raise ValueError(f"at most 64 classes, not {n_classes}")
-    in_all, in_any, volumes = None, None, []
-    for labels in samples:
-        bit = np.left_shift(np.uint64(1), labels.astype(np.uint64))  # one bit per class
-        in_all = bit if in_all is None else in_all & bit
-        in_any = bit if in_any is None else in_any | bit
-        volumes.append(np.bincount(labels.ravel(), minlength=n_classes))
-    if in_all is None or in_any is None:
+    if not len(samples):
         raise ValueError("no samples")
-    classes = np.arange(n_classes, dtype=np.uint64)
-    both, either = (
-        np.array([np.count_nonzero(voxels >> k & np.uint64(1)) for k in classes], dtype=np.float64)
-        for voxels in (in_all, in_any)
-    )
+    volumes = [np.bincount(labels.ravel(), minlength=n_classes) for labels in samples]
+    alike = np.all([labels == samples[0] for labels in samples], axis=0)
+    both = np.bincount(samples[0][alike], minlength=n_classes)
+    either = np.zeros(n_classes)
+    for number, labels in enumerate(samples):  # each voxel counts once for each class that it has
+        seen = np.zeros(labels.shape, dtype=bool)
+        for earlier in samples[:number]:
+            seen |= labels == earlier
+        either += np.bincount(labels[~seen], minlength=n_classes)
     with np.errstate(invalid="ignore"):  # 0 / 0 of a class that is nowhere
         return both / either, np.std(volumes, axis=0) / np.mean(volumes, axis=0)

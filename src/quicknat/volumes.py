@@ -50,10 +50,24 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def as_bytes(volume: Volume, highest: int) -> np.ndarray:
+    """Values of a volume that was written as uint8, such as class indices.
+
+    Raises:
+        InputError: a value is no whole number from 0 to `highest`.
+    """
+    data = volume.data
+    odd = data[(data < 0) | (data > highest) | (data != np.rint(data))]
+    if odd.size:
+        problem = f"holds {odd.flat[0]:g}, where only whole numbers from 0 to {highest} can be"
+        raise InputError(volume.path, problem, "convert the scan and its labels again")
+    return data.astype(np.uint8)
+
+
 def _check_bytes(path: Path) -> int:
     """Reject files that are missing, empty, or not what their name says; the bytes they hold."""
     if not path.is_file():
-        raise InputError(path, "no such file", "check the path in the sheet")
+        raise InputError(path, "no such file", "check the path")
     if path.stat().st_size == 0:
         raise InputError(path, "the file is empty", "fetch it again")
     with path.open("rb") as stream:

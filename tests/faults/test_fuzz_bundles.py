@@ -255,6 +255,7 @@ def test_any_stack_is_opened_or_refused(content):
 RECORD = {
     "source": "a.nii", "source_sha256": "0", "source_shape": [4, 4, 4],
     "source_affine": np.eye(4).tolist(), "source_transforms": None,
+    "orientation": "", "source_orientation": "RAS", "intensity_at_0_and_255": [0.0, 9.0],
     "source_voxel_mm": [1, 1, 1], "spacing_mm": 4.0, "size": 4, "head_outside_fraction": 0.0,
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ import pytest
 
 from helpers import save, tiny_scan
 from quicknat import conform, volumes  # noqa: F401  (before a test gives up the right to read them)
+from quicknat.scan_layers import load_layers
 
 
 @pytest.fixture
@@ -230,6 +231,11 @@ def test_transform_that_is_stated_to_be_right_is_used_alone(
     assert [code for _, code in record["source_transforms"].values()].count(0) == 1
     affine = np.array(record["source_transforms"][trusted][0])
     np.testing.assert_allclose(affine, record["source_affine"])
+    # the scan's page reads the original again, and must be told the same
+    labels = nib.Nifti1Image(np.ones(pixels.shape, np.uint8), affine)
+    nib.save(labels, tmp_path / "labels.nii.gz")
+    layers = load_layers(tmp_path / "out/sub-1_T1w.nii.gz", tmp_path / "labels.nii.gz", None, None)
+    assert layers.prediction.any()
 
 
 @pytest.mark.case(17)

@@ -395,7 +395,7 @@ def test_label_map_without_image_is_checked_by_itself(cohort):
     verdicts = cohort.check()
     assert verdicts["sub-m"].verdict == "ok" and verdicts["sub-m"].image.endswith("m_l.nii.gz")
     assert (verdicts["sub-gone"].verdict, verdicts["sub-gone"].reason) == (
-        "bad", "no such file; check the path in the sheet",
+        "bad", "no such file; check the path",
     )  # fmt: skip
 
 

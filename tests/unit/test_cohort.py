@@ -28,6 +28,12 @@ def test_order_of_rows_and_comments_change_nothing(tmp_path):
     assert [scan.id for scan in one] == ["sub-a", "sub-b", "sub-c"]
 
 
+def test_a_hash_within_a_cell_is_part_of_it(tmp_path):
+    rows = ["a|in#1/a.nii|||segment|P#1|", "b|b.nii|||segment|P#2|"]
+    one, two = read_sheet(sheet(tmp_path, *rows), SCHEMA)
+    assert one.image.endswith("in#1/a.nii") and (one.person, two.person) == ("P#1", "P#2")
+
+
 def test_automatic_split_is_about_80_10_10_and_stable(tmp_path):
     uses = [auto_use(f"person{i}") for i in range(2000)]
     assert uses.count("train") / 2000 == pytest.approx(0.8, abs=0.03)

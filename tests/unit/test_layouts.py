@@ -139,6 +139,20 @@ def test_synthseg_map_goes_with_the_image_resampled_to_its_grid(tmp_path):
     assert reasons(found) == {"a_posteriors.nii.gz": "holds probabilities"}
 
 
+def test_folder_of_synthseg_s_results_alone_has_the_resampled_images(tmp_path):
+    found = survey(tree(tmp_path, "a_resampled.nii.gz", "a_synthseg.nii.gz"))
+    (scan,) = found.scans
+    assert (found.layout, scan.id, found.left_out) == ("synthseg", "sub-a", [])
+    assert scan.image == str(tmp_path / "a_resampled.nii.gz")
+    assert scan.labels == str(tmp_path / "a_synthseg.nii.gz")
+
+
+def test_label_maps_of_synthseg_alone_are_no_scans(tmp_path):
+    found = survey(tree(tmp_path, "a_synthseg.nii.gz", "b.nii.gz"))
+    assert ids(found) == ["sub-b"]
+    assert reasons(found) == {"a_synthseg.nii.gz": "is a label map without its scan"}
+
+
 @pytest.mark.parametrize("kind", ["dseg", "seg", "labels", "aseg"])
 @pytest.mark.parametrize("image", ["x y.nii.gz", "x y_T1w.nii", "x y.mgz"])
 def test_plain_folder_pairs_scans_with_label_maps_beside(tmp_path, image, kind):
@@ -401,10 +415,10 @@ def test_two_scans_that_would_get_one_name_are_refused_naming_both(tmp_path, one
 
 
 def test_scan_that_a_sheet_cannot_name_is_left_out(tmp_path):
-    found = survey(tree(tmp_path, "a.nii", "b#1.nii", "….nii"))
+    found = survey(tree(tmp_path, "a.nii", "b\t1.nii", "….nii"))
     assert ids(found) == ["sub-a"]
     assert reasons(found) == {
-        "b#1.nii": "its path holds '#', a tab or an outer space",
+        "b\t1.nii": "its path holds a tab or an outer space",
         "….nii": "no letter or digit in its name",
     }
 

@@ -13,10 +13,11 @@ from quicknat.conform import (
     head_window,
     record_grid,
     resample,
+    source_digest,
     to_uint8,
 )
 from quicknat.errors import InputError
-from quicknat.volumes import Grid, Volume, read_volume, save_nifti
+from quicknat.volumes import Grid, Volume, as_bytes, read_volume, save_nifti
 
 
 def write(path, data, affine=None, code=1):
@@ -127,6 +128,24 @@ def test_nifti2_and_big_endian_and_scaled_files_hold_the_same_voxels(tmp_path, p
     scaled.set_sform(np.eye(4), 1)
     nib.save(scaled, tmp_path / "scaled.nii")
     assert np.abs(read_volume(tmp_path / "scaled.nii").data - pixels * 0.5).max() < 0.01
+
+
+def test_digest_of_an_analyze_pair_is_another_when_its_header_is(tmp_path, pixels):
+    nib.AnalyzeImage(pixels, None).to_filename(tmp_path / "a.img")
+    before = source_digest(tmp_path / "a.img")
+    header = bytearray((tmp_path / "a.hdr").read_bytes())
+    header[80] ^= 1  # in the voxels' size
+    (tmp_path / "a.hdr").write_bytes(header)
+    assert source_digest(tmp_path / "a.img") != before
+
+
+@pytest.mark.parametrize("value", [-1, 28, 0.5])
+def test_value_that_is_no_class_is_refused_before_it_becomes_one(tmp_path, value):
+    data = np.zeros((4, 4, 4), np.float32)
+    data[0, 0, 0] = value
+    volume = read_volume(write(tmp_path / "a.nii", data))
+    with pytest.raises(InputError, match=rf"holds {value}, where only whole numbers from 0 to 27"):
+        as_bytes(volume, 27)
 
 
 @pytest.mark.case(14, 18, 27)

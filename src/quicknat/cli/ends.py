@@ -23,6 +23,9 @@ def failures(
     """
     from quicknat.failures import as_text, read_failed
 
+    if not table.exists():
+        typer.echo(f"{table}: no such table: no job failed in the last run, or it ran elsewhere")
+        return
     found = read_failed(table)
     for failure in found:
         typer.echo(as_text([failure]) + "\n" + indent(failure.excerpt, "    | ") + "\n")

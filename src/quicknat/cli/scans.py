@@ -189,16 +189,14 @@ def slice_(
     Example: `quicknat slice T1w.nii.gz dseg.nii.gz --protocol workflow/labels/quicknat28.tsv
     --folder slices --name sub-01`
     """
-    import numpy as np
-
     from quicknat.conform import head_window, load_conformed
     from quicknat.labels import Protocol
     from quicknat.slices import write_stacks
-    from quicknat.volumes import read_volume
+    from quicknat.volumes import as_bytes, read_volume
 
     check_name(name)
     table = Protocol.read(protocol)
     image, _, record = load_conformed(scan)
-    classes = np.asarray(read_volume(labels).data, dtype=np.uint8)
+    classes = as_bytes(read_volume(labels), len(table.names) - 1)
     start = head_window(image, record["spacing_mm"], size)
     write_stacks(image, classes, start, size, table, min_foreground, folder, name)
