@@ -34,11 +34,10 @@ from quicknat.labels import Protocol
 from quicknat.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.network import DenseBlock, NetworkSettings, QuickNAT
 from quicknat.optimizers import TrainingSettings, learning_rate_factor
-from quicknat.slices import crop, to_slices
+from quicknat.slices import MIN_FOREGROUND, crop, to_slices
 from quicknat.volumes import read_volume
 
 VIEW, SPACING_MM, SIZE = "coronal", 2.0, 96
-MIN_FOREGROUND = 0.01  # of a slice to learn from
 ROOT = Path(__file__).parents[2]
 
 

@@ -22,7 +22,7 @@ from quicknat.errors import InputError
 from quicknat.native import entropy_to_native, to_native, votes_to_native
 from quicknat.population import BRIGHT, ScanStatistics, describe_scan
 from quicknat.progress import no_bar
-from quicknat.slices import AXIS, VIEWS, crop
+from quicknat.slices import AXIS, MIN_FOREGROUND, VIEWS, crop
 from quicknat.uncertainty import structure_uncertainty
 from quicknat.volumes import Grid
 
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 MIN_BRIGHT = 0.005  # share of bright pixels that makes a slice worth looking at
 HALF = 0.5  # voxel
-MIN_FOREGROUND = 0.01  # of the slices that are compared with the training's, which had no others
 
 
 @dataclass(frozen=True)

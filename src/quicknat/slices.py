@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 VIEWS = ("coronal", "axial", "sagittal")
 AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # the RAS+ axis that a view cuts across
+# share of labelled pixels below which a slice is not learnt from; the authors drop slices that are
+# 99 % background or more
+MIN_FOREGROUND = 0.01
 
 
 def to_slices(volume: np.ndarray, view: str) -> np.ndarray:
@@ -31,7 +34,7 @@ def crop(volume: np.ndarray, start: tuple[int, int, int], size: int) -> np.ndarr
 
 
 def view_stack(
-    image: np.ndarray, labels: np.ndarray, view: str, protocol: Protocol, min_foreground: float
+    image: np.ndarray, labels: np.ndarray, view: str, protocol: Protocol
 ) -> tuple[np.ndarray, list[int]]:
     """Training slices of one view.
 
@@ -40,15 +43,13 @@ def view_stack(
         labels: uint8 class indices of `protocol`, same shape.
         view: ``coronal``, ``axial`` or ``sagittal``; the last gets merged classes.
         protocol: supplies the merging.
-        min_foreground: share of labelled pixels below which a slice is dropped (the authors drop
-            slices that are 99 % background or more, so 0.01).
 
     Returns:
         uint8 stack (n, 2, S, S), channel 0 image, channel 1 class index, and the numbers of the
         slices kept, counted in the cropped volume.
     """
     images, classes = to_slices(image, view), to_slices(labels, view)
-    kept = np.flatnonzero((classes > 0).mean(axis=(1, 2)) > min_foreground)
+    kept = np.flatnonzero((classes > 0).mean(axis=(1, 2)) > MIN_FOREGROUND)
     classes = classes[kept]
     if view == "sagittal":
         classes = protocol.sagittal.astype(np.uint8)[classes]
@@ -61,7 +62,6 @@ def write_stacks(
     start: tuple[int, int, int],
     size: int,
     protocol: Protocol,
-    min_foreground: float,
     folder: Path,
     name: str,
 ) -> None:
@@ -72,7 +72,8 @@ def write_stacks(
     Args:
         image, labels: what :func:`view_stack` takes, before they are cropped.
         start, size: the window.
-        protocol, min_foreground: see :func:`view_stack`.
+        protocol: see :func:`view_stack`.
+        folder, name: where the files go, and what they are called.
     """
     image, cropped = crop(image, start, size), crop(labels, start, size)
     lost = int((labels > 0).sum() - (cropped > 0).sum())
@@ -80,7 +81,7 @@ def write_stacks(
     kept: dict[str, list[int]] = {}
     with written_whole(*files) as temporaries:
         for view, temporary in zip(VIEWS, temporaries[:-1], strict=True):
-            stack, kept[view] = view_stack(image, cropped, view, protocol, min_foreground)
+            stack, kept[view] = view_stack(image, cropped, view, protocol)
             np.save(temporary, stack)
         numbers = {"window_start": start, "size": size, "labelled_voxels_outside": lost}
         temporaries[-1].write_text(json.dumps({**numbers, "kept": kept}) + "\n")

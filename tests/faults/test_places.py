@@ -91,7 +91,7 @@ def commands(tmp_path, quicknat, stand_in, stack, monkeypatch):
             "convert": ("convert", scan, "--output", folder / "sub-1.nii.gz", "--size", 48,
                         "--spacing", 2),
             "slice": ("slice", conformed, classes, *protocol, "--folder", folder, "--name", "sub-1",
-                      "--size", 48, "--min-foreground", 0),
+                      "--size", 48),
             "train": ("train", "coronal", *lists, *protocol, "--settings", json.dumps(settings),
                       "--output", folder / "model"),
             "segment": ("segment", scan, "--model", "stand-in", "--output", folder, "--threads", 1),

@@ -26,7 +26,7 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 # numbers, as the schema of the configuration and Snakemake itself guarantee
 UNQUOTED = {
     "threads", "resources.gpu", "params.spacing", "params.size", "params.slice_size",
-    "params.min_foreground", "params.seed", "params.epochs",
+    "params.seed", "params.epochs",
 }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_values_left_unquoted_are_numbers_in_the_schema():
     parts = schema["properties"]
     found = [
         parts["conform"]["properties"]["spacing_mm"], parts["conform"]["properties"]["size"],
-        parts["slices"]["properties"]["size"], parts["slices"]["properties"]["min_foreground"],
+        parts["slices"]["properties"]["size"],
         parts["training"]["properties"]["seed"],
         parts["training"]["properties"]["warm_start_epochs"],
     ]  # fmt: skip

@@ -18,7 +18,7 @@ def test_slices_without_structures_are_dropped_and_the_rest_recorded(protocol, v
     labels = np.zeros((32, 32, 32), np.uint8)
     labels[8:20, 8:20, 8:20] = 3
     image = np.arange(32**3, dtype=np.uint32).astype(np.uint8).reshape(labels.shape)
-    stack, kept = view_stack(image, labels, view, protocol, 0.01)
+    stack, kept = view_stack(image, labels, view, protocol)
     assert kept == list(range(8, 20))
     assert stack.shape == (12, 2, 32, 32) and stack.dtype == np.uint8
     np.testing.assert_array_equal(stack[:, 0], to_slices(image, view)[8:20])
@@ -28,8 +28,8 @@ def test_sagittal_stack_holds_merged_classes(protocol):
     left, right = protocol.names.index("Left caudate"), protocol.names.index("Right caudate")
     labels = np.full((16, 16, 16), left, np.uint8)
     labels[8:] = right
-    coronal, _ = view_stack(labels, labels, "coronal", protocol, 0.01)
-    sagittal, _ = view_stack(labels, labels, "sagittal", protocol, 0.01)
+    coronal, _ = view_stack(labels, labels, "coronal", protocol)
+    sagittal, _ = view_stack(labels, labels, "sagittal", protocol)
     assert set(np.unique(coronal[:, 1])) == {left, right}
     assert set(np.unique(sagittal[:, 1])) == {protocol.sagittal[left]}
 

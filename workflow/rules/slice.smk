@@ -28,11 +28,10 @@ rule slice:
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
         size=config["slices"]["size"],
-        min_foreground=config["slices"]["min_foreground"],
     shell:
         "quicknat slice {input.scan:q} {input.labels:q} --protocol {params.protocol:q}"
         " --folder results/slices --name {wildcards.scan:q} --size {params.size}"
-        " --min-foreground {params.min_foreground} 2>&1 | tee {log:q}"
+        " 2>&1 | tee {log:q}"
 
 
 use rule slice as slice_for_both_stages with:
@@ -72,10 +71,8 @@ rule slice_tissues:
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         window=config["slices"]["size"],
-        min_foreground=config["slices"]["min_foreground"],
     shell:
         "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
         " --numbering {params.numbering:q} {params.scan:q} --protocol {params.protocol:q}"
         " --folder results/slices --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
-        " --size {params.size:q} --slice-size {params.window:q}"
-        " --min-foreground {params.min_foreground} 2>&1 | tee {log:q}"
+        " --size {params.size:q} --slice-size {params.window:q} 2>&1 | tee {log:q}"

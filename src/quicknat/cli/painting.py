@@ -28,7 +28,6 @@ def slice_tissues(
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 256,
-    min_foreground: Annotated[float, typer.Option(help="Drop slices with fewer labels.")] = 0.01,
     orientation: Orientation = "",
 ) -> None:
     """Cut a label map into slices of tissues, which training paints images from.
@@ -53,7 +52,7 @@ def slice_tissues(
         spacing = record["spacing_mm"]
     tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size, scan)
     start = head_window(head, spacing, slice_size)
-    write_stacks(tissues, classes, start, slice_size, table, min_foreground, folder, name)
+    write_stacks(tissues, classes, start, slice_size, table, folder, name)
 
 
 @app.command()
@@ -93,7 +92,7 @@ def synthesize(
         tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size)
         start = head_window(head, spacing, slice_size)
         tissues, classes = (crop(data, start, slice_size) for data in (tissues, classes))
-        stacks.append(view_stack(tissues, classes, view, table, 0.01)[0])
+        stacks.append(view_stack(tissues, classes, view, table)[0])
     with written_whole(output) as (temporary,):
         matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
     log.info("%s: %d pictures painted from %d label map(s)", output, samples, len(stacks))

@@ -182,7 +182,6 @@ def slice_(
     folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
     name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01.")],
     size: SliceSize = 256,
-    min_foreground: Annotated[float, typer.Option(help="Drop slices with fewer labels.")] = 0.01,
 ) -> None:
     """Cut a scan into training slices in the three views.
 
@@ -199,4 +198,4 @@ def slice_(
     image, _, record = load_conformed(scan)
     classes = as_bytes(read_volume(labels), len(table.names) - 1)
     start = head_window(image, record["spacing_mm"], size)
-    write_stacks(image, classes, start, size, table, min_foreground, folder, name)
+    write_stacks(image, classes, start, size, table, folder, name)
