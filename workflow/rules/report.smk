@@ -75,10 +75,15 @@ rule score_figures:
     params:
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
+        sheet=untracked(SHEET),
+        schema=untracked(SHEET_SCHEMA),
+        # what the sheet is read for: means are over people
+        persons=[f"{name} {SCANS[name].person}" for name in scans("test")],
     shell:
         "quicknat score-figures {input.metrics:q} --views {input.views:q}"
         " --confusion {input.confusion:q} --volumes <(printf '%s\\n' {input.volumes:q})"
-        " --protocol {params.protocol:q} --output results/report/figures 2>&1 | tee {log:q}"
+        " --sheet {params.sheet:q} --schema {params.schema:q} --protocol {params.protocol:q}"
+        " --output results/report/figures 2>&1 | tee {log:q}"
 
 
 rule report:

@@ -70,30 +70,36 @@ def draw_scores(
     volumes: Annotated[
         Path, typer.Option(help="File that lists the scans' …_volumes.tsv, one a line.")
     ],
+    sheet: Annotated[Path, typer.Option(help="The cohort's sheet: who each scan is of.")],
+    schema: Annotated[Path, typer.Option(help="Its schema.")],
     protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="Folder for the pictures, PNG and SVG.")],
 ) -> None:
     """Draw Dice, views, HD95, volumes, Bland–Altman, confusion, uncertainty.
 
     Example: `quicknat score-figures results/metrics.tsv --views results/metrics/views.tsv
-    --confusion results/metrics/confusion.tsv --volumes list.txt --output figures
+    --confusion results/metrics/confusion.tsv --volumes list.txt --sheet cohort.tsv
+    --schema workflow/schemas/sheet.schema.yaml --output figures
     --protocol workflow/labels/quicknat28.tsv`
     """
     import pandas as pd
 
     from quicknat import scatter_figures, score_figures
+    from quicknat.cohort import read_sheet
     from quicknat.figures import save
     from quicknat.labels import Protocol
+    from quicknat.schema import load_schema
     from quicknat.scores import with_uncertainty
     from quicknat.tables import stack_tables
 
     table = Protocol.read(protocol)
     order = table.names[1:]
+    persons = {scan.id: scan.person for scan in read_sheet(sheet, load_schema(schema))}
     found = pd.read_csv(metrics, sep="\t")
     points = with_uncertainty(found, stack_tables(volumes, subject_from_name=True))
     figures = {
-        "dice": score_figures.dice(found, order),
-        "views": score_figures.views(pd.read_csv(views, sep="\t"), order),
+        "dice": score_figures.dice(found, order, persons),
+        "views": score_figures.views(pd.read_csv(views, sep="\t"), order, persons),
         "hd95": score_figures.hd95(found, order),
         "volumes": scatter_figures.volumes(found, table),
         "bland_altman": scatter_figures.bland_altman(found, table),
