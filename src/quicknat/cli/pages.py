@@ -181,21 +181,18 @@ def report(
 
     Example: see `workflow/rules/report.smk`, which makes everything that the pages show.
     """
-    import pandas as pd
-
     from quicknat.cohort import read_sheet
     from quicknat.failures import read_failed
     from quicknat.finished import complete_scans
     from quicknat.labels import Protocol
-    from quicknat.report import DEFAULT_NOTE, GIVEN_NOTE, write_report
+    from quicknat.report import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
     from quicknat.report_content import ReportInputs
-    from quicknat.report_tables import People
+    from quicknat.report_tables import People, read_participants
     from quicknat.schema import load_schema
     from quicknat.verdicts import BAD, read_verdicts
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
-    known = pd.read_csv(participants, sep="\t", dtype=str, index_col=0) if participants else None
     unseen = read_list(waiting) if waiting else []
     scans = [s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out]
     shown = read_list(segmented)
@@ -206,14 +203,14 @@ def report(
     libraries = {"niivue": niivue, "datatables": datatables} if niivue and datatables else None
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
-        note=note.read_text().strip() if note else GIVEN_NOTE if given_model else DEFAULT_NOTE,
+        note=read_note(note) if note else GIVEN_NOTE if given_model else DEFAULT_NOTE,
         results=results,
         scans=scans,
         segmented=shown,
         protocol=Protocol.read(protocol),
         skipped=skipped,
         failed=failures,
-        people=People(None if known is None else known.fillna("n/a")),
+        people=People(read_participants(participants) if participants else None),
         waiting=unseen,
         given=given_model.name if given_model else "",
         libraries=libraries,
