@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from quicknat.errors import written_whole
+from quicknat.errors import InputError, written_whole
 from quicknat.report_content import (
     ReportInputs,
     cohort_content,
@@ -45,6 +45,19 @@ ADVICE = {
     "other_modality": "The networks know T1w MRI only: do not use this segmentation.",
     "other_contrast": "Check the file's sequence; other contrasts need networks trained on them.",
 }
+
+
+def read_note(path: str | Path) -> str:
+    """A cohort's note, a text file in UTF-8.
+
+    Raises:
+        InputError: cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        problem = f"cannot be read as text ({error})"
+        raise InputError(path, problem, "save it as text in UTF-8") from error
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -90,8 +90,8 @@ def scored_content(inputs: ReportInputs) -> dict:
         "scans": scores.by_scan(metrics),
         "structures": scores.by_structure(metrics, order, persons),
         "worst": scores.worst_cases(metrics),
-        "views": scores.view_means(views),
-        "by_view": scores.by_view(views, order),
+        "views": scores.view_means(views, persons),
+        "by_view": scores.by_view(views, order, persons),
         "bias": scores.bland_altman(metrics, order),
         "confused": scores.confused(confusion, inputs.protocol.names[0]),
     }

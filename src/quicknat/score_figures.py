@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -68,10 +68,15 @@ def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> tuple:
     return figure, axis
 
 
-def dice(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
-    """Dice per structure: a point per scan; of several the mean and its interval over persons."""
+def dice(
+    metrics: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+) -> plt.Figure:
+    """Dice per structure: a point per scan; of several the mean and its interval over persons.
+
+    `persons` says who each scan is of, as for :func:`quicknat.scores.mean_dice`.
+    """
     figure, axis = _strips(metrics, "dice", order)
-    table = scores.by_structure(metrics, order)
+    table = scores.by_structure(metrics, order, persons)
     places, mean = np.arange(len(order)), table["dice"]
     known = table["dice_low"].notna()
     if metrics["subject"].nunique() > 1:
@@ -82,7 +87,7 @@ def dice(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
         mean[known], places[known], xerr=[part[known] for part in reach], fmt="none",
         ecolor="black", elinewidth=1.5, capsize=3,
     )  # fmt: skip
-    average, low, high = scores.mean_dice(metrics)
+    average, low, high = scores.mean_dice(metrics, persons)
     text = f" (95 % interval {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
     _dice_axis(axis, metrics["dice"].min(), "Dice")
     axis.set_title(f"Mean Dice {average:.3f}{text}", fontsize=10, loc="left")
@@ -108,9 +113,11 @@ def hd95(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
     return figure
 
 
-def views(table: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
-    """Mean Dice of each view alone and of their aggregate, per structure."""
-    means = scores.by_view(table, order)
+def views(
+    table: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+) -> plt.Figure:
+    """Mean Dice over persons of each view alone and of their aggregate, per structure."""
+    means = scores.by_view(table, order, persons)
     figure, axis = plt.subplots(figsize=(8, height(order)), layout="constrained")
     rows(axis, order)
     places = range(len(order))
@@ -127,7 +134,7 @@ def views(table: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
             loc="left",
         )
     lowest = means.drop(columns=["structure", "best_view", "gain"]).min(axis=None)
-    _dice_axis(axis, lowest, "mean Dice over the test scans")
+    _dice_axis(axis, lowest, "mean Dice over people")
     _legend(figure)
     return figure
 

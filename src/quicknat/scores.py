@@ -116,14 +116,18 @@ def worst_cases(metrics: pd.DataFrame, measure: str = "dice", count: int = 10) -
     return scored.sort_values(measure, ascending=ascending, kind="stable").head(count)
 
 
-def by_view(views: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Mean Dice of the result and of each view alone, per structure; does aggregation help?
+def by_view(
+    views: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Mean Dice over persons, per structure, of the result and of each view alone.
 
     Returns:
         structure, aggregate, a column per view, ``best_view`` (the best single one), ``gain``
         (aggregate less that one). The sagittal view's is of merged sides, which is easier.
     """
-    table = views.groupby(["structure", "view"])["dice"].mean().unstack().reindex(list(order))
+    person = persons_of(views["subject"], persons)
+    people = views.groupby(["structure", "view", person])["dice"].mean()
+    table = people.groupby(level=["structure", "view"]).mean().unstack().reindex(list(order))
     alone = table.drop(columns=AGGREGATE)
     found = alone.notna().any(axis=1)
     best = alone[found].idxmax(axis=1) if len(alone.columns) else pd.Series(dtype=object)
@@ -133,9 +137,10 @@ def by_view(views: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     return table.rename_axis(columns=None).reset_index()
 
 
-def view_means(views: pd.DataFrame) -> pd.DataFrame:
-    """Mean over scans and structures: view, dice, iou; the result of all three comes first."""
-    table = views.groupby("view")[["dice", "iou"]].mean().reset_index()
+def view_means(views: pd.DataFrame, persons: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Mean over persons, as :func:`mean_dice`: view, dice, iou; the result of all comes first."""
+    people = views.groupby(["view", persons_of(views["subject"], persons)])[["dice", "iou"]].mean()
+    table = people.groupby(level="view").mean().reset_index()
     return table.sort_values("view", key=lambda names: names != AGGREGATE, kind="stable")
 
 

@@ -17,6 +17,7 @@ KILLER = '#!/bin/sh\n[ "$1 $2" = "train axial" ] && echo at work && kill -KILL $
 MODEL = "results/models/finetune/{}/model.safetensors"
 SCAN = "results/scans/sub-{0}/anat/sub-{0}_space-conformed_T1w.nii.gz"
 SETTINGS = {
+    "on_bad_scan": "skip",
     "conform": {"spacing_mm": 4.0, "size": 64},
     "slices": {"size": 48},
     "network": {"filters": 4},
@@ -26,10 +27,11 @@ SETTINGS = {
 
 
 def make_cohort(folder, head, dseg):
-    """Scans t, v and s, and `late`, which is damaged inside its archive; returns their rows."""
+    """Scans t, v and s, `bad`, and `late`, damaged inside its archive; returns their rows."""
     labels = save(folder / "labels.nii.gz", dseg.data.astype(np.int16), dseg.affine)
     for number, name in enumerate(("t", "v", "s", "late")):
         save(folder / f"{name}.nii.gz", (head.data + number).astype(np.int16), head.affine)
+    (folder / "bad.nii").write_text("no image")
     late, archive = folder / "late.nii.gz", folder / "late.tar"
     late.write_bytes(late.read_bytes()[:20_000])
     with tarfile.open(archive, "w") as tar:
@@ -45,6 +47,7 @@ def make_cohort(folder, head, dseg):
         f"t\t\tt.nii.gz\t{given}\ttrain",
         f"v\t\tv.nii.gz\t{given}\tval",
         "s\t\ts.nii.gz\t\t\tsegment",
+        "bad\t\tbad.nii\t\t\tsegment",
         "late\tlate\tlate.nii.gz\t\t\tsegment",
     ]
 
@@ -81,6 +84,7 @@ def test_table_of_what_failed_is_left_until_a_run_succeeds(tmp_path, head, demo_
     assert "2 failed:\n" in done.stderr and f"convert   sub-late  {convert.reason}" in done.stderr
     assert "run the same command again" in done.stderr
     page = (tmp_path / "results/report/incomplete.html").read_text()
+    assert "that were left out" in page and "bad.nii" in page and "0 of 2 scans to segment" in page
     assert "2 jobs failed" in page and "sub-late" in page and "late.nii.gz: " in page
     assert 'href="../logs/convert/sub-late.log"' in page
     for name in (SCAN.format("s"), MODEL.format("coronal"), MODEL.format("sagittal")):

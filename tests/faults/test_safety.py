@@ -240,7 +240,8 @@ def test_no_command_but_download_uses_the_network(
     ok(
         "score-figures", results / "metrics.tsv", "--views", results / "metrics/views.tsv",
         "--confusion", results / "metrics/confusion.tsv", "--volumes", tmp_path / "list.txt",
-        *table, "--output", figures,
+        "--sheet", sheet, "--schema", ROOT / "workflow/schemas/sheet.schema.yaml", *table,
+        "--output", figures,
     )  # fmt: skip
     ok(
         "scan-pictures", scans["sub-1"], anat / "sub-1_desc-quicknat_dseg.nii.gz", *table,

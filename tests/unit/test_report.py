@@ -11,11 +11,11 @@ import pytest
 from helpers import ROOT, dead_links
 from made_up_results import made_up_results, split_tables
 from quicknat.cohort import Scan
-from quicknat.errors import written_whole
+from quicknat.errors import InputError, written_whole
 from quicknat.failures import Failure
 from quicknat.figures import overlay_panel
-from quicknat.report import ADVICE, write_report
-from quicknat.report_tables import People, volumes_in_cohort
+from quicknat.report import ADVICE, read_note, write_report
+from quicknat.report_tables import People, demographics, read_participants, volumes_in_cohort
 from quicknat.verdicts import Verdict
 from quicknat.volumes import Volume
 
@@ -73,6 +73,51 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
         assert "<img src=x" not in page and "<script>" not in page
         assert page.count("<script src=") == (page.count("</script>"))
         assert ("<script" in page) == interactive
+
+
+UNREADABLE_PEOPLE = {
+    "Latin-1": ("participant_id\tsex\nsub-1\tmännlich\n".encode("latin-1"), "can't decode byte"),
+    "empty": (b"", "cannot be read as a tab-separated table"),
+    "an id twice": (b"participant_id\tage\nsub-1\t30\nsub-2\t31\nsub-1\t32\n", "'sub-1' in two"),
+    "ids missing": (b"participant_id\tage\n\t30\n\t31\n", "'n/a' in two"),
+    "another column": (b"subject\tage\nsub-1\t30\n", "has no column 'participant_id'"),
+    "no tabs": (b"participant_id,age\nsub-1,30\n", "has no column 'participant_id'"),
+    "more cells": (b"participant_id\tage\nsub-1\t30\tF\n", "more cells than its header"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE_PEOPLE)
+def test_participants_that_cannot_be_used_are_refused_with_what_to_do(tmp_path, name):
+    content, problem = UNREADABLE_PEOPLE[name]
+    path = tmp_path / "participants.tsv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(problem)) as caught:
+        read_participants(path)
+    assert caught.value.where == str(path) and caught.value.fix
+
+
+def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path):
+    path = tmp_path / "participants.tsv"
+    path.write_bytes("\ufeffage\tparticipant_id\tsex\n007\tsub-1\t\n".encode())
+    people = People(read_participants(path))
+    scan = Scan(subject="1", image="a.nii", use="test")
+    assert people.columns == ["age", "sex"] and people.of(scan) == ["007", "n/a"]
+    assert demographics(people, [scan]) == ["age 7 to 7, median 7 (known of 1)"]
+
+
+def test_files_beside_the_sheet_that_are_not_there_are_refused(tmp_path):
+    for read in (read_participants, read_note):
+        with pytest.raises(InputError, match=r"gone: cannot be read .*; save it as"):
+            read(tmp_path / "gone")
+
+
+def test_note_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "cohort.md"
+    path.write_bytes("Köpfe".encode("latin-1"))
+    with pytest.raises(InputError, match=r"cohort.md: cannot be read as text .*in UTF-8"):
+        read_note(path)
+    path.write_text(" Köpfe\n", encoding="utf-8")
+    assert read_note(path) == "Köpfe"
 
 
 def test_page_says_what_was_left_out_and_what_waits(tmp_path, protocol):

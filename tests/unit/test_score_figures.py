@@ -5,9 +5,15 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from helpers import LABELS, ROOT
+from made_up_results import made_up_results
 from quicknat import scatter_figures, score_figures, scores
+from quicknat.cli import app
+from quicknat.cohort import Scan
 from quicknat.figures import plt, save, training_curves
+from quicknat.report_content import scored_content
 
 STRUCTURES = ["Left putamen", "Right putamen", "Brain stem"]
 
@@ -79,6 +85,51 @@ def test_interval_is_given_from_three_people_on(protocol):
     assert drawn[3][-1] == "mean, 95 % interval"
     titles = [figure.axes[0].get_title("left") for figure in figures.values()]
     assert ["95 % interval" in title for title in titles] == [False, False, True]
+
+
+def test_two_scans_of_one_person_count_once_in_the_mean_of_the_title():
+    table = metrics(4)
+    table["dice"] = np.repeat([0.9, 0.7, 0.6, 0.5], len(STRUCTURES))
+    persons = {"sub-0": "anna", "sub-1": "anna", "sub-2": "ben", "sub-3": "cleo"}
+    axis = score_figures.dice(table, STRUCTURES, persons).axes[0]
+    assert axis.get_title("left").startswith("Mean Dice 0.633 (95 % interval")  # of 0.8, 0.6, 0.5
+    (means,) = (line for line in axis.lines if str(line.get_label()).startswith("mean"))
+    np.testing.assert_allclose(means.get_xdata(), (0.8 + 0.6 + 0.5) / 3)
+
+
+def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
+    tmp_path, protocol, monkeypatch
+):
+    persons = {"1": "anna", "2": "anna", "3": "ben", "4": "cleo"}
+    scans = [Scan(subject=s, image="a.nii", use="test", person=p) for s, p in persons.items()]
+    inputs = made_up_results(tmp_path, scans, protocol)
+    rows = [f"{s}\ta.nii\tb.nii\tfreesurfer\ttest\t{p}\n" for s, p in persons.items()]
+    sheet = tmp_path / "cohort.tsv"
+    sheet.write_text("subject\timage\tlabels\tprotocol\tuse\tperson\n" + "".join(rows))
+    for name, part in inputs.table("segmentations/volumes.tsv").groupby("subject"):
+        part.drop(columns="subject").to_csv(tmp_path / f"{name}_volumes.tsv", sep="\t")
+    (tmp_path / "list.txt").write_text("\n".join(map(str, tmp_path.glob("*_volumes.tsv"))))
+    drawn = {}
+    monkeypatch.setattr(
+        "quicknat.figures.save", lambda figure, png, *_, **__: drawn.update({png.stem: figure})
+    )
+    options = {
+        "views": tmp_path / "metrics/views.tsv", "confusion": tmp_path / "metrics/confusion.tsv",
+        "volumes": tmp_path / "list.txt", "protocol": LABELS / "quicknat28.tsv", "sheet": sheet,
+        "schema": ROOT / "workflow/schemas/sheet.schema.yaml", "output": tmp_path,
+    }  # fmt: skip
+    given = [f"--{name}={value}" for name, value in options.items()]
+    done = CliRunner().invoke(app, ["score-figures", str(tmp_path / "metrics.tsv"), *given])
+    assert done.exit_code == 0, done.output
+    page = scored_content(inputs)
+    average, low, high = page["mean"]
+    title = drawn["dice"].axes[0].get_title("left")
+    assert title == f"Mean Dice {average:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    black = next(line for line in drawn["views"].axes[0].lines if line.get_label() == "all three")
+    np.testing.assert_allclose(black.get_xdata(), [row["aggregate"] for row in page["by_view"]])
+    # the tables of the page agree with each other, too
+    np.testing.assert_allclose(black.get_xdata(), [row["dice"] for row in page["structures"]])
+    assert page["views"][0]["dice"] == pytest.approx(average)
 
 
 def test_farthest_points_are_named_by_abbreviation_and_scan(protocol):

@@ -44,6 +44,8 @@ REPORT_OPTIONS = [
     *("--schema", SHEET_SCHEMA, "--templates", TEMPLATES, "--protocol", PROTOCOL),
     *(f"--{name}={path}" for name, path in COHORT_FILES.items() if os.path.exists(path)),
     *([f"--given-model={MODEL}"] if MODEL else []),
+    # not an input: the table changes whenever files arrive
+    *([f"--check={CHECKED}"] if SKIPPED else []),
 ]
 TEMPLATE_FILES = sorted(str(path) for path in Path(TEMPLATES).rglob("*") if path.is_file())
 
@@ -75,10 +77,15 @@ rule score_figures:
     params:
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
+        sheet=untracked(SHEET),
+        schema=untracked(SHEET_SCHEMA),
+        # what the sheet is read for: means are over people
+        persons=[f"{name} {SCANS[name].person}" for name in scans("test")],
     shell:
         "quicknat score-figures {input.metrics:q} --views {input.views:q}"
         " --confusion {input.confusion:q} --volumes <(printf '%s\\n' {input.volumes:q})"
-        " --protocol {params.protocol:q} --output results/report/figures 2>&1 | tee {log:q}"
+        " --sheet {params.sheet:q} --schema {params.schema:q} --protocol {params.protocol:q}"
+        " --output results/report/figures 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -114,12 +121,9 @@ rule report:
         cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
         segmented=SEGMENTED,
         waiting=WAITING,
-        # not an input: the table changes whenever files arrive
-        check=["--check", CHECKED] if SKIPPED else [],
         skipped=SKIPPED,
     shell:
-        "quicknat report {params.sheet:q} --results results {params.options:q} {params.check:q}"
-        " {params.libraries:q}"
+        "quicknat report {params.sheet:q} --results results {params.options:q} {params.libraries:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --waiting <(printf '%s\\n' {params.waiting:q})"
         " --output {output.page:q} 2>&1 | tee {log:q}"

@@ -70,30 +70,36 @@ def draw_scores(
     volumes: Annotated[
         Path, typer.Option(help="File that lists the scans' …_volumes.tsv, one a line.")
     ],
+    sheet: Annotated[Path, typer.Option(help="The cohort's sheet: who each scan is of.")],
+    schema: Annotated[Path, typer.Option(help="Its schema.")],
     protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="Folder for the pictures, PNG and SVG.")],
 ) -> None:
     """Draw Dice, views, HD95, volumes, Bland–Altman, confusion, uncertainty.
 
     Example: `quicknat score-figures results/metrics.tsv --views results/metrics/views.tsv
-    --confusion results/metrics/confusion.tsv --volumes list.txt --output figures
+    --confusion results/metrics/confusion.tsv --volumes list.txt --sheet cohort.tsv
+    --schema workflow/schemas/sheet.schema.yaml --output figures
     --protocol workflow/labels/quicknat28.tsv`
     """
     import pandas as pd
 
     from quicknat import scatter_figures, score_figures
+    from quicknat.cohort import read_sheet
     from quicknat.figures import save
     from quicknat.labels import Protocol
+    from quicknat.schema import load_schema
     from quicknat.scores import with_uncertainty
     from quicknat.tables import stack_tables
 
     table = Protocol.read(protocol)
     order = table.names[1:]
+    persons = {scan.id: scan.person for scan in read_sheet(sheet, load_schema(schema))}
     found = pd.read_csv(metrics, sep="\t")
     points = with_uncertainty(found, stack_tables(volumes, subject_from_name=True))
     figures = {
-        "dice": score_figures.dice(found, order),
-        "views": score_figures.views(pd.read_csv(views, sep="\t"), order),
+        "dice": score_figures.dice(found, order, persons),
+        "views": score_figures.views(pd.read_csv(views, sep="\t"), order, persons),
         "hd95": score_figures.hd95(found, order),
         "volumes": scatter_figures.volumes(found, table),
         "bland_altman": scatter_figures.bland_altman(found, table),
@@ -175,21 +181,18 @@ def report(
 
     Example: see `workflow/rules/report.smk`, which makes everything that the pages show.
     """
-    import pandas as pd
-
     from quicknat.cohort import read_sheet
     from quicknat.failures import read_failed
     from quicknat.finished import complete_scans
     from quicknat.labels import Protocol
-    from quicknat.report import DEFAULT_NOTE, GIVEN_NOTE, write_report
+    from quicknat.report import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
     from quicknat.report_content import ReportInputs
-    from quicknat.report_tables import People
+    from quicknat.report_tables import People, read_participants
     from quicknat.schema import load_schema
     from quicknat.verdicts import BAD, read_verdicts
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
-    known = pd.read_csv(participants, sep="\t", dtype=str, index_col=0) if participants else None
     unseen = read_list(waiting) if waiting else []
     scans = [s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out]
     shown = read_list(segmented)
@@ -200,14 +203,14 @@ def report(
     libraries = {"niivue": niivue, "datatables": datatables} if niivue and datatables else None
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
-        note=note.read_text().strip() if note else GIVEN_NOTE if given_model else DEFAULT_NOTE,
+        note=read_note(note) if note else GIVEN_NOTE if given_model else DEFAULT_NOTE,
         results=results,
         scans=scans,
         segmented=shown,
         protocol=Protocol.read(protocol),
         skipped=skipped,
         failed=failures,
-        people=People(None if known is None else known.fillna("n/a")),
+        people=People(read_participants(participants) if participants else None),
         waiting=unseen,
         given=given_model.name if given_model else "",
         libraries=libraries,
