@@ -13,6 +13,7 @@ import quicknat
 from quicknat.bundle_format import AGAIN, FORMAT, read_description, require_files
 from quicknat.errors import InputError, written_whole
 from quicknat.labels import Protocol
+from quicknat.losses import prior_offsets
 from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.slices import VIEWS
 from quicknat.volumes import sha256
@@ -65,6 +66,7 @@ def write_bundle(
     output: str | Path,
     mirror: bool = False,
     shift: bool = False,
+    prior_correction: float = 0.0,
 ) -> None:
     """Gather three trained views into one folder.
 
@@ -74,6 +76,8 @@ def write_bundle(
         spacing_mm, conform_size, slice_size: the grid that the views were trained on.
         mirror: segment with the mean of each slice and its mirror image.
         shift: segment with the mean of the scan and the scan moved by half a voxel.
+        prior_correction: share of the classes' weights in the loss that is taken back, see
+            :func:`quicknat.losses.prior_offsets`.
         output: folder to write to; its ``bundle.json`` comes last.
 
     Raises:
@@ -106,7 +110,7 @@ def write_bundle(
             "sha256": sha256(folder / "model.safetensors"),
             **{key: described[key] for key in (
                 "network", "training", "best_epoch", "best_val_dice", "training_scans",
-                "validation_scans", "classes", "initial_sha256", "versions",
+                "validation_scans", "classes", "class_weights", "initial_sha256", "versions",
             )},
             # earlier versions did not write these; without, no warm start is made from the model
             **{key: described.get(key) for key in (
@@ -148,6 +152,7 @@ def write_bundle(
         "aggregation": {view: weights[view] for view in VIEWS},
         "mirror": mirror,
         "shift": shift,
+        "prior_correction": prior_correction,
         "views": views,
         "population": population,
         "quicknat": quicknat.__version__,
@@ -186,6 +191,8 @@ def load_bundle(
         with torch.device("meta"):  # takes no memory before the file has shown that it fits
             network = QuickNAT(classes, NetworkSettings(**settings))
         load_weights(network, folder / entry["weights"], view, protocol.class_names(view))
+        offsets = prior_offsets(entry["class_weights"], described["prior_correction"])
+        network.classifier.bias.data += offsets  # type: ignore[union-attr]  # it has one
         if bfloat16:
             network = in_bfloat16(network)
         # torch takes that for modules too, but says so in no type

@@ -13,7 +13,7 @@ from quicknat.schema import check
 from quicknat.slices import VIEWS
 from quicknat.volumes import sha256
 
-FORMAT = 4
+FORMAT = 5
 AGAIN = "copy or bundle the model again"
 
 FILE = {"type": "string", "pattern": "^[^/\\\\]{1,99}$", "description": "must name a file here"}
@@ -36,9 +36,11 @@ SCHEMA = _object(
     aggregation=_object(**{view: {"type": "number", "minimum": 0} for view in VIEWS}),
     mirror={"type": "boolean"},
     shift={"type": "boolean"},
+    prior_correction={"type": "number", "minimum": 0, "maximum": 1},
     views={"type": "object", "additionalProperties": _object(
         weights=FILE,
         sha256=SHA256,
+        class_weights={"type": "array", "items": {"type": "number", "minimum": 0}},
         network={
             "type": "object",
             "additionalProperties": False,
@@ -82,6 +84,9 @@ def read_description(folder: str | Path) -> dict:
         raise InputError(folder, f"has the views {found}, not all three", "bundle it again")
     check(described, SCHEMA, folder / "bundle.json")
     classes = {view: entry["network"]["n_classes"] for view, entry in described["views"].items()}
+    if classes != {view: len(entry["class_weights"]) for view, entry in described["views"].items()}:
+        problem = "'class_weights' has other classes than the networks"
+        raise InputError(folder / "bundle.json", problem, "bundle it again")
     sizes = {len(part) for key in ("voxels", "asymmetry") for part in described["population"][key]}
     if sizes | {len(described["population"]["intensity"])} != {classes["coronal"]}:
         problem = "'population' has other classes than the coronal network"

@@ -20,7 +20,7 @@ def given_settings(folder: str | Path) -> dict[str, Any]:
         InputError: not a model folder; its other files are not looked at.
     """
     described = read_description(folder)
-    passes = {key: described[key] for key in ("mirror", "shift")}
+    passes = {key: described[key] for key in ("mirror", "shift", "prior_correction")}
     return {
         "protocol": described["protocol"],
         "conform": {key: described["conform"][key] for key in ("spacing_mm", "size")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,21 @@ def class_weights(counts: np.ndarray, power: float = 1.0, cap: float | None = No
     weights = np.zeros(len(counts))
     weights[present] = (np.median(frequency[present]) / frequency[present]) ** power
     return np.minimum(weights, np.inf if cap is None else cap).astype(np.float32)
+
+
+def prior_offsets(weights: Sequence[float], share: float) -> Tensor:
+    """What to add to a network's logits to take back the weights of its classes, float32 (C,).
+
+    Cross-entropy weighted by `w` is least where the softmax is proportional to ``w · p``, with `p`
+    the true share of a class at such a pixel. So rare classes are found too large, and adding
+    ``-share · log w`` takes that back (logit adjustment: Menon et al., ICLR 2021).
+
+    Args:
+        weights: as :func:`class_weights` gave them; a class of weight 0 is left as it is.
+        share: 1 takes all of it back, 0 nothing.
+    """
+    given = torch.tensor(weights, dtype=torch.float32)
+    return torch.where(given > 0, -share * given.clamp(min=1e-6).log(), 0.0)
 
 
 def edge_weight(counts: np.ndarray, power: float = 1.0, cap: float | None = None) -> float:

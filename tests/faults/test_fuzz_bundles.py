@@ -54,11 +54,13 @@ def model() -> dict[str, bytes]:
         "slices": {"size": 32},
         "aggregation": {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2},
         "mirror": False,
+        "prior_correction": 0.5,
         "shift": False,
         "views": {
             view: {
                 "weights": f"{view}.safetensors",
                 "sha256": "",
+                "class_weights": [1.0] * protocol.n_classes(view),
                 "network": QuickNAT(protocol.n_classes(view), SETTINGS).describe(),
             }
             for view in VIEWS

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from helpers import LABELS
 from quicknat.bundle import load_bundle, write_bundle
@@ -93,3 +94,15 @@ def test_views_of_different_protocols_are_not_bundled(model, tmp_path, protocol)
     weights["axial"] = 0.9
     with pytest.raises(InputError, match=r"add up to 1\.5"):
         write_bundle(models, protocol, weights, 4.0, 64, 48, tmp_path / "out")
+
+
+def test_class_weights_are_taken_back_in_the_network_and_not_in_its_file(model, tmp_path, protocol):
+    models = {view: model.parent / "views" / view for view in VIEWS}
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    write_bundle(models, protocol, weights, 4.0, 64, 48, tmp_path, prior_correction=0.8)
+    before, after = (load_bundle(folder).networks["axial"] for folder in (model, tmp_path))
+    wanted = json.loads((tmp_path / "bundle.json").read_text())["views"]["axial"]["class_weights"]
+    moved = after.classifier.bias - before.classifier.bias
+    torch.testing.assert_close(moved, -0.8 * torch.tensor(wanted).log(), atol=1e-5, rtol=0)
+    assert moved.abs().max() > 0
+    assert sha256(tmp_path / "axial.safetensors") == sha256(model / "axial.safetensors")

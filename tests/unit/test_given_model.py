@@ -26,6 +26,7 @@ def test_model_brings_its_grid_its_protocol_and_how_it_segments(model):
         "slices": {"size": 48},
         "aggregation": {
             "coronal": 0.4, "axial": 0.4, "sagittal": 0.2, "mirror": False, "shift": False,
+            "prior_correction": 0.0,
         },
     }  # fmt: skip
     require_usable(model, TABLE, "results/model")

@@ -11,6 +11,7 @@ from quicknat.losses import (
     dice_loss,
     edge_weight,
     edges,
+    prior_offsets,
     weighted_cross_entropy,
 )
 
@@ -68,6 +69,26 @@ def test_the_loss_takes_dice_over_what_it_is_told():
     for over in ("slice", "batch"):
         loss = CombinedLoss(np.ones(4, np.float32), 0.0, over)
         assert torch.equal(loss(logits, labels)[1], dice_loss(logits, labels, over))
+
+
+def test_prior_offsets_bring_a_network_of_weighted_cross_entropy_back_to_the_true_shares():
+    share, weights = torch.tensor([0.9, 0.08, 0.02]), [0.5, 2.0, 4.0]
+    logits = torch.zeros(3, requires_grad=True)
+    descent = torch.optim.LBFGS([logits], line_search_fn="strong_wolfe")
+
+    def loss():
+        descent.zero_grad()
+        value = -(share * torch.tensor(weights) * logits.log_softmax(0)).sum()
+        value.backward()
+        return value
+
+    for _ in range(20):
+        descent.step(loss)
+    assert logits.softmax(0)[2] > 0.1
+    found = (logits + prior_offsets(weights, 1)).softmax(0)
+    torch.testing.assert_close(found, share, atol=1e-4, rtol=0)
+    assert prior_offsets([1.0, 0.0], 1).tolist() == [0, 0]  # a class that training never saw
+    assert not prior_offsets(weights, 0).any()
 
 
 def test_weighted_cross_entropy_matches_a_hand_calculation():

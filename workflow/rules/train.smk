@@ -96,6 +96,7 @@ rule bundle:
     params:
         aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
         passes=[f"--{key}" for key in ("mirror", "shift") if config["aggregation"][key]],
+        prior=config["aggregation"]["prior_correction"],
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         slice_size=config["slices"]["size"],
@@ -103,7 +104,8 @@ rule bundle:
         table=PROTOCOL_DIGEST,
     shell:
         "quicknat bundle results/models/finetune --protocol {params.protocol:q}"
-        " --aggregation {params.aggregation:q} {params.passes:q} --spacing {params.spacing} --size {params.size}"
+        " --aggregation {params.aggregation:q} {params.passes:q} --prior-correction {params.prior:q}"
+        " --spacing {params.spacing} --size {params.size}"
         " --slice-size {params.slice_size} --output results/model 2>&1 | tee {log:q}"
 
 

@@ -90,6 +90,9 @@ def bundle(
     shift: Annotated[
         bool, typer.Option(help="… of the scan and the scan moved by half a voxel along each axis.")
     ] = False,
+    prior_correction: Annotated[
+        float, typer.Option(help="Share of the loss's class weights to take back.", min=0, max=1)
+    ] = 0.0,
 ) -> None:
     """Gather the three views into one model folder that segments on its own.
 
@@ -103,6 +106,7 @@ def bundle(
     write_bundle(
         {view: models / view for view in VIEWS}, Protocol.read(protocol),
         parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output, mirror, shift,
+        prior_correction,
     )  # fmt: skip
     log.info("wrote %s", output)
 
