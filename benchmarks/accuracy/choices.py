@@ -9,6 +9,7 @@ person out: those that suit the other persons best are judged on the one left ou
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
@@ -23,8 +24,10 @@ import typer
 from scipy import ndimage
 
 from quicknat.bundle import Bundle, load_bundle
+from quicknat.bundle_format import read_description
 from quicknat.conform import head_window, load_conformed, record_grid
 from quicknat.inference import HALF, moved, shifted, slice_probabilities
+from quicknat.losses import prior_offsets
 from quicknat.metrics import evaluate
 from quicknat.native import to_native
 from quicknat.scores import interval
@@ -32,12 +35,26 @@ from quicknat.slices import AXIS, VIEWS, crop
 
 PAPER = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
 EQUAL = dict.fromkeys(VIEWS, 1 / 3)
+SHARES = (0.4, 0.8)  # of the class weights
 STEPS = 10  # of the grid of weights
 GRID = [
     dict(zip(VIEWS, (a / STEPS, b / STEPS, (STEPS - a - b) / STEPS), strict=True))
     for a, b in product(range(STEPS + 1), repeat=2)
     if a + b <= STEPS
 ]
+
+
+def unweighted(bundle: Bundle, model: Path, share: float) -> Bundle:
+    """The model with so much of the loss's class weights taken back (its own took back none)."""
+    described = read_description(model)
+    if described["prior_correction"]:
+        raise SystemExit(f"{model}: was made with a prior correction already")
+    networks = {view: copy.deepcopy(network) for view, network in bundle.networks.items()}
+    for view, network in networks.items():
+        network.classifier.bias.data += prior_offsets(
+            described["views"][view]["class_weights"], share
+        )
+    return replace(bundle, networks=networks)
 
 
 def views_of(bundle: Bundle, window: np.ndarray) -> dict[str, torch.Tensor]:
@@ -55,6 +72,11 @@ def views_of(bundle: Bundle, window: np.ndarray) -> dict[str, torch.Tensor]:
 def together(views: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
     """Weighted mean of the views."""
     return sum(weights[view] * views[view] for view in VIEWS)  # type: ignore[return-value]
+
+
+def volume_error(table: pd.DataFrame) -> float:
+    """Mean over the structures of what the volume is off, as a share of the reference's."""
+    return float((table["volume_mm3"] / table["reference_mm3"] - 1).abs().mean())
 
 
 def mean_dice(found: np.ndarray, reference: np.ndarray, classes: int) -> float:
@@ -112,6 +134,12 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
             [(together(mirrored, EQUAL), here), (together(mirrored_half, EQUAL), half)], native
         ),
     }
+    for share in SHARES:
+        again = views_of(replace(unweighted(bundle, run / "results/model", share), mirror=True),
+                         window)  # fmt: skip
+        maps[f"equal, mirror, {share:.0%} of the class weights taken back"] = to_native(
+            [(together(again, EQUAL), here)], native
+        )
     best = maps["equal, mirror, shift"]
     maps["equal, mirror, shift, largest component"] = largest_components(best, classes)
     rows = []
@@ -119,7 +147,7 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
         table = evaluate(labels, reference, native.affine, bundle.protocol, name)
         rows.append(
             {"subject": name, "choice": choice, "dice": table["dice"].mean(),
-             "hd95_mm": table["hd95_mm"].mean()}
+             "hd95_mm": table["hd95_mm"].mean(), "volume_error": volume_error(table)}
         )  # fmt: skip
     return rows, by_weights
 
@@ -127,14 +155,16 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
 def tell(table: pd.DataFrame, grid: pd.DataFrame) -> None:
     """Each choice against the paper's weights, then the fitted weights."""
     dice = table.pivot(index="subject", columns="choice", values="dice")
-    distance = table.groupby("choice")["hd95_mm"].mean()
-    print("| choice | persons | mean Dice | gain | 95 % interval | HD95, mm |\n|-|-|-|-|-|-|")
+    means = table.groupby("choice")[["hd95_mm", "volume_error"]].mean()
+    print("| choice | persons | mean Dice | gain | 95 % interval | HD95, mm | volume error |")
+    print("|-|-|-|-|-|-|-|")
     for choice in table["choice"].unique():
         gain = dice[choice] - dice["paper's weights"]
         low, high = interval(gain)
         print(
             f"| {choice} | {len(gain)} | {dice[choice].mean():.4f} | {gain.mean():+.4f} "
-            f"| {low:+.4f} to {high:+.4f} | {distance[choice]:.2f} |"
+            f"| {low:+.4f} to {high:+.4f} | {means.loc[choice, 'hd95_mm']:.2f} "
+            f"| {means.loc[choice, 'volume_error']:.1%} |"
         )
     chosen = {p: (grid.drop(index=p).mean()).idxmax() for p in grid.index}
     gain = pd.Series({p: grid.loc[p, w] - grid.loc[p, str(PAPER)] for p, w in chosen.items()})
