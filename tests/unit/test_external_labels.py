@@ -106,7 +106,7 @@ def conformed(tmp_path, scan):
     path = tmp_path / "scans" / "sub-01_ses-2_space-conformed_T1w.nii.gz"
     path.parent.mkdir()
     save_nifti(path, image, grid)
-    record |= {"source": "raw.nii.gz", "source_sha256": ""}
+    record |= {"source": "raw.nii.gz", "source_sha256": "", "orientation": ""}
     path.with_name("sub-01_ses-2_space-conformed_T1w.json").write_text(json.dumps(record))
     raw = tmp_path / "raw.nii.gz"
     nib.save(nib.Nifti1Image(scan.data.astype(np.int16), scan.affine), raw)

@@ -90,7 +90,7 @@ def test_map_without_an_image_is_conformed_by_itself(demo_dseg, protocol):
 
 def test_map_of_a_scan_lies_on_the_scans_grid(demo_dseg, head, protocol, tmp_path):
     image, grid, record = conform(head, 4.0, 64)
-    record |= {"source": "a.nii", "source_sha256": "0" * 64}
+    record |= {"source": "a.nii", "source_sha256": "0" * 64, "orientation": ""}
     path = tmp_path / "a_T1w.nii.gz"
     nib.save(nib.Nifti1Image(image, grid.affine), path)
     (tmp_path / "a_T1w.json").write_text(json.dumps(record))
