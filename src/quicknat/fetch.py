@@ -54,7 +54,7 @@ def _bring(address: str, output: Path, part: Partial, checksum: str, patience: P
                 raise Unavailable(fault, again)
         return
     resumed = part.size > 0
-    transfer(address, part.path, patience)
+    transfer(address, part, patience)
     if fault := _fault(part.path, checksum):
         part.discard()
         if not resumed:

@@ -12,13 +12,14 @@ from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from nibabel.affines import voxel_sizes
 
 from quicknat.conform import to_uint8
 from quicknat.errors import written_whole
 from quicknat.history import STAGES, overfitting
 from quicknat.labels import Protocol
 from quicknat.scan_layers import canonical
-from quicknat.slices import VIEWS
+from quicknat.slices import AXIS, VIEWS
 from quicknat.volumes import Volume
 
 matplotlib.use("agg")
@@ -103,7 +104,7 @@ def overlay_panel(
     """
     image, prediction = canonical(image), canonical(prediction)
     reference = canonical(reference) if reference else None
-    zooms = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
+    zooms = voxel_sizes(image.affine)
     inside = np.argwhere((reference or prediction).data > 0)
     if not len(inside):  # nothing found: show the whole scan
         inside = np.array([[0, 0, 0], np.array(image.shape) - 1])
@@ -124,7 +125,7 @@ def overlay_panel(
     )
     shown = set()
     for row, view in enumerate(("axial", "coronal", "sagittal")):
-        cut = {"sagittal": 0, "coronal": 1, "axial": 2}[view]
+        cut = AXIS[view]
         where = tuple(cuts[axis] if axis == cut else box[axis] for axis in range(3))
         flat = [axis for axis in range(3) if axis != cut]
         aspect = zooms[flat[1]] / zooms[flat[0]]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
+from nibabel.affines import voxel_sizes
 
 from quicknat.errors import InputError
 from quicknat.labels import Protocol
@@ -77,7 +78,7 @@ def evaluate(
             subject, f"prediction {prediction.shape}, reference {reference.shape}",
             "give labels on one grid",
         )  # fmt: skip
-    voxel_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    voxel_mm = voxel_sizes(affine)
     rows = []
     for index, name in enumerate(protocol.names[1:], start=1):
         masks = prediction == index, reference == index

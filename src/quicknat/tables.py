@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,22 +11,18 @@ from quicknat.cohort import default_name
 from quicknat.errors import InputError
 
 
-def stack_tables(listing: str | Path, subject_from_name: bool = False) -> pd.DataFrame:
+def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
     """The rows of many TSV files, one after the other.
 
     Args:
-        listing: file that names them, one a line.
+        paths: the files.
         subject_from_name: add a first column ``subject`` with the sub-… of each file's name.
 
     Raises:
-        InputError: the list is empty, or names a file that is no table.
+        InputError: there are no files, or one is no table.
     """
-    try:
-        paths = [Path(line) for line in Path(listing).read_text().split("\n") if line]
-    except ValueError as error:
-        raise InputError(listing, f"is no list in UTF-8 ({error})", "one path a line") from error
     parts = []
-    for path in paths:
+    for path in map(Path, paths):
         try:
             part = pd.read_csv(path, sep="\t")
         except ValueError as error:  # also of pandas' own kinds
@@ -34,5 +31,5 @@ def stack_tables(listing: str | Path, subject_from_name: bool = False) -> pd.Dat
             part.insert(0, "subject", default_name(path))
         parts.append(part)
     if not parts:
-        raise InputError(listing, "lists no table", "name one a line")
+        raise InputError("the list of tables", "names none", "name one a line")
     return pd.concat(parts, ignore_index=True)

@@ -205,8 +205,8 @@ def _attempt(session: requests.Session, address: str, part: Partial, patience: P
         raise _Broken(_reason(error)) from error
 
 
-def transfer(address: str, path: Path, patience: Patience) -> None:
-    """Bring a file to `path`, going on from what is there of it already.
+def transfer(address: str, part: Partial, patience: Patience) -> None:
+    """Bring a file, going on from the part of it that is there already.
 
     What came is kept for another call when this one fails.
 
@@ -214,7 +214,6 @@ def transfer(address: str, path: Path, patience: Patience) -> None:
         Unavailable: the address gives no file, or not within the patience.
         InputError: no room for it.
     """
-    part = Partial(path)
     fresh = Retry(patience.retries, backoff_factor=patience.pause)
     retry, most = fresh, part.size
     with requests.Session() as session:

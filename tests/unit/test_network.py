@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from helpers import ROOT
+from quicknat.authors_weights import from_authors
 from quicknat.errors import InputError
 from quicknat.network import Excitation, NetworkSettings, QuickNAT
-from quicknat.reference import from_reference
 
 LOGITS_KEPT = 4  # the copies in tests/golden hold every fourth pixel of the logits
 
@@ -21,7 +21,7 @@ def reference(folder, name):
 @pytest.mark.parametrize("name", ["NONE", "CSSE"])
 def test_reference_weights_give_the_reference_logits(golden, name):
     state, image, logits = reference(golden, name)
-    network = from_reference(state).eval()
+    network = from_authors(state).eval()
     assert network.settings.squeeze_excitation == name
     assert (network.settings.filters, network.n_classes) == (8, 5)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_golden_copies_are_those_of_the_shared_tensors(golden, shared, name):
     assert state.keys() == shared_state.keys() and torch.equal(image, shared_image)
     assert all(torch.equal(state[key], shared_state[key]) for key in state)
     with torch.no_grad():  # and here every pixel
-        assert (from_reference(state).eval()(image) - shared_logits).abs().max() <= 1e-5
+        assert (from_authors(state).eval()(image) - shared_logits).abs().max() <= 1e-5
     assert torch.equal(logits, shared_logits[..., ::LOGITS_KEPT, ::LOGITS_KEPT])
 
 
@@ -48,7 +48,7 @@ def test_single_gates_of_the_reference_are_recognised(golden, kept, dropped, kin
         for key, value in state.items()
         if f".{dropped}SE." not in key
     }
-    network = from_reference(state).eval()
+    network = from_authors(state).eval()
     assert network.settings.squeeze_excitation == kind
     assert network(image).isfinite().all()
 
@@ -59,7 +59,7 @@ def test_reference_weights_that_do_not_fit_are_refused_by_key(golden):
     def refused(match, **changes):
         changed = {**state, **{key.replace("_", "."): value for key, value in changes.items()}}
         with pytest.raises(InputError, match=match):
-            from_reference({key: value for key, value in changed.items() if value is not None})
+            from_authors({key: value for key, value in changed.items() if value is not None})
 
     refused("'encode9.conv1.weight' is not a parameter", encode9_conv1_weight=torch.zeros(3))
     refused("'decode2.conv2.bias' is missing", decode2_conv2_bias=None)

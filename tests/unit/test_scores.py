@@ -159,10 +159,7 @@ def test_confused_pairs_are_shares_of_the_reference_in_all_scans():
 def test_tables_of_a_list_are_stacked_with_the_names_of_their_files(tmp_path):
     for name, value in (("sub-1", 1), ("sub-2_ses-1", 2)):
         (tmp_path / f"{name}_desc-quicknat_volumes.tsv").write_text(f"voxels\n{value}\n")
-    listing = tmp_path / "list.txt"
-    listing.write_text("\n".join(map(str, sorted(tmp_path.glob("*.tsv")))))
-    table = stack_tables(listing, subject_from_name=True)
+    table = stack_tables(sorted(tmp_path.glob("*.tsv")), subject_from_name=True)
     assert table.to_numpy().tolist() == [["sub-1", 1], ["sub-2_ses-1", 2]]
-    listing.write_text("\n")
-    with pytest.raises(InputError, match="lists no table"):
-        stack_tables(listing)
+    with pytest.raises(InputError, match="the list of tables: names none"):
+        stack_tables([], subject_from_name=True)

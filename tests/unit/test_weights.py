@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from quicknat.authors_weights import read_authors_weights
 from quicknat.cli import app
 from quicknat.errors import InputError
 from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.reference import read_reference
 from quicknat.weights import load_weights, save_weights
 
 SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
@@ -80,7 +80,7 @@ def test_published_weights_are_read_in_the_forms_that_they_come_in(golden, tmp_p
     torch.save(
         {"epoch": 3, "state_dict": state} if form == "checkpoint" else state, tmp_path / "a.pth.tar"
     )
-    network = read_reference(tmp_path / "a.pth.tar")
+    network = read_authors_weights(tmp_path / "a.pth.tar")
     assert (network.n_classes, network.settings.filters) == (5, 8)
 
 
@@ -97,7 +97,7 @@ def test_published_file_that_would_run_code_is_refused_unrun(golden, tmp_path, c
         with pytest.raises(
             InputError, match=f"{name}.pth.tar: holds more than tensors.*state_dict"
         ):
-            read_reference(tmp_path / f"{name}.pth.tar")
+            read_authors_weights(tmp_path / f"{name}.pth.tar")
     assert "ran" not in capsys.readouterr().out
     (tmp_path / "text.pth").write_text("weights")
     torch.save([1, 2], tmp_path / "list.pth")
@@ -109,7 +109,7 @@ def test_published_file_that_would_run_code_is_refused_unrun(golden, tmp_path, c
         "absent": "no such file",
     }.items():
         with pytest.raises(InputError, match=f"{name}.pth: .*{reason}"):
-            read_reference(tmp_path / f"{name}.pth")
+            read_authors_weights(tmp_path / f"{name}.pth")
 
 
 def test_imported_weights_start_a_training_of_their_view_and_protocol(golden, tmp_path, protocol):

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,15 @@ app = typer.Typer(
 )
 log = logging.getLogger("quicknat")
 STEPS = "Steps of the workflow, which Snakemake calls"  # a heading of --help
+
+
+class View(StrEnum):
+    """Which way slices are cut."""
+
+    coronal = "coronal"
+    axial = "axial"
+    sagittal = "sagittal"
+
 
 ProtocolFile = Annotated[Path, typer.Option("--protocol", help="Label protocol table (TSV).")]
 Orientation = Annotated[

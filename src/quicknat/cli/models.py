@@ -15,6 +15,7 @@ from quicknat.cli.app import (
     SliceSize,
     Spacing,
     Threads,
+    View,
     app,
     parsed_json,
     read_list,
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @app.command(rich_help_panel=STEPS)
 def train(
-    view: Annotated[str, typer.Argument(help="coronal, axial or sagittal.")],
+    view: Annotated[View, typer.Argument(help="What to train.")],
     stacks: Annotated[Path, typer.Option(help="File that lists the training stacks, one a line.")],
     validation: Annotated[Path, typer.Option(help="The same for validation; may be empty.")],
     settings: Annotated[str, typer.Option(help="Training settings as JSON.")],
@@ -59,19 +60,16 @@ def train(
     """
     from quicknat.labels import Protocol
     from quicknat.optimizers import TrainingSettings
-    from quicknat.slices import VIEWS
     from quicknat.training import train_view
     from quicknat.warm_start import WarmStart
 
-    if view not in VIEWS:
-        raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
     training, validating = read_list(stacks), read_list(validation)
     painted = read_list(tissues) if tissues else []
     chosen = TrainingSettings.from_dict(parsed_json(settings, "--settings"))
     table = Protocol.read(protocol)
     present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
     train_view(
-        view, table, training, validating, chosen, output, initial, threads, present, painted
+        view.value, table, training, validating, chosen, output, initial, threads, present, painted
     )
 
 
@@ -131,7 +129,7 @@ def export(
 @app.command("import-weights")
 def import_weights(
     weights: Annotated[Path, typer.Argument(help="State dict of the authors' PyTorch release.")],
-    view: Annotated[str, typer.Option(help="coronal, axial or sagittal.")],
+    view: Annotated[View, typer.Option(help="What the weights are for.")],
     protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="….safetensors to write.")],
 ) -> None:
@@ -144,15 +142,12 @@ def import_weights(
     --protocol workflow/labels/quicknat33.tsv`, then `quicknat train … --initial
     coronal.safetensors`
     """
+    from quicknat.authors_weights import read_authors_weights
     from quicknat.errors import InputError, written_whole
     from quicknat.labels import Protocol
-    from quicknat.reference import read_reference
-    from quicknat.slices import VIEWS
     from quicknat.weights import save_weights
 
-    if view not in VIEWS:
-        raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
-    network, classes = read_reference(weights), Protocol.read(protocol).class_names(view)
+    network, classes = read_authors_weights(weights), Protocol.read(protocol).class_names(view)
     if network.n_classes != len(classes):
         raise InputError(
             weights,

@@ -96,7 +96,7 @@ def draw_scores(
     order = table.names[1:]
     persons = {scan.id: scan.person for scan in read_sheet(sheet, load_schema(schema))}
     found = pd.read_csv(metrics, sep="\t")
-    points = with_uncertainty(found, stack_tables(volumes, subject_from_name=True))
+    points = with_uncertainty(found, stack_tables(read_list(volumes), subject_from_name=True))
     figures = {
         "dice": score_figures.dice(found, order, persons),
         "views": score_figures.views(pd.read_csv(views, sep="\t"), order, persons),

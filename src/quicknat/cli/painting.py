@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import STEPS, Orientation, ProtocolFile, Size, SliceSize, Spacing, app
+from quicknat.cli.app import STEPS, Orientation, ProtocolFile, Size, SliceSize, Spacing, View, app
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def synthesize(
     protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     numbering: Numbering = "freesurfer",
-    view: Annotated[str, typer.Option(help="coronal, axial or sagittal.")] = "coronal",
+    view: Annotated[View, typer.Option(help="Which slices.")] = View.coronal,
     samples: Annotated[int, typer.Option(min=1, help="Pictures to paint.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     spacing: Spacing = 1.0,
@@ -79,13 +79,11 @@ def synthesize(
     from quicknat.conform import head_window
     from quicknat.errors import written_whole
     from quicknat.labels import Protocol
-    from quicknat.slices import VIEWS, crop, view_stack
+    from quicknat.slices import crop, view_stack
     from quicknat.synthesis_figure import contact_sheet
     from quicknat.tissues import conformed_tissues
     from quicknat.volumes import read_volume
 
-    if view not in VIEWS:
-        raise typer.BadParameter(f"view is one of {', '.join(VIEWS)}")
     table, stacks = Protocol.read(protocol), []
     for path in labels[:samples]:
         volume = read_volume(path, orientation)

@@ -12,7 +12,15 @@ from typing import Annotated
 import typer
 
 import quicknat
-from quicknat.cli.app import STEPS, Orientation, ProtocolFile, Threads, app, check_name
+from quicknat.cli.app import (
+    STEPS,
+    Orientation,
+    ProtocolFile,
+    Threads,
+    app,
+    check_name,
+    read_list,
+)
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -184,6 +192,6 @@ def gather(
     from quicknat.errors import written_whole
     from quicknat.tables import stack_tables
 
-    table = stack_tables(tables, subject_from_name)
+    table = stack_tables(read_list(tables), subject_from_name)
     with written_whole(output) as (temporary,):
         table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")

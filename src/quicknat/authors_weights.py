@@ -15,19 +15,19 @@ from quicknat.errors import InputError, one_line
 from quicknat.network import LEVELS, NetworkSettings, QuickNAT, SqueezeExcitation
 
 # names in the authors' state dict -> ours; their forward pass runs decode4, 1, 2, 3 downwards
-_REFERENCE_BLOCKS = {
+_BLOCKS = {
     **{f"encode{level + 1}": ("encoders", level) for level in range(LEVELS)},
     "bottleneck": ("bottleneck", None),
     **{
         f"decode{number}": ("decoders", level) for number, level in ((4, 3), (1, 2), (2, 1), (3, 0))
     },
 }
-_REFERENCE_LAYERS = {
+_LAYERS = {
     **{f"conv{i}": f"convs.{i - 1}" for i in (1, 2, 3)},
     **{f"batchnorm{i}": f"norms.{i - 1}" for i in (1, 2, 3)},
     "prelu": "prelu",
 }
-_REFERENCE_GATES = {
+_GATES = {
     "cSE.fc1": "channel.squeeze",
     "cSE.fc2": "channel.excite",
     "fc1": "channel.squeeze",
@@ -45,16 +45,16 @@ _KINDS: dict[tuple[bool, bool], SqueezeExcitation] = {
 }
 
 
-def _reference_key(key: str) -> str | None:
+def _our_key(key: str) -> str | None:
     """Our name of one of the authors' parameters; None for those that their network never uses."""
     if key.startswith("classifier.conv."):
         return key.replace("classifier.conv.", "classifier.")
     match = re.fullmatch(r"(\w+?)\.(SELayer\.)?(.+)\.(\w+)", key)
-    block = _REFERENCE_BLOCKS.get(match[1]) if match else None
-    layers = _REFERENCE_GATES if match and match[2] else _REFERENCE_LAYERS
+    block = _BLOCKS.get(match[1]) if match else None
+    layers = _GATES if match and match[2] else _LAYERS
     layer = layers.get(match[3]) if match else None
     if match is None or block is None or layer is None:
-        raise InputError("reference weights", f"'{key}' is not a parameter of QuickNAT")
+        raise InputError("the authors' weights", f"'{key}' is not a parameter of QuickNAT")
     name, level = block
     if match[2]:
         if level is None:
@@ -65,22 +65,22 @@ def _reference_key(key: str) -> str | None:
 
 def _named(keys: Iterable[str]) -> dict[str, str]:
     """Our names of their parameters -> theirs, without those that their network never uses."""
-    return {name: key for key in keys if (name := _reference_key(key))}
+    return {name: key for key in keys if (name := _our_key(key))}
 
 
-def _reference_keys(kind: SqueezeExcitation) -> dict[str, str]:
+def _their_keys(kind: SqueezeExcitation) -> dict[str, str]:
     """Our names of all parameters of a network of the authors' -> their names."""
-    gates = [f"SELayer.{gate}" for gate in _REFERENCE_GATES if ("SE." in gate) == (kind == "CSSE")]
+    gates = [f"SELayer.{gate}" for gate in _GATES if ("SE." in gate) == (kind == "CSSE")]
     keys = [
         f"{block}.{layer}.{value}"
-        for block in _REFERENCE_BLOCKS
-        for layer in [*_REFERENCE_LAYERS, *gates]
+        for block in _BLOCKS
+        for layer in [*_LAYERS, *gates]
         for value in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     ] + ["classifier.conv.weight", "classifier.conv.bias"]
     return _named(keys)
 
 
-def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
+def from_authors(state: Mapping[str, Tensor]) -> QuickNAT:
     """Build a network from a state dict of the authors' PyTorch release.
 
     Filters, classes, kernel and squeeze-and-excitation are read off the shapes. Of theirs,
@@ -94,7 +94,7 @@ def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
     ours = {name: torch.as_tensor(state[key]) for name, key in _named(state).items()}
     for key in ("classifier.conv.weight", "encode1.conv1.weight"):
         if key not in state or state[key].ndim != 4:
-            raise InputError("reference weights", f"'{key}' is missing or no convolution's")
+            raise InputError("the authors' weights", f"'{key}' is missing or no convolution's")
     gates = {part: any(f".{part}." in key for key in ours) for part in ("channel", "spatial")}
     kind = _KINDS[gates["channel"], gates["spatial"]]
     filters, _, kernel, _ = ours["encoders.0.convs.0.weight"].shape
@@ -103,21 +103,21 @@ def from_reference(state: Mapping[str, Tensor]) -> QuickNAT:
         settings=NetworkSettings(filters=filters, squeeze_excitation=kind, kernel=kernel),
     )
     wanted = network.state_dict()
-    theirs = _reference_keys(kind) | _named(state)
+    theirs = _their_keys(kind) | _named(state)
     for name in sorted(wanted.keys() | ours.keys()):
         if name not in ours or name not in wanted:
             problem = "is missing" if name in wanted else "is left over"
-            raise InputError("reference weights", f"'{theirs[name]}' {problem}")
+            raise InputError("the authors' weights", f"'{theirs[name]}' {problem}")
         if wanted[name].shape != ours[name].shape:
             found, expected = tuple(ours[name].shape), tuple(wanted[name].shape)
             raise InputError(
-                "reference weights", f"'{theirs[name]}' has shape {found}, not {expected}"
+                "the authors' weights", f"'{theirs[name]}' has shape {found}, not {expected}"
             )
     network.load_state_dict(ours)
     return network
 
 
-def read_reference(path: str | Path) -> QuickNAT:
+def read_authors_weights(path: str | Path) -> QuickNAT:
     """Build a network from a weights file of the authors' release, without running its code.
 
     The file may hold a state dict, or a checkpoint with one under ``state_dict``; the prefix that
@@ -146,6 +146,6 @@ def read_reference(path: str | Path) -> QuickNAT:
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise InputError(path, "holds no state dict", "save a network's state_dict()")
     try:
-        return from_reference({key.removeprefix("module."): v for key, v in state.items()})
+        return from_authors({key.removeprefix("module."): v for key, v in state.items()})
     except InputError as error:
         raise InputError(path, str(error), "give a state dict of the release") from error
