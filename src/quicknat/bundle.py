@@ -133,7 +133,9 @@ def write_bundle(
                 kind=one["network"]["squeeze_excitation"],
                 weights=" + ".join(f"{weights[view]:g} {view}" for view in VIEWS),
                 passes="; mean of a slice and its mirror image" * mirror
-                + "; mean of a scan and itself moved by half a voxel" * shift,
+                + "; mean of a scan and itself moved by half a voxel" * shift
+                + f"; {prior_correction:.0%} of the loss's class weights taken back"
+                * (prior_correction > 0),
                 spacing=f"{spacing_mm:g}",
                 size=slice_size,
                 n_train=len(one["training_scans"]),

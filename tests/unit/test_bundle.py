@@ -105,4 +105,5 @@ def test_class_weights_are_taken_back_in_the_network_and_not_in_its_file(model, 
     moved = after.classifier.bias - before.classifier.bias
     torch.testing.assert_close(moved, -0.8 * torch.tensor(wanted).log(), atol=1e-5, rtol=0)
     assert moved.abs().max() > 0
+    assert "80% of the loss's class weights taken back" in (tmp_path / "README.md").read_text()
     assert sha256(tmp_path / "axial.safetensors") == sha256(model / "axial.safetensors")
