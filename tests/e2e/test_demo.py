@@ -56,7 +56,7 @@ def segment(scan, model, output):
     """The user's command, without the workflow; returns the label map."""
     command = [sys.executable, "-m", "quicknat", "segment", str(scan), "--output", str(output)]
     # as in the workflow; other numbers of threads add up in another order
-    command += ["--precision", "fp32", "--threads", "1"]
+    command += ["--precision", "fp32", "--threads", "1" if model else "2"]
     command += ["--model", str(model)] if model else []
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
