@@ -107,8 +107,7 @@ def read_cells(path: Path) -> pd.DataFrame:
         InputError: cannot be read as a table.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines(keepends=True)
-        text = "".join(line for line in lines if not line.startswith("#"))
+        text = re.sub(r"^#.*\n?", "", path.read_text("utf-8-sig"), flags=re.MULTILINE)
         table = pd.read_csv(
             StringIO(text), sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
         )
