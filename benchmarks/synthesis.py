@@ -50,6 +50,7 @@ def main(
         settings=TrainingSettings(
             epochs=1,
             learning_rate=0.001,
+            optimizer="adamw",
             batch_size=batch_size,
             compile=False,
             network=NetworkSettings(filters=filters),

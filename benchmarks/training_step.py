@@ -76,7 +76,6 @@ def main(
         settings=TrainingSettings(
             epochs=1,
             learning_rate=0.01,
-            optimizer="sgd",
             batch_size=batch_size,
             network=NetworkSettings(filters=filters),
         ),

@@ -116,6 +116,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
     settings = TrainingSettings(
         epochs=1,
         learning_rate=1e-3,
+        optimizer="adamw",
+        batch_size=8,
         augment=False,
         compile=False,
         network=NetworkSettings(4, "CSSE", 0.0),

@@ -22,10 +22,12 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import typer
+import yaml
 
 from quicknat.scores import interval
 
 ROOT = Path(__file__).parents[2]
+ATLASES = 4  # training scans that label those without labels
 
 
 def fold_of(persons: list[str], folds: int) -> dict[str, int]:
@@ -34,26 +36,38 @@ def fold_of(persons: list[str], folds: int) -> dict[str, int]:
     return {person: number % folds for number, person in enumerate(shuffled)}
 
 
-def write_sheet(cohort: pd.DataFrame, maps: list[Path], fold: int, folds: int, path: Path) -> None:
-    """The cohort with one fold for testing, and label maps to pre-train on."""
-    person = cohort["person"].where(cohort["person"] != "", cohort["subject"])
+def write_fold(
+    cohort: pd.DataFrame, source: str, maps: list[Path], fold: int, folds: int, place: Path
+) -> None:
+    """Write the fold's sheet: some to test, all others to train on, and what to pre-train on.
+
+    That is, as an arm's ``pretrain.source`` has it, the cohort's own rows of ``use pretrain``
+    (automatic), label maps to paint from (synthetic), or nothing (''). Rows without labels get them
+    from some of the fold's training scans: that is a configuration of its own.
+    """
+    automatic = cohort[cohort["use"] == "pretrain"]
+    by_hand = cohort.drop(automatic.index)
+    person = by_hand["person"].where(by_hand["person"] != "", by_hand["subject"])
     tested = person.map(fold_of(person.tolist(), folds)) == fold
-    rows = cohort.assign(use=np.where(tested, "test", "train"))
+    rows = by_hand.assign(use=np.where(tested, "test", "train"))
     painted = [
         {"subject": f"map{number}", "labels": str(file.resolve()),
          "protocol": "freesurfer", "use": "pretrain"}
         for number, file in enumerate(maps)
     ]  # fmt: skip
-    table = pd.concat([rows, pd.DataFrame(painted)]) if painted else rows
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.fillna("").to_csv(path, sep="\t", index=False)
+    given = {"automatic": automatic, "synthetic": pd.DataFrame(painted)}
+    table = pd.concat([rows, given[source]]) if source else rows
+    place.mkdir(parents=True, exist_ok=True)
+    table.fillna("").to_csv(place / "cohort.tsv", sep="\t", index=False)
+    atlases = [f"sub-{name}" for name in rows["subject"][~tested][:ATLASES]]
+    (place / "fold.yaml").write_text(yaml.safe_dump({"auto_labels": {"atlases": atlases}}))
 
 
 def run(folder: Path, overlay: Path, cores: int) -> None:
     """The workflow up to the scores; its output goes to a log."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--cores", str(cores), "--rerun-incomplete"]
-    command += ["--configfile", str(overlay.resolve())]
+    command += ["--configfile", str(overlay.resolve()), str(folder / "fold.yaml")]
     command += ["--config", f"sheet={folder / 'cohort.tsv'}", "--", "results/metrics.tsv"]
     with (folder / "log.txt").open("a") as log:
         done = subprocess.run(command, stdout=log, stderr=log)
@@ -115,8 +129,8 @@ def main(
     for fold in range(0 if report_only else run_folds or folds):
         for name, overlay in overlays.items():
             place = (folder / name / str(fold)).resolve()
-            painted = files if "source: synthetic" in overlay.read_text() else []
-            write_sheet(table, painted, fold, folds, place / "cohort.tsv")
+            source = yaml.safe_load(overlay.read_text()).get("pretrain", {}).get("source", "")
+            write_fold(table, source, files, fold, folds, place)
             run(place, overlay, cores)
     tell(scores(folder, list(overlays), folds))
 

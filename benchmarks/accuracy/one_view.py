@@ -153,7 +153,7 @@ def main(
     network.to(memory_format=torch.channels_last)
     model = torch.compile(network, dynamic=False)
     criterion = make_loss(loss, np.bincount(data.labels.ravel(), minlength=classes), power, edge)
-    settings = TrainingSettings(epochs=1, learning_rate=learning_rate)
+    settings = TrainingSettings(epochs=1, learning_rate=learning_rate, optimizer="adamw")
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps, settings)

@@ -91,7 +91,9 @@ def train_network(
     )
     model, optimizer = fabric.setup(network, optimizer)
     loss = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
-    schedule = TrainingSettings(epochs=1, learning_rate=LEARNING_RATE, warmup=settings.warmup)
+    schedule = TrainingSettings(
+        epochs=1, learning_rate=LEARNING_RATE, optimizer="adamw", warmup=settings.warmup
+    )
     network.train()
     steps, stopwatch = 0, Stopwatch(run.budget(view), run.on_gpu)
     for batch in endless(slices, settings, workers):

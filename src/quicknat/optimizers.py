@@ -18,12 +18,12 @@ class TrainingSettings:
 
     epochs: int
     learning_rate: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "sgd"
     momentum: float = 0.95
     weight_decay: float = 1e-4
     warmup: float = 0.1
     step_epochs: int = 10
-    batch_size: int = 8
+    batch_size: int = 4
     accumulate: int = 1
     devices: int = 1
     workers: int | None = None

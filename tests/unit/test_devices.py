@@ -20,6 +20,7 @@ from quicknat.training import train_view
 SETTINGS = TrainingSettings(
     epochs=4,
     learning_rate=0.01,
+    optimizer="adamw",
     batch_size=4,
     compile=False,
     precision="32-true",

@@ -29,6 +29,7 @@ from quicknat.training import train_view
 SETTINGS = TrainingSettings(
     epochs=3,
     learning_rate=0.01,
+    optimizer="adamw",
     batch_size=2,
     accumulate=2,
     compile=False,

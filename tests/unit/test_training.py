@@ -19,8 +19,8 @@ SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
 
 
 def settings(**changes):
-    base = {"epochs": 2, "learning_rate": 0.01, "batch_size": 4, "network": SMALL}
-    base |= {"compile": False, "precision": "32-true"}
+    base = {"epochs": 2, "learning_rate": 0.01, "optimizer": "adamw", "network": SMALL}
+    base |= {"batch_size": 4, "compile": False, "precision": "32-true"}
     return TrainingSettings(**{**base, **changes})
 
 

@@ -23,6 +23,8 @@ from quicknat.warm_start import WarmStart
 SETTINGS = TrainingSettings(
     epochs=1,
     learning_rate=1e-3,
+    optimizer="adamw",
+    batch_size=8,
     augment=False,
     compile=False,
     network=NetworkSettings(4, "CSSE", 0.0),
