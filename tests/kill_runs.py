@@ -30,7 +30,7 @@ import psutil
 import yaml
 
 from helpers import ROOT, painted_head, real_dseg, save
-from quicknat.volumes import sha256
+from quicknat.files import sha256
 
 # every stage takes part; states are saved after each step, so that many kills hit their writing
 SETTINGS = {

@@ -37,7 +37,7 @@ from peer_networks import train_network
 
 from quicknat.bundle import Bundle, load_bundle
 from quicknat.conform import load_conformed, record_grid
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.hardware import device_name, gpu_works, keep_freed_memory
 from quicknat.inference import segment
 from quicknat.slices import VIEWS

@@ -17,7 +17,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.scores import by_scan, interval, persons_of
 
 VARIANTS = {"": "", "_coronal": ", coronal view alone"}

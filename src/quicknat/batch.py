@@ -24,7 +24,8 @@ from quicknat.bundle import Bundle
 from quicknat.causes import explained
 from quicknat.cohort import default_name
 from quicknat.conform import conform_file, load_conformed, record_grid, source_digest
-from quicknat.errors import InputError, for_users, one_line, written_whole
+from quicknat.errors import InputError, for_users, one_line
+from quicknat.files import written_whole
 from quicknat.inference import segment
 from quicknat.lookup import write_lookup_tables
 from quicknat.outputs import dataset_description, output_files, write_segmentation

@@ -11,12 +11,12 @@ import torch
 
 import quicknat
 from quicknat.bundle_format import AGAIN, FORMAT, read_description, require_files
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.files import sha256, written_whole
 from quicknat.labels import Protocol
 from quicknat.losses import prior_offsets
 from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.slices import VIEWS
-from quicknat.volumes import sha256
 from quicknat.weights import load_weights
 
 CARD = """# QuickNAT model

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from quicknat.errors import InputError
+from quicknat.files import sha256
 from quicknat.labels import MAX_CLASSES
 from quicknat.schema import check
 from quicknat.slices import VIEWS
-from quicknat.volumes import sha256
 
 FORMAT = 5
 AGAIN = "copy or bundle the model again"

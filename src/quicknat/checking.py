@@ -15,7 +15,8 @@ from quicknat.errors import InputError
 from quicknat.examine import Finding, explain
 from quicknat.findings import File, examine_files
 from quicknat.places import Places
-from quicknat.verdicts import BAD, NOT_HERE, OK, WARNING, Verdict, write_verdicts
+from quicknat.records import write_records
+from quicknat.verdicts import BAD, NOT_HERE, OK, WARNING, Verdict
 from quicknat.volumes import Grid, require_same_grid
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def check_cohort(
             verdicts.append(Verdict(scan.id, scan.use, scan.image, BAD, reason))
     faulty = bool(verdicts or faults)
     verdicts += check_scans(reachable, places, protocol, table, threads, reasons)
-    write_verdicts(table, verdicts)
+    write_records(table, Verdict, verdicts)
     return verdicts, faulty
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from quicknat.errors import InputError, written_whole
-from quicknat.volumes import sha256
+from quicknat.errors import InputError
+from quicknat.files import sha256, written_whole
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from quicknat.errors import InputError
+from quicknat.files import sha256
 from quicknat.labels import Protocol
 from quicknat.placement import usable_affine
 from quicknat.schema import check
-from quicknat.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_volume, sha256
+from quicknat.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_volume
 
 HEAD_HEIGHT_MM = 150  # from the vertex down, a brain with cerebellum fits
 BEHIND_MIDDLE_MM = 4  # the brain sits that far behind the middle of a head with a nose

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torchio as tio
 
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.volumes import Volume, read_volume
 
 SPACING_MM = 1.5  # of the copies: quicker than 1 mm, still finer than the demo's 2 mm

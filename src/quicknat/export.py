@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ import quicknat
 from quicknat import network, three_views
 from quicknat.bundle import Bundle, load_bundle
 from quicknat.errors import InputError
+from quicknat.files import folder_written_whole
 from quicknat.three_views import ThreeViews
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
@@ -143,9 +143,7 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
         raise InputError(output, "exists", "choose another folder, or remove it")
     bundle = load_bundle(model)
     described = json.loads((Path(model) / "bundle.json").read_text())
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-") as temporary:
-        folder = Path(temporary) / output.name
+    with folder_written_whole(output) as folder:
         for part in ("configs", "models", "docs", "scripts"):
             (folder / part).mkdir(parents=True)
         for module in (network, three_views):
@@ -172,4 +170,3 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
             "scripts/: Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
             "models/: the weights belong to whoever trained them.\n"
         )
-        folder.rename(output)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
 from quicknat.jobs import FailedJob
+from quicknat.records import read_records, write_records
 
 SILENT = "ended without a message: killed, or out of memory?"
 NOT_BEGUN = "ended before it began"
@@ -44,9 +44,6 @@ class Failure:
     reason: str
     log: str
     excerpt: str
-
-
-COLUMNS = [field.name for field in fields(Failure)]
 
 
 def last_lines(path: str) -> list[str]:
@@ -126,13 +123,7 @@ def write_failed(path: str | Path, failures: Sequence[Failure]) -> None:
     if not failures:
         Path(path).unlink(missing_ok=True)
         return
-    with (
-        written_whole(path) as (temporary,),
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(astuple(failure) for failure in failures)
+    write_records(path, Failure, failures)
 
 
 def read_failed(path: str | Path) -> list[Failure]:
@@ -142,14 +133,10 @@ def read_failed(path: str | Path) -> list[Failure]:
         InputError: another table.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
-            header, *rows = csv.reader(stream, delimiter="\t")
-            if header != COLUMNS:
-                raise ValueError(f"its columns are {', '.join(header)}")
-            return [Failure(*row) for row in rows]
+        return read_records(path, Failure)
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         problem = f"is no table of failed jobs ({error})"
         raise InputError(path, problem, "delete it; the next run that fails writes it") from error
 

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 
 from quicknat.addresses import KINDS, file_name, kind_of, public
 from quicknat.bringing import bring
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.files import written_whole
 from quicknat.transfer import Partial, Patience, Unavailable, transfer
 
 log = logging.getLogger(__name__)

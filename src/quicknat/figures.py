@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from nibabel.affines import voxel_sizes
 
 from quicknat.conform import to_uint8
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.history import STAGES, overfitting
 from quicknat.labels import Protocol
 from quicknat.scan_layers import canonical

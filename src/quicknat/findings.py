@@ -15,11 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 import quicknat
-from quicknat.errors import written_whole
 from quicknat.examine import Finding, examine_image, examine_labels
+from quicknat.files import sha256, written_whole
 from quicknat.labels import Protocol
 from quicknat.progress import no_bar
-from quicknat.volumes import sha256
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,12 @@ from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.slices import VIEWS
 
-FILES = (*(f"{view}.safetensors" for view in VIEWS), "labels.tsv", "README.md", "bundle.json")
+BUNDLE_FILES = (
+    *(f"{view}.safetensors" for view in VIEWS),
+    "labels.tsv",
+    "README.md",
+    "bundle.json",
+)
 
 
 def given_settings(folder: str | Path) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def require_usable(folder: str | Path, protocol: str | Path, own: str | Path) ->
     if folder.resolve() == Path(own).resolve():
         fix = "copy it to another folder first: this workflow writes there"
         raise InputError("configuration", f"'model' is {folder}", fix)
-    require_files(folder, read_description(folder), FILES)
+    require_files(folder, read_description(folder), BUNDLE_FILES)
     if not protocol.is_file():
         problem = f"is a model for the protocol '{protocol.stem}', which this workflow lacks"
         raise InputError(folder, problem, f"copy its labels.tsv to {protocol}")

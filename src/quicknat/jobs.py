@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 INTERRUPTED = "Terminating processes on user request"
-NO_OUTPUT = re.compile(r"Job (\d+)\s+completed successfully, but some output files are missing")
+MISSING = re.compile(r"Job (\d+)\s+completed successfully, but some output files are missing")
 Stamp = tuple[int, int] | None  # of a file: time of its last change in ns, bytes; None: no file
 
 
@@ -96,7 +96,7 @@ class JobLog(logging.Handler):
         elif event == "job_error" and record.jobid not in self._failed:  # groups say all twice
             said = record.rule_msg or ""
             self._fail(record.jobid, said=said, executor_logs=record.log[1:])
-        elif event == "error" and (found := NO_OUTPUT.search(str(record.msg))):
+        elif event == "error" and (found := MISSING.search(str(record.msg))):
             self._fail(int(found[1]), ended_well=True)
 
     def _fail(self, number: int, **facts: Any) -> None:

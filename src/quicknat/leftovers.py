@@ -18,7 +18,7 @@ from typing import TextIO
 
 import psutil
 
-from quicknat.errors import TEMPORARY
+from quicknat.files import TEMPORARY
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.labels import Protocol
 
 

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 
 import quicknat
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.losses import CombinedLoss
 from quicknat.plan import Plan
-from quicknat.trained import FILES
+from quicknat.trained import MODEL_FILES
 from quicknat.weights import save_weights
 
 
@@ -61,7 +61,7 @@ def write_model(
             "lightning-fabric": lightning_fabric.__version__,
         },
     }
-    with written_whole(*(plan.output / name for name in FILES)) as (model, sidecar, table):
+    with written_whole(*(plan.output / name for name in MODEL_FILES)) as (model, sidecar, table):
         save_weights(model, weights, plan.view, plan.classes)
         sidecar.write_text(json.dumps(description, indent=2) + "\n")
         pd.DataFrame(history).to_csv(table, sep="\t", index=False, float_format="%.6g")

@@ -10,8 +10,8 @@ import pandas as pd
 
 import quicknat
 from quicknat.bundle import Bundle
-from quicknat.errors import written_whole
 from quicknat.examine import THICK_MM
+from quicknat.files import written_whole
 from quicknat.inference import Segmentation
 from quicknat.labels import Protocol
 from quicknat.population import unlike

@@ -12,11 +12,11 @@ import numpy as np
 
 from quicknat.data import SliceDataset
 from quicknat.errors import InputError
+from quicknat.files import sha256
 from quicknat.labels import Protocol
 from quicknat.optimizers import TrainingSettings
 from quicknat.population import summarise
 from quicknat.reruns import PRACTICAL
-from quicknat.volumes import sha256
 from quicknat.warm_start import WarmStart, obstacle
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.files import written_whole
 from quicknat.report_content import (
     ReportInputs,
     cohort_content,
@@ -16,7 +17,7 @@ from quicknat.report_content import (
     scan_content,
     scored_content,
 )
-from quicknat.report_tables import FEWEST, page_weights, volumes_in_cohort
+from quicknat.report_tables import FEWEST_SCANS, page_weights, volumes_in_cohort
 from quicknat.viewer import colour_blind_colors
 
 SCORE_FIGURES = ("dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty")
@@ -98,7 +99,7 @@ def write_report(inputs: ReportInputs, templates: Path, output: Path) -> None:
         "safe_colors": [f"#{bytes(c).hex()}" for c in colour_blind_colors(inputs.protocol)],
         "advice": ADVICE,
         "home": output.name,
-        "fewest": FEWEST,
+        "fewest": FEWEST_SCANS,
     }
     gathered = inputs.table("segmentations/volumes.tsv") if inputs.segmented else None
     volumes = None if gathered is None else volumes_in_cohort(gathered)

@@ -31,7 +31,7 @@ PACKAGES = [
 
 
 DEMOGRAPHICS = ["age", "sex", "handedness"]
-FEWEST = 5  # scans below which a percentile says nothing
+FEWEST_SCANS = 5  # scans below which a percentile says nothing
 TOTAL = "All structures"
 
 
@@ -163,7 +163,7 @@ def volumes_in_cohort(volumes: pd.DataFrame) -> pd.DataFrame:
     total = volumes[volumes["name"] == TOTAL].set_index("subject")["volume_mm3"]
     share = volumes["volume_mm3"] / volumes["subject"].map(total).replace(0, np.nan)
     groups = volumes.groupby("name")["volume_mm3"]
-    percentile = 100 * groups.rank(pct=True).where(groups.transform("size") >= FEWEST)
+    percentile = 100 * groups.rank(pct=True).where(groups.transform("size") >= FEWEST_SCANS)
     return volumes.assign(share=share, percentile=percentile)
 
 

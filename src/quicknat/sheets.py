@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from quicknat.cohort import Scan, read_sheet
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.files import written_whole
 from quicknat.layouts import name_parts
 
 PARTICIPANTS = "participants.tsv"

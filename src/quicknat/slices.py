@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.files import written_whole
 from quicknat.labels import Protocol
 
 log = logging.getLogger(__name__)

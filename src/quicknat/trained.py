@@ -10,7 +10,7 @@ from typing import Any
 from quicknat.errors import InputError
 from quicknat.slices import VIEWS
 
-FILES = ("model.safetensors", "model.json", "history.tsv")
+MODEL_FILES = ("model.safetensors", "model.json", "history.tsv")
 
 
 def trained_stages(models: str | Path) -> list[str]:
@@ -18,7 +18,7 @@ def trained_stages(models: str | Path) -> list[str]:
     return [
         stage
         for stage in ("pretrain", "finetune")
-        if all(Path(models, stage, view, name).exists() for view in VIEWS for name in FILES)
+        if all(Path(models, stage, view, name).exists() for view in VIEWS for name in MODEL_FILES)
     ]
 
 
@@ -39,7 +39,7 @@ def untrained_scans(models: str | Path, names: Iterable[str]) -> list[str]:
     return [name for name in names if not all(name in scans for scans in known)]
 
 
-def require_same_grid(bundle: str | Path, config: Mapping[str, Any]) -> None:
+def require_kept_models_fit(bundle: str | Path, config: Mapping[str, Any]) -> None:
     """Refuse to keep models for a grid or label protocol that they were not trained for.
 
     Args:

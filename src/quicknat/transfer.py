@@ -18,7 +18,8 @@ from urllib3.util import Retry
 
 import quicknat
 from quicknat.addresses import public
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.files import written_whole
 from quicknat.progress import ByteProgress
 
 log = logging.getLogger(__name__)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.records import columns, read_records
 
 OK, WARNING, BAD, NOT_HERE = "ok", "warning", "bad", "not here yet"
 
@@ -27,37 +27,22 @@ class Verdict:
     reason: str = ""
 
 
-COLUMNS = [field.name for field in fields(Verdict)]
-
-
-def write_verdicts(path: str | Path, verdicts: Sequence[Verdict]) -> None:
-    """Write the table as TSV."""
-    with written_whole(path) as (temporary,), temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(astuple(verdict) for verdict in verdicts)
-
-
 def read_verdicts(path: str | Path) -> list[Verdict]:
-    """Read what :func:`write_verdicts` wrote.
+    """Read what ``quicknat check`` wrote.
 
     Raises:
         InputError: missing, or another table.
     """
     try:
-        with Path(path).open(newline="") as stream:
-            header, *rows = csv.reader(stream, delimiter="\t")
-            if header != COLUMNS:
-                raise ValueError(f"its columns are {', '.join(header)}")
-            return [Verdict(*row) for row in rows]
-    except (OSError, ValueError, TypeError) as error:
+        return read_records(path, Verdict)
+    except (OSError, ValueError) as error:
         fix = "run 'quicknat check'"
         raise InputError(path, f"is no table of a check ({error})", fix) from error
 
 
 def as_text(verdicts: Sequence[Verdict]) -> str:
     """The table in aligned columns, and a line that counts."""
-    rows = [tuple(COLUMNS), *map(astuple, verdicts)]
+    rows = [tuple(columns(Verdict)), *map(astuple, verdicts)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.labels import Protocol
 from quicknat.scan_layers import Layers
 from quicknat.volumes import Grid

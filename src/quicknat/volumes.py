@@ -6,7 +6,6 @@ World coordinates are nibabel's RAS+ millimetres throughout.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import logging
 import math
 import warnings
@@ -42,12 +41,6 @@ class Volume:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.data.shape
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def as_bytes(volume: Volume, highest: int) -> np.ndarray:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from quicknat.files import sha256
 from quicknat.optimizers import TrainingSettings
 from quicknat.reruns import PRACTICAL
-from quicknat.volumes import sha256
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import ROOT, job_counts, run_snakemake, save
 from quicknat.failures import SILENT, read_failed
-from quicknat.volumes import sha256
+from quicknat.files import sha256
 
 pytestmark = pytest.mark.slow
 # the axial training is killed as it begins, as Linux does where memory runs out

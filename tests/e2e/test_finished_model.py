@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import dead_links, job_counts, run_snakemake
-from quicknat.volumes import sha256
+from quicknat.files import sha256
 
 pytestmark = pytest.mark.slow
 SHEET = """subject\timage\tlabels\tprotocol\tuse

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT, job_counts, run_snakemake
-from quicknat.volumes import sha256
+from quicknat.files import sha256
 
 pytestmark = pytest.mark.slow
 USES = {"t": "train", "v": "val", "p": "pretrain", "e": "test", "s": "segment"}

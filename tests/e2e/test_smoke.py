@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from helpers import ROOT, dead_links, job_counts, run_snakemake
-from quicknat.volumes import sha256
+from quicknat.files import sha256
 
 pytestmark = pytest.mark.slow
 COLUMNS = ["subject", "source", "image", "labels", "labels_source", "protocol", "use", "person"]

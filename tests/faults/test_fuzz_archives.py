@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzzing import NASTY, contents, damaged, quicknat, refused, workplace
-from quicknat import sources
+from quicknat import unpacking
 from quicknat.volumes import MAX_BYTES
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
@@ -185,6 +185,6 @@ def test_member_that_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch
 
     monkeypatch.setattr("quicknat.transfer.shutil.disk_usage", lambda folder: Full)
     (tmp_path / "a").write_bytes(zipped([("a.img", b"1" * 40)]))
-    with pytest.raises(sources.InputError, match="make room there"):
-        sources.unpack(tmp_path / "a", ["*"], tmp_path / "out")
+    with pytest.raises(unpacking.InputError, match="make room there"):
+        unpacking.unpack(tmp_path / "a", ["*"], tmp_path / "out")
     assert contents(tmp_path / "out") == {}

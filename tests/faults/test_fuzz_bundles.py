@@ -24,7 +24,7 @@ from quicknat.errors import InputError
 from quicknat.labels import Protocol
 from quicknat.network import NetworkSettings, QuickNAT
 from quicknat.slices import VIEWS, open_stack
-from quicknat.trained import require_same_grid
+from quicknat.trained import require_kept_models_fit
 from quicknat.weights import save_weights
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
@@ -206,7 +206,7 @@ def test_any_description_of_kept_models_is_compared_or_refused(content):
         path.write_bytes(content)
         config = yaml.safe_load((ROOT / "config.yaml").read_text())
         with pytest.raises(InputError, match=r"bundle\.json: describes no|new_scans=freeze"):
-            require_same_grid(path, config)
+            require_kept_models_fit(path, config)
 
 
 @functools.cache

@@ -15,8 +15,8 @@ import yaml
 from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
 from quicknat import bundle, view_training
 from quicknat.failures import read_failed
+from quicknat.files import sha256
 from quicknat.leftovers import others_at_work
-from quicknat.volumes import sha256
 
 pytestmark = pytest.mark.slow  # half a second each, some more
 

@@ -20,7 +20,8 @@ from quicknat import bundle, conform
 from quicknat.causes import explained
 from quicknat.checkpoint import load_state, save_state
 from quicknat.data import SliceDataset
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.files import written_whole
 from quicknat.inference import aggregate
 from quicknat.learner import Learner
 from quicknat.network import NetworkSettings, QuickNAT

@@ -22,8 +22,8 @@ def train(stack, protocol, tmp_path):
 
     def run(name, seed=0, threads=1):
         settings = TrainingSettings(
-            epochs=1, learning_rate=0.01, optimizer="adamw", batch_size=8, compile=False, precision="32-true",
-            network=NETWORK, seed=seed,
+            epochs=1, learning_rate=0.01, optimizer="adamw", batch_size=8, compile=False,
+            precision="32-true", network=NETWORK, seed=seed,
         )  # fmt: skip
         torch.set_num_threads(threads)
         train_view("coronal", protocol, [stack], [], settings, tmp_path / name, None, threads)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from helpers import ROOT
 from quicknat.failures import Failure, read_failed
-from quicknat.volumes import sha256
+from quicknat.files import sha256
 from slurm_runs import HEADER, WEIGHTS, Run, make_scan, start_training
 
 pytestmark = pytest.mark.slow

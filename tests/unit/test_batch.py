@@ -11,7 +11,7 @@ import pytest
 from quicknat.batch import Options, Task, find_scans, segment_all, segment_file
 from quicknat.bundle import load_bundle
 from quicknat.errors import InputError
-from quicknat.volumes import sha256
+from quicknat.files import sha256
 
 
 def test_model_folder_is_enough_to_segment_on_the_native_grid(

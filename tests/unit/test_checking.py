@@ -16,9 +16,10 @@ from quicknat.cli import app
 from quicknat.errors import InputError
 from quicknat.examine import examine_image, examine_labels
 from quicknat.places import Places
+from quicknat.records import write_records
 from quicknat.schema import load_schema
 from quicknat.space import needed_bytes, space_line
-from quicknat.verdicts import Verdict, as_text, read_verdicts, write_verdicts
+from quicknat.verdicts import Verdict, as_text, read_verdicts
 
 SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 PROTOCOL = LABELS / "quicknat28.tsv"
@@ -342,7 +343,7 @@ def test_table_is_aligned_and_survives_writing(tmp_path):
         Verdict("sub-1", "train", 'a "b".nii', "ok"),
         Verdict("sub-22", "", "c.nii", "bad", "x"),
     ]
-    write_verdicts(tmp_path / "t.tsv", verdicts)
+    write_records(tmp_path / "t.tsv", Verdict, verdicts)
     assert read_verdicts(tmp_path / "t.tsv") == verdicts
     lines = as_text(verdicts).splitlines()
     assert lines[0].index("verdict") == lines[1].index("ok") == lines[2].index("bad")

@@ -9,7 +9,7 @@ from quicknat.errors import InputError
 from quicknat.places import Places
 from quicknat.reruns import LOOKS, deciding, file_digest, stable_path, stage_settings, table_digest
 from quicknat.slices import VIEWS
-from quicknat.trained import FILES, require_same_grid, trained_stages, untrained_scans
+from quicknat.trained import MODEL_FILES, require_kept_models_fit, trained_stages, untrained_scans
 
 CONFIG = {
     "protocol": "quicknat28",
@@ -63,7 +63,7 @@ def test_digest_of_a_file_that_is_not_there_is_empty(tmp_path):
 def make_models(folder, stage, scans):
     for view in VIEWS:
         (folder / stage / view).mkdir(parents=True)
-        for name in FILES:
+        for name in MODEL_FILES:
             (folder / stage / view / name).touch()
         described = json.dumps({"training_scans": scans})
         (folder / stage / view / "model.json").write_text(described)
@@ -95,14 +95,14 @@ def test_scan_waits_unless_all_views_were_trained_on_it(tmp_path):
 )
 def test_frozen_models_are_kept_for_their_own_grid_only(tmp_path, section, key):
     bundle = tmp_path / "bundle.json"
-    require_same_grid(bundle, CONFIG)  # there is none, so nothing can differ
+    require_kept_models_fit(bundle, CONFIG)  # there is none, so nothing can differ
     described = {name: dict(CONFIG[name]) for name in ("conform", "slices")}
     bundle.write_text(json.dumps(described | {"protocol": "quicknat28"}))
-    require_same_grid(bundle, CONFIG)
+    require_kept_models_fit(bundle, CONFIG)
     described[section][key] += 16
     bundle.write_text(json.dumps(described | {"protocol": "quicknat28"}))
     with pytest.raises(InputError, match=f"'{section}.{key}' is .* new_scans=freeze keeps have"):
-        require_same_grid(bundle, CONFIG)
+        require_kept_models_fit(bundle, CONFIG)
 
 
 def test_job_depends_on_what_can_change_under_it(tmp_path, monkeypatch):

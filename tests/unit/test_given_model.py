@@ -7,7 +7,7 @@ import pytest
 
 from helpers import LABELS
 from quicknat.errors import InputError
-from quicknat.given_model import FILES, given_settings, require_usable
+from quicknat.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.labels import Protocol
 
 TABLE = LABELS / "quicknat28.tsv"
@@ -33,10 +33,10 @@ def test_model_brings_its_grid_its_protocol_and_how_it_segments(model):
 
 
 def test_files_of_a_model_are_those_that_bundling_writes(model):
-    assert sorted(FILES) == sorted(path.name for path in model.iterdir())
+    assert sorted(BUNDLE_FILES) == sorted(path.name for path in model.iterdir())
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", BUNDLE_FILES)
 def test_model_that_lacks_a_file_is_refused(own, name):
     (own / name).unlink()
     with pytest.raises(InputError, match=f"{name}.*; (copy|name)"):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from quicknat import leftovers
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.leftovers import RunHold, others_at_work, remove_temporaries
 
 WAIT = "import sys; print('here', flush=True); sys.stdin.read()"

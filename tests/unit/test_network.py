@@ -143,7 +143,8 @@ def test_package_imports_no_torch_for_jobs_that_need_none():
 
     code = (
         "import sys, quicknat.cli, quicknat.cohort, quicknat.volumes, quicknat.labels,"
-        " quicknat.slices, quicknat.fetch, quicknat.sources, quicknat.autolabel, quicknat.figures,"
+        " quicknat.slices, quicknat.fetch, quicknat.unpacking,"
+        " quicknat.autolabel, quicknat.figures,"
         " quicknat.external_labels, quicknat.layouts, quicknat.survey, quicknat.report;"
         " print([m for m in ('torch', 'torchio', 'monai') if m in sys.modules])"
     )

@@ -11,9 +11,10 @@ import pytest
 from helpers import ROOT, dead_links
 from made_up_results import made_up_results, split_tables
 from quicknat.cohort import Scan
-from quicknat.errors import InputError, written_whole
+from quicknat.errors import InputError
 from quicknat.failures import Failure
 from quicknat.figures import overlay_panel
+from quicknat.files import written_whole
 from quicknat.report import ADVICE, read_note, write_report
 from quicknat.report_tables import People, demographics, read_participants, volumes_in_cohort
 from quicknat.verdicts import Verdict

@@ -1,12 +1,14 @@
 """Settings are refused with the key's name and what would be right."""
 
 import itertools
+from dataclasses import asdict
 
 import pytest
 import yaml
 
 from helpers import ROOT
 from quicknat.errors import InputError
+from quicknat.optimizers import TrainingSettings
 from quicknat.schema import check, check_consistency, load_schema
 
 SCHEMA = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
@@ -51,6 +53,23 @@ def test_settings_that_contradict_each_other_are_refused():
 
 def test_default_settings_are_accepted():
     check(merged({}), SCHEMA, "configuration")
+
+
+def test_settings_of_a_training_default_to_the_schemas():
+    sections = (
+        SCHEMA["properties"]["training"],
+        SCHEMA["$defs"]["stage"],
+        SCHEMA["properties"]["network"],
+    )
+    documented = {
+        name: child["default"]
+        for section in (*sections, SCHEMA["$defs"]["stage"])
+        for name, child in section["properties"].items()
+        if "default" in child
+    }
+    settings = asdict(TrainingSettings(epochs=1, learning_rate=1.0))
+    defaults = settings.pop("network") | settings
+    assert {name: documented.get(name, value) for name, value in defaults.items()} == defaults
 
 
 def test_every_setting_is_described():

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from quicknat.bundle import write_bundle
+from quicknat.files import sha256
 from quicknat.learner import Learner
 from quicknat.network import NetworkSettings
 from quicknat.optimizers import TrainingSettings
 from quicknat.plan import make_plan
 from quicknat.slices import VIEWS
 from quicknat.training import train_view
-from quicknat.volumes import sha256
 from quicknat.warm_start import WarmStart
 
 # those that the fixture `model` was trained with

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT, job_counts
-from quicknat.verdicts import Verdict, read_verdicts, write_verdicts
+from quicknat.records import write_records
+from quicknat.verdicts import Verdict, read_verdicts
 
 HEADER = "subject|image|labels|protocol|use|person"
 TRAIN = ["t1|t1.nii.gz|t1_l.nii.gz|freesurfer|train|", "t2|t2.nii.gz|t2_l.nii.gz|freesurfer|train|"]
@@ -212,7 +213,7 @@ def test_bad_scans_are_left_out_when_they_are_to_be_skipped(dry_run, tmp_path):
 def test_jobs_take_the_verdicts_from_the_table_and_check_nothing(dry_run, tmp_path):
     rows = [HEADER, *TRAIN, VAL, TEST, "g|g.nii.gz|||segment|"]
     verdict = Verdict("sub-g", "segment", "g.nii.gz", "bad", "was bad when the run began")
-    write_verdicts(tmp_path / "results/check.tsv", [verdict])
+    write_records(tmp_path / "results/check.tsv", Verdict, [verdict])
     arguments = ("--mode", "subprocess", "--summary")  # as Snakemake starts its jobs
     text = dry_run(*arguments, rows=rows, overlay={"on_bad_scan": "skip"}).text
     assert "sub-e1_space-conformed_T1w" in text and "sub-g_space-conformed_T1w" not in text

@@ -10,14 +10,12 @@ from snakemake.utils import update_config, validate
 
 from quicknat.cohort import pretraining, read_sheet, read_table
 from quicknat.errors import InputError
-from quicknat.given_model import FILES as GIVEN_FILES
-from quicknat.given_model import given_settings, require_usable
+from quicknat.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.places import Places
 from quicknat.reruns import LOOKS, deciding, file_digest, stage_settings, table_digest
 from quicknat.schema import check, check_consistency, load_schema
 from quicknat.slices import VIEWS
-from quicknat.trained import FILES as MODEL_FILES
-from quicknat.trained import require_same_grid, trained_stages, untrained_scans
+from quicknat.trained import MODEL_FILES, require_kept_models_fit, trained_stages, untrained_scans
 from quicknat.verdicts import BAD, read_verdicts
 
 # where downloads go; other workflows of MONAI users keep theirs there too
@@ -26,7 +24,7 @@ SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 CHECKED = "results/check.tsv"
-BUNDLED = [f"results/model/{name}" for name in GIVEN_FILES]  # bundled or copied
+BUNDLED = [f"results/model/{name}" for name in BUNDLE_FILES]  # bundled or copied
 DEMO_HEADS = ("CSI1", "CSI2")  # that the demo cohort deforms
 
 
@@ -90,7 +88,7 @@ try:
     KEPT = new_scans == "freeze" and "finetune" in trained  # then models are files like others
     FROZEN = KEPT or MODEL != ""  # nothing is trained
     if KEPT:
-        require_same_grid("results/model/bundle.json", config)
+        require_kept_models_fit("results/model/bundle.json", config)
     elif MODEL and not SEGMENTED:
         raise InputError(SHEET, "no scan has use=segment or test", "name scans to segment")
     elif not MODEL and not scans("train"):

@@ -6,7 +6,7 @@
 import yaml
 from snakemake.logging import logger
 
-from quicknat.errors import written_whole
+from quicknat.files import written_whole
 from quicknat.failures import close_run
 from quicknat.jobs import JobLog
 from quicknat.leftovers import RunHold

@@ -122,7 +122,7 @@ rule copy_model:
     params:
         # what the model is decides, not where it lies: its bundle.json has checksums of the rest
         contents=file_digest(f"{MODEL}/bundle.json"),
-        files=untracked([f"{MODEL}/{name}" for name in GIVEN_FILES]),
+        files=untracked([f"{MODEL}/{name}" for name in BUNDLE_FILES]),
     shell:
         "cp -v -- {params.files:q} results/model 2>&1 | tee {log:q}"
 

@@ -38,9 +38,10 @@ def check(
     from quicknat.checking import check_cohort, check_scans
     from quicknat.cohort import Scan, default_name, examine_sheet, read_table
     from quicknat.places import Places
+    from quicknat.records import write_records
     from quicknat.schema import load_schema
     from quicknat.space import needed_bytes, space_line
-    from quicknat.verdicts import BAD, as_text, write_verdicts
+    from quicknat.verdicts import BAD, Verdict, as_text
 
     is_sheet = [path.suffix.lower() == ".tsv" for path in what]
     if any(is_sheet) and len(what) > 1:
@@ -58,7 +59,7 @@ def check(
             for path in what
         ]
         verdicts = check_scans(scans, Places("", {}, str(raw)), None, output, threads)
-        write_verdicts(output, verdicts)
+        write_records(output, Verdict, verdicts)
         space = ""
     typer.echo("\n".join(filter(None, [as_text(verdicts), space, f"table: {output}"])))
     if any(verdict.verdict == BAD for verdict in verdicts):

@@ -143,7 +143,8 @@ def import_weights(
     coronal.safetensors`
     """
     from quicknat.authors_weights import read_authors_weights
-    from quicknat.errors import InputError, written_whole
+    from quicknat.errors import InputError
+    from quicknat.files import written_whole
     from quicknat.labels import Protocol
     from quicknat.weights import save_weights
 

@@ -126,8 +126,8 @@ def scan_pictures(
     Example: `quicknat scan-pictures T1w.nii.gz dseg.nii.gz --overlay overlay.png --mosaics mosaics
     --volumes volumes.js --protocol workflow/labels/quicknat28.tsv`
     """
-    from quicknat.errors import folder_written_whole
     from quicknat.figures import overlay_panel, save
+    from quicknat.files import folder_written_whole
     from quicknat.labels import Protocol
     from quicknat.mosaics import write_mosaics
     from quicknat.scan_layers import load_layers

@@ -77,7 +77,7 @@ def synthesize(
     import matplotlib.image
 
     from quicknat.conform import head_window
-    from quicknat.errors import written_whole
+    from quicknat.files import written_whole
     from quicknat.labels import Protocol
     from quicknat.slices import crop, view_stack
     from quicknat.synthesis_figure import contact_sheet

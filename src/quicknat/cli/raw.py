@@ -65,10 +65,10 @@ def unpack(
     Example: `quicknat unpack disc1.tar.gz --member '*_masked_gfc.img' --folder raw
     --manifest raw.txt`
     """
-    from quicknat import sources
-    from quicknat.errors import written_whole
+    from quicknat import unpacking
+    from quicknat.files import written_whole
 
-    written = sources.unpack(archive, member, folder)
+    written = unpacking.unpack(archive, member, folder)
     with written_whole(manifest) as (temporary,):
         temporary.write_text("\n".join(written) + "\n")
     log.info("%s: %d files", folder, len(written))

@@ -148,7 +148,7 @@ def evaluate(
     import torch
 
     from quicknat.confusion import confusion_table, count_pairs, view_table
-    from quicknat.errors import written_whole
+    from quicknat.files import written_whole
     from quicknat.labels import Protocol
     from quicknat.metrics import evaluate as compare
     from quicknat.volumes import read_volume
@@ -189,7 +189,7 @@ def gather(
 
     Example: `quicknat gather list.txt --output results/metrics.tsv`
     """
-    from quicknat.errors import written_whole
+    from quicknat.files import written_whole
     from quicknat.tables import stack_tables
 
     table = stack_tables(read_list(tables), subject_from_name)

@@ -52,7 +52,7 @@ def convert(
     """
     from quicknat.cohort import find_one
     from quicknat.conform import conform_file
-    from quicknat.errors import written_whole
+    from quicknat.files import written_whole
     from quicknat.volumes import save_nifti
 
     path = find_one(image)
@@ -95,7 +95,7 @@ def convert_labels(
 
     from quicknat.cohort import find_one
     from quicknat.conform import conform_labels, load_conformed, record_grid
-    from quicknat.errors import written_whole
+    from quicknat.files import written_whole
     from quicknat.labels import Protocol
     from quicknat.volumes import Grid, read_volume, require_same_grid, save_nifti
 
@@ -150,7 +150,7 @@ def auto_label(
     import numpy as np
 
     from quicknat.conform import load_conformed
-    from quicknat.errors import written_whole
+    from quicknat.files import written_whole
     from quicknat.volumes import Grid, save_nifti
 
     if method is LabelMethod.atlas:

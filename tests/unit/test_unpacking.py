@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from quicknat.errors import InputError
-from quicknat.sources import unpack
+from quicknat.unpacking import unpack
 
 
 def make_zip(path, names):

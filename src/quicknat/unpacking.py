@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from quicknat.errors import UNWRITTEN, InputError, written_whole
+from quicknat.errors import InputError
+from quicknat.files import UNWRITTEN, written_whole
 from quicknat.transfer import check_space
 from quicknat.volumes import MAX_BYTES
 

@@ -1,0 +1,92 @@
+"""How files come into being, whole or not at all, and what tells them apart."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quicknat.errors import InputError
+
+# a full disk, quota, limit of a file's size, or read-only disk: as numbers, and in the words of
+# libraries that drop the number (numpy, torch, safetensors)
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+UNWRITTEN_WORDS = re.compile(
+    r"\d+ requested and \d+ written|problem writing element|PytorchStreamWriter failed|"
+    rf"unexpected pos \d|\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
+)
+
+
+TEMPORARY = r"\.tmp-[a-z0-9_]{8}"  # how the name of a file or folder begins until it is whole
+
+
+def _unwritten(path: Path, error: Exception) -> InputError:
+    """The error of a file that could not be written, for the user."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    fix = "make room there, allow writing, or choose another folder"
+    return InputError(path, f"cannot be written ({reason})", fix)
+
+
+@contextmanager
+def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
+    """Yield temporary paths beside `paths`; rename them into place only if the block succeeds.
+
+    The temporary names keep the full suffix (``.nii.gz``), since writers choose the format by it.
+    Nothing is ever left under a final name, nor under a temporary one, when the block raises.
+
+    Raises:
+        InputError: a file cannot be written, say because the disk is full or read-only.
+    """
+    finals = [Path(path) for path in paths]
+    temporaries = []
+    try:
+        for final in finals:
+            try:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(dir=final.parent, prefix=".tmp-", suffix=final.name)
+            except OSError as error:
+                raise _unwritten(final, error) from error
+            os.close(handle)
+            temporaries.append(Path(name))
+        try:
+            yield temporaries
+        except InputError:
+            raise
+        except Exception as error:
+            numbered = isinstance(error, OSError) and error.errno in UNWRITTEN
+            if numbered or UNWRITTEN_WORDS.search(str(error)):
+                raise _unwritten(finals[0], error) from error
+            raise
+        mask = os.umask(0)
+        os.umask(mask)
+        for temporary, final in zip(temporaries, finals, strict=True):
+            temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
+            temporary.replace(final)
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes that name only if the block succeeds."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".tmp-") as name:
+        folder = Path(name) / final.name
+        folder.mkdir()
+        yield folder
+        if final.exists():
+            final.replace(Path(name) / "before")
+        folder.replace(final)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, as hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
