@@ -61,8 +61,9 @@ _KEYS = {
     "intensity_at_0_and_255": {**_NUMBERS, "minItems": 2, "maxItems": 2},
     "head_outside_fraction": {"type": "number"},
 }
-# of the sidecar, what later stages need
+# of the sidecar, what later stages need; one of another version of this package may lack some
 RECORD = {"type": "object", "required": list(_KEYS), "properties": _KEYS}
+CONVERT_AGAIN = "delete it and the image beside it, and convert the scan again"
 
 
 def _foreground(data: np.ndarray) -> np.ndarray:
@@ -238,13 +239,16 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     try:
         record = json.loads(sidecar.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(sidecar, f"is not a conform record ({error})", "convert again") from error
-    check(record, RECORD, sidecar)
+        raise InputError(sidecar, f"is not a conform record ({error})", CONVERT_AGAIN) from error
+    try:
+        check(record, RECORD, sidecar)
+    except InputError as error:  # nobody should mend it by hand
+        raise InputError(sidecar, error.problem, CONVERT_AGAIN) from error
     if math.prod(record["source_shape"]) > MAX_VOXELS:
-        raise InputError(sidecar, f"'source_shape' is {record['source_shape']}", "convert again")
+        raise InputError(sidecar, f"'source_shape' is {record['source_shape']}", CONVERT_AGAIN)
     stated = [matrix for matrix, _ in (record["source_transforms"] or {}).values() if matrix]
     if not all(usable_affine(np.array(matrix)) for matrix in [record["source_affine"], *stated]):
-        raise InputError(sidecar, "its affine cannot be used", "convert again")
+        raise InputError(sidecar, "its affine cannot be used", CONVERT_AGAIN)
     volume = read_volume(path)
     return as_bytes(volume, 255), volume.affine, record
 

@@ -287,7 +287,15 @@ def test_sidecar_whose_affine_would_be_computed_on_forever_is_refused(tmp_path):
     endless = np.diag([1e-203, 1, 1, 1])
     record = RECORD | {"source_affine": endless.tolist()}
     (tmp_path / "a_T1w.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"a_T1w\.json: its affine cannot be used; convert again"):
+    with pytest.raises(InputError, match=r"a_T1w\.json: its affine cannot be used; delete it"):
+        load_conformed(scan)
+
+
+def test_sidecar_of_another_version_is_refused_with_the_way_to_a_new_one(tmp_path):
+    scan = save(tmp_path / "a_T1w.nii.gz", np.ones((4, 4, 4), np.uint8))
+    record = {key: value for key, value in RECORD.items() if key != "orientation"}
+    (tmp_path / "a_T1w.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"'orientation' is missing; delete it and the image"):
         load_conformed(scan)
 
 
