@@ -37,13 +37,18 @@ probabilities = network(window)  # (1, 1, {size}, {size}, {size}) -> (1, {n_clas
 `window` holds float32 intensities, 0 for air and about 0.67 for white matter, on RAS+ axes: the
 {side:g} mm cube around the brain that `quicknat segment` cuts out. From a scan to a label map on
 the scan's own grid, with volumes and quality flags, there is `quicknat segment` (`pip install .` in
-a checkout of QuickNAT's workflow).
+a checkout of QuickNAT's workflow).{shift}
 
 Not a medical device. The scans and labels that a model was trained on decide what it can know, and
 who may use it.
 
 Method: Roy et al., QuickNAT, NeuroImage 186 (2019) 713-727.
 """
+
+MOVED = (
+    " It looks at the scan a second time, moved by half a voxel, which this network does not:\n"
+    "expect slightly other borders."
+)
 
 
 def volumetric(bundle: Bundle) -> ThreeViews:
@@ -161,6 +166,7 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
                 protocol=bundle.protocol.name,
                 size=bundle.slice_size,
                 side=bundle.slice_size * bundle.spacing_mm,
+                shift=MOVED if bundle.shift else "",
                 passes=", of each slice and of its mirror image" if bundle.mirror else "",
                 spacing=bundle.spacing_mm,
                 n_classes=len(bundle.protocol.names),

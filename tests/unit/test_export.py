@@ -1,6 +1,7 @@
 """A model as a MONAI bundle: MONAI accepts it, and its network answers as ours."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -93,3 +94,14 @@ def test_monai_accepts_the_bundle_and_runs_its_network_without_this_package(
 def test_export_never_overwrites(model, tmp_path):
     with pytest.raises(InputError, match="exists; choose another folder"):
         export_bundle(model, tmp_path)
+
+
+def test_readme_says_what_the_network_does_not_do(model, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    described = json.loads((moved / "bundle.json").read_text())
+    (moved / "bundle.json").write_text(json.dumps(described | {"shift": True}))
+    for folder in (model, moved):
+        export_bundle(folder, tmp_path / "exported" / folder.name)
+    texts = [path.read_text() for path in sorted(tmp_path.glob("exported/*/docs/README.md"))]
+    assert sorted("half a voxel" in text for text in texts) == [False, True]
