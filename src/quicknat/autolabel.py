@@ -11,65 +11,23 @@ import SimpleITK as sitk
 
 from quicknat.conform import head_window, load_conformed
 from quicknat.errors import InputError
+from quicknat.registration import affine_map, deformation, to_image
 from quicknat.slices import crop
 from quicknat.volumes import as_bytes, read_volume
 
 log = logging.getLogger(__name__)
 
 BRAIN_BOX_MM = 192  # side of the box that registration looks at
+ITERATIONS, SMOOTHNESS = (60, 40, 15), 1.5  # of the deformation, see registration.py
 UNDECIDED = 255  # where the atlases vote equally for several labels
-
-
-def _image(data: np.ndarray, spacing_mm: float) -> sitk.Image:
-    image = sitk.GetImageFromArray(data)
-    image.SetSpacing([spacing_mm] * 3)
-    return image
-
-
-def _affine(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transform:
-    """Affine map by mutual information, coarse to fine."""
-    registration = sitk.ImageRegistrationMethod()
-    registration.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
-    registration.SetMetricSamplingStrategy(registration.RANDOM)
-    registration.SetMetricSamplingPercentage(0.1, seed + 1)  # 0 would mean the clock
-    registration.SetInterpolator(sitk.sitkLinear)
-    registration.SetOptimizerAsGradientDescent(
-        learningRate=1.0, numberOfIterations=80, convergenceWindowSize=10
-    )
-    registration.SetOptimizerScalesFromPhysicalShift()
-    registration.SetShrinkFactorsPerLevel([4, 2])
-    registration.SetSmoothingSigmasPerLevel([2, 1])
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
-    registration.SetInitialTransform(start, inPlace=False)
-    return registration.Execute(fixed, moving)
-
-
-def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
-    """Smooth invertible deformation (diffeomorphic demons), coarse to fine."""
-    field = None
-    for shrink, iterations in ((4, 60), (2, 40), (1, 15)):
-        small = [
-            sitk.Shrink(sitk.SmoothingRecursiveGaussian(image, shrink * 0.5), [shrink] * 3)
-            for image in (fixed, moving)
-        ]
-        demons = sitk.DiffeomorphicDemonsRegistrationFilter()
-        demons.SetNumberOfIterations(iterations)
-        demons.SetStandardDeviations(1.5)
-        if field is None:
-            field = demons.Execute(*small)
-        else:
-            field = demons.Execute(*small, sitk.Resample(field, small[0]))
-    return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transform:
     """Transform that takes points of `fixed` to `moving`: affine, then demons."""
-    affine = _affine(fixed, moving, seed)
+    affine = affine_map(fixed, moving, seed)
     moved = sitk.Resample(moving, fixed, affine, sitk.sitkLinear)
     matched = sitk.HistogramMatching(moved, fixed, 256, 12)
-    return sitk.CompositeTransform([affine, _demons(fixed, matched)])
+    return sitk.CompositeTransform([affine, deformation(fixed, matched, ITERATIONS, SMOOTHNESS)])
 
 
 def label_by_atlases(
@@ -92,15 +50,15 @@ def label_by_atlases(
         uint8 class indices; where the vote is tied, the atlas that came to lie best decides.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    fixed = _image(image.astype(np.float32), spacing_mm)
+    fixed = to_image(image.astype(np.float32), spacing_mm)
     votes = []
     for number, (moving, labels) in enumerate(atlases, start=1):
-        picture = _image(moving.astype(np.float32), spacing_mm)
+        picture = to_image(moving.astype(np.float32), spacing_mm)
         transform = register(fixed, picture, seed)
         moved = sitk.GetArrayFromImage(sitk.Resample(picture, fixed, transform, sitk.sitkLinear))
         likeness = float(np.corrcoef(moved.ravel(), image.ravel())[0, 1])
         carried = sitk.Resample(
-            _image(labels, spacing_mm), fixed, transform, sitk.sitkNearestNeighbor
+            to_image(labels, spacing_mm), fixed, transform, sitk.sitkNearestNeighbor
         )
         log.info("atlas %d of %d: correlation %.3f", number, len(atlases), likeness)
         votes.append((likeness, carried))

@@ -203,6 +203,11 @@ def test_no_command_but_download_uses_the_network(
         "synthesize", raw / "sub-2_dseg.nii.gz", *table, "--output", tmp_path / "painted.png",
         "--spacing", 4,
     )  # fmt: skip
+    ok(
+        "reshape", raw / "sub-1.nii.gz", "--labels", raw / "sub-1_dseg.nii.gz", "--like",
+        raw / "sub-2_dseg.nii.gz", *table, "--spacing", 4, "--output", tmp_path / "copy.nii.gz",
+        "--labels-output", tmp_path / "copy_dseg.nii.gz",
+    )  # fmt: skip
     ok("slice-png", slices / "axial/sub-1.npy", *table, "--output", tmp_path / "png")
     settings = {"epochs": 1, "learning_rate": 1e-3, "compile": False, "network": {"filters": 4}}
     for view in VIEWS:

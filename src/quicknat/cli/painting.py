@@ -1,4 +1,4 @@
-"""Commands on label maps that images are painted from."""
+"""Commands that make something to train on out of label maps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import STEPS, Orientation, ProtocolFile, Size, SliceSize, Spacing, View, app
+from quicknat.cli.app import (
+    STEPS,
+    Orientation,
+    ProtocolFile,
+    Size,
+    SliceSize,
+    Spacing,
+    Threads,
+    View,
+    app,
+    nifti_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -94,3 +105,47 @@ def synthesize(
     with written_whole(output) as (temporary,):
         matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
     log.info("%s: %d pictures painted from %d label map(s)", output, samples, len(stacks))
+
+
+@app.command()
+def reshape(
+    image: Annotated[Path, typer.Argument(help="T1w scan with labels.")],
+    labels: Annotated[Path, typer.Option(help="Its label map.")],
+    like: Annotated[Path, typer.Option(help="Label map of somebody else.")],
+    protocol: ProtocolFile,
+    output: Annotated[Path, typer.Option(callback=nifti_name, help="The copy: …_T1w.nii.gz.")],
+    labels_output: Annotated[
+        Path, typer.Option(callback=nifti_name, help="Its classes: …_dseg.nii.gz.")
+    ],
+    numbering: Numbering = "freesurfer",
+    like_numbering: Annotated[str, typer.Option(help="The same, of --like.")] = "freesurfer",
+    spacing: Spacing = 1.0,
+    threads: Threads = 1,
+) -> None:
+    """Deform a labelled scan into the shape of another brain, to train on what a cohort lacks.
+
+    Such as the wide ventricles of the old, lent by label maps that need no image. In the sheet the
+    copy is a row of its own: the person is that of the scan, the protocol the one given here.
+
+    Example: `quicknat reshape young_T1w.nii.gz --labels young_aseg.mgz --like old_aseg.mgz
+    --protocol workflow/labels/quicknat28.tsv --output copy_T1w.nii.gz
+    --labels-output copy_dseg.nii.gz`
+    """
+    from quicknat.files import written_whole
+    from quicknat.labels import Protocol
+    from quicknat.reshaping import reshape_scan
+    from quicknat.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
+
+    table = Protocol.read(protocol)
+
+    def classes(path: Path, given: str) -> Volume:
+        volume = read_volume(path)
+        return Volume(table.remap(volume.data, given, path), volume.affine, path)
+
+    scan, own, other = read_volume(image), classes(labels, numbering), classes(like, like_numbering)
+    require_same_grid(labels, own, Grid(scan.data.shape, scan.affine))
+    data, found, grid = reshape_scan(scan, own, other, spacing, threads)
+    with written_whole(output, labels_output) as (temporary, temporary_labels):
+        save_nifti(temporary, data, grid)
+        save_nifti(temporary_labels, found, grid)
+    log.info("%s: %s in the shape of %s", output, image, like)
