@@ -16,6 +16,7 @@ from quicknat.examine import Finding, explain
 from quicknat.findings import File, examine_files
 from quicknat.places import Places
 from quicknat.records import write_records
+from quicknat.sheets import PARTICIPANTS, read_participants
 from quicknat.verdicts import BAD, NOT_HERE, OK, WARNING, Verdict
 from quicknat.volumes import Grid, require_same_grid
 
@@ -165,6 +166,12 @@ def check_cohort(
             scan = fault.scan or Scan("", places.sheet, "")
             name = scan.id if fault.scan else "(sheet)"
             verdicts.append(Verdict(name, scan.use, scan.image, BAD, reason))
+    people = Path(places.sheet).parent / PARTICIPANTS
+    if people.exists():  # the report would fail over it when all else is done
+        try:
+            read_participants(people)
+        except InputError as error:
+            verdicts.append(Verdict("(people)", "", str(people), BAD, explain(error, people)))
     reachable = []
     for scan in scans:
         try:

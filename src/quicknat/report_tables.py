@@ -13,7 +13,6 @@ import pandas as pd
 
 import quicknat
 from quicknat.cohort import Scan
-from quicknat.errors import InputError
 
 PACKAGES = [
     "snakemake",
@@ -52,30 +51,6 @@ class People:
         name = f"sub-{scan.subject}"
         known = name in self.table.index
         return [self.table.at[name, column] if known else "n/a" for column in self.columns]
-
-
-def read_participants(path: str | Path) -> pd.DataFrame:
-    """A BIDS ``participants.tsv``: text by ``participant_id``, "n/a" where nothing is said.
-
-    Raises:
-        InputError: cannot be read as a table, has no such column, or has one id in two rows.
-    """
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str).fillna("n/a")
-    except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
-        problem = f"cannot be read as a tab-separated table ({error})"
-        raise InputError(path, problem, "save it as tab-separated text in UTF-8") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first cell for a name
-        problem = "has rows with more cells than its header"
-        raise InputError(path, problem, "remove what is too much")
-    if "participant_id" not in table:
-        fix = "name the column of 'sub-…' so, as BIDS does"
-        raise InputError(path, "has no column 'participant_id'", fix)
-    twice = table["participant_id"][table["participant_id"].duplicated()]
-    if len(twice):
-        problem = f"has participant_id '{twice.iloc[0]}' in two rows"
-        raise InputError(path, problem, "keep one row per person")
-    return table.set_index("participant_id")
 
 
 def run_times(folder: Path) -> list[dict]:

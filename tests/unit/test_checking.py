@@ -152,6 +152,17 @@ def test_scan_whose_source_is_a_file_of_the_pages_is_refused(cohort):
     assert "source 'viewer', which holds no scans; allowed: local, disc" in reason
 
 
+def test_table_of_people_that_the_report_could_not_read_is_found_before_the_run(cohort):
+    cohort.add("a")
+    people = cohort.folder / "participants.tsv"
+    people.write_text("participant_id\tage\nsub-a\t30\n")
+    assert set(cohort.check()) == {"sub-a"} and not cohort.faulty
+    people.write_text("participant_id\tage\nsub-a\t30\nsub-a\t31\n")
+    found = cohort.check()["(people)"]
+    assert cohort.faulty and found.verdict == "bad"
+    assert found.image == str(people) and found.reason.startswith("has participant_id 'sub-a' in")
+
+
 def test_header_and_rows_of_a_sheet_are_judged_together(cohort, tmp_path):
     arguments = cohort.arguments()
     (tmp_path / "sheet.tsv").write_text(

@@ -16,7 +16,8 @@ from quicknat.failures import Failure
 from quicknat.figures import overlay_panel
 from quicknat.files import written_whole
 from quicknat.report import ADVICE, read_note, write_report
-from quicknat.report_tables import People, demographics, read_participants, volumes_in_cohort
+from quicknat.report_tables import People, demographics, volumes_in_cohort
+from quicknat.sheets import read_participants
 from quicknat.verdicts import Verdict
 from quicknat.volumes import Volume
 

@@ -187,8 +187,9 @@ def report(
     from quicknat.labels import Protocol
     from quicknat.report import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
     from quicknat.report_content import ReportInputs
-    from quicknat.report_tables import People, read_participants
+    from quicknat.report_tables import People
     from quicknat.schema import load_schema
+    from quicknat.sheets import read_participants
     from quicknat.verdicts import BAD, read_verdicts
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
