@@ -46,4 +46,5 @@ def space_line(needed: int, folder: str | Path = ".") -> str:
     """Needed and free space in one line, which says so when it is not enough."""
     free = shutil.disk_usage(folder).free
     short = "" if free > needed else "; NOT ENOUGH: make room, or run elsewhere"
-    return f"disk: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free{short}"
+    about = f"about {needed / 1e9:.1f} GB" if needed > 1e8 else "less than 0.1 GB"
+    return f"disk: {about} needed, {free / 1e9:.1f} GB free{short}"

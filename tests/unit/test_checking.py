@@ -394,7 +394,7 @@ def test_command_checks_a_sheet_and_estimates_the_space(cohort, monkeypatch):
     monkeypatch.chdir(ROOT)
     done = run(cohort.folder / "sheet.tsv", "--output", cohort.table)
     assert done.exit_code == 0, done.output
-    assert "sub-a" in done.output and "disk: about" in done.output
+    assert "sub-a" in done.output and "GB needed" in done.output
     cohort.add("b", make=constant)
     cohort.arguments()
     assert run(cohort.folder / "sheet.tsv", "--output", cohort.table).exit_code == 1
