@@ -120,6 +120,7 @@ def reshape(
     numbering: Numbering = "freesurfer",
     like_numbering: Annotated[str, typer.Option(help="The same, of --like.")] = "freesurfer",
     spacing: Spacing = 1.0,
+    orientation: Orientation = "",
     threads: Threads = 1,
 ) -> None:
     """Deform a labelled scan into the shape of another brain, to train on what a cohort lacks.
@@ -138,11 +139,12 @@ def reshape(
 
     table = Protocol.read(protocol)
 
-    def classes(path: Path, given: str) -> Volume:
-        volume = read_volume(path)
+    def classes(path: Path, given: str, orientation: str = "") -> Volume:
+        volume = read_volume(path, orientation)
         return Volume(table.remap(volume.data, given, path), volume.affine, path)
 
-    scan, own, other = read_volume(image), classes(labels, numbering), classes(like, like_numbering)
+    scan, own = read_volume(image, orientation), classes(labels, numbering, orientation)
+    other = classes(like, like_numbering)
     require_same_grid(labels, own, Grid(scan.data.shape, scan.affine))
     data, found, grid = reshape_scan(scan, own, other, spacing, threads)
     with written_whole(output, labels_output) as (temporary, temporary_labels):
