@@ -77,6 +77,21 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
         assert ("<script" in page) == interactive
 
 
+@pytest.mark.parametrize("use", ["test", "segment"])
+def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use):
+    scans = [Scan(subject="1", image="a.nii", use=use, person="1")]
+    inputs = made_up_results(tmp_path / "results", scans, protocol, "said of the scores")
+    output = tmp_path / "results/report/index.html"
+    write_report(inputs, TEMPLATES, output)
+    page = output.read_text()
+    assert (
+        ("A note said of the scores" in page)
+        == ("mean Dice of 1 person" in page)
+        == (use == "test")
+    )
+    assert ("nothing to score against" in page) == (use == "segment")
+
+
 UNREADABLE_PEOPLE = {
     "Latin-1": ("participant_id\tsex\nsub-1\tmännlich\n".encode("latin-1"), "can't decode byte"),
     "empty": (b"", "cannot be read as a tab-separated table"),
