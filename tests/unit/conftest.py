@@ -1,0 +1,49 @@
+"""A local HTTP server for the tests of downloads."""
+
+import http.server
+import threading
+
+import pytest
+
+from file_server import serve
+
+
+@pytest.fixture(scope="module")
+def running():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.seen.append((self.path, self.headers.get("Range")))
+            self.server.validators.append(self.headers.get("If-Range"))
+            (self.server.acts.pop(0) if self.server.acts else serve)(self)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        arguments = {"poll_interval": 0.01}
+        threading.Thread(target=running.serve_forever, kwargs=arguments, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def server(running):
+    """A server that does `acts` in turn, then serves the file.
+
+    `seen` are the paths and ranges asked for, `validators` their If-Range.
+    """
+    running.acts, running.seen, running.validators = [], [], []
+    running.address = f"http://127.0.0.1:{running.server_port}"
+    return running
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out" / "a"
+
+
+@pytest.fixture
+def by_hand(tmp_path):
+    folder = tmp_path / "by hand"
+    folder.mkdir()
+    return folder
