@@ -118,7 +118,9 @@ def main(
         Path | None, typer.Option(help="Folder of label maps (freesurfer) to paint from.")
     ] = None,
     folds: Annotated[int, typer.Option(min=2)] = 3,
-    run_folds: Annotated[int, typer.Option(help="Only the first so many; 0: all.")] = 0,
+    only: Annotated[
+        list[int] | None, typer.Option(help="Run this fold, from 0; repeatable; default: all.")
+    ] = None,
     cores: Annotated[int, typer.Option()] = os.cpu_count() or 1,
     report_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
@@ -126,7 +128,7 @@ def main(
     overlays = {name: Path(path) for name, _, path in (text.partition("=") for text in arm)}
     table = pd.read_csv(cohort, sep="\t", dtype=str, keep_default_na=False, comment="#")
     files = sorted(maps.glob("*.nii.gz")) if maps else []
-    for fold in range(0 if report_only else run_folds or folds):
+    for fold in () if report_only else only or range(folds):
         for name, overlay in overlays.items():
             place = (folder / name / str(fold)).resolve()
             source = yaml.safe_load(overlay.read_text()).get("pretrain", {}).get("source", "")

@@ -139,6 +139,7 @@ def main(
     learning_rate: Annotated[float, typer.Option()] = 0.003,
     neighbours: Annotated[int, typer.Option(help="Slices seen on either side.")] = 0,
     filters: Annotated[int, typer.Option()] = 24,
+    dropout: Annotated[float, typer.Option(help="Share of channels dropped.")] = 0.1,
     steps: Annotated[int, typer.Option(help="Of four slices each.")] = 1500,
 ) -> None:
     """Train the coronal network, and measure it."""
@@ -148,7 +149,7 @@ def main(
     protocol = Protocol.read(ROOT / "workflow/labels/quicknat28.tsv")
     classes = protocol.n_classes(VIEW)
     data = Slabs(run, neighbours, protocol)
-    network = QuickNAT(classes, NetworkSettings(filters=filters, dropout=0.1))
+    network = QuickNAT(classes, NetworkSettings(filters=filters, dropout=dropout))
     network.encoders[0] = DenseBlock(2 * neighbours + 1, filters, network.settings.kernel)
     network.to(memory_format=torch.channels_last)
     model = torch.compile(network, dynamic=False)
@@ -170,8 +171,9 @@ def main(
     means = dice(network.eval(), run, neighbours, classes)
     row = {
         "loss": loss.value, "power": power, "edge": edge, "learning_rate": learning_rate,
-        "neighbours": neighbours, "filters": filters, "steps": steps, "dice": np.mean(means),
-        "dice_sd": np.std(means), "persons": len(means), "seconds": round(seconds),
+        "neighbours": neighbours, "filters": filters, "dropout": dropout, "steps": steps,
+        "dice": np.mean(means), "dice_sd": np.std(means), "persons": len(means),
+        "seconds": round(seconds),
     }  # fmt: skip
     pd.DataFrame([row]).to_csv(
         output, sep="\t", index=False, mode="a", header=not output.exists(), float_format="%.4f"
