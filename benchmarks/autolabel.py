@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 import typer
 
-from quicknat.autolabel import BRAIN_BOX_MM, label_by_atlases
-from quicknat.cohort import Scan, read_sheet
-from quicknat.conform import conform, conform_labels, head_window
-from quicknat.labels import Protocol
+from quicknat.autolabel.atlas import BRAIN_BOX_MM, label_by_atlases
+from quicknat.cohort.sheet import Scan, read_sheet
+from quicknat.scans.conform import conform, conform_labels, head_window
+from quicknat.scans.labels import Protocol
+from quicknat.scans.slices import crop
+from quicknat.scans.volumes import read_volume
 from quicknat.schema import load_schema
-from quicknat.slices import crop
-from quicknat.volumes import read_volume
 
 SCHEMA = Path(__file__).parents[1] / "workflow/schemas/sheet.schema.yaml"
 

@@ -26,7 +26,7 @@ from monai.data import Dataset, PILReader
 from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
 from torch.utils.data import DataLoader
 
-from quicknat.data import EpochBatches, SliceDataset, augmentation
+from quicknat.training.data import EpochBatches, SliceDataset, augmentation
 
 
 def write_png(stacks: SliceDataset, folder: Path) -> list[dict[str, Path]]:

@@ -27,21 +27,21 @@ import numpy as np
 import torch
 import typer
 
-from quicknat.batch import Options, Task, segment_file
-from quicknat.bundle import load_bundle, write_bundle
-from quicknat.conform import conform_file, record_grid
 from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
-from quicknat.inference import segment
-from quicknat.labels import Protocol
-from quicknat.losses import CombinedLoss
-from quicknat.model_files import write_model
-from quicknat.native import to_native
-from quicknat.network import NetworkSettings, QuickNAT, in_bfloat16
-from quicknat.optimizers import TrainingSettings
-from quicknat.plan import Plan
-from quicknat.population import ScanStatistics, summarise
-from quicknat.slices import AXIS, VIEWS
-from quicknat.volumes import save_nifti
+from quicknat.model.bundle import load_bundle, write_bundle
+from quicknat.model.losses import CombinedLoss
+from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
+from quicknat.scans.conform import conform_file, record_grid
+from quicknat.scans.labels import Protocol
+from quicknat.scans.population import ScanStatistics, summarise
+from quicknat.scans.slices import AXIS, VIEWS
+from quicknat.scans.volumes import save_nifti
+from quicknat.segmentation.batch import Options, Task, segment_file
+from quicknat.segmentation.inference import segment
+from quicknat.segmentation.native import to_native
+from quicknat.training.model_files import write_model
+from quicknat.training.optimizers import TrainingSettings
+from quicknat.training.plan import Plan
 
 PROTOCOL = Path(__file__).parents[1] / "workflow/labels/quicknat28.tsv"
 CUBE = 256

@@ -22,15 +22,15 @@ import torch
 import typer
 from nibabel.affines import apply_affine
 
-from quicknat.bundle import Bundle, load_bundle
-from quicknat.cohort import read_sheet
-from quicknat.conform import conform, head_window, resample
+from quicknat.cohort.sheet import read_sheet
 from quicknat.hardware import computes_in_bfloat16
-from quicknat.inference import aggregate
-from quicknat.native import to_native
+from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.scans.conform import conform, head_window, resample
+from quicknat.scans.slices import crop
+from quicknat.scans.volumes import Grid, Volume, read_volume
 from quicknat.schema import load_schema
-from quicknat.slices import crop
-from quicknat.volumes import Grid, Volume, read_volume
+from quicknat.segmentation.inference import aggregate
+from quicknat.segmentation.native import to_native
 
 SCHEMA = Path(__file__).parents[1] / "workflow/schemas/sheet.schema.yaml"
 

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 import typer
 
-from quicknat.devices import make_fabric
 from quicknat.hardware import keep_freed_memory
-from quicknat.learner import Learner
-from quicknat.network import NetworkSettings
-from quicknat.optimizers import TrainingSettings
-from quicknat.plan import Plan
-from quicknat.synthesis import synthesize
-from quicknat.tissues import tissue_table
+from quicknat.model.network import NetworkSettings
+from quicknat.synthesis.painting import synthesize
+from quicknat.synthesis.tissues import tissue_table
+from quicknat.training.devices import make_fabric
+from quicknat.training.learner import Learner
+from quicknat.training.optimizers import TrainingSettings
+from quicknat.training.plan import Plan
 
 
 def main(

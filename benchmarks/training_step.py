@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import typer
 
-from quicknat.devices import choose_precision, make_fabric
 from quicknat.hardware import keep_freed_memory
-from quicknat.learner import Learner
-from quicknat.losses import CombinedLoss, class_weights, edge_weight
-from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.optimizers import TrainingSettings, make_optimizer
-from quicknat.plan import Plan
+from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
+from quicknat.model.network import NetworkSettings, QuickNAT
+from quicknat.training.devices import choose_precision, make_fabric
+from quicknat.training.learner import Learner
+from quicknat.training.optimizers import TrainingSettings, make_optimizer
+from quicknat.training.plan import Plan
 
 
 def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], None]:

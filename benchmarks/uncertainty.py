@@ -18,13 +18,13 @@ import torch
 import torchio as tio
 import typer
 
-from quicknat.bundle import load_bundle
-from quicknat.cohort import read_sheet
-from quicknat.conform import conform
+from quicknat.cohort.sheet import read_sheet
 from quicknat.hardware import computes_in_bfloat16
-from quicknat.inference import segment
+from quicknat.model.bundle import load_bundle
+from quicknat.scans.conform import conform
+from quicknat.scans.volumes import Grid, Volume, read_volume
 from quicknat.schema import load_schema
-from quicknat.volumes import Grid, Volume, read_volume
+from quicknat.segmentation.inference import segment
 
 SCHEMA = Path(__file__).parents[1] / "workflow/schemas/sheet.schema.yaml"
 FALLING = ("uncertainty", "cv")  # scores that are low where Dice is high

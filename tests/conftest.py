@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from helpers import LABELS, ROOT, SHARED, painted_head, real_dseg
-from quicknat.labels import Protocol
-from quicknat.volumes import Volume
+from quicknat.scans.labels import Protocol
+from quicknat.scans.volumes import Volume
 from reliability import Recorder
 
 
@@ -106,11 +106,11 @@ def stack(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
     """A model folder from three very brief real trainings."""
-    from quicknat.bundle import write_bundle
-    from quicknat.network import NetworkSettings
-    from quicknat.optimizers import TrainingSettings
-    from quicknat.slices import VIEWS
-    from quicknat.training import train_view
+    from quicknat.model.bundle import write_bundle
+    from quicknat.model.network import NetworkSettings
+    from quicknat.scans.slices import VIEWS
+    from quicknat.training.launch import train_view
+    from quicknat.training.optimizers import TrainingSettings
 
     folder = tmp_path_factory.mktemp("model")
     settings = TrainingSettings(

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from quicknat.download.fetch import download
+from quicknat.download.transfer import Patience
 from quicknat.errors import InputError
-from quicknat.fetch import download
-from quicknat.transfer import Patience
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)

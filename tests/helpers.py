@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from scipy import ndimage
 
-from quicknat.volumes import Volume, read_volume
+from quicknat.scans.volumes import Volume, read_volume
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from quicknat.cohort import Scan
-from quicknat.labels import Protocol
-from quicknat.report import SCORE_FIGURES
-from quicknat.report_content import GATHERED_FROM, ReportInputs
+from quicknat.cohort.sheet import Scan
+from quicknat.report.content import GATHERED_FROM, ReportInputs
+from quicknat.report.pages import SCORE_FIGURES
+from quicknat.scans.labels import Protocol
 
 VIEWS = ("coronal", "axial", "sagittal")
 LAYERS = ("prediction", "prediction_safe", "reference", "reference_safe", "disagreement")

@@ -23,15 +23,15 @@ import torch
 import typer
 from scipy import ndimage
 
-from quicknat.bundle import Bundle, load_bundle
-from quicknat.bundle_format import read_description
-from quicknat.conform import head_window, load_conformed, record_grid
-from quicknat.inference import HALF, moved, shifted, slice_probabilities
-from quicknat.losses import prior_offsets
-from quicknat.metrics import evaluate
-from quicknat.native import to_native
-from quicknat.scores import interval
-from quicknat.slices import AXIS, VIEWS, crop
+from quicknat.evaluation.metrics import evaluate
+from quicknat.evaluation.scores import interval
+from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.model.bundle_format import read_description
+from quicknat.model.losses import prior_offsets
+from quicknat.scans.conform import head_window, load_conformed, record_grid
+from quicknat.scans.slices import AXIS, VIEWS, crop
+from quicknat.segmentation.inference import HALF, moved, shifted, slice_probabilities
+from quicknat.segmentation.native import to_native
 
 PAPER = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
 EQUAL = dict.fromkeys(VIEWS, 1 / 3)

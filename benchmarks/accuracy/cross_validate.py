@@ -24,7 +24,7 @@ import pandas as pd
 import typer
 import yaml
 
-from quicknat.scores import interval
+from quicknat.evaluation.scores import interval
 
 ROOT = Path(__file__).parents[2]
 ATLASES = 4  # training scans that label those without labels

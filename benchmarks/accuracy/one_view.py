@@ -26,16 +26,16 @@ from our_run import OurRun
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from quicknat.cohort import Scan
-from quicknat.conform import head_window, load_conformed
-from quicknat.data import EpochBatches, augmentation
-from quicknat.inference import filled_slices
-from quicknat.labels import Protocol
-from quicknat.losses import CombinedLoss, class_weights, edge_weight
-from quicknat.network import DenseBlock, NetworkSettings, QuickNAT
-from quicknat.optimizers import TrainingSettings, learning_rate_factor
-from quicknat.slices import MIN_FOREGROUND, crop, to_slices
-from quicknat.volumes import read_volume
+from quicknat.cohort.sheet import Scan
+from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
+from quicknat.model.network import DenseBlock, NetworkSettings, QuickNAT
+from quicknat.scans.conform import head_window, load_conformed
+from quicknat.scans.labels import Protocol
+from quicknat.scans.slices import MIN_FOREGROUND, crop, to_slices
+from quicknat.scans.volumes import read_volume
+from quicknat.segmentation.inference import filled_slices
+from quicknat.training.data import EpochBatches, augmentation
+from quicknat.training.optimizers import TrainingSettings, learning_rate_factor
 
 VIEW, SPACING_MM, SIZE = "coronal", 2.0, 96
 ROOT = Path(__file__).parents[2]

@@ -14,13 +14,13 @@ import pandas as pd
 from torch import nn
 from tqdm import tqdm
 
-from quicknat.bundle_format import read_description
-from quicknat.cohort import Scan, read_sheet
-from quicknat.labels import Protocol
-from quicknat.metrics import evaluate
-from quicknat.optimizers import TrainingSettings
+from quicknat.cohort.sheet import Scan, read_sheet
+from quicknat.evaluation.metrics import evaluate
+from quicknat.model.bundle_format import read_description
+from quicknat.scans.labels import Protocol
+from quicknat.scans.volumes import read_volume
 from quicknat.schema import load_schema
-from quicknat.volumes import read_volume
+from quicknat.training.optimizers import TrainingSettings
 
 SHEET_SCHEMA = Path(__file__).parents[2] / "workflow/schemas/sheet.schema.yaml"
 

@@ -27,9 +27,9 @@ from our_run import OurRun, Stopwatch, parameters
 from torch import nn
 from torch.utils.data import DataLoader
 
-from quicknat.data import EpochBatches, SliceDataset, augmentation
-from quicknat.devices import choose_precision, make_fabric, share_threads
-from quicknat.optimizers import TrainingSettings, learning_rate_factor
+from quicknat.training.data import EpochBatches, SliceDataset, augmentation
+from quicknat.training.devices import choose_precision, make_fabric, share_threads
+from quicknat.training.optimizers import TrainingSettings, learning_rate_factor
 
 LEARNING_RATE = 0.001
 STEPS = 10_000  # that the time is divided into, for the learning rate

@@ -45,12 +45,12 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 )
 from our_run import OurRun, Segmenter, Stopwatch, parameters
 
-from quicknat.conform import load_conformed, record_grid
-from quicknat.devices import share_threads
 from quicknat.hardware import computes_in_bfloat16
-from quicknat.labels import Protocol
-from quicknat.native import to_native
-from quicknat.slices import VIEWS
+from quicknat.scans.conform import load_conformed, record_grid
+from quicknat.scans.labels import Protocol
+from quicknat.scans.slices import VIEWS
+from quicknat.segmentation.native import to_native
+from quicknat.training.devices import share_threads
 
 DATASET = "Dataset001_Peers"
 VIEW = "axial"  # what nnU-Net cuts volumes of equal spacing into

@@ -17,8 +17,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from quicknat.evaluation.scores import by_scan, interval, persons_of
 from quicknat.files import written_whole
-from quicknat.scores import by_scan, interval, persons_of
 
 VARIANTS = {"": "", "_coronal": ", coronal view alone"}
 MEASURES = {"dice": "Dice", "hd95_mm": "HD95, mm", "volume_error": "volume error"}

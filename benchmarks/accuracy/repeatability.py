@@ -21,12 +21,12 @@ import torch
 import typer
 from scipy.spatial.transform import Rotation
 
-from quicknat.bundle import Bundle, load_bundle
 from quicknat.cli.results import SHIPPED
-from quicknat.conform import conform
-from quicknat.inference import segment
-from quicknat.scores import interval
-from quicknat.volumes import Grid, Volume, read_volume
+from quicknat.evaluation.scores import interval
+from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.scans.conform import conform
+from quicknat.scans.volumes import Grid, Volume, read_volume
+from quicknat.segmentation.inference import segment
 
 DEGREES, MM = 5.0, 3.0  # each drawn evenly from minus to plus that, about and along every axis
 NOISE = 0.03  # standard deviation, share of the 98th percentile

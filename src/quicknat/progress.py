@@ -1,4 +1,4 @@
-"""Progress of a transfer: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT
+from quicknat.download.fetch import download
+from quicknat.download.transfer import Patience
 from quicknat.errors import InputError
-from quicknat.fetch import download
-from quicknat.transfer import Patience
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # WebGL drawn by the processor, since test machines have no graphics

@@ -7,11 +7,11 @@ import pytest
 
 from helpers import ROOT
 from made_up_results import made_up_results
-from quicknat.cohort import Scan
-from quicknat.report import write_report
-from quicknat.scan_layers import Layers
-from quicknat.viewer import write_viewer_volumes
-from quicknat.volumes import Grid
+from quicknat.cohort.sheet import Scan
+from quicknat.report.pages import write_report
+from quicknat.report.scan_layers import Layers
+from quicknat.report.viewer import write_viewer_volumes
+from quicknat.scans.volumes import Grid
 
 TEMPLATES = ROOT / "workflow/report"
 HOSTILE = """<script>document.title = 'harmed'</script>"'<img src=x onerror="alert(1)">"""

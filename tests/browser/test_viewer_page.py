@@ -12,10 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.image import imread
 
 from helpers import ROOT, save
-from quicknat.conform import conform_file
-from quicknat.scan_layers import load_layers
-from quicknat.viewer import colour_blind_colors, write_viewer_volumes
-from quicknat.volumes import save_nifti
+from quicknat.report.scan_layers import load_layers
+from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
+from quicknat.scans.conform import conform_file
+from quicknat.scans.volumes import save_nifti
 
 REPORT = ROOT / "workflow/report"
 NASTY = """x"'<script>document.title = 'harmed'</script><img src=x onerror="alert(1)">"""

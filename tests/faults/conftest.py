@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from quicknat.bundle import Bundle
 from quicknat.cli.app import main
-from quicknat.labels import Protocol
+from quicknat.model.bundle import Bundle
+from quicknat.scans.labels import Protocol
 
 NOBODY = 65534
 

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT, save
-from quicknat.bundle import load_bundle
-from quicknat.bundle_format import FORMAT
-from quicknat.conform import load_conformed, record_grid
 from quicknat.errors import InputError
-from quicknat.labels import Protocol
-from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.slices import VIEWS, open_stack
-from quicknat.trained import require_kept_models_fit
-from quicknat.weights import save_weights
+from quicknat.model.bundle import load_bundle
+from quicknat.model.bundle_format import FORMAT
+from quicknat.model.network import NetworkSettings, QuickNAT
+from quicknat.model.weights import save_weights
+from quicknat.scans.conform import load_conformed, record_grid
+from quicknat.scans.labels import Protocol
+from quicknat.scans.slices import VIEWS, open_stack
+from quicknat.training.trained import require_fit
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
@@ -206,7 +206,7 @@ def test_any_description_of_kept_models_is_compared_or_refused(content):
         path.write_bytes(content)
         config = yaml.safe_load((ROOT / "config.yaml").read_text())
         with pytest.raises(InputError, match=r"bundle\.json: describes no|new_scans=freeze"):
-            require_kept_models_fit(path, config)
+            require_fit(path, config)
 
 
 @functools.cache

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT
-from quicknat.cohort import LOCAL, read_sheet
+from quicknat.cohort.sheet import LOCAL, read_sheet
 from quicknat.errors import InputError
-from quicknat.labels import COLUMNS, Protocol
-from quicknat.schema import check, check_consistency, load_schema
+from quicknat.runs.settings import check_consistency
+from quicknat.scans.labels import COLUMNS, Protocol
+from quicknat.schema import check, load_schema
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 

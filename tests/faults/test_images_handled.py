@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from quicknat.batch import Task, segment_file
-from quicknat.conform import conform, head_window, record_grid, resample
-from quicknat.inference import segment
-from quicknat.population import summarise
-from quicknat.volumes import Volume, read_volume
+from quicknat.scans.conform import conform, head_window, record_grid, resample
+from quicknat.scans.population import summarise
+from quicknat.scans.volumes import Volume, read_volume
+from quicknat.segmentation.batch import Task, segment_file
+from quicknat.segmentation.inference import segment
 
 
 def bright(classes):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from helpers import save, tiny_scan
-from quicknat import conform, volumes  # noqa: F401  (before a test gives up the right to read them)
-from quicknat.scan_layers import load_layers
+from quicknat.report.scan_layers import load_layers
+from quicknat.scans import (
+    volumes,  # noqa: F401  (before a test gives up the right to read them)
+)
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
-from quicknat import bundle, view_training
-from quicknat.failures import read_failed
 from quicknat.files import sha256
-from quicknat.leftovers import others_at_work
+from quicknat.model import bundle
+from quicknat.runs.failures import read_failed
+from quicknat.runs.leftovers import others_at_work
+from quicknat.training import view as view_training
 
 pytestmark = pytest.mark.slow  # half a second each, some more
 

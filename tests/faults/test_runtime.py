@@ -16,16 +16,17 @@ import torch
 from safetensors.torch import save_file
 
 from helpers import LABELS, tiny_scan
-from quicknat import bundle, conform
 from quicknat.causes import explained
-from quicknat.checkpoint import load_state, save_state
-from quicknat.data import SliceDataset
 from quicknat.errors import InputError
 from quicknat.files import written_whole
-from quicknat.inference import aggregate
-from quicknat.learner import Learner
-from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.slices import VIEWS
+from quicknat.model import bundle
+from quicknat.model.network import NetworkSettings, QuickNAT
+from quicknat.scans import conform
+from quicknat.scans.slices import VIEWS
+from quicknat.segmentation.inference import aggregate
+from quicknat.training.checkpoint import load_state, save_state
+from quicknat.training.data import SliceDataset
+from quicknat.training.learner import Learner
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from helpers import tiny_scan
-from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.optimizers import TrainingSettings
-from quicknat.training import train_view
-from quicknat.weights import load_weights
+from quicknat.model.network import NetworkSettings, QuickNAT
+from quicknat.model.weights import load_weights
+from quicknat.training.launch import train_view
+from quicknat.training.optimizers import TrainingSettings
 
 NETWORK = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.2)
 FILES = ("model.safetensors", "model.json")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from quicknat.autolabel import label_by_atlases
-from quicknat.conform import conform, resample
+from quicknat.autolabel.atlas import label_by_atlases
+from quicknat.scans.conform import conform, resample
 
 
 @pytest.mark.slow

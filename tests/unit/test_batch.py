@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from quicknat.batch import Options, Task, find_scans, segment_all, segment_file
-from quicknat.bundle import load_bundle
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.model.bundle import load_bundle
+from quicknat.segmentation.batch import Options, Task, find_scans, segment_all, segment_file
 
 
 def test_model_folder_is_enough_to_segment_on_the_native_grid(

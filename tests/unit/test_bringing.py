@@ -11,8 +11,8 @@ import zipfile
 import pytest
 
 from file_server import CONTENT, QUICK, SHA256, only_the_file, serve
+from quicknat.download.fetch import download
 from quicknat.errors import InputError
-from quicknat.fetch import download
 
 
 @pytest.mark.slow  # pip takes a second

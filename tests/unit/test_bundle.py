@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from helpers import LABELS
-from quicknat.bundle import load_bundle, write_bundle
 from quicknat.errors import InputError
 from quicknat.files import sha256
-from quicknat.labels import Protocol
-from quicknat.network import QuickNAT
-from quicknat.slices import VIEWS
+from quicknat.model.bundle import load_bundle, write_bundle
+from quicknat.model.network import QuickNAT
+from quicknat.scans.labels import Protocol
+from quicknat.scans.slices import VIEWS
 
 
 def test_networks_load_as_they_were_saved(model):

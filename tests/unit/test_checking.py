@@ -10,16 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
-from quicknat import findings
-from quicknat.checking import check_cohort, check_for_workflow
+from quicknat.checking import findings
+from quicknat.checking.cohort_check import check_cohort, check_for_workflow
+from quicknat.checking.examine import examine_image, examine_labels
+from quicknat.checking.space import needed_bytes, space_line
+from quicknat.checking.verdicts import Verdict, as_text, read_verdicts
 from quicknat.cli import app
+from quicknat.cohort.places import Places
 from quicknat.errors import InputError
-from quicknat.examine import examine_image, examine_labels
-from quicknat.places import Places
 from quicknat.records import write_records
 from quicknat.schema import load_schema
-from quicknat.space import needed_bytes, space_line
-from quicknat.verdicts import Verdict, as_text, read_verdicts
 
 SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 PROTOCOL = LABELS / "quicknat28.tsv"
@@ -332,7 +332,7 @@ def test_fault_of_the_sheet_cannot_be_skipped(cohort):
 
 
 def test_space_counts_what_is_missing_and_says_when_there_is_not_enough(cohort, monkeypatch):
-    from quicknat.cohort import Scan
+    from quicknat.cohort.sheet import Scan
 
     sources = {"disc": {"kind": "https", "url": "https://x/d.tar", "size_mb": "1000"}}
     places = Places("s.tsv", sources, str(cohort.folder / "results/raw"))
@@ -419,5 +419,5 @@ def test_checking_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, quicknat.checking; sys.exit('torch' in sys.modules)"
+    code = "import sys, quicknat.checking.cohort_check; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers import ROOT
-from quicknat.cohort import auto_use, examine_sheet, find_one, pretraining, read_sheet
+from quicknat.cohort.sheet import auto_use, examine_sheet, find_one, pretraining, read_sheet
 from quicknat.errors import InputError
 from quicknat.schema import load_schema
 

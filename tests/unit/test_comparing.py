@@ -5,11 +5,16 @@ import json
 import pytest
 
 from helpers import LABELS
+from quicknat.cohort.places import Places
 from quicknat.errors import InputError
-from quicknat.places import Places
 from quicknat.reruns import LOOKS, deciding, file_digest, stable_path, stage_settings, table_digest
-from quicknat.slices import VIEWS
-from quicknat.trained import MODEL_FILES, require_kept_models_fit, trained_stages, untrained_scans
+from quicknat.scans.slices import VIEWS
+from quicknat.training.trained import (
+    MODEL_FILES,
+    require_fit,
+    trained_stages,
+    untrained_scans,
+)
 
 CONFIG = {
     "protocol": "quicknat28",
@@ -95,14 +100,14 @@ def test_scan_waits_unless_all_views_were_trained_on_it(tmp_path):
 )
 def test_frozen_models_are_kept_for_their_own_grid_only(tmp_path, section, key):
     bundle = tmp_path / "bundle.json"
-    require_kept_models_fit(bundle, CONFIG)  # there is none, so nothing can differ
+    require_fit(bundle, CONFIG)  # there is none, so nothing can differ
     described = {name: dict(CONFIG[name]) for name in ("conform", "slices")}
     bundle.write_text(json.dumps(described | {"protocol": "quicknat28"}))
-    require_kept_models_fit(bundle, CONFIG)
+    require_fit(bundle, CONFIG)
     described[section][key] += 16
     bundle.write_text(json.dumps(described | {"protocol": "quicknat28"}))
     with pytest.raises(InputError, match=f"'{section}.{key}' is .* new_scans=freeze keeps have"):
-        require_kept_models_fit(bundle, CONFIG)
+        require_fit(bundle, CONFIG)
 
 
 def test_job_depends_on_what_can_change_under_it(tmp_path, monkeypatch):

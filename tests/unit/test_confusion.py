@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from helpers import LABELS, save
 from quicknat.cli.app import app
-from quicknat.confusion import confusion_table, count_pairs, overlap, view_table
 from quicknat.errors import InputError
-from quicknat.metrics import evaluate
+from quicknat.evaluation.confusion import confusion_table, count_pairs, overlap, view_table
+from quicknat.evaluation.metrics import evaluate
 
 LEFT, RIGHT = 10, 23  # putamen of quicknat28
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch._inductor.config
 
-from quicknat.devices import choose_precision, make_fabric, own_port, share_threads
-from quicknat.network import NetworkSettings
-from quicknat.optimizers import TrainingSettings
-from quicknat.training import train_view
+from quicknat.model.network import NetworkSettings
+from quicknat.training.devices import choose_precision, make_fabric, own_port, share_threads
+from quicknat.training.launch import train_view
+from quicknat.training.optimizers import TrainingSettings
 
 SETTINGS = TrainingSettings(
     epochs=4,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from quicknat.bundle import load_bundle
 from quicknat.errors import InputError
-from quicknat.export import export_bundle, volumetric
-from quicknat.inference import aggregate
+from quicknat.model.bundle import load_bundle
+from quicknat.model.export import export_bundle, volumetric
+from quicknat.segmentation.inference import aggregate
 
 # what MONAI's specification of metadata.json calls mandatory; its own schema is at an address that
 # a test cannot reach

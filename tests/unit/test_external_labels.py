@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from helpers import LABELS
-from quicknat.conform import conform, resample
+from quicknat.autolabel.external import Settings, label_externally, label_scan
 from quicknat.errors import InputError
-from quicknat.external_labels import Settings, label_externally, label_scan
-from quicknat.labels import Protocol
-from quicknat.volumes import Grid, Volume, read_volume, save_nifti
+from quicknat.scans.conform import conform, resample
+from quicknat.scans.labels import Protocol
+from quicknat.scans.volumes import Grid, Volume, read_volume, save_nifti
 
 METHODS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
 # each finds its image and its result in its arguments; FOLDER is that of the stand-ins

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from quicknat.cli import app
 from quicknat.errors import InputError
-from quicknat.failures import (
+from quicknat.runs.failures import (
     NO_OUTPUT,
     NOT_BEGUN,
     SILENT,
@@ -21,8 +21,8 @@ from quicknat.failures import (
     read_failed,
     write_failed,
 )
-from quicknat.finished import complete_scans
-from quicknat.jobs import JobLog
+from quicknat.runs.finished import complete_scans
+from quicknat.runs.jobs import JobLog
 
 TRACEBACK = """epoch 1
 Traceback (most recent call last):

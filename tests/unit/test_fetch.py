@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from file_server import CONTENT, HALF, MD5, OTHER, SHA256, act, answer, get, only_the_file, serve
-from quicknat import fetch
-from quicknat.addresses import public
 from quicknat.cli import app
+from quicknat.download import fetch
+from quicknat.download.addresses import public
+from quicknat.download.fetch import download
 from quicknat.errors import InputError
-from quicknat.fetch import download
 
 
 @pytest.mark.parametrize("checksum", [SHA256, MD5, SHA256.upper().replace("SHA", "sha")])

@@ -7,8 +7,8 @@ import pytest
 
 from helpers import LABELS
 from quicknat.errors import InputError
-from quicknat.given_model import BUNDLE_FILES, given_settings, require_usable
-from quicknat.labels import Protocol
+from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
+from quicknat.scans.labels import Protocol
 
 TABLE = LABELS / "quicknat28.tsv"
 

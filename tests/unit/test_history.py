@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from quicknat.history import (
+from quicknat.training.history import (
     describe_epoch,
     duration,
     overfits,

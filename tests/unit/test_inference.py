@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quicknat.bundle import Bundle, load_bundle
-from quicknat.confidence import normalised_entropy, view_agreement
-from quicknat.conform import conform, record_grid, resample
-from quicknat.inference import aggregate, segment, slice_probabilities
-from quicknat.native import entropy_to_native, to_native, votes_to_native
-from quicknat.volumes import Grid, Volume, read_volume
+from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.scans.conform import conform, record_grid, resample
+from quicknat.scans.volumes import Grid, Volume, read_volume
+from quicknat.segmentation.confidence import normalised_entropy, view_agreement
+from quicknat.segmentation.inference import aggregate, segment, slice_probabilities
+from quicknat.segmentation.native import entropy_to_native, to_native, votes_to_native
 
 
 def one_hot(labels, classes=61):

@@ -14,12 +14,12 @@ import pytest
 from data_sets import T88, oasis, surfer, tree
 from helpers import ROOT
 from quicknat.cli.cohorts import Layout
-from quicknat.cohort import find_one, read_sheet
+from quicknat.cohort.layouts import LAYOUTS, name_parts
+from quicknat.cohort.sheet import find_one, read_sheet
+from quicknat.cohort.survey import survey
+from quicknat.cohort.writing import write_sheet
 from quicknat.errors import InputError
-from quicknat.layouts import LAYOUTS, name_parts
 from quicknat.schema import load_schema
-from quicknat.sheets import write_sheet
-from quicknat.survey import survey
 
 SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 
@@ -470,5 +470,7 @@ def test_command_that_finds_no_scan_says_why_and_exits_with_1(
 
 
 def test_looking_at_a_data_set_needs_no_torch():
-    code = "import sys, quicknat.survey, quicknat.sheets; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys\nfrom quicknat.cohort import survey, writing\nsys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from quicknat import leftovers
 from quicknat.files import written_whole
-from quicknat.leftovers import RunHold, others_at_work, remove_temporaries
+from quicknat.runs import leftovers
+from quicknat.runs.leftovers import RunHold, others_at_work, remove_temporaries
 
 WAIT = "import sys; print('here', flush=True); sys.stdin.read()"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quicknat.losses import (
+from quicknat.model.losses import (
     CombinedLoss,
     class_weights,
     dice_loss,

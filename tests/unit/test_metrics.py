@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quicknat.errors import InputError
-from quicknat.metrics import COLUMNS, evaluate, structure_metrics
+from quicknat.evaluation.metrics import COLUMNS, evaluate, structure_metrics
 
 
 def cube(low, high, size=24):

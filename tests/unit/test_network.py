@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from helpers import ROOT
-from quicknat.authors_weights import from_authors
 from quicknat.errors import InputError
-from quicknat.network import Excitation, NetworkSettings, QuickNAT
+from quicknat.model.authors_weights import from_authors
+from quicknat.model.network import Excitation, NetworkSettings, QuickNAT
 
 LOGITS_KEPT = 4  # the copies in tests/golden hold every fourth pixel of the logits
 
@@ -142,10 +142,12 @@ def test_package_imports_no_torch_for_jobs_that_need_none():
     import sys
 
     code = (
-        "import sys, quicknat.cli, quicknat.cohort, quicknat.volumes, quicknat.labels,"
-        " quicknat.slices, quicknat.fetch, quicknat.unpacking,"
-        " quicknat.autolabel, quicknat.figures,"
-        " quicknat.external_labels, quicknat.layouts, quicknat.survey, quicknat.report;"
+        "import sys, quicknat.cli;"
+        " from quicknat.scans import labels, slices, volumes;"
+        " from quicknat.cohort import layouts, sheet, survey;"
+        " from quicknat.download import fetch, unpacking;"
+        " from quicknat.autolabel import atlas, external;"
+        " from quicknat.report import figures, pages;"
         " print([m for m in ('torch', 'torchio', 'monai') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

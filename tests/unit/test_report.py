@@ -10,16 +10,16 @@ import pytest
 
 from helpers import ROOT, dead_links
 from made_up_results import made_up_results, split_tables
-from quicknat.cohort import Scan
+from quicknat.checking.verdicts import Verdict
+from quicknat.cohort.sheet import Scan
+from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
-from quicknat.failures import Failure
-from quicknat.figures import overlay_panel
 from quicknat.files import written_whole
-from quicknat.report import ADVICE, read_note, write_report
-from quicknat.report_tables import People, demographics, volumes_in_cohort
-from quicknat.sheets import read_participants
-from quicknat.verdicts import Verdict
-from quicknat.volumes import Volume
+from quicknat.report.figures import overlay_panel
+from quicknat.report.pages import ADVICE, read_note, write_report
+from quicknat.report.tables import People, demographics, volumes_in_cohort
+from quicknat.runs.failures import Failure
+from quicknat.scans.volumes import Volume
 
 TEMPLATES = ROOT / "workflow/report"
 
@@ -243,6 +243,8 @@ def test_failed_write_leaves_neither_final_nor_temporary_file(tmp_path):
 
 
 def test_every_quality_flag_has_its_advice():
-    sources = [ROOT / f"src/quicknat/{name}.py" for name in ("outputs", "population")]
+    sources = [
+        ROOT / f"src/quicknat/{name}.py" for name in ("segmentation/outputs", "scans/population")
+    ]
     found = [re.findall(r'(?:"flag": |flag\(\s*)"(\w+)"', path.read_text()) for path in sources]
     assert {name for names in found for name in names} == set(ADVICE)

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import LABELS
-from quicknat import view_training
-from quicknat.checkpoint import differences, load_state, remove_states, save_state
 from quicknat.errors import InputError, Interrupted
-from quicknat.learner import Learner
-from quicknat.network import NetworkSettings
-from quicknat.optimizers import TrainingSettings
-from quicknat.training import train_view
+from quicknat.model.network import NetworkSettings
+from quicknat.training import view as view_training
+from quicknat.training.checkpoint import differences, load_state, remove_states, save_state
+from quicknat.training.launch import train_view
+from quicknat.training.learner import Learner
+from quicknat.training.optimizers import TrainingSettings
 
 # dropout and augmentation on: their randomness must survive too
 SETTINGS = TrainingSettings(

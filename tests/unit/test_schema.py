@@ -8,8 +8,9 @@ import yaml
 
 from helpers import ROOT
 from quicknat.errors import InputError
-from quicknat.optimizers import TrainingSettings
-from quicknat.schema import check, check_consistency, load_schema
+from quicknat.runs.settings import check_consistency
+from quicknat.schema import check, load_schema
+from quicknat.training.optimizers import TrainingSettings
 
 SCHEMA = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
 REFUSED = {

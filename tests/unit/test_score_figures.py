@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 
 from helpers import LABELS, ROOT
 from made_up_results import made_up_results
-from quicknat import scatter_figures, score_figures, scores
 from quicknat.cli import app
-from quicknat.cohort import Scan
-from quicknat.figures import plt, save, training_curves
-from quicknat.report_content import scored_content
+from quicknat.cohort.sheet import Scan
+from quicknat.evaluation import scores
+from quicknat.report import scatter_figures, score_figures
+from quicknat.report.content import scored_content
+from quicknat.report.figures import plt, save, training_curves
 
 STRUCTURES = ["Left putamen", "Right putamen", "Brain stem"]
 
@@ -111,7 +112,8 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
     (tmp_path / "list.txt").write_text("\n".join(map(str, tmp_path.glob("*_volumes.tsv"))))
     drawn = {}
     monkeypatch.setattr(
-        "quicknat.figures.save", lambda figure, png, *_, **__: drawn.update({png.stem: figure})
+        "quicknat.report.figures.save",
+        lambda figure, png, *_, **__: drawn.update({png.stem: figure}),
     )
     options = {
         "views": tmp_path / "metrics/views.tsv", "confusion": tmp_path / "metrics/confusion.tsv",

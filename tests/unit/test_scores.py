@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from quicknat import scores
 from quicknat.errors import InputError
-from quicknat.tables import stack_tables
+from quicknat.evaluation import scores
+from quicknat.evaluation.tables import stack_tables
 
 NAN = np.nan
 

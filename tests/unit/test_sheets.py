@@ -4,11 +4,11 @@ import pytest
 
 from data_sets import oasis, surfer, tree
 from helpers import ROOT
-from quicknat.cohort import find_one, read_sheet
+from quicknat.cohort.sheet import find_one, read_sheet
+from quicknat.cohort.survey import survey
+from quicknat.cohort.writing import read_demographics, settle, write_sheet
 from quicknat.errors import InputError
 from quicknat.schema import load_schema
-from quicknat.sheets import read_demographics, settle, write_sheet
-from quicknat.survey import survey
 
 SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 

@@ -2,8 +2,8 @@
 
 import re
 
-from quicknat.bundle import load_bundle
 from quicknat.cli.results import SHIPPED
+from quicknat.model.bundle import load_bundle
 
 
 def test_shipped_model_loads_and_knows_the_27_structures():

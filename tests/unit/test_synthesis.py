@@ -5,9 +5,17 @@ import pytest
 import torch
 
 from helpers import LABELS
-from quicknat.synthesis import REFERENCE, Ranges, _acquisition, _bend, _Draw, paint, synthesize
-from quicknat.synthesis_figure import contact_sheet
-from quicknat.tissues import tissue_table
+from quicknat.report.synthesis_figure import contact_sheet
+from quicknat.synthesis.painting import (
+    REFERENCE,
+    Ranges,
+    _acquisition,
+    _bend,
+    _Draw,
+    paint,
+    synthesize,
+)
+from quicknat.synthesis.tissues import tissue_table
 
 STILL = {
     "rotation": 0, "scaling": 0, "shear": 0, "shift": 0, "displacement": 0, "t1w_spread": 0,

@@ -10,12 +10,12 @@ import pytest
 from scipy import ndimage
 
 from helpers import LABELS
-from quicknat.conform import conform
 from quicknat.errors import InputError
-from quicknat.labels import NUMBERINGS, Protocol, parse_ids
-from quicknat.slices import VIEWS
-from quicknat.tissues import conformed_tissues, split_outside, tissue_table, to_tissues
-from quicknat.volumes import Volume
+from quicknat.scans.conform import conform
+from quicknat.scans.labels import NUMBERINGS, Protocol, parse_ids
+from quicknat.scans.slices import VIEWS
+from quicknat.scans.volumes import Volume
+from quicknat.synthesis.tissues import conformed_tissues, split_outside, tissue_table, to_tissues
 
 SHIPPED = [Protocol.read(path) for path in sorted(LABELS.glob("*.tsv"))]
 
@@ -124,12 +124,12 @@ def test_command_cuts_a_bare_label_map_into_three_views(dseg_file, tmp_path):
 
 
 def test_tissues_need_no_torch():
-    code = "import sys, quicknat.tissues; sys.exit('torch' in sys.modules)"
+    code = "import sys, quicknat.synthesis.tissues; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_whole_head_of_the_shared_maps_is_tissue(shared, protocol):
-    from quicknat.volumes import read_volume
+    from quicknat.scans.volumes import read_volume
 
     volume = read_volume(shared / "data/synthseg_label_maps/training_seg_09.nii.gz")
     volume = Volume(volume.data[::8, ::8, ::8], volume.affine @ np.diag([8, 8, 8, 1]), volume.path)

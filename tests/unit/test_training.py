@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quicknat.data import SliceDataset, augmentation
 from quicknat.errors import InputError
-from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.optimizers import TrainingSettings, learning_rate_factor, make_optimizer
-from quicknat.plan import make_plan
-from quicknat.training import train_view
+from quicknat.model.network import NetworkSettings, QuickNAT
+from quicknat.training.data import SliceDataset, augmentation
+from quicknat.training.launch import train_view
+from quicknat.training.optimizers import TrainingSettings, learning_rate_factor, make_optimizer
+from quicknat.training.plan import make_plan
 
 SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
 

@@ -20,9 +20,9 @@ from file_server import (
     only_the_file,
     serve,
 )
+from quicknat.download.fetch import download
+from quicknat.download.transfer import Patience
 from quicknat.errors import InputError
-from quicknat.fetch import download
-from quicknat.transfer import Patience
 
 # resuming
 
@@ -136,7 +136,7 @@ def test_server_that_asks_for_a_long_wait_is_left_for_the_mirror(server, output)
 
 def test_pauses_double_and_the_server_may_set_them(server, output, monkeypatch):
     pauses = []
-    monkeypatch.setattr("quicknat.transfer.time.sleep", pauses.append)
+    monkeypatch.setattr("quicknat.download.transfer.time.sleep", pauses.append)
     server.acts = [answer(503)] * 4 + [answer(429, Retry_After="7")]
     get(server, output, patience=Patience(retries=5, pause=1))
     assert pauses == [0, 2, 4, 8, 7]

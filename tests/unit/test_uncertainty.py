@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quicknat.uncertainty import structure_uncertainty
+from quicknat.segmentation.uncertainty import structure_uncertainty
 
 
 def test_iou_and_cv_of_a_hand_made_example():

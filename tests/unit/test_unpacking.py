@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
+from quicknat.download.unpacking import unpack
 from quicknat.errors import InputError
-from quicknat.unpacking import unpack
 
 
 def make_zip(path, names):

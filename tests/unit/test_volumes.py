@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from quicknat.conform import (
+from quicknat.errors import InputError
+from quicknat.scans.conform import (
     conform,
     conformed_grid,
     head_window,
@@ -16,8 +17,7 @@ from quicknat.conform import (
     source_digest,
     to_uint8,
 )
-from quicknat.errors import InputError
-from quicknat.volumes import Grid, Volume, as_bytes, read_volume, save_nifti
+from quicknat.scans.volumes import Grid, Volume, as_bytes, read_volume, save_nifti
 
 
 def write(path, data, affine=None, code=1):

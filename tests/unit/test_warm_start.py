@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quicknat.bundle import write_bundle
 from quicknat.files import sha256
-from quicknat.learner import Learner
-from quicknat.network import NetworkSettings
-from quicknat.optimizers import TrainingSettings
-from quicknat.plan import make_plan
-from quicknat.slices import VIEWS
-from quicknat.training import train_view
-from quicknat.warm_start import WarmStart
+from quicknat.model.bundle import write_bundle
+from quicknat.model.network import NetworkSettings
+from quicknat.scans.slices import VIEWS
+from quicknat.training.launch import train_view
+from quicknat.training.learner import Learner
+from quicknat.training.optimizers import TrainingSettings
+from quicknat.training.plan import make_plan
+from quicknat.training.warm_start import WarmStart
 
 # those that the fixture `model` was trained with
 SETTINGS = TrainingSettings(

@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from quicknat.authors_weights import read_authors_weights
 from quicknat.cli import app
 from quicknat.errors import InputError
-from quicknat.network import NetworkSettings, QuickNAT
-from quicknat.weights import load_weights, save_weights
+from quicknat.model.authors_weights import read_authors_weights
+from quicknat.model.network import NetworkSettings, QuickNAT
+from quicknat.model.weights import load_weights, save_weights
 
 SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
 CLASSES = ["Background", "Grey", "White"]
@@ -119,7 +119,7 @@ def test_imported_weights_start_a_training_of_their_view_and_protocol(golden, tm
     assert len(part[1]) == 3  # midline structures
     import pandas as pd
 
-    from quicknat.labels import Protocol
+    from quicknat.scans.labels import Protocol
 
     rows = pd.concat([*part, protocol.table[protocol.table["name"] == "Left putamen"]])
     rows = rows.assign(index=range(5), sagittal=range(5), partner=-1)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 
 from helpers import ROOT
 
@@ -21,14 +22,45 @@ def rows(first_cell):
     return {name: text for name, text in found if re.fullmatch(first_cell, name)}
 
 
+def used():
+    """The packages that each package imports from; those beside them import from none."""
+    found = {path.parent.name: set() for path in PACKAGE.glob("*/__init__.py")}
+    del found["cli"]
+    for name, path in MODULES.items():
+        imported = re.findall(r"(?:from|import) quicknat\.(\w+)", path.read_text())
+        packages = {other for other in imported if (PACKAGE / other).is_dir()}
+        if "." not in name:
+            assert not packages, f"{name} lies beside the packages, and all of them may use it"
+        elif (own := name.split(".")[0]) in found:
+            found[own] |= packages - {own}
+    return found
+
+
 def test_every_module_is_described_by_its_own_first_line():
     own = {
         name: (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
         for name, path in MODULES.items()
     }
-    assert {name: text for name, text in rows(r"(cli\.)?\w+").items() if name in own} == {
-        name: line.replace("``", "`") for name, line in own.items()
+    told = {}
+    for section in re.split("^### ", PAGE, flags=re.MULTILINE)[1:]:
+        package = re.match(r"`(\w+)`", section)  # its heading; none for those beside the packages
+        for module, text in re.findall(r"^\| `(\w+)` \| (.+) \|$", section, re.MULTILINE):
+            told[f"{package[1]}.{module}" if package else module] = text
+    assert told == {name: line.replace("``", "`") for name, line in own.items()}
+
+
+def test_every_package_is_described_by_its_own_first_line_and_by_the_packages_that_it_uses():
+    listed = re.findall(r"^\| `quicknat\.(\w+)` \| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
+    own = {path.parent.name: path for path in PACKAGE.glob("*/__init__.py")}
+    del own["cli"]
+    assert {name: text for name, text, _ in listed} == {
+        name: ast.get_docstring(ast.parse(path.read_text())) for name, path in own.items()
     }
+    assert {name: set(re.findall(r"`(\w+)`", uses)) for name, _, uses in listed} == used()
+
+
+def test_no_package_imports_one_that_needs_it():
+    TopologicalSorter(used()).prepare()  # raises where there is a circle
 
 
 def test_every_rule_file_is_described_by_its_own_first_line_in_the_order_of_the_snakefile():

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT, job_counts
+from quicknat.checking.verdicts import Verdict, read_verdicts
 from quicknat.records import write_records
-from quicknat.verdicts import Verdict, read_verdicts
 
 HEADER = "subject|image|labels|protocol|use|person"
 TRAIN = ["t1|t1.nii.gz|t1_l.nii.gz|freesurfer|train|", "t2|t2.nii.gz|t2_l.nii.gz|freesurfer|train|"]

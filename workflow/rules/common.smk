@@ -8,15 +8,16 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config, validate
 
-from quicknat.cohort import pretraining, read_sheet, read_table
+from quicknat.checking.verdicts import BAD, read_verdicts
+from quicknat.cohort.places import Places
+from quicknat.cohort.sheet import pretraining, read_sheet, read_table
 from quicknat.errors import InputError
-from quicknat.given_model import BUNDLE_FILES, given_settings, require_usable
-from quicknat.places import Places
+from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.reruns import LOOKS, deciding, file_digest, stage_settings, table_digest
-from quicknat.schema import check, check_consistency, load_schema
-from quicknat.slices import VIEWS
-from quicknat.trained import MODEL_FILES, require_kept_models_fit, trained_stages, untrained_scans
-from quicknat.verdicts import BAD, read_verdicts
+from quicknat.runs.settings import check_consistency
+from quicknat.scans.slices import VIEWS
+from quicknat.schema import check, load_schema
+from quicknat.training.trained import MODEL_FILES, require_fit, trained_stages, untrained_scans
 
 # where downloads go; other workflows of MONAI users keep theirs there too
 RAW = os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw"
@@ -68,7 +69,7 @@ try:
     PLACES = Places(SHEET, SOURCES, RAW, in_workflow(""))
     sheet_schema = load_schema(SHEET_SCHEMA)
     if workflow.is_main_process:  # jobs parse this file too, and take out what was found then
-        from quicknat.checking import check_for_workflow
+        from quicknat.checking.cohort_check import check_for_workflow
 
         check_for_workflow(
             PLACES,
@@ -88,7 +89,7 @@ try:
     KEPT = new_scans == "freeze" and "finetune" in trained  # then models are files like others
     FROZEN = KEPT or MODEL != ""  # nothing is trained
     if KEPT:
-        require_kept_models_fit("results/model/bundle.json", config)
+        require_fit("results/model/bundle.json", config)
     elif MODEL and not SEGMENTED:
         raise InputError(SHEET, "no scan has use=segment or test", "name scans to segment")
     elif not MODEL and not scans("train"):

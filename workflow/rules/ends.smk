@@ -7,9 +7,9 @@ import yaml
 from snakemake.logging import logger
 
 from quicknat.files import written_whole
-from quicknat.failures import close_run
-from quicknat.jobs import JobLog
-from quicknat.leftovers import RunHold
+from quicknat.runs.failures import close_run
+from quicknat.runs.jobs import JobLog
+from quicknat.runs.leftovers import RunHold
 
 FAILED, JOBS, INCOMPLETE = "results/failed.tsv", JobLog(), "results/report/incomplete.html"
 # for as long as Snakemake lives; jobs on a cluster parse this file too

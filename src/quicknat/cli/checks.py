@@ -35,13 +35,13 @@ def check(
 
     Example: `quicknat check cohort.tsv --threads 8`
     """
-    from quicknat.checking import check_cohort, check_scans
-    from quicknat.cohort import Scan, default_name, examine_sheet, read_table
-    from quicknat.places import Places
+    from quicknat.checking.cohort_check import check_cohort, check_scans
+    from quicknat.checking.space import needed_bytes, space_line
+    from quicknat.checking.verdicts import BAD, Verdict, as_text
+    from quicknat.cohort.places import Places
+    from quicknat.cohort.sheet import Scan, default_name, examine_sheet, read_table
     from quicknat.records import write_records
     from quicknat.schema import load_schema
-    from quicknat.space import needed_bytes, space_line
-    from quicknat.verdicts import BAD, Verdict, as_text
 
     is_sheet = [path.suffix.lower() == ".tsv" for path in what]
     if any(is_sheet) and len(what) > 1:

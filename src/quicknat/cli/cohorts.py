@@ -95,10 +95,10 @@ def sheet(
 
     Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`
     """
-    from quicknat.cohort import LOCAL
+    from quicknat.cohort.sheet import LOCAL
+    from quicknat.cohort.survey import survey
+    from quicknat.cohort.writing import read_demographics, settle, write_sheet
     from quicknat.schema import load_schema
-    from quicknat.sheets import read_demographics, settle, write_sheet
-    from quicknat.survey import survey
 
     people = read_demographics(demographics) if demographics else None
     found = survey(data, layout or "", source or LOCAL, labels_from)

@@ -58,10 +58,10 @@ def train(
     --settings '{"epochs": 10, "learning_rate": 0.005}' --protocol workflow/labels/quicknat28.tsv
     --output model/coronal`
     """
-    from quicknat.labels import Protocol
-    from quicknat.optimizers import TrainingSettings
-    from quicknat.training import train_view
-    from quicknat.warm_start import WarmStart
+    from quicknat.scans.labels import Protocol
+    from quicknat.training.launch import train_view
+    from quicknat.training.optimizers import TrainingSettings
+    from quicknat.training.warm_start import WarmStart
 
     training, validating = read_list(stacks), read_list(validation)
     painted = read_list(tissues) if tissues else []
@@ -97,9 +97,9 @@ def bundle(
     Example: `quicknat bundle results/models/finetune --protocol workflow/labels/quicknat28.tsv
     --aggregation '{"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}' --output results/model`
     """
-    from quicknat.bundle import write_bundle
-    from quicknat.labels import Protocol
-    from quicknat.slices import VIEWS
+    from quicknat.model.bundle import write_bundle
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.slices import VIEWS
 
     write_bundle(
         {view: models / view for view in VIEWS}, Protocol.read(protocol),
@@ -120,7 +120,7 @@ def export(
 
     Example: `quicknat export results/model --output quicknat_bundle`
     """
-    from quicknat.export import export_bundle
+    from quicknat.model.export import export_bundle
 
     export_bundle(model, output)
     log.info("wrote %s", output)
@@ -142,11 +142,11 @@ def import_weights(
     --protocol workflow/labels/quicknat33.tsv`, then `quicknat train … --initial
     coronal.safetensors`
     """
-    from quicknat.authors_weights import read_authors_weights
     from quicknat.errors import InputError
     from quicknat.files import written_whole
-    from quicknat.labels import Protocol
-    from quicknat.weights import save_weights
+    from quicknat.model.authors_weights import read_authors_weights
+    from quicknat.model.weights import save_weights
+    from quicknat.scans.labels import Protocol
 
     network, classes = read_authors_weights(weights), Protocol.read(protocol).class_names(view)
     if network.n_classes != len(classes):

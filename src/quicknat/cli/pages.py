@@ -25,7 +25,7 @@ def curves(
     """
     import pandas as pd
 
-    from quicknat.figures import save, training_curves
+    from quicknat.report.figures import save, training_curves
 
     tables = {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in histories}
     save(training_curves(tables), output, output.with_suffix(".svg"), dpi=160)
@@ -45,9 +45,9 @@ def slice_png(
     """
     import matplotlib.image
 
-    from quicknat.figures import slice_picture
-    from quicknat.labels import Protocol
-    from quicknat.slices import VIEWS, open_stack
+    from quicknat.report.figures import slice_picture
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.slices import VIEWS, open_stack
 
     view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
     if view not in VIEWS:
@@ -84,13 +84,13 @@ def draw_scores(
     """
     import pandas as pd
 
-    from quicknat import scatter_figures, score_figures
-    from quicknat.cohort import read_sheet
-    from quicknat.figures import save
-    from quicknat.labels import Protocol
+    from quicknat.cohort.sheet import read_sheet
+    from quicknat.evaluation.scores import with_uncertainty
+    from quicknat.evaluation.tables import stack_tables
+    from quicknat.report import scatter_figures, score_figures
+    from quicknat.report.figures import save
+    from quicknat.scans.labels import Protocol
     from quicknat.schema import load_schema
-    from quicknat.scores import with_uncertainty
-    from quicknat.tables import stack_tables
 
     table = Protocol.read(protocol)
     order = table.names[1:]
@@ -126,13 +126,13 @@ def scan_pictures(
     Example: `quicknat scan-pictures T1w.nii.gz dseg.nii.gz --overlay overlay.png --mosaics mosaics
     --volumes volumes.js --protocol workflow/labels/quicknat28.tsv`
     """
-    from quicknat.figures import overlay_panel, save
     from quicknat.files import folder_written_whole
-    from quicknat.labels import Protocol
-    from quicknat.mosaics import write_mosaics
-    from quicknat.scan_layers import load_layers
-    from quicknat.viewer import colour_blind_colors, write_viewer_volumes
-    from quicknat.volumes import Volume
+    from quicknat.report.figures import overlay_panel, save
+    from quicknat.report.mosaics import write_mosaics
+    from quicknat.report.scan_layers import load_layers
+    from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.volumes import Volume
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
@@ -181,16 +181,16 @@ def report(
 
     Example: see `workflow/rules/report.smk`, which makes everything that the pages show.
     """
-    from quicknat.cohort import read_sheet
-    from quicknat.failures import read_failed
-    from quicknat.finished import complete_scans
-    from quicknat.labels import Protocol
-    from quicknat.report import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
-    from quicknat.report_content import ReportInputs
-    from quicknat.report_tables import People
+    from quicknat.checking.verdicts import BAD, read_verdicts
+    from quicknat.cohort.sheet import read_sheet
+    from quicknat.cohort.writing import read_participants
+    from quicknat.report.content import ReportInputs
+    from quicknat.report.pages import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
+    from quicknat.report.tables import People
+    from quicknat.runs.failures import read_failed
+    from quicknat.runs.finished import complete_scans
+    from quicknat.scans.labels import Protocol
     from quicknat.schema import load_schema
-    from quicknat.sheets import read_participants
-    from quicknat.verdicts import BAD, read_verdicts
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}

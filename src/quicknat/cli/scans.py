@@ -50,10 +50,10 @@ def convert(
 
     Example: `quicknat convert T1.mgz --output sub-01_space-conformed_T1w.nii.gz`
     """
-    from quicknat.cohort import find_one
-    from quicknat.conform import conform_file
+    from quicknat.cohort.sheet import find_one
     from quicknat.files import written_whole
-    from quicknat.volumes import save_nifti
+    from quicknat.scans.conform import conform_file
+    from quicknat.scans.volumes import save_nifti
 
     path = find_one(image)
     data, grid, record = conform_file(path, orientation, spacing, size)
@@ -93,11 +93,11 @@ def convert_labels(
     """
     import numpy as np
 
-    from quicknat.cohort import find_one
-    from quicknat.conform import conform_labels, load_conformed, record_grid
+    from quicknat.cohort.sheet import find_one
     from quicknat.files import written_whole
-    from quicknat.labels import Protocol
-    from quicknat.volumes import Grid, read_volume, require_same_grid, save_nifti
+    from quicknat.scans.conform import conform_labels, load_conformed, record_grid
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.volumes import Grid, read_volume, require_same_grid, save_nifti
 
     path = find_one(labels)
     image, affine, record = load_conformed(scan)
@@ -149,20 +149,20 @@ def auto_label(
     """
     import numpy as np
 
-    from quicknat.conform import load_conformed
     from quicknat.files import written_whole
-    from quicknat.volumes import Grid, save_nifti
+    from quicknat.scans.conform import load_conformed
+    from quicknat.scans.volumes import Grid, save_nifti
 
     if method is LabelMethod.atlas:
-        from quicknat.autolabel import label_scan
+        from quicknat.autolabel.atlas import label_scan
 
         if not atlas or not atlas_labels or len(atlas) != len(atlas_labels):
             raise typer.BadParameter("give one --atlas-labels for each --atlas, at least one")
         pairs = list(zip(atlas, atlas_labels, strict=True))
         classes = label_scan(scan, pairs, seed, threads)
     else:
-        from quicknat import external_labels as external
-        from quicknat.labels import Protocol
+        from quicknat.autolabel import external as external
+        from quicknat.scans.labels import Protocol
 
         if image is None or protocol is None:
             raise typer.BadParameter(f"method {method.value} needs --image and --protocol")
@@ -188,10 +188,10 @@ def slice_(
     Example: `quicknat slice T1w.nii.gz dseg.nii.gz --protocol workflow/labels/quicknat28.tsv
     --folder slices --name sub-01`
     """
-    from quicknat.conform import head_window, load_conformed
-    from quicknat.labels import Protocol
-    from quicknat.slices import write_stacks
-    from quicknat.volumes import as_bytes, read_volume
+    from quicknat.scans.conform import head_window, load_conformed
+    from quicknat.scans.labels import Protocol
+    from quicknat.scans.slices import write_stacks
+    from quicknat.scans.volumes import as_bytes, read_volume
 
     check_name(name)
     table = Protocol.read(protocol)

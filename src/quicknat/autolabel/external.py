@@ -1,0 +1,230 @@
+"""Automatic labels by other people's programs: recon-all, SynthSeg, SAMSEG.
+
+All three number their labels as FreeSurfer does. They get the scan as a NIfTI file that this
+package has read and checked, so that an Analyze file's stated orientation reaches them too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quicknat.cohort.sheet import default_name, find_one
+from quicknat.errors import InputError
+from quicknat.scans.conform import conform_labels, load_conformed
+from quicknat.scans.labels import Protocol
+from quicknat.scans.volumes import Grid, Volume, read_volume, save_nifti
+
+log = logging.getLogger(__name__)
+
+PROGRAMS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
+CONTAINER = "or put a script of that name on PATH that runs its container"
+PROVIDE = {
+    "recon-all": f"load FreeSurfer (module load freesurfer), {CONTAINER}",
+    "synthseg": f"load FreeSurfer 7.3 or newer (module load freesurfer), {CONTAINER}",
+    "samseg": "install envs/samseg.yaml (snakemake --sdm conda does), or the package samseg",
+}
+PLAIN_TYPES = ("uint8", "int16", "float32")  # voxels that every program reads
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a program may use.
+
+    Attributes:
+        subjects_dir: where recon-all keeps its subjects, absolute.
+        license: FreeSurfer's licence file; empty for FreeSurfer's own places.
+        threads: processor threads.
+        gpu: let SynthSeg use one; the others cannot.
+    """
+
+    subjects_dir: Path
+    license: str = ""
+    threads: int = 1
+    gpu: bool = False
+
+
+def find_license(stated: str = "") -> Path:
+    """FreeSurfer's licence file: the stated one, else ``FS_LICENSE``, else in FREESURFER_HOME.
+
+    Raises:
+        InputError: there is none, which FreeSurfer itself may notice hours later.
+    """
+    home = Path(os.environ.get("FREESURFER_HOME", "$FREESURFER_HOME"))
+    named = stated or os.environ.get("FS_LICENSE", "")
+    places = [Path(named)] if named else [home / "license.txt", home / ".license"]
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    raise InputError(
+        places[0],
+        "FreeSurfer's licence file is not there",
+        "name yours with auto_labels.license, --license or FS_LICENSE"
+        " (free of charge: surfer.nmr.mgh.harvard.edu/registration.html)",
+    )
+
+
+def _run(command: list[str], environment: dict[str, str], messages: str) -> None:
+    """Run a program with its output on our stderr as it comes; `messages` says where to look."""
+    log.info("running: %s", " ".join(command))
+    last = ""
+    with subprocess.Popen(
+        command,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
+            sys.stderr.write(line)
+            last = line.strip() or last
+    if process.returncode:
+        problem = f"ended with status {process.returncode}, its last line '{last[-200:]}'"
+        raise InputError(command[0], problem, messages)
+
+
+def _process_lives(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def clear_stale_locks(subject: Path) -> None:
+    """Remove the ``IsRunning`` files that a recon-all left which was killed on this machine.
+
+    Raises:
+        InputError: recon-all may still be at work on the subject, here or on another machine.
+    """
+    for lock in sorted((subject / "scripts").glob("IsRunning.*")):
+        stated = dict(re.findall(r"^(HOST|PROCESSID)\s+(\S+)", lock.read_text(), re.MULTILINE))
+        host, process = stated.get("HOST", "?"), stated.get("PROCESSID", "?")
+        ours = host.split(".")[0] == socket.gethostname().split(".")[0] and process.isdigit()
+        if not ours or _process_lives(int(process)):
+            raise InputError(
+                lock,
+                f"says that process {process} on {host} is at work on this subject",
+                "wait for it, or remove this file if it is gone",
+            )
+        lock.unlink()
+        log.info("removed %s: process %s is gone", lock, process)
+
+
+def finished_subject(name: str, subjects_dir: Path) -> Path | None:
+    """Label map of a subject that recon-all has finished, None for any other."""
+    labels = subjects_dir / name / "mri/aseg.mgz"
+    at_work = any((subjects_dir / name / "scripts").glob("IsRunning.*"))
+    return labels if labels.is_file() and not at_work else None
+
+
+def _command(
+    method: str, image: Path, name: str, folder: Path, settings: Settings
+) -> tuple[list[str], Path]:
+    """What to run, and the label map that it will have written."""
+    threads = str(settings.threads)
+    if method == "samseg":
+        command = ["run_samseg", "-i", image, "-o", folder / "samseg", "--threads", threads]
+        result = folder / "samseg/seg.mgz"
+    elif method == "synthseg":
+        result = folder / "synthseg.nii.gz"
+        command = ["mri_synthseg", "--i", image, "--o", result, "--threads", threads]
+        command += [] if settings.gpu else ["--cpu"]
+    else:
+        subject = settings.subjects_dir / name
+        result = subject / "mri/aseg.mgz"
+        # recon-all refuses an image for a subject that has one
+        started = (subject / "mri/orig/001.mgz").exists()
+        work = ["-make", "all"] if started else ["-i", image, "-all"]
+        command = ["recon-all", "-s", name, "-sd", subject.parent, *work, "-threads", threads]
+    return [str(part) for part in command], result
+
+
+def label_externally(method: str, image: Volume, name: str, settings: Settings) -> Volume:
+    """Label a scan with one of the :data:`PROGRAMS`.
+
+    Args:
+        method: ``recon-all``, ``synthseg`` or ``samseg``.
+        image: the T1w scan on its own grid.
+        name: ``sub-X``, recon-all's name for it; a subject of that name that it has finished is
+            taken as it is, and an unfinished one is gone on with.
+        settings: threads, GPU, licence, folder of recon-all's subjects.
+
+    Returns:
+        Labels in FreeSurfer numbering, on the program's grid in the scan's world space.
+
+    Raises:
+        InputError: the program or its licence is missing, it failed, or another one is at work on
+            the subject.
+    """
+    if method == "recon-all" and (labels := finished_subject(name, settings.subjects_dir)):
+        log.info("%s is there already", labels)
+        return read_volume(labels)
+    program = PROGRAMS[method]
+    if shutil.which(program) is None:
+        raise InputError(program, "no such program on PATH", PROVIDE[method])
+    environment = {"OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+    if method != "samseg":  # that package needs no licence
+        environment["FS_LICENSE"] = str(find_license(settings.license))
+    messages = "see what it wrote above"
+    if method == "recon-all":
+        subject = settings.subjects_dir / name
+        clear_stale_locks(subject)
+        subject.parent.mkdir(parents=True, exist_ok=True)
+        messages = f"see {subject / 'scripts/recon-all.log'}; the next run goes on from there"
+    with tempfile.TemporaryDirectory(prefix="quicknat-") as temporary:
+        path = Path(temporary) / f"{name}_T1w.nii.gz"
+        plain = image.data.dtype.newbyteorder("=").name in PLAIN_TYPES
+        data = image.data if plain else image.data.astype(np.float32)
+        save_nifti(path, data, Grid(image.shape, image.affine, image.transforms))
+        command, labels = _command(method, path, name, Path(temporary), settings)
+        _run(command, environment, messages)
+        if not labels.is_file():
+            raise InputError(program, f"ended well but did not write {labels.name}", messages)
+        found = read_volume(labels)
+        # in memory, and not under the name of a file that is about to go
+        return Volume(np.array(found.data), found.affine, Path(f"{program} of {name}"))
+
+
+def label_scan(
+    scan: Path, image: Path, orientation: str, protocol: Protocol, method: str, settings: Settings
+) -> np.ndarray:
+    """Label a conformed scan with a program that runs on the raw scan.
+
+    Args:
+        scan: the conformed scan; its name is recon-all's name of the subject.
+        image: the raw scan; may be a glob.
+        orientation: direction of its array axes where its header states none, else empty.
+        protocol: the classes.
+        method, settings: as for :func:`label_externally`.
+
+    Returns:
+        uint8 class indices on the scan's conformed grid.
+
+    Raises:
+        InputError: see :func:`label_externally` and :meth:`Protocol.remap`; or the labels lie
+            elsewhere than the scan.
+    """
+    conformed, affine, _ = load_conformed(scan)
+    raw = read_volume(find_one(image), orientation)
+    labels = label_externally(method, raw, default_name(scan), settings)
+    _, classes = conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))
+    if not classes.any():
+        raise InputError(
+            labels.path, "lies elsewhere in space than its scan", "is it another scan's?"
+        )
+    return classes

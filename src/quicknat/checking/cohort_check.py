@@ -1,0 +1,209 @@
+"""Check a whole cohort before anything is computed: the sheet, the files, and all together."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from quicknat.checking.examine import Finding, explain
+from quicknat.checking.findings import File, examine_files
+from quicknat.checking.verdicts import BAD, NOT_HERE, OK, WARNING, Verdict
+from quicknat.cohort.places import Places
+from quicknat.cohort.sheet import Scan, examine_sheet, find_all, find_one, side
+from quicknat.cohort.writing import PARTICIPANTS, read_participants
+from quicknat.errors import InputError
+from quicknat.records import write_records
+from quicknat.scans.volumes import Grid, require_same_grid
+
+log = logging.getLogger(__name__)
+
+NAMED = 3  # so many of a scan's copies are named
+
+
+@dataclass
+class _Case:
+    """A scan, its files as far as they are here, and what was found about it."""
+
+    scan: Scan
+    image: str
+    files: dict[str, File] = field(default_factory=dict)  # "image", "labels"
+    problems: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def verdict(self) -> Verdict:
+        ranked = {BAD: self.problems, NOT_HERE: self.waiting, WARNING: self.warnings, OK: [""]}
+        word = next(word for word, reasons in ranked.items() if reasons)
+        reason = " | ".join(ranked[word])
+        return Verdict(self.scan.id, self.scan.use, self.image, word, reason)
+
+
+def _open_case(scan: Scan, places: Places) -> _Case:
+    """Find a scan's files."""
+    source, name = (scan.source, scan.image) if scan.image else (scan.labels_source, scan.labels)
+    case = _Case(scan, places.path(source, name))
+    wanted = {"image": (scan.source, scan.image), "labels": (scan.labels_source, scan.labels)}
+    for part, (source, name) in wanted.items():
+        if not name or (part == "labels" and not scan.protocol):
+            continue  # labels without a protocol are a fault of the sheet
+        path = places.path(source, name)
+        if not places.fetched(source):
+            case.waiting.append(f"'{source}' is not fetched")
+        elif not places.in_place(source) and not find_all(path):
+            case.waiting.append(f"{path} is not among the files of '{source}'")
+        else:
+            numbering = scan.protocol if part == "labels" else ""
+            try:
+                found = find_one(path)
+            except InputError as error:
+                case.problems.append(explain(error, case.image))
+            else:
+                case.files[part] = File(found, places.orientation(scan, source), numbering)
+    return case
+
+
+def _judge(case: _Case, findings: Mapping[File, Finding]) -> None:
+    """Note what its files, and the two together, say about a scan."""
+    grids = {}
+    for part, file in case.files.items():
+        finding = findings[file]
+        about = "" if part == "image" else f"{file.path}: "
+        case.warnings += finding.warnings
+        if finding.problem:
+            case.problems.append(about + finding.problem)
+        if finding.shape:
+            x, y, z = finding.shape
+            grids[part] = Grid((x, y, z), np.array(finding.affine))
+    if len(grids) == 2:
+        try:
+            require_same_grid(case.files["labels"].path, grids["labels"], grids["image"])
+        except InputError as error:
+            case.problems.append(str(error))
+
+
+def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
+    """Note images that stand under several names; across splits that is leakage."""
+    same: dict[str, list[_Case]] = defaultdict(list)
+    for case in cases:
+        if "image" in case.files and (content := findings[case.files["image"]].content):
+            same[content].append(case)
+    for group in same.values():
+        leak = len({side(case.scan.use) for case in group} - {""}) > 1
+        for case in group:
+            others = [f"{c.scan.id} ({c.scan.use})" for c in group if c is not case]
+            if others:
+                more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+                names = ", ".join(others[:NAMED]) + more
+                if leak:
+                    case.problems.append(f"the same image is in another split: {names}")
+                else:
+                    case.warnings.append(f"the same image as {names}")
+
+
+def check_scans(
+    scans: Sequence[Scan],
+    places: Places,
+    protocol: Path | None,
+    table: Path,
+    threads: int,
+    faults: Mapping[Scan, Sequence[str]] | None = None,
+) -> list[Verdict]:
+    """Check the files of scans, and the scans against each other.
+
+    Args:
+        scans: which; their sources are known to `places`.
+        places: where their files are.
+        protocol: label protocol (TSV) that label maps are to become; None: there are none.
+        table: where the verdicts will be written; the cache is kept beside it.
+        threads: files to read at a time.
+        faults: what is known to be wrong with some of them.
+
+    Returns:
+        A verdict for each scan, in their order.
+    """
+    cases = [_open_case(scan, places) for scan in scans]
+    for case in cases:
+        case.problems[:0] = (faults or {}).get(case.scan, ())
+    files = dict.fromkeys(file for case in cases for file in case.files.values())
+    findings = examine_files(files, protocol, table.with_suffix(".cache.json"), threads)
+    for case in cases:
+        _judge(case, findings)
+    _compare(cases, findings)
+    return [case.verdict() for case in cases]
+
+
+def check_cohort(
+    places: Places, schema: dict, protocol: Path, table: Path, threads: int
+) -> tuple[list[Verdict], bool]:
+    """Check a sheet, every file that it names, and the scans against each other; write `table`.
+
+    Args:
+        places: the sheet, and where its files are.
+        schema: of the sheet.
+        protocol: label protocol (TSV).
+        table: TSV of verdicts to write.
+        threads: files to read at a time.
+
+    Returns:
+        A verdict for each scan, after those on the sheet as a whole and on rows that describe no
+        scan; and whether the sheet itself has faults.
+
+    Raises:
+        InputError: the sheet is no table, or the protocol is none.
+    """
+    scans, faults = examine_sheet(places.sheet, schema)
+    verdicts, reasons = [], defaultdict(list)
+    for fault in faults:
+        reason = explain(fault.error, places.sheet).removeprefix(f"{places.sheet} ")
+        if fault.scan in scans:
+            reasons[fault.scan].append(reason)
+        else:
+            scan = fault.scan or Scan("", places.sheet, "")
+            name = scan.id if fault.scan else "(sheet)"
+            verdicts.append(Verdict(name, scan.use, scan.image, BAD, reason))
+    people = Path(places.sheet).parent / PARTICIPANTS
+    if people.exists():  # the report would fail over it when all else is done
+        try:
+            read_participants(people)
+        except InputError as error:
+            verdicts.append(Verdict("(people)", "", str(people), BAD, explain(error, people)))
+    reachable = []
+    for scan in scans:
+        try:
+            places.require_sources(scan)
+            reachable.append(scan)
+        except InputError as error:
+            reason = " | ".join([*reasons[scan], explain(error, places.sheet)])
+            verdicts.append(Verdict(scan.id, scan.use, scan.image, BAD, reason))
+    faulty = bool(verdicts or faults)
+    verdicts += check_scans(reachable, places, protocol, table, threads, reasons)
+    write_records(table, Verdict, verdicts)
+    return verdicts, faulty
+
+
+def check_for_workflow(
+    places: Places, schema: dict, protocol: Path, table: Path, threads: int, on_bad_scan: str
+) -> None:
+    """Check a cohort before a run, and refuse it when it cannot be used as it is.
+
+    Args:
+        on_bad_scan: ``stop`` refuses a cohort with bad scans; ``skip`` only one whose sheet has
+            faults, since who is in which split is then unknown.
+        others: as :func:`check_cohort` takes them.
+
+    Raises:
+        InputError: naming every bad scan, a line each.
+    """
+    verdicts, faulty = check_cohort(places, schema, protocol, table, threads)
+    bad = [verdict for verdict in verdicts if verdict.verdict == BAD]
+    lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
+    if bad and (faulty or on_bad_scan == "stop"):
+        fix = "repair the sheet" if faulty else "repair these, or set on_bad_scan to skip"
+        raise InputError(places.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
+    for line in lines:
+        log.warning("skipped: %s", line)

@@ -1,0 +1,76 @@
+"""Where the files of a cohort are, or will be once they are fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quicknat.cohort.sheet import LOCAL, Scan
+from quicknat.errors import InputError
+from quicknat.reruns import stable_path
+
+NO_SCANS = "npm"  # a kind of source: files of the report's pages
+MADE_BY_WORKFLOW = "demo"  # a kind of source: its files come one by one, from no archive
+
+
+@dataclass(frozen=True)
+class Places:
+    """A sheet, the table of sources by name, and the folders that their files are in.
+
+    ``raw`` is where archives are unpacked, each into a folder named after its source; ``base`` is
+    what the folder of a source of kind ``local`` is relative to ("" for the current folder).
+    """
+
+    sheet: str
+    sources: Mapping[str, Mapping[str, str]]
+    raw: str
+    base: str = ""
+
+    def path(self, source: str, path: str) -> str:
+        """Path of a file of a source; its last parts may still be a glob."""
+        if source == LOCAL:
+            return stable_path(Path(self.sheet).parent / path)
+        if self.sources[source]["kind"] == LOCAL:
+            return stable_path(Path(self.base, self.sources[source]["url"], path))
+        return f"{self.raw}/{source}/{path}"
+
+    def fetched(self, source: str) -> bool:
+        """Whether a source's files, as far as they exist, are all there and whole."""
+        if source == LOCAL or self.sources[source]["kind"] in (LOCAL, MADE_BY_WORKFLOW):
+            return True
+        return Path(f"{self.raw}/{source}.members.txt").exists()  # written last
+
+    def in_place(self, source: str) -> bool:
+        """Whether a source's files are the user's own, so that none can still arrive."""
+        return source == LOCAL or self.sources[source]["kind"] == LOCAL
+
+    def inputs(self, source: str, path: str) -> list[str]:
+        """What a job that reads this file depends on.
+
+        A local file that went missing after the check is no input: the job itself says so, and
+        other scans go on. A member of an archive hangs on the list of members, since its name may
+        be a glob.
+        """
+        if not self.in_place(source) and self.sources[source]["kind"] != MADE_BY_WORKFLOW:
+            return [f"{self.raw}/{source}.members.txt"]
+        where = self.path(source, path)
+        pair = [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
+        return [file for file in pair if not self.in_place(source) or Path(file).exists()]
+
+    def orientation(self, scan: Scan, source: str) -> str:
+        """Stated direction of the axes, of the row or else of its source."""
+        return scan.orientation or self.sources.get(source, {}).get("orientation", "")
+
+    def require_sources(self, scan: Scan) -> None:
+        """Refuse a scan that names a source which the table does not have, or has no scans of.
+
+        Raises:
+            InputError: naming the scan, and the sources that there are.
+        """
+        allowed = [LOCAL, *(k for k, row in self.sources.items() if row["kind"] != NO_SCANS)]
+        for source in (scan.source, scan.labels_source):
+            if source not in allowed:
+                problem = f"{scan.id} names the source '{source}'"
+                problem += ", which holds no scans" if source in self.sources else ""
+                raise InputError(self.sheet, problem, f"allowed: {', '.join(allowed)}")

@@ -1,0 +1,170 @@
+"""Look through a data set on disk or in an archive: its scans, and what is left out and why."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS, Finding, LeftOut, with_freesurfer
+from quicknat.cohort.sheet import LOCAL, Scan
+from quicknat.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set's layout, its scans with usable paths, and what gets no row."""
+
+    layout: str
+    scans: list[Scan]
+    left_out: list[LeftOut]
+
+
+def list_paths(root: Path) -> list[str]:
+    """Sorted paths below a folder or in a tar archive, with ``/``; those of folders end with it.
+
+    Names that begin with a dot are left out (``.git``, and what macOS leaves behind). Links to
+    folders are followed, but not in circles.
+
+    Raises:
+        InputError: neither a folder nor a readable archive.
+    """
+    if root.is_dir():
+        names = list(_walk(root))
+    elif root.is_file():
+        try:
+            with tarfile.open(root) as archive:
+                names = [member.name + "/" * member.isdir() for member in archive]
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise InputError(
+                root, f"cannot be listed as a tar archive ({error})", "give a folder or a .tar(.gz)"
+            ) from error
+    else:
+        raise InputError(root, "no such folder or archive", "check the path")
+    names = [name.removeprefix("./") for name in names]
+    return sorted(name for name in names if not any(p.startswith(".") for p in name.split("/")))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Files and folders below `root`, relative to it; what cannot be read is warned about."""
+
+    def unreadable(error: OSError) -> None:
+        log.warning("left out: %s", error)
+
+    for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
+        here = Path(folder)
+        folders[:] = [n for n in folders if not n.startswith(".") and not _in_circle(here / n)]
+        below = here.relative_to(root)
+        yield from ((below / name).as_posix() for name in files)
+        yield from ((below / name).as_posix() + "/" for name in folders)
+
+
+def _in_circle(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, by any of the links that lead to it."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return any(above.resolve().is_relative_to(target) for above in folder.parents)
+
+
+def survey(
+    root: str | Path, layout: str = "", source: str = LOCAL, labels_from: str | Path | None = None
+) -> Survey:
+    """Find the scans of a data set.
+
+    Args:
+        root: a folder, or a tar archive of OASIS-1, IXI or FreeSurfer's results.
+        layout: a name in :data:`quicknat.cohort.layouts.LAYOUTS`; by default the first that finds a
+            scan.
+        source: the archive's row of the sources table.
+        labels_from: SUBJECTS_DIR with FreeSurfer's or FastSurfer's results of the same scans. Image
+            and labels of a scan are then those; a scan without results has no labels.
+
+    Returns:
+        Scans sorted by name. Their paths are absolute, or members of the archive.
+
+    Raises:
+        InputError: nothing there that looks like a scan, an archive without a source or a source
+            without an archive, or two scans that would get one name.
+    """
+    root = Path(root)
+    paths = list_paths(root)
+    archive = root.is_file()
+    if archive and source == LOCAL:
+        raise InputError(root, "is an archive", "name its row of the sources table with --source")
+    if not archive and source != LOCAL:
+        raise InputError(root, "is a folder, which has no source", "leave --source out")
+    names = [layout] if layout else list(IN_ARCHIVES if archive else LAYOUTS)
+    if archive and layout not in ("", *IN_ARCHIVES):
+        raise InputError(root, f"is an archive; '{layout}' needs a folder", "unpack it")
+    name, (scans, left_out) = _first(names, paths)
+    if not scans and not left_out:
+        raise InputError(
+            root,
+            "holds no scan of any layout that was looked for",
+            f"these are: {', '.join(names)}",
+        )
+    scans, unusable = _usable(scans, root, source)
+    left_out += unusable
+    if labels_from:
+        _, (results, _) = _first(["fastsurfer", "freesurfer"], list_paths(Path(labels_from)))
+        results, unusable = _usable(results, Path(labels_from), LOCAL)
+        if not any(scan.labels for scan in results):
+            raise InputError(labels_from, "holds no results of FreeSurfer", "name a SUBJECTS_DIR")
+        left_out += unusable
+        bare = [
+            replace(scan, labels="", protocol="", use="segment" if scan.use == "auto" else scan.use)
+            for scan in scans
+        ]
+        scans = with_freesurfer(bare, results)
+    return Survey(name, _distinct(scans), sorted(left_out, key=lambda item: item.path))
+
+
+def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Finding]:
+    """The first layout that finds a scan, or else one that finds something to leave out."""
+    findings = {}
+    for name in names:
+        findings[name] = LAYOUTS[name](paths)
+        if findings[name][0]:
+            return name, findings[name]
+    name = next((name for name, found in findings.items() if found[1]), names[0])
+    return name, findings[name]
+
+
+def _usable(scans: Sequence[Scan], root: Path, source: str) -> Finding:
+    """Scans with absolute paths, or their source; without those that a sheet cannot name."""
+    kept, left_out = [], []
+    base = None if source != LOCAL else root.resolve()
+    for scan in scans:
+        files = [str(base / path) if base else path for path in (scan.image, scan.labels) if path]
+        absent = [file for file in files if base and not Path(file).exists()]
+        if absent:
+            left_out.append(LeftOut(absent[0], "is a link to a file that is not there; fetch it"))
+        elif re.search(r"[\t\r\n]|^\s|\s$", "".join(files)):
+            left_out.append(LeftOut(scan.image, "its path holds a tab or an outer space"))
+        elif not scan.subject:
+            left_out.append(LeftOut(scan.image, "no letter or digit in its name"))
+        else:
+            image, labels = (*files, "")[:2]
+            kept.append(replace(scan, image=image, labels=labels, source=source))
+    return kept, left_out
+
+
+def _distinct(scans: Sequence[Scan]) -> list[Scan]:
+    """The scans sorted by name; two of one name are refused, since they may be two people."""
+    named: dict[str, Scan] = {}
+    for scan in scans:
+        other = named.setdefault(scan.id, scan)
+        if other is not scan:
+            raise InputError(
+                scan.image, f"would get the name of {other.image}, {scan.id}",
+                "names keep letters and digits only: rename or move one of the two",
+            )  # fmt: skip
+    return [named[name] for name in sorted(named)]

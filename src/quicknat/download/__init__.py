@@ -1,0 +1,1 @@
+"""Archives and files from elsewhere: fetched, verified, unpacked."""

@@ -1,0 +1,1 @@
+"""Segmentations beside references: scores of scans and of cohorts."""

@@ -1,0 +1,89 @@
+"""How well a segmentation agrees with a reference, per structure (computed by MONAI)."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
+from nibabel.affines import voxel_sizes
+
+from quicknat.errors import InputError
+from quicknat.scans.labels import Protocol
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ["subject", "structure", "dice", "iou", "hd95_mm", "volume_mm3", "reference_mm3"]
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box around a mask, one voxel wider on each side."""
+    where = np.argwhere(mask)
+    low, high = np.maximum(where.min(axis=0) - 1, 0), where.max(axis=0) + 2
+    return tuple(slice(first, last) for first, last in zip(low, high, strict=True))
+
+
+def structure_metrics(
+    prediction: np.ndarray, reference: np.ndarray, voxel_mm: np.ndarray
+) -> tuple[float, float, float]:
+    """Dice, IoU (both 0 … 1) and 95 % Hausdorff distance (mm) of two masks.
+
+    Args:
+        prediction, reference: bool (X, Y, Z).
+        voxel_mm: voxel sides (3,).
+
+    Returns:
+        NaN for all when both masks are empty; NaN distance when one is.
+    """
+    either = prediction | reference
+    if not either.any():
+        return np.nan, np.nan, np.nan
+    box = _box(either)
+    ours, true = (
+        torch.from_numpy(mask[box].astype(np.uint8))[None, None] for mask in (prediction, reference)
+    )
+    dice = compute_dice(ours, true, include_background=True, ignore_empty=False).item()
+    iou = compute_iou(ours, true, include_background=True, ignore_empty=False).item()
+    if not (prediction.any() and reference.any()):
+        return dice, iou, np.nan
+    distance = compute_hausdorff_distance(
+        ours, true, include_background=True, percentile=95,
+        spacing=[float(side) for side in voxel_mm],
+    ).item()  # fmt: skip
+    return dice, iou, distance
+
+
+def evaluate(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    affine: np.ndarray,
+    protocol: Protocol,
+    subject: str,
+) -> pd.DataFrame:
+    """Long table of all structures of one subject; empty cells where a value has no meaning.
+
+    Args:
+        prediction, reference: class indices on the same grid.
+        affine: voxel-to-world of that grid.
+        protocol: names of the classes.
+        subject: ``sub-X``.
+
+    Raises:
+        InputError: the grids differ in shape.
+    """
+    if prediction.shape != reference.shape:
+        raise InputError(
+            subject, f"prediction {prediction.shape}, reference {reference.shape}",
+            "give labels on one grid",
+        )  # fmt: skip
+    voxel_mm = voxel_sizes(affine)
+    rows = []
+    for index, name in enumerate(protocol.names[1:], start=1):
+        masks = prediction == index, reference == index
+        volumes = [mask.sum() * voxel_mm.prod() for mask in masks]
+        rows.append((subject, name, *structure_metrics(*masks, voxel_mm), *volumes))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    log.info("%s: mean Dice %.3f over %d structures", subject, table["dice"].mean(), len(rows))
+    return table

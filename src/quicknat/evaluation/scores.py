@@ -1,0 +1,231 @@
+"""What the scores of a cohort say: per structure, per scan, per view, and which are the worst.
+
+All functions take the tables that the workflow gathers and leave empty (NaN) what cannot be said:
+
+- ``metrics``: subject, structure, dice, iou, hd95_mm, volume_mm3, reference_mm3;
+- ``views``: subject, view, structure, dice, iou;
+- ``confusion``: subject, reference, prediction, voxels;
+- ``volumes``: subject, name, uncertainty.
+
+A subject is a scan, ``sub-X`` or ``sub-X_ses-Y``; ``order`` are the structures of the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from quicknat.evaluation.confusion import AGGREGATE
+
+MEASURES = ["dice", "iou", "hd95_mm"]
+FEWEST = 3  # people for an interval, scans for limits or a correlation
+RESAMPLES = 5000
+
+
+def persons_of(subjects: pd.Series, persons: Mapping[str, str] | None = None) -> pd.Series:
+    """Who each scan is of: as `persons` says (scan → person), else the scan without session."""
+    own = subjects.str.replace(r"_ses-.*", "", regex=True)
+    return own if persons is None else subjects.map(persons).fillna(own)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval (percentiles) of the mean, the same each time.
+
+    NaN with fewer than three values: so few say nothing about others.
+    """
+    sample = np.asarray(values, dtype=float)
+    if len(sample) < FEWEST:
+        return np.nan, np.nan
+    found = stats.bootstrap(
+        (sample,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _with_error(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Add ``volume_error``: absolute difference as a share of the reference volume."""
+    error = (metrics["volume_mm3"] - metrics["reference_mm3"]).abs() / metrics["reference_mm3"]
+    return metrics.assign(volume_error=error.replace(np.inf, np.nan))
+
+
+def mean_dice(
+    metrics: pd.DataFrame, persons: Mapping[str, str] | None = None
+) -> tuple[float, float, float]:
+    """Mean Dice over persons, each the mean of their scans and structures, and its interval."""
+    values = metrics.groupby(persons_of(metrics["subject"], persons))["dice"].mean().dropna()
+    return float(values.mean()), *interval(values)
+
+
+def by_structure(
+    metrics: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """A row per structure, in the protocol's order.
+
+    Returns:
+        structure; dice, its interval ``dice_low`` and ``dice_high`` (over persons, each the mean of
+        their scans); ``lowest`` Dice and its scan ``lowest_scan``; iou, hd95_mm, ``volume_error``
+        (means over scans); scans (how many were scored).
+    """
+    metrics = _with_error(metrics.dropna(subset="dice"))
+    metrics = metrics.assign(person=persons_of(metrics["subject"], persons))
+    rows = []
+    for name, part in metrics.groupby("structure", sort=False):
+        people = part.groupby("person")["dice"].mean()
+        low, high = interval(people)
+        worst = part.loc[part["dice"].idxmin()]
+        means = part[["iou", "hd95_mm", "volume_error"]].mean()
+        rows.append(
+            {
+                "structure": name,
+                "dice": people.mean(),
+                "dice_low": low,
+                "dice_high": high,
+                "lowest": worst["dice"],
+                "lowest_scan": worst["subject"],
+                **means,
+                "scans": len(part),
+            }
+        )
+    columns = ["structure", "dice", "dice_low", "dice_high", "lowest", "lowest_scan", "iou",
+               "hd95_mm", "volume_error", "scans"]  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns).set_index("structure").reindex(list(order))
+    return table.assign(scans=table["scans"].fillna(0).astype(int)).reset_index()
+
+
+def by_scan(metrics: pd.DataFrame) -> pd.DataFrame:
+    """A row per scan, worst first: means over its structures, and which of them is lowest.
+
+    Returns:
+        subject, dice, iou, hd95_mm, volume_error, lowest (Dice), lowest_structure.
+    """
+    metrics = _with_error(metrics)
+    table = metrics.groupby("subject")[[*MEASURES, "volume_error"]].mean()
+    scored = metrics.dropna(subset="dice")
+    worst = scored.loc[scored.groupby("subject")["dice"].idxmin()].set_index("subject")
+    table["lowest"], table["lowest_structure"] = worst["dice"], worst["structure"]
+    return table.sort_values("dice").reset_index()
+
+
+def worst_cases(metrics: pd.DataFrame, measure: str = "dice", count: int = 10) -> pd.DataFrame:
+    """The `count` worst pairs of scan and structure: lowest Dice, or largest ``hd95_mm``."""
+    ascending = measure != "hd95_mm"
+    scored = metrics.dropna(subset=measure)
+    return scored.sort_values(measure, ascending=ascending, kind="stable").head(count)
+
+
+def by_view(
+    views: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Mean Dice over persons, per structure, of the result and of each view alone.
+
+    Returns:
+        structure, aggregate, a column per view, ``best_view`` (the best single one), ``gain``
+        (aggregate less that one). The sagittal view's is of merged sides, which is easier.
+    """
+    person = persons_of(views["subject"], persons)
+    people = views.groupby(["structure", "view", person])["dice"].mean()
+    table = people.groupby(level=["structure", "view"]).mean().unstack().reindex(list(order))
+    alone = table.drop(columns=AGGREGATE)
+    found = alone.notna().any(axis=1)
+    best = alone[found].idxmax(axis=1) if len(alone.columns) else pd.Series(dtype=object)
+    table = table[[AGGREGATE, *alone]].assign(
+        best_view=best.reindex(table.index), gain=table[AGGREGATE] - alone.max(axis=1)
+    )
+    return table.rename_axis(columns=None).reset_index()
+
+
+def view_means(views: pd.DataFrame, persons: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Mean over persons, as :func:`mean_dice`: view, dice, iou; the result of all comes first."""
+    people = views.groupby(["view", persons_of(views["subject"], persons)])[["dice", "iou"]].mean()
+    table = people.groupby(level="view").mean().reset_index()
+    return table.sort_values("view", key=lambda names: names != AGGREGATE, kind="stable")
+
+
+def bland_altman(metrics: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    """How predicted and reference volumes differ, per structure.
+
+    Returns:
+        structure, scans, bias (mean difference, prediction less reference, in % of the mean of the
+        two), low and high (limits of agreement, bias ± 1.96 standard deviations; NaN with fewer
+        than three scans).
+    """
+    points = volume_differences(metrics)
+    found = points.groupby("structure")["difference"].agg(["size", "mean", "std"])
+    found = found.reindex(list(order))
+    spread = 1.96 * found["std"].where(found["size"] >= FEWEST)
+    return pd.DataFrame(
+        {
+            "structure": list(order),
+            "scans": found["size"].fillna(0).astype(int).to_numpy(),
+            "bias": found["mean"].to_numpy(),
+            "low": (found["mean"] - spread).to_numpy(),
+            "high": (found["mean"] + spread).to_numpy(),
+        }
+    )
+
+
+def volume_differences(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Subject, structure, mean (mm³) of the two volumes, difference (% of it), where both exist."""
+    both = metrics[(metrics["volume_mm3"] > 0) & (metrics["reference_mm3"] > 0)]
+    mean = (both["volume_mm3"] + both["reference_mm3"]) / 2
+    difference = 100 * (both["volume_mm3"] - both["reference_mm3"]) / mean
+    return both[["subject", "structure"]].assign(mean=mean, difference=difference)
+
+
+def with_uncertainty(metrics: pd.DataFrame, volumes: pd.DataFrame) -> pd.DataFrame:
+    """Subject, structure, dice, uncertainty; rows that lack one of the two are left out."""
+    known = volumes.rename(columns={"name": "structure"})[["subject", "structure", "uncertainty"]]
+    joined = metrics[["subject", "structure", "dice"]].merge(known, on=["subject", "structure"])
+    return joined.dropna(subset=["dice", "uncertainty"]).reset_index(drop=True)
+
+
+def rank_correlation(points: pd.DataFrame) -> float:
+    """Spearman's correlation of uncertainty with Dice; NaN for few points or equal values.
+
+    Args:
+        points: of :func:`with_uncertainty`.
+    """
+    if len(points) < FEWEST or min(points["dice"].nunique(), points["uncertainty"].nunique()) < 2:
+        return np.nan
+    return float(stats.spearmanr(points["uncertainty"], points["dice"]).statistic)
+
+
+def correlation_by_structure(points: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    """Spearman's correlation of uncertainty with Dice over scans: structure, scans, spearman."""
+    parts = dict(list(points.groupby("structure")))
+    nothing = points.iloc[:0]
+    rows = [(n, len(parts.get(n, nothing)), rank_correlation(parts.get(n, nothing))) for n in order]
+    return pd.DataFrame(rows, columns=["structure", "scans", "spearman"])
+
+
+def confusion_matrix(confusion: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Share of each reference class's voxels (row) that has each predicted class (column).
+
+    All scans' voxels count together. Rows of classes that no reference has are left out, and so
+    are columns of classes that neither side has.
+
+    Args:
+        confusion: gathered table.
+        names: of the classes, background first.
+    """
+    sums = confusion.pivot_table("voxels", "reference", "prediction", aggfunc="sum", fill_value=0)
+    rows = [name for name in names if name in sums.index]
+    columns = [name for name in names if name in sums.columns or name in sums.index]
+    sums = sums.reindex(index=rows, columns=columns, fill_value=0)
+    return sums.div(sums.sum(axis=1), axis=0)
+
+
+def confused(confusion: pd.DataFrame, background: str, count: int = 15) -> pd.DataFrame:
+    """The pairs that are confused most: of a reference structure, the largest shares elsewhere.
+
+    Returns:
+        reference, prediction (may be the background: missed), voxels, share (of the reference
+        structure's voxels in all scans), largest share first.
+    """
+    pairs = confusion.groupby(["reference", "prediction"], as_index=False)["voxels"].sum()
+    pairs["share"] = pairs["voxels"] / pairs.groupby("reference")["voxels"].transform("sum")
+    wrong = (pairs["reference"] != pairs["prediction"]) & (pairs["reference"] != background)
+    return pairs[wrong].sort_values("share", ascending=False, kind="stable").head(count)

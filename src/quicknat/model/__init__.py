@@ -1,0 +1,1 @@
+"""QuickNAT, its loss, and the files of a trained one."""

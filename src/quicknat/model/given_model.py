@@ -1,0 +1,60 @@
+"""A finished model that a run is given, instead of training one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quicknat.errors import InputError
+from quicknat.model.bundle_format import read_description, require_files
+from quicknat.scans.labels import Protocol
+from quicknat.scans.slices import VIEWS
+
+BUNDLE_FILES = (
+    *(f"{view}.safetensors" for view in VIEWS),
+    "labels.tsv",
+    "README.md",
+    "bundle.json",
+)
+
+
+def given_settings(folder: str | Path) -> dict[str, Any]:
+    """What a model decides about a run: sections and keys of the configuration.
+
+    Raises:
+        InputError: not a model folder; its other files are not looked at.
+    """
+    described = read_description(folder)
+    passes = {key: described[key] for key in ("mirror", "shift", "prior_correction")}
+    return {
+        "protocol": described["protocol"],
+        "conform": {key: described["conform"][key] for key in ("spacing_mm", "size")},
+        "slices": {"size": described["slices"]["size"]},
+        "aggregation": {view: described["aggregation"][view] for view in VIEWS} | passes,
+    }
+
+
+def require_usable(folder: str | Path, protocol: str | Path, own: str | Path) -> None:
+    """Refuse a model before anything is computed with it.
+
+    Args:
+        folder: the model, as :func:`quicknat.model.bundle.write_bundle` made it.
+        protocol: label table (TSV) that the run takes for the model's protocol.
+        own: folder that the run copies the model to.
+
+    Raises:
+        InputError: a missing or changed file, another label table, or the run's own folder.
+    """
+    folder, protocol = Path(folder), Path(protocol)
+    if folder.resolve() == Path(own).resolve():
+        fix = "copy it to another folder first: this workflow writes there"
+        raise InputError("configuration", f"'model' is {folder}", fix)
+    require_files(folder, read_description(folder), BUNDLE_FILES)
+    if not protocol.is_file():
+        problem = f"is a model for the protocol '{protocol.stem}', which this workflow lacks"
+        raise InputError(folder, problem, f"copy its labels.tsv to {protocol}")
+    if Protocol.read(folder / "labels.tsv").names != Protocol.read(protocol).names:
+        problem = f"has other structures than {protocol}"
+        raise InputError(
+            folder / "labels.tsv", problem, "put the table that it was trained with there"
+        )

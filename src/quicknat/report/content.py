@@ -1,0 +1,200 @@
+"""What the report's pages show, gathered from a results folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from quicknat.checking.verdicts import Verdict
+from quicknat.cohort.sheet import Scan
+from quicknat.evaluation import scores
+from quicknat.report.tables import (
+    People,
+    demographics,
+    run_times,
+    versions,
+    volume_ranges,
+)
+from quicknat.runs.failures import Failure
+from quicknat.scans.labels import Protocol
+from quicknat.scans.slices import VIEWS
+from quicknat.training.history import duration, overfitting
+
+USES = ("pretrain", "train", "val", "test", "segment")
+# each scan's own rows of the tables that a complete run gathers
+GATHERED_FROM = {
+    "metrics.tsv": "metrics/{0}.tsv",
+    "metrics/views.tsv": "metrics/{0}_views.tsv",
+    "metrics/confusion.tsv": "metrics/{0}_confusion.tsv",
+    "segmentations/volumes.tsv": "segmentations/{0}/anat/{0}_desc-quicknat_volumes.tsv",
+}
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What the pages are made of; files lie in `results` where the workflow put them."""
+
+    title: str
+    note: str
+    results: Path
+    scans: Sequence[Scan]
+    segmented: Sequence[str]  # scans to show; where jobs failed, those of them that are finished
+    protocol: Protocol
+    skipped: Sequence[Verdict] = ()  # scans of the sheet that the run left out
+    failed: Sequence[Failure] = ()  # jobs
+    people: People = field(default_factory=People)
+    waiting: Sequence[str] = ()  # scans to train on that the models have not seen
+    given: str = ""  # name of the finished model that segmented, where nothing was trained
+    libraries: Mapping[str, Path] | None = None  # scripts by name of source; None: a static report
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run made everything that the pages can show."""
+        return not self.failed
+
+    def table(self, path: str) -> pd.DataFrame | None:
+        """A table of all scans, None where there is none.
+
+        Where jobs failed it is put together anew: the gathered one may be of an earlier run.
+        """
+        if self.complete:
+            file = self.results / path
+            return pd.read_csv(file, sep="\t") if file.exists() else None
+        scored = {scan.id for scan in self.scans if scan.use == "test"}
+        names = [n for n in self.segmented if n in scored or not path.startswith("metrics")]
+        files = {name: self.results / GATHERED_FROM[path].format(name) for name in names}
+        parts = [pd.read_csv(file, sep="\t").assign(subject=name) for name, file in files.items()]
+        return pd.concat(parts, ignore_index=True) if parts else None
+
+    def files(self, scan: str) -> dict[str, Path]:
+        """What there is of a segmented scan, by the end of its name."""
+        folder = self.results / "segmentations" / scan / "anat"
+        start = f"{scan}_desc-"
+        return {path.name.removeprefix(start): path for path in sorted(folder.glob(f"{start}*"))}
+
+
+def scored_content(inputs: ReportInputs) -> dict:
+    """What the scores say, as records; empty without test scans."""
+    metrics, order = inputs.table("metrics.tsv"), inputs.protocol.names[1:]
+    if metrics is None:
+        return {}
+    views, confusion = (inputs.table(f"metrics/{name}.tsv") for name in ("views", "confusion"))
+    persons = {scan.id: scan.person for scan in inputs.scans}
+    tables = {
+        "scans": scores.by_scan(metrics),
+        "structures": scores.by_structure(metrics, order, persons),
+        "worst": scores.worst_cases(metrics),
+        "views": scores.view_means(views, persons),
+        "by_view": scores.by_view(views, order, persons),
+        "bias": scores.bland_altman(metrics, order),
+        "confused": scores.confused(confusion, inputs.protocol.names[0]),
+    }
+    records = {name: table.to_dict("records") for name, table in tables.items()}
+    people = {persons[name] for name in metrics["subject"]}
+    return {**records, "mean": scores.mean_dice(metrics, persons), "people": len(people)}
+
+
+def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: dict) -> list[dict]:
+    """A row per segmented scan, flagged ones first."""
+    if volumes is None:
+        return []
+    dice = {row["subject"]: row["dice"] for row in scored.get("scans", [])}
+    uses = {scan.id: scan.use for scan in inputs.scans}
+    rows = []
+    for name in inputs.segmented:
+        quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_text())
+        own = volumes[volumes["subject"] == name].set_index("name")
+        row = {"scan": name, "use": uses[name], "dice": dice.get(name), "flags": quality["flags"]}
+        row["brain_ml"] = own["volume_mm3"]["Brain"] / 1000
+        row["uncertainty"] = own["uncertainty"].mean()
+        rows.append(row)
+    return sorted(rows, key=lambda row: -len(row["flags"]))
+
+
+def scan_content(
+    inputs: ReportInputs, row: dict, volumes: pd.DataFrame, scored: pd.DataFrame | None
+) -> dict:
+    """What one scan's page shows."""
+    name, files = row["scan"], inputs.files(row["scan"])
+    own = volumes[volumes["subject"] == name].drop(columns="subject")
+    if scored is not None:
+        columns = ["structure", "dice", "hd95_mm", "reference_mm3"]
+        own = own.merge(
+            scored[scored["subject"] == name][columns], "left", left_on="name", right_on="structure"
+        )
+    (scan,) = (scan for scan in inputs.scans if scan.id == name)
+    mosaics = inputs.results / "report" / "figures" / name
+    return {
+        "row": row,
+        "scan": name,
+        "record": scan,
+        "known": dict(zip(inputs.people.columns, inputs.people.of(scan), strict=True)),
+        "has_reference": (mosaics / "axial_reference.png").exists(),
+        "has_uncertainty": (mosaics / "axial_uncertainty.png").exists(),
+        "views": ("axial", "coronal", "sagittal"),
+        "volumes": own.to_dict("records"),
+        "scored": scored is not None and name in set(scored["subject"]),
+        "provenance": json.loads(files["quicknat_dseg.json"].read_text()),
+        "files": {
+            path.name: f"../segmentations/{name}/anat/{path.name}" for path in files.values()
+        },
+    }
+
+
+def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
+    """What the cohort's page says of scans, training and run, besides their scores."""
+    uses = pd.Series([scan.use for scan in inputs.scans]).value_counts()
+    order = inputs.protocol.names[1:]
+    # networks that an earlier run trained say nothing about a given model
+    histories = {} if inputs.given else _histories(inputs.results / "models")
+    path = inputs.results / "model" / "bundle.json"
+    bundle = json.loads(path.read_text()) if path.exists() else None
+    return {
+        "title": inputs.title,
+        "note": inputs.note,
+        "inputs": inputs,
+        "uses": [(use, int(uses[use])) for use in USES if use in uses],
+        "n_segmented": sum(scan.use in ("test", "segment") for scan in inputs.scans),
+        "demographics": demographics(inputs.people, inputs.scans),
+        "ranges": [] if volumes is None else volume_ranges(volumes, order).to_dict("records"),
+        "overfitting": overfitting(histories),
+        "training_times": {
+            view: " + ".join(
+                duration(table["seconds"].sum()) for (_, v), table in histories.items() if v == view
+            )
+            for view in VIEWS
+        },
+        "sagittal_classes": inputs.protocol.n_classes("sagittal"),
+        "bundle": bundle,
+        "learnt": _learnt(bundle, inputs.scans) if bundle else [],
+        "times": run_times(inputs.results / "benchmarks"),
+        "software": versions(),
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+def _learnt(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
+    """Test scans that have the names of scans which a model was trained or chosen on."""
+    names = {
+        name
+        for entry in bundle["views"].values()
+        for key in ("training_scans", "validation_scans")
+        for name in entry.get(key, ())
+    }
+    return [scan.id for scan in scans if scan.use == "test" and scan.id in names]
+
+
+def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
+    """Histories of the trained networks by stage and view, stages in their order."""
+    files = [
+        folder / stage / view / "history.tsv"
+        for stage in ("pretrain", "finetune")
+        for view in VIEWS
+    ]
+    return {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in files if p.exists()}

@@ -1,0 +1,143 @@
+"""The report: a page for the cohort, a page per segmented scan, and what they need beside them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from quicknat.errors import InputError
+from quicknat.files import written_whole
+from quicknat.report.content import (
+    ReportInputs,
+    cohort_content,
+    overview_rows,
+    scan_content,
+    scored_content,
+)
+from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
+from quicknat.report.viewer import colour_blind_colors
+
+SCORE_FIGURES = ("dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty")
+
+INCOMPLETE = "incomplete.html"
+
+DEFAULT_NOTE = (
+    "The scores measure agreement with the reference labels named in the sheet, on scans that the "
+    "networks did not see in training. They can be no better than those labels, and they hold for "
+    "scans like these."
+)
+GIVEN_NOTE = (
+    "The scores measure agreement with the reference labels named in the sheet, and can be no "
+    "better than those labels. They hold only if the finished model was not trained on these "
+    "people, which nothing here can prove. Labels drawn by other rules than those that it was "
+    "trained on lower them."
+)
+# what to make of each flag of {scan}_desc-quicknat_qc.json
+ADVICE = {
+    "structure_missing": "Look there in the viewer: absent in this head, or not found?",
+    "thick_slices": "Thin structures blur across thick slices; take small volumes with caution.",
+    "head_cut_off": "Structures near that edge may be cut; a larger 'conform.size' holds more.",
+    "implausible_volume": "Either this head is unusual, or the segmentation ran out of bounds.",
+    "asymmetry": "Compare both sides in the mosaics: a lesion, or an error on one side?",
+    "other_field": "The networks saw no such scans; train on some, or prepare these alike.",
+    "other_modality": "The networks know T1w MRI only: do not use this segmentation.",
+    "other_contrast": "Check the file's sequence; other contrasts need networks trained on them.",
+}
+
+
+def read_note(path: str | Path) -> str:
+    """A cohort's note, a text file in UTF-8.
+
+    Raises:
+        InputError: cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        problem = f"cannot be read as text ({error})"
+        raise InputError(path, problem, "save it as text in UTF-8") from error
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def _environment(templates: Path) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    return environment
+
+
+def write_report(inputs: ReportInputs, templates: Path, output: Path) -> None:
+    """Write the cohort's page, beside it the scans' pages and `assets/`; remove other scans' pages.
+
+    Where jobs failed only the cohort's page is written, and others stay as they are.
+
+    Args:
+        inputs: what to show.
+        templates: folder of the Jinja templates, captions (``{figure}.rst``) and ``assets``; every
+            value is escaped.
+        output: the cohort's page, such as ``index.html``.
+
+    Raises:
+        InputError: nothing of a page is written under its name then.
+    """
+    environment, folder = _environment(templates), output.parent
+    shared = {
+        "interactive": inputs.libraries is not None,
+        "complete": inputs.complete,
+        "protocol": inputs.protocol,
+        "safe_colors": [f"#{bytes(c).hex()}" for c in colour_blind_colors(inputs.protocol)],
+        "advice": ADVICE,
+        "home": output.name,
+        "fewest": FEWEST_SCANS,
+    }
+    gathered = inputs.table("segmentations/volumes.tsv") if inputs.segmented else None
+    volumes = None if gathered is None else volumes_in_cohort(gathered)
+    scored, metrics = scored_content(inputs), inputs.table("metrics.tsv")
+    overview = overview_rows(inputs, volumes, scored)
+    pages, template = {}, environment.get_template("scan.html.j2")
+    for number, row in enumerate(overview if inputs.complete else ()):
+        before, after = (overview[k]["scan"] if 0 <= k < len(overview) else None
+                         for k in (number - 1, number + 1))  # fmt: skip
+        content = scan_content(inputs, row, volumes, metrics)
+        pages[folder / f"{row['scan']}.html"] = template.render(
+            title=row["scan"],
+            before=before,
+            after=after,
+            n_scans=len(overview),
+            **content,
+            **shared,
+        )
+    assets = {path.name: path for path in sorted((templates / "assets").iterdir())}
+    assets |= {f"{name}.js": path for name, path in (inputs.libraries or {}).items()}
+    for name, source in assets.items():
+        with written_whole(folder / "assets" / name) as (temporary,):
+            shutil.copyfile(source, temporary)
+    figures = (() if inputs.given else ("curves",)) + (SCORE_FIGURES if scored else ())
+    figures = figures if inputs.complete else ()
+    pages[output] = environment.get_template("cohort.html.j2").render(
+        **cohort_content(inputs, volumes),
+        scores=scored,
+        overview=overview,
+        figures=figures,
+        captions={name: (templates / f"{name}.rst").read_text() for name in figures},
+        weights=page_weights(folder, inputs.segmented, figures),
+        **shared,
+    )
+    if inputs.complete:
+        for path in [*folder.glob("sub-*.html"), folder / INCOMPLETE]:
+            if path not in pages:
+                path.unlink(missing_ok=True)
+    with written_whole(*pages) as temporaries:
+        for temporary, text in zip(temporaries, pages.values(), strict=True):
+            temporary.write_text(text, encoding="utf-8")

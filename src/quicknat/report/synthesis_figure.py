@@ -1,0 +1,37 @@
+"""A contact sheet of images that are painted from label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from quicknat.report.figures import slice_picture
+from quicknat.scans.labels import Protocol
+from quicknat.synthesis.painting import synthesize
+
+
+def contact_sheet(
+    stacks: Sequence[np.ndarray], protocol: Protocol, view: str, samples: int, seed: int
+) -> np.ndarray:
+    """Painted slices, each beside its classes, four in a row: uint8 (H, W, 3).
+
+    Args:
+        stacks: slices of tissues and classes of one shape, uint8 (n, 2, H, W), one stack for each
+            label map; the maps take turns, and each sample is a random one of a map's slices.
+        protocol, view: give the classes their colours.
+        samples: how many.
+        seed: of the choice and of the pictures.
+    """
+    random = np.random.default_rng(seed)
+    takes = (stacks[number % len(stacks)] for number in range(samples))
+    chosen = torch.from_numpy(np.stack([stack[random.integers(len(stack))] for stack in takes]))
+    image, classes = synthesize(chosen[:, 0], chosen[:, 1], torch.Generator().manual_seed(seed))
+    grey = (255 * image[:, 0]).round().byte()
+    colors = protocol.view_colors(view)
+    pairs = torch.stack([grey, classes], dim=1).numpy()
+    tiles = [slice_picture(pair, colors) for pair in pairs]
+    tiles += [np.zeros_like(tiles[0])] * (-samples % min(4, samples))
+    rows = [np.hstack(tiles[first : first + 4]) for first in range(0, len(tiles), 4)]
+    return np.vstack(rows)

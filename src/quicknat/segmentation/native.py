@@ -1,0 +1,95 @@
+"""From the box that the networks saw back to the grid that the scan came on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from nibabel.affines import apply_affine
+from torch.nn import functional as F
+
+from quicknat.scans.conform import resample
+from quicknat.scans.labels import Protocol
+from quicknat.scans.volumes import Grid, Volume
+
+
+@torch.inference_mode()
+def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) -> np.ndarray:
+    """Most probable class at each voxel of the native grid.
+
+    Probabilities are interpolated linearly, summed and compared there, which keeps boundaries
+    smooth where the native voxels are finer. Only the box around the first part's structures is
+    computed.
+
+    Args:
+        parts: probabilities (C, X, Y, Z), each with the voxel-to-world of its grid.
+        native: grid to fill.
+
+    Returns:
+        uint8 class indices; 0 outside the window.
+    """
+    labels = np.zeros(native.shape, dtype=np.uint8)
+    probabilities, affine = parts[0]
+    inside = probabilities.argmax(dim=0).nonzero().numpy()
+    if not len(inside):
+        return labels
+    low, high = inside.min(axis=0) - 2, inside.max(axis=0) + 2
+    corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1).T
+    box = apply_affine(np.linalg.inv(native.affine) @ affine, corners)
+    first = np.clip(np.floor(box.min(axis=0)), 0, native.shape).astype(int)
+    last = np.clip(np.ceil(box.max(axis=0)) + 1, 0, native.shape).astype(int)
+    j, k = (np.arange(first[axis], last[axis]) for axis in (1, 2))
+    for i in range(first[0], last[0]):
+        voxels = np.stack(np.broadcast_arrays(i, j[:, None], k[None, :]), axis=-1)
+        sampled = torch.stack([sample_at(*part, native, voxels) for part in parts]).sum(dim=0)
+        labels[i, first[1] : last[1], first[2] : last[2]] = sampled.argmax(dim=0).numpy()
+    return labels
+
+
+def sample_at(
+    probabilities: torch.Tensor, affine: np.ndarray, native: Grid, voxels: np.ndarray
+) -> torch.Tensor:
+    """Probabilities at voxels (…, 3) of the native grid, linearly interpolated, (C, …)."""
+    to_box = np.linalg.inv(affine) @ native.affine
+    extent = np.array(probabilities.shape[1:]) - 1
+    points = apply_affine(to_box, voxels) / extent * 2 - 1
+    # grid_sample wants the last axis first
+    where = torch.from_numpy(points[None, None, ..., ::-1].astype(np.float32).copy())
+    return F.grid_sample(probabilities[None], where, align_corners=True)[0, :, 0]
+
+
+def entropy_to_native(entropy: torch.Tensor, affine: np.ndarray, native: Grid) -> np.ndarray:
+    """Entropy at each voxel of the native grid, interpolated linearly; 0 outside the box.
+
+    Args:
+        entropy: float32 (X, Y, Z), 0 … 1.
+        affine: voxel-to-world of that box.
+        native: grid to fill.
+    """
+    if not entropy.numel():  # the networks saw nothing
+        return np.zeros(native.shape, dtype=np.float32)
+    return resample(Volume(entropy.numpy(), affine, Path()), native, order=1)
+
+
+def votes_to_native(
+    votes: Mapping[str, torch.Tensor], affine: np.ndarray, native: Grid, protocol: Protocol
+) -> dict[str, np.ndarray]:
+    """Each view's own label map on the native grid, uint8, of the nearest voxel.
+
+    Args:
+        votes: uint8 (X, Y, Z) by view, the sagittal one in its merged classes.
+        affine: voxel-to-world of that box.
+        native: grid to fill.
+        protocol: a merged class gets the index of the first class that it merges.
+    """
+    first = np.unique(protocol.sagittal, return_index=True)[1].astype(np.uint8)
+    maps = {}
+    for view, vote in votes.items():
+        if not vote.numel():
+            maps[view] = np.zeros(native.shape, dtype=np.uint8)
+            continue
+        labels = first[vote.numpy()] if view == "sagittal" else vote.numpy()
+        maps[view] = resample(Volume(labels, affine, Path()), native, order=0)
+    return maps

@@ -1,0 +1,227 @@
+"""Images painted from label maps while a network trains, after SynthSeg's idea.
+
+Billot et al., *SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without
+retraining*, Medical Image Analysis 86 (2023): bend a label map, draw a brightness for each tissue,
+and spoil the picture as scanners do. Here slice by slice, in torch operations on the device of
+training, without gradients. All that is random comes from one generator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quicknat.synthesis.tissues import tissue_table
+
+FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in its SDs
+KNOTS = 6  # of the displacement field along a side: 40 mm apart in a 192 mm window
+BIAS_KNOTS = 4  # of the bias field, as in SynthSeg: coils are far away
+REFERENCE = 1 / 1.6  # where `conform.to_uint8` puts the 75th percentile of what is bright
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """How far everything varies, from slice to slice.
+
+    Brightness is in units of the scaled image, 0 … 1. *SynthSeg* marks its published ranges; *ours*
+    is narrower, since it has to hold for conformed T1w scans only, or wider, since a slice has one
+    plane only.
+
+    Attributes:
+        rotation: largest angle, degrees (SynthSeg 15; later 20).
+        scaling: largest change of size along an axis (SynthSeg 0.15; later 0.2).
+        shear: largest shear (SynthSeg 0.012; ours 0.05, which is as much as 3 degrees).
+        shift: largest shift, share of the side (ours: as the augmentation of real slices).
+        displacement: largest SD of the smooth displacement, share of the side: 4 mm of 192
+            (SynthSeg: 3 to 4 voxels of 1 mm). With knots 40 mm apart it does not fold.
+        t1w: share of slices whose tissues are about as bright as in a T1w scan; in the others any
+            tissue may have any brightness, as in SynthSeg. All, since nothing else is segmented:
+            after 407 steps on 20 maps at 2 mm the validation Dice of real T1w slices was 0.30, and
+            0.22 with a half. Tissues without a usual brightness have any in all slices.
+        t1w_spread: SD of a tissue's brightness about its usual one in these (ours: it differs by
+            0.02 to 0.06 between the heads that ``tissues.tsv`` was measured on).
+        texture: largest SD within a tissue, before smoothing (SynthSeg 0.14; real white matter has
+            0.06, bias included).
+        bias: largest SD of the logarithm of the bias field (SynthSeg 0.5).
+        gamma: SD of the logarithm of gamma (SynthSeg 0.4; ours 0.2 for T1w only).
+        blur: FWHM of the scanner's own blur, pixels; makes the partial volume at borders.
+        coarse: probability that an axis is acquired more coarsely than the image is stored.
+        thickness: largest distance of acquired samples, pixels (`quicknat check` warns of 2.5 mm).
+        noise: largest SD of Rician noise (ours: 10 of 255).
+        gain: SD of the logarithm of brightness: a slice is scaled as its whole scan is.
+        stripped: share of slices without what is outside the brain; half of them keep the fluid.
+    """
+
+    rotation: float = 15
+    scaling: float = 0.15
+    shear: float = 0.05
+    shift: float = 0.04
+    displacement: float = 0.02
+    t1w: float = 1
+    t1w_spread: float = 0.06
+    texture: float = 0.1
+    bias: float = 0.5
+    gamma: float = 0.2
+    blur: tuple[float, float] = (0.8, 1.6)
+    coarse: float = 0.3
+    thickness: float = 2.5
+    noise: float = 0.04
+    gain: float = 0.1
+    stripped: float = 0.3
+
+
+class _Draw:
+    """Random tensors on the generator's device, the first axis of each being the slice."""
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self.count, self.generator, self.device = count, generator, generator.device
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Between 0 and 1."""
+        size = (self.count, *shape)
+        return torch.rand(size, generator=self.generator, device=self.device)
+
+    def symmetric(self, *shape: int) -> Tensor:
+        """Between -1 and 1."""
+        return 2 * self.uniform(*shape) - 1
+
+    def normal(self, *shape: int) -> Tensor:
+        size = (self.count, *shape)
+        return torch.randn(size, generator=self.generator, device=self.device)
+
+
+def _bend(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
+    """Label maps (B, C, H, W) after a random affine map and a smooth displacement; air comes in."""
+    angle = ranges.rotation * math.pi / 180 * draw.symmetric()
+    scale = 1 + ranges.scaling * draw.symmetric(2)
+    shear = ranges.shear * draw.symmetric()
+    cos, sin = angle.cos(), angle.sin()
+    rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    shearing = torch.eye(2, device=maps.device).repeat(len(maps), 1, 1)
+    shearing[:, 0, 1] = shear
+    linear = rotation @ shearing * scale[:, None]
+    shift = 2 * ranges.shift * draw.symmetric(2, 1)  # the side of a slice is 2 in grid_sample
+    grid = F.affine_grid(torch.cat([linear, shift], dim=2), list(maps.shape), align_corners=False)
+    strength = 2 * ranges.displacement * draw.uniform(1, 1, 1)
+    field = strength * draw.normal(2, KNOTS, KNOTS)
+    field = F.interpolate(field, maps.shape[2:], mode="bicubic", align_corners=True)
+    return F.grid_sample(
+        maps, grid + field.movedim(1, -1), mode="nearest", padding_mode="zeros", align_corners=False
+    )
+
+
+def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
+    """Mean and SD of each tissue in each slice, both (B, T); air is dark."""
+    usual = tissue_table()["t1w"].to_numpy() / 255
+    usual = torch.tensor(usual, dtype=torch.float32, device=draw.device)
+    anything = draw.uniform(len(usual))
+    likely = (usual + ranges.t1w_spread * draw.normal(len(usual))).clamp(0, 1)
+    as_t1w = (draw.uniform(1) < ranges.t1w) & usual.isfinite()
+    mean = torch.where(as_t1w, likely, anything)
+    spread = ranges.texture * draw.uniform(len(usual))
+    mean[:, 0] = spread[:, 0] = 0
+    return mean, spread
+
+
+def _acquisition(side: int, draw: _Draw, ranges: Ranges) -> Tensor:
+    """What acquisition along an axis does to a line of pixels, as a matrix (B, side, side).
+
+    The line is blurred, sampled at a random distance and phase, and interpolated linearly back to
+    its pixels. Being a matrix, it can be another one for each slice.
+    """
+    least, most = ranges.blur
+    fwhm = least + (most - least) * draw.uniform(1)
+    distance = 1 + (ranges.thickness - 1) * draw.uniform(1)
+    coarse = draw.uniform(1) < ranges.coarse
+    distance = torch.where(coarse, distance, torch.ones_like(distance))
+    # a stored pixel that is acquired as it is keeps its place; only coarser ones have a phase
+    phase = torch.where(coarse, draw.uniform(1) * distance, torch.zeros_like(distance))
+    sigma = (fwhm**2 + distance**2 - 1).sqrt()[..., None] / FWHM
+    pixels = torch.arange(side, device=draw.device, dtype=torch.float32)
+    position = (pixels - phase) / distance  # in samples
+    before = position.floor()
+    share = (position - before)[..., None]
+
+    def sampled(number: Tensor) -> Tensor:
+        centre = (number * distance + phase)[..., None].clamp(0, side - 1)
+        weight = (-0.5 * ((pixels - centre) / sigma) ** 2).exp()
+        return weight / weight.sum(dim=-1, keepdim=True)
+
+    return (1 - share) * sampled(before) + share * sampled(before + 1)
+
+
+def _rescale(image: Tensor, head: Tensor) -> Tensor:
+    """Scale as conforming does, as far as one slice (B, H, W) tells."""
+    bright = head & (image > 0.1 * image.amax(dim=(1, 2), keepdim=True))
+    # every third pixel: a percentile needs no more, and sorting is what takes time
+    values = torch.where(bright, image, torch.nan).flatten(1)[:, ::3]
+    reference = values.nanquantile(0.75, dim=1).nan_to_num(1).clamp(min=0.05)
+    return image * (REFERENCE / reference)[:, None, None]
+
+
+@torch.no_grad()
+def synthesize(
+    tissues: Tensor, classes: Tensor, generator: torch.Generator, ranges: Ranges | None = None
+) -> tuple[Tensor, Tensor]:
+    """Paint a picture of each slice of a batch; the same generator state paints the same one.
+
+    Args:
+        tissues: tissue indices (B, H, W), any type; see ``tissues.py``.
+        classes: class indices of the same slices, uint8 (B, H, W).
+        generator: on the device of both.
+        ranges: how far everything varies.
+
+    Returns:
+        Images float32 (B, 1, H, W) in 0 … 1 as real slices are, and their classes uint8 (B, H, W).
+    """
+    ranges = ranges or Ranges()
+    draw, (height, width) = _Draw(len(tissues), generator), tissues.shape[1:]
+    maps = _bend(torch.stack([tissues, classes], dim=1).float(), draw, ranges)
+    tissue, classes = maps[:, 0].long(), maps[:, 1].byte()
+
+    region = tissue_table()["region"]
+    beyond, fluid = (
+        torch.tensor((region == name).to_numpy(), device=tissue.device)[tissue]
+        for name in ("outside", "csf")
+    )
+    strip, dry = (draw.uniform(1, 1) < share for share in (ranges.stripped, 0.5))
+    removed = strip & (beyond | dry & fluid) & (classes == 0)  # never what is to be found
+    tissue = tissue.masked_fill(removed, 0)
+
+    mean, spread = (
+        table.gather(1, tissue.flatten(1)).view_as(tissue) for table in _brightness(draw, ranges)
+    )
+    image = (mean + spread * draw.normal(height, width)).clamp(min=0)
+    log_bias = ranges.bias * draw.uniform(1, 1, 1) * draw.normal(1, BIAS_KNOTS, BIAS_KNOTS)
+    log_bias = F.interpolate(log_bias, (height, width), mode="bicubic", align_corners=True)
+    image = image * log_bias[:, 0].exp()
+    rows, columns = _acquisition(height, draw, ranges), _acquisition(width, draw, ranges)
+    image = rows @ image @ columns.mT
+
+    image = _rescale(image, tissue > 0).clamp(min=0)
+    # about the reference, so that it keeps its place
+    gamma = (ranges.gamma * draw.normal(1, 1)).exp()
+    image = REFERENCE * (image / REFERENCE) ** gamma * (ranges.gain * draw.normal(1, 1)).exp()
+    noise = ranges.noise * draw.uniform(1, 1, 1) * draw.normal(2, height, width)
+    image = ((image + noise[:, 0]) ** 2 + noise[:, 1] ** 2).sqrt()
+    return image.clamp(0, 1)[:, None], classes
+
+
+def paint(batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, H, W) and labels (N, H, W) of a batch, painted where they are to be.
+
+    Args:
+        batch: ``image``, ``labels``, and ``tissues`` bool (N,): where it is true the image holds
+            tissue indices.
+        seed: of what is painted.
+    """
+    image, labels = batch["image"].clone(), batch["labels"].clone()
+    (which,) = batch["tissues"].nonzero(as_tuple=True)
+    if len(which):
+        generator = torch.Generator(image.device).manual_seed(seed)
+        image[which], labels[which] = synthesize(image[which, 0], labels[which], generator)
+    return image, labels

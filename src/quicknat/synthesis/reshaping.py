@@ -1,0 +1,112 @@
+"""Copies of labelled scans in other people's shapes, for a training to see more kinds of brains.
+
+Fifteen young people have no wide ventricles. A label map of somebody who has, and needs no image,
+lends them: the scan and its labels are deformed until each structure lies where the map has it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from quicknat.autolabel.registration import affine_map, deformation, to_image
+from quicknat.errors import InputError
+from quicknat.scans.conform import resample
+from quicknat.scans.volumes import Grid, Volume
+
+BOX_MM = 192  # side of the cube that a copy fills
+ITERATIONS, SMOOTHNESS = (150, 100, 30), 1.0  # ventricles grow to a multiple of their volume
+BLUR_MM = 1.0
+
+
+def grid_around(classes: Volume, spacing_mm: float) -> Grid:
+    """A cube of 192 mm, RAS+, centred on what is labelled.
+
+    Raises:
+        InputError: nothing is.
+    """
+    labelled = np.argwhere(classes.data > 0)
+    if not len(labelled):
+        raise InputError(classes.path, "labels nothing", "give a label map of a brain")
+    corners = np.stack([labelled.min(axis=0), labelled.max(axis=0)])
+    middle = classes.affine[:3, :3] @ corners.mean(axis=0) + classes.affine[:3, 3]
+    size = round(BOX_MM / spacing_mm)
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = middle - spacing_mm * (size - 1) / 2
+    return Grid((size, size, size), affine)
+
+
+def reshape(
+    image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """A scan and its labels, deformed into the shape of another label map.
+
+    What is registered are two drawings of the label maps: every structure as bright as it is in the
+    scan on average. The deformation is smooth, so the copy's labels are still those of its image,
+    and no more than resemble the other map.
+
+    Args:
+        image: float32 (X, Y, Z), RAS+.
+        classes: uint8 class indices, same shape.
+        like: uint8 class indices of the other map, on its own grid of the same spacing.
+        spacing_mm: voxel side.
+        threads: for SimpleITK.
+
+    Returns:
+        The image and its classes on the grid of `like`, float32 and uint8.
+    """
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    count = int(max(classes.max(), like.max())) + 1
+    voxels = np.bincount(classes.ravel(), minlength=count)
+    brightness = np.bincount(classes.ravel(), image.ravel(), count) / np.maximum(voxels, 1)
+    brightness[0] = 0
+    fixed, moving = (
+        sitk.SmoothingRecursiveGaussian(
+            to_image(brightness[labels].astype(np.float32), spacing_mm), BLUR_MM
+        )
+        for labels in (like, classes)
+    )
+    affine = affine_map(fixed, moving, seed=0)
+    moved = sitk.Resample(moving, fixed, affine, sitk.sitkLinear)
+    bent = sitk.CompositeTransform([affine, deformation(fixed, moved, ITERATIONS, SMOOTHNESS)])
+
+    def carried(data: np.ndarray, outside: float) -> np.ndarray:
+        picture = to_image(data.astype(np.float32), spacing_mm)
+        return sitk.GetArrayFromImage(
+            sitk.Resample(picture, fixed, bent, sitk.sitkLinear, float(outside))
+        )
+
+    # the largest share of each voxel, class by class for memory: nearest neighbours would be jagged
+    best = carried(classes == 0, outside=1)
+    found = np.zeros(best.shape, np.uint8)
+    for index in range(1, count):
+        share = carried(classes == index, outside=0)
+        more = share > best
+        best[more], found[more] = share[more], index
+    return carried(image, outside=0), found
+
+
+def reshape_scan(
+    image: Volume, classes: Volume, like: Volume, spacing_mm: float, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """:func:`reshape` for volumes on any grids.
+
+    Args:
+        image: T1w scan.
+        classes: class indices on its grid.
+        like: class indices of the other map.
+        spacing_mm: voxel side of the copy.
+        threads: for SimpleITK.
+
+    Returns:
+        Image (float32), classes (uint8), and their grid.
+
+    Raises:
+        InputError: a map labels nothing.
+    """
+    here, there = (grid_around(volume, spacing_mm) for volume in (classes, like))
+    data, found = reshape(
+        resample(image, here, order=1), resample(classes, here, order=0),
+        resample(like, there, order=0), spacing_mm, threads,
+    )  # fmt: skip
+    return data, found, there

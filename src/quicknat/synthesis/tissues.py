@@ -1,0 +1,141 @@
+"""Label maps as tissues: what synthetic pre-training paints images from.
+
+A tissue is what one brightness is drawn for. Left and right of a structure are one tissue, so that
+no image can tell them apart. The columns of ``tissues.tsv``: ``index`` (0 is air), ``name``,
+``region`` (air, brain, csf, outside), ``t1w`` (usual brightness in a conformed T1w scan, 0 … 255:
+medians over four public heads and four of MALC, round figures for what has no label there, empty
+where it varies), and its numbers in ``freesurfer`` (with those from 500 on that SynthSeg's maps
+add for the head) and in ``neuromorphometrics``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy.cluster.vq import kmeans2
+
+from quicknat.errors import InputError
+from quicknat.scans.conform import conformed_grid, load_conformed, resample
+from quicknat.scans.labels import NUMBERINGS, Protocol, parse_ids
+from quicknat.scans.population import BRIGHT
+from quicknat.scans.volumes import Grid, Volume
+
+SPLIT = ("Outside, dark", "Outside, middle", "Outside, bright")
+
+
+@cache
+def tissue_table() -> pd.DataFrame:
+    """The table of tissues, a row each, in the order of their indices."""
+    with (files("quicknat.synthesis") / "tissues.tsv").open() as stream:
+        table = pd.read_csv(stream, sep="\t", dtype=str, keep_default_na=False)
+    return table.assign(t1w=pd.to_numeric(table["t1w"], errors="coerce"))
+
+
+def _known(numbering: str, protocol: Protocol) -> dict[int, int]:
+    """Tissue of each label value in a numbering."""
+    column = numbering if numbering in NUMBERINGS else "freesurfer"
+    lists = map(parse_ids, tissue_table()[column])
+    known = {number: tissue for tissue, numbers in enumerate(lists) for number in numbers}
+    if numbering in NUMBERINGS:
+        return known
+    firsts = enumerate(protocol.to_freesurfer().tolist())  # the file holds the protocol's classes
+    return {index: known[first] for index, first in firsts if first in known}
+
+
+def to_tissues(
+    labels: np.ndarray, numbering: str, protocol: Protocol, where: str | Path
+) -> np.ndarray:
+    """Turn label values into tissue indices, uint8, same shape.
+
+    Args:
+        labels: whole numbers.
+        numbering: ``freesurfer``, ``neuromorphometrics``, or the protocol's own name.
+        protocol: only for its own numbering.
+        where: file named in error messages.
+
+    Raises:
+        InputError: a value belongs to no tissue.
+    """
+    known = _known(numbering, protocol)
+    values, inverse = np.unique(labels, return_inverse=True)
+    strange = [int(value) for value in values if int(value) not in known]
+    if strange:
+        problem = f"label value {strange[0]} ({numbering}) belongs to no tissue"
+        raise InputError(where, problem, "leave the map out of synthetic pre-training")
+    lookup = np.array([known[int(value)] for value in values], dtype=np.uint8)
+    return lookup[inverse].reshape(labels.shape)
+
+
+def split_outside(tissues: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Give what is bright in the image but air in the map one of three tissues, by brightness.
+
+    So that heads have a skull, fat and muscle where only the brain is labelled.
+
+    Args:
+        tissues: tissue indices, (X, Y, Z).
+        image: uint8 conformed scan on the same grid.
+
+    Returns:
+        uint8 tissue indices, same shape.
+    """
+    smooth = ndimage.median_filter(image, size=3)  # patches, not grains
+    outside = (tissues == 0) & (smooth > BRIGHT)
+    values = smooth[outside].astype(float)
+    first = tissue_table()["name"].tolist().index(SPLIT[0])
+    result = tissues.copy()
+    if len(np.unique(values)) > len(SPLIT):
+        starts = np.percentile(values, (15, 50, 85))
+        centres, _ = kmeans2(values[:: max(1, len(values) // 20_000)], starts, minit="matrix")
+        borders = (np.sort(centres)[1:] + np.sort(centres)[:-1]) / 2
+        result[outside] = first + np.searchsorted(borders, values)
+    return result
+
+
+def conformed_tissues(
+    labels: Volume,
+    numbering: str,
+    protocol: Protocol,
+    spacing_mm: float,
+    size: int,
+    scan: Path | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tissues and classes of a label map on the conformed grid.
+
+    Args:
+        labels: label values on any grid.
+        numbering: of these values, see :meth:`Protocol.remap`.
+        protocol: the classes.
+        spacing_mm, size: of the grid, where there is no scan.
+        scan: the conformed scan that the labels belong to, if there is one: its grid is taken, and
+            it shows what is outside the brain.
+
+    Returns:
+        Tissue indices, class indices, and the image by which slices find the head (that of the
+        scan, else the map's outline), all uint8 (size, size, size).
+
+    Raises:
+        InputError: see :meth:`Protocol.remap` and :func:`to_tissues`.
+    """
+    classes = protocol.remap(labels.data, numbering, labels.path)
+    tissues = to_tissues(labels.data, numbering, protocol, labels.path)
+    if scan:
+        image, affine, _ = load_conformed(scan)
+        grid = Grid(image.shape, affine)
+    else:
+        grid = conformed_grid(Volume(tissues, labels.affine, labels.path), spacing_mm, size)
+    tissues, classes = (
+        resample(Volume(data, labels.affine, labels.path), grid, order=0)
+        for data in (tissues, classes)
+    )
+    if not classes.any():
+        raise InputError(
+            labels.path, "lies elsewhere in space than its scan", "give labels on the scan's grid"
+        )
+    if scan:
+        return split_outside(tissues, image), classes, image
+    return tissues, classes, np.where(tissues > 0, np.uint8(255), np.uint8(0))
