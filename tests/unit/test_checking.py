@@ -318,7 +318,7 @@ def test_run_is_stopped_with_a_line_for_each_bad_scan_or_goes_on_without_them(co
         check_for_workflow(*cohort.arguments(), "stop")
     lines = str(error.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:3]] == ["sub-a", "sub-b"]
-    assert "set on_bad_scan to skip" in lines[0] and len(lines) == 3
+    assert "--config on_bad_scan=skip" in lines[0] and len(lines) == 3
     check_for_workflow(*cohort.arguments(), "skip")
     assert "sub-a" in caplog.text and "sub-b" in caplog.text and "sub-c" not in caplog.text
 

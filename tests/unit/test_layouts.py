@@ -14,7 +14,8 @@ import pytest
 from data_sets import T88, oasis, surfer, tree
 from helpers import ROOT
 from quicknat.cli.cohorts import Layout
-from quicknat.cohort.layouts import LAYOUTS, name_parts
+from quicknat.cohort.layouts import LAYOUTS
+from quicknat.cohort.naming import name_parts
 from quicknat.cohort.sheet import find_one, read_sheet
 from quicknat.cohort.survey import survey
 from quicknat.cohort.writing import write_sheet
@@ -467,6 +468,30 @@ def test_command_that_finds_no_scan_says_why_and_exits_with_1(
     assert "holds no scan to write (layout freesurfer)" in capsys.readouterr().err
     assert not (tmp_path / "cohort.tsv").exists()
     assert quicknat(monkeypatch, "sheet", tmp_path / "absent") == 1
+
+
+def test_folder_for_each_person_gives_its_image_and_label_map(tmp_path):
+    tree(tmp_path, "subj_1/T1.nii.gz", "subj_1/aseg.nii.gz", "subj_2/scan.nii", "notes/a.txt")
+    tree(tmp_path, "subj_3/MPRAGE.nii", "subj_3/flair.nii", "subj_3/MPRAGE_seg.nii")
+    tree(
+        tmp_path,
+        "subj_4/a.nii",
+        "subj_4/b.nii",
+        "subj_5/T1.nii",
+        "subj_5/x_seg.nii",
+        "subj_5/seg.nii",
+    )
+    found = survey(tmp_path)
+    assert found.layout == "folders"
+    base = f"{tmp_path}/"
+    files = {scan.id: (scan.image, scan.labels) for scan in found.scans}
+    assert files == {
+        "sub-subj1": (f"{base}subj_1/T1.nii.gz", f"{base}subj_1/aseg.nii.gz"),
+        "sub-subj2": (f"{base}subj_2/scan.nii", ""),
+        "sub-subj3": (f"{base}subj_3/MPRAGE.nii", f"{base}subj_3/MPRAGE_seg.nii"),
+    }
+    assert [item.path for item in found.left_out] == ["subj_4", "subj_5"]
+    assert "holds 2 images; which is the T1w scan" in found.left_out[0].reason
 
 
 def test_looking_at_a_data_set_needs_no_torch():

@@ -6,7 +6,7 @@ from data_sets import oasis, surfer, tree
 from helpers import ROOT
 from quicknat.cohort.sheet import find_one, read_sheet
 from quicknat.cohort.survey import survey
-from quicknat.cohort.writing import read_demographics, settle, write_sheet
+from quicknat.cohort.writing import add_to_sheet, read_demographics, settle, write_sheet
 from quicknat.errors import InputError
 from quicknat.schema import load_schema
 
@@ -49,6 +49,59 @@ def test_sheet_has_the_schemas_columns_and_is_never_overwritten_unasked(tmp_path
     assert path.read_text() == "mine"
     write_sheet(scans, path, SCHEMA, overwrite=True)
     assert read_sheet(path, SCHEMA)[0].id == "sub-anna"
+
+
+def grown(folder, *more):
+    """A sheet of one person with a choice of the user's, and scans of a data set that has grown."""
+    scans = survey(tree(folder / "data", *surfer("anna"), *surfer("bert"), *surfer("cleo"))).scans
+    sheet = folder / "cohort.tsv"
+    write_sheet(scans, sheet, SCHEMA)
+    header, anna, bert, cleo = sheet.read_text().splitlines()
+    text = "\n".join(["# mine", header, anna.replace("auto", "val"), f"# {bert}"])
+    sheet.write_text(text)  # no line end at its end, as some editors leave it
+    return survey(tree(folder / "data", *more)).scans, sheet, text, cleo
+
+
+def test_new_scans_are_added_to_a_sheet_and_the_rest_of_it_stays(tmp_path):
+    scans, sheet, text, cleo = grown(tmp_path)
+    found, new = add_to_sheet(scans, sheet, SCHEMA)
+    assert sheet.read_text() == f"{text}\n{cleo}\n"  # bert was taken out by hand, and stays out
+    assert new == 1 and (found[0].id, found[0].use) == ("sub-anna", "val")
+    assert add_to_sheet(scans, sheet, SCHEMA)[1] == 0
+    assert sheet.read_text() == f"{text}\n{cleo}\n"
+
+
+def test_new_scans_go_into_the_columns_that_a_sheet_has(tmp_path):
+    scans, sheet, _, _ = grown(tmp_path)
+    sheet.write_text("use\tlabels\timage\tprotocol\tsubject\nsegment\t\tx.nii\t\tanna\n")
+    found, new = add_to_sheet(scans[2:], sheet, SCHEMA)
+    assert new == 1 and [scan.id for scan in found] == ["sub-anna", "sub-cleo"]
+    sheet.write_text("use\timage\tsubject\nsegment\tx.nii\tanna\n")
+    with pytest.raises(InputError, match="has no column 'labels', which new scans need"):
+        add_to_sheet(scans, sheet, SCHEMA)
+    assert sheet.read_text() == "use\timage\tsubject\nsegment\tx.nii\tanna\n"
+    with pytest.raises(InputError, match="no such file"):
+        add_to_sheet(scans, tmp_path / "absent.tsv", SCHEMA)
+
+
+def test_people_of_new_scans_are_added_to_those_that_are_known(tmp_path):
+    table = "ID,M/F,Hand,Age\nOAS1_0001_MR1,F,R,74\nOAS1_0002_MR1,M,R,20\n"
+    (tmp_path / "oasis.csv").write_text(table)
+    demographics = read_demographics(tmp_path / "oasis.csv")
+    first, second = (
+        survey(tree(tmp_path / name, *oasis(name))).scans
+        for name in ("OAS1_0001_MR1", "OAS1_0002_MR1")
+    )
+    sheet = tmp_path / "cohort.tsv"
+    write_sheet(first, sheet, SCHEMA, demographics)
+    people = sheet.with_name("participants.tsv")
+    people.write_text(people.read_text().replace("74", "75"))  # corrected by hand
+    add_to_sheet([*first, *second], sheet, SCHEMA, demographics)
+    rows = [line.split("\t") for line in people.read_text().splitlines()]
+    assert [(row[0], row[-1]) for row in rows[1:]] == [
+        ("sub-OAS10001", "75"),
+        ("sub-OAS10002", "20"),
+    ]
 
 
 def test_invalid_sheet_is_refused_under_its_own_name_and_not_written(tmp_path):

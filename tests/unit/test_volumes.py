@@ -90,6 +90,25 @@ def test_hot_voxels_do_not_darken_the_scan(head):
 
 
 @pytest.mark.case(24)
+@pytest.mark.parametrize(("gain", "offset"), [(1, -500), (0.01, -2), (1, 500)])
+def test_scan_whose_air_is_not_0_is_conformed_as_one_whose_air_is(head, gain, offset):
+    plain, grid, _ = conform(head, 2.0, 160)  # a cube larger than its field of view
+    other = Volume(head.data * np.float32(gain) + np.float32(offset), head.affine, head.path)
+    moved, other_grid, _ = conform(other, 2.0, 160)
+    assert np.array_equal(grid.affine, other_grid.affine)
+    assert np.abs(moved.astype(int) - plain).max() <= 1
+    assert head_window(moved, 2.0, 96) == head_window(plain, 2.0, 96)
+
+
+def test_scan_is_smoothed_along_the_axes_that_get_coarser_alone():
+    data = np.zeros((21, 21, 21), np.float32)
+    data[10, 10, 10] = 1
+    thick = Grid((21, 21, 5), np.diag([1.0, 1, 5, 1]))
+    found = resample(Volume(data, np.eye(4), "a"), thick, order=1)
+    assert found[10, 10, 2] > 0.1 and found[9, 10, 2] == 0 and found[10, 9, 2] == 0
+
+
+@pytest.mark.case(24)
 def test_negative_intensities_are_scaled(head):
     scaled, (low, _) = to_uint8(head.data - 500, 2.0, "a")
     plain, _ = to_uint8(head.data, 2.0, "a")

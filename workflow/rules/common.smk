@@ -93,10 +93,10 @@ try:
     elif MODEL and not SEGMENTED:
         raise InputError(SHEET, "no scan has use=segment or test", "name scans to segment")
     elif not MODEL and not scans("train"):
-        raise InputError(SHEET, "no scan has use=train", "name scans with labels to train on")
+        fix = "name scans with labels, or a finished model: model=src/quicknat/models/malc"
+        raise InputError(SHEET, "no scan has use=train", fix)
     WAITING = untrained_scans("results/models/finetune", scans("train")) if KEPT else []
-    learnt = {} if MODEL else SCANS
-    PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining(learnt, config.get("pretrain", {}))
+    PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining({} if MODEL else SCANS, config.get("pretrain", {}))
     STAGES = ["pretrain", "finetune"] if PRETRAIN_IMAGES + PRETRAIN_MAPS else ["finetune"]
     STAGES = trained if FROZEN else STAGES
     if not FROZEN and STAGES[0] not in config:
@@ -111,7 +111,8 @@ try:
         os.environ.update(FS_LICENSE=license)
     ATLASES = config["auto_labels"]["atlases"] if UNLABELLED and LABEL_METHOD == "atlas" else []
     if UNLABELLED and LABEL_METHOD == "atlas" and not ATLASES or set(ATLASES) - set(scans("train")):
-        refuse(f"'auto_labels.atlases' is {ATLASES}", scans("train"))
+        problem = f"{UNLABELLED[0]} has no labels, and 'auto_labels.atlases' is {ATLASES}"
+        refuse(problem, scans("train"))
     if UNLABELLED and LABEL_METHOD == "precomputed":
         problem = f"{UNLABELLED[0]} has no labels, and 'auto_labels.method' is precomputed"
         raise InputError(SHEET, problem, "name its labels, or choose another method")

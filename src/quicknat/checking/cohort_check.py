@@ -49,8 +49,8 @@ def _open_case(scan: Scan, places: Places) -> _Case:
     case = _Case(scan, places.path(source, name))
     wanted = {"image": (scan.source, scan.image), "labels": (scan.labels_source, scan.labels)}
     for part, (source, name) in wanted.items():
-        if not name or (part == "labels" and not scan.protocol):
-            continue  # labels without a protocol are a fault of the sheet
+        if not name or (part == "labels" and (not scan.protocol or scan.use == "segment")):
+            continue  # labels without a protocol are a fault of the sheet; to segment takes none
         path = places.path(source, name)
         if not places.fetched(source):
             case.waiting.append(f"'{source}' is not fetched")
@@ -203,7 +203,8 @@ def check_for_workflow(
     bad = [verdict for verdict in verdicts if verdict.verdict == BAD]
     lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
     if bad and (faulty or on_bad_scan == "stop"):
-        fix = "repair the sheet" if faulty else "repair these, or set on_bad_scan to skip"
+        fix = "repair these, or leave them out: --config on_bad_scan=skip"
+        fix = "repair the sheet" if faulty else fix
         raise InputError(places.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)

@@ -15,6 +15,7 @@ from quicknat.scans.labels import Protocol
 from quicknat.scans.volumes import Volume, read_volume
 
 THICK_MM = 2.5  # thinner scans are what the networks are trained on
+ALIKE = 0.5  # share of neighbours that are equal: up to 0.1 in T1w scans, 0.9 in label maps
 HEAD_MM = (100, 500)  # a field of view outside these limits holds no head, or has wrong units
 
 
@@ -50,7 +51,7 @@ def _content(volume: Volume) -> str:
 
 
 def _oddities(volume: Volume) -> list[str]:
-    """What is unusual about a scan's grid, though it can be used."""
+    """What is unusual about a scan, though it can be used."""
     sizes = voxel_sizes(volume.affine)
     extent, found = sizes * volume.shape, []
     if sizes.max() > THICK_MM:
@@ -58,6 +59,10 @@ def _oddities(volume: Volume) -> list[str]:
         found.append(f"voxels of {voxel} mm are thicker than {THICK_MM} mm")
     if extent.min() < HEAD_MM[0] or extent.max() > HEAD_MM[1]:
         found.append(f"the field of view is {' × '.join(f'{mm:.0f}' for mm in extent)} mm")
+    here, there = volume.data[:-1], volume.data[1:]
+    bright = np.minimum(here, there) > volume.data.mean()
+    if np.count_nonzero(bright & (here == there)) > ALIKE * np.count_nonzero(bright):
+        found.append("looks like a label map; those go into the column 'labels'")
     return found
 
 

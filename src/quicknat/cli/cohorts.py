@@ -29,6 +29,7 @@ class Layout(StrEnum):
     freesurfer = "freesurfer"
     synthseg = "synthseg"
     plain = "plain"
+    folders = "folders"
 
 
 class Use(StrEnum):
@@ -81,24 +82,33 @@ def sheet(
         Path | None,
         typer.Option(help="OASIS-1's oasis_cross-sectional.csv: writes participants.tsv."),
     ] = None,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="Add the scans that the sheet lacks; leave its rows alone."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     schema: Annotated[Path, typer.Option(help="The sheet's schema.")] = SCHEMA,
 ) -> None:
     """Write a cohort's sheet from data on disk, and say what was found and what was left out.
 
     Layouts: a SUBJECTS_DIR of FreeSurfer or FastSurfer, a BIDS data set, OASIS-1 discs, IXI, a
-    folder that SynthSeg has written to, and a folder of NIfTI or MGZ files, where `X_dseg`,
-    `X_seg`, `X_labels` or `X_aseg` is the label map of `X`. Only names are looked at.
+    folder that SynthSeg has written to, a folder of NIfTI or MGZ files, where `X_dseg`, `X_seg`,
+    `X_labels` or `X_aseg` is the label map of `X`, and a folder for each scan with such files. Only
+    names are looked at.
 
     Subjects keep the letters and digits of their names. Check the column `person` where one person
     may stand under several names.
 
-    Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`
+    Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`, and when there are more:
+    `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv --add`
     """
     from quicknat.cohort.sheet import LOCAL
     from quicknat.cohort.survey import survey
-    from quicknat.cohort.writing import read_demographics, settle, write_sheet
+    from quicknat.cohort.writing import add_to_sheet, read_demographics, settle, write_sheet
     from quicknat.schema import load_schema
+
+    if add and overwrite:
+        raise typer.BadParameter("--add and --overwrite contradict each other")
 
     people = read_demographics(demographics) if demographics else None
     found = survey(data, layout or "", source or LOCAL, labels_from)
@@ -110,13 +120,21 @@ def sheet(
     if not found.scans:
         raise InputError(data, f"holds no scan to write (layout {found.layout})", "see above why")
     rows = settle(found.scans, use or "", protocol)
-    scans = write_sheet(rows, output, load_schema(schema), people, overwrite)
-    uses = Counter(scan.use for scan in scans)
     log.info("%s: %d scans of %d people (layout %s)",
-             data, len(scans), len({scan.person for scan in scans}), found.layout)  # fmt: skip
+             data, len(rows), len({row.person for row in rows}), found.layout)  # fmt: skip
+    if add:
+        scans, new = add_to_sheet(rows, output, load_schema(schema), people)
+        log.info("%s: %d of them are new to it, which makes %d", output, new, len(scans))
+    else:
+        scans = write_sheet(rows, output, load_schema(schema), people, overwrite)
+    uses = Counter(scan.use for scan in scans)
     automatic = any(row.use == "auto" for row in rows)
     for name in Use:
         if uses[name]:
             chosen = automatic and name in ("train", "val", "test")
             log.info("  %-8s  %d%s", name, uses[name], "  (by use=auto)" if chosen else "")
+    if uses["train"] and not uses["val"]:
+        log.info("  no scan to validate on: the last epoch's networks will be kept; see 'use'")
+    if uses["train"] and not uses["test"]:
+        log.info("  no scan to test on: there will be no scores; see 'use'")
     log.info("%d left out; wrote %s", len(found.left_out), output)

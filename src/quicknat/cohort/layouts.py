@@ -6,12 +6,13 @@ Only names are looked at: no image is opened, and archives are listed without be
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from quicknat.cohort.naming import TAKEN, Finding, LeftOut, scan_named
 from quicknat.cohort.sheet import Scan
+from quicknat.cohort.surfer_layouts import fastsurfer, freesurfer, with_freesurfer
 
 # OASIS-1 is Analyze, whose header does not say it. Washington University's tools wrote the T88_111
 # scans transverse and unflipped: the first voxel is the right, posterior, inferior one
@@ -21,50 +22,12 @@ OASIS_IMAGE = re.compile(r".*/PROCESSED/MPRAGE/T88_111/[^/]*_masked_gfc\.img", r
 OASIS_LABELS = re.compile(r".*/FSL_SEG/[^/]*_fseg\.img", re.IGNORECASE)
 IXI_NAME = re.compile(r"IXI\d{3}-.*\.nii(\.gz)?", re.IGNORECASE)
 IXI_T1 = re.compile(r"IXI\d{3}-[A-Za-z]+-\d+-T1\.nii(\.gz)?", re.IGNORECASE)
+LABELS = "dseg|seg|labels|aseg|synthseg"  # ends of the names of label maps
 BIDS_FOLDER = re.compile(r"(sub-[A-Za-z0-9]+/(?:ses-[A-Za-z0-9]+/)?)")
 BIDS_T1W = re.compile(r"anat/(sub-[^/]*)_T1w\.nii(?:\.gz)?")
 BIDS_DSEG = re.compile(
     r"(?:derivatives/[^/]+/)?sub-[^/]+/(?:ses-[^/]+/)?anat/(sub-[^/]*)_dseg\.nii(?:\.gz)?"
 )
-SURFER_TEMPLATES = ("fsaverage", "cvs_avg35")  # come with FreeSurfer
-FREESURFER_ASEG = "aseg.mgz"
-FASTSURFER_DKT = "aparc.DKTatlas+aseg.deep.mgz"
-TAKEN = "another of the same scan was taken"
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Something in the data set that gets no row, and why."""
-
-    path: str
-    reason: str
-
-
-Finding = tuple[list[Scan], list[LeftOut]]
-
-
-def name_parts(name: str) -> tuple[str, str]:
-    """Subject and session out of the name of a file or folder, letters and digits only.
-
-    ``sub-X_ses-Y…`` gives X and Y, ``OAS1_0001_MR2…`` OAS10001 and MR2, ``IXI002-Guys-…`` IXI002.
-    Any other name gives its ASCII letters and digits, and no session.
-    """
-    if bids := re.match(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?(?![A-Za-z0-9.-])", name):
-        return bids[1], bids[2] or ""
-    if oasis := re.match(r"OAS1_(\d{4})_(MR\d+)", name, re.IGNORECASE):
-        return f"OAS1{oasis[1]}", oasis[2].upper()
-    if ixi := re.match(r"IXI\d{3}(?=-)", name, re.IGNORECASE):
-        return ixi[0].upper(), ""
-    return re.sub(r"[^A-Za-z0-9]", "", name), ""
-
-
-def _scan(name: str, image: str, labels: str = "", protocol: str = "", use: str = "") -> Scan:
-    """A row for the scan of that name; labelled ones are for training unless `use` says else."""
-    subject, session = name_parts(name)
-    return Scan(
-        subject=subject, session=session, person=subject, image=image, labels=labels,
-        protocol=protocol if labels else "", use=use or ("auto" if labels else "segment"),
-    )  # fmt: skip
 
 
 def oasis1(paths: Sequence[str]) -> Finding:
@@ -89,7 +52,7 @@ def oasis1(paths: Sequence[str]) -> Finding:
         if not whole[OASIS_IMAGE]:
             left_out.append(LeftOut(folder, "has no PROCESSED/MPRAGE/T88_111/*_masked_gfc.img"))
             continue
-        scan = _scan(Path(folder).name, whole[OASIS_IMAGE], whole[OASIS_LABELS], "tissues4")
+        scan = scan_named(Path(folder).name, whole[OASIS_IMAGE], whole[OASIS_LABELS], "tissues4")
         scans.append(replace(scan, orientation=OASIS_ORIENTATION))
     return scans, left_out
 
@@ -104,7 +67,9 @@ def ixi(paths: Sequence[str]) -> Finding:
             continue
         if not IXI_T1.fullmatch(name):
             left_out.append(LeftOut(path, "is not named IXI###-Site-####-T1"))
-        elif scans.setdefault(name_parts(name), _scan(name, path, use="pretrain")).image != path:
+            continue
+        scan = scan_named(name, path, use="pretrain")
+        if scans.setdefault((scan.subject, scan.session), scan) is not scan:
             left_out.append(LeftOut(path, TAKEN))
     return list(scans.values()), left_out
 
@@ -143,7 +108,7 @@ def bids(paths: Sequence[str]) -> Finding:
         fitting.sort(key=lambda path: "_desc-aseg_" not in path)
         left_out += [LeftOut(path, TAKEN) for path in fitting[1:]]
         known = "freesurfer" if re.search(r"_desc-aseg_|_desc-aparcaseg_", fitting[0]) else ""
-        scans.append(_scan(stem, image, fitting[0], known))
+        scans.append(scan_named(stem, image, fitting[0], known))
     unfit = "has not the entities and space of a scan that was taken"
     left_out += [LeftOut(path, unfit) for found in maps.values() for path in found]
     surfer, _ = freesurfer([path for path in paths if path.startswith("derivatives/")])
@@ -153,50 +118,6 @@ def bids(paths: Sequence[str]) -> Finding:
 
 def _has_session(folder: str, folders: dict) -> bool:
     return any(other.startswith(folder + "ses-") for other in folders)
-
-
-def _surfer(paths: Sequence[str], labels: str) -> Finding:
-    scans, left_out, files = [], [], set(paths)
-    subjects = dict.fromkeys(path.rpartition("/mri/")[0] for path in paths if "/mri/" in path)
-    parents = {subject.rpartition("/")[0] for subject in subjects}
-    explained = {*subjects, *parents}
-    for folder in (path[:-1] for path in paths if path.endswith("/")):
-        if folder.rpartition("/")[0] in parents and folder not in explained:
-            left_out.append(LeftOut(folder, "has no folder 'mri'"))
-    for subject in subjects:
-        name = Path(subject).name
-        images = [f"{subject}/mri/{image}" for image in ("orig.mgz", "T1.mgz")]
-        image = next((image for image in images if image in files), "")
-        reason = ""
-        if name.startswith(SURFER_TEMPLATES):
-            reason = "comes with FreeSurfer; it is a template"
-        elif ".long." in name:
-            reason = "is longitudinal; its cross-sectional run is enough"
-        elif f"{subject}/base-tps" in files:
-            reason = "is the average of a person's time points"
-        elif not image:
-            reason = "has neither mri/orig.mgz nor mri/T1.mgz"
-        if reason:
-            left_out.append(LeftOut(subject, reason))
-            continue
-        aseg = f"{subject}/mri/{labels}"
-        scans.append(_scan(name, image, aseg if aseg in files else "", "freesurfer"))
-    return scans, left_out
-
-
-def freesurfer(paths: Sequence[str]) -> Finding:
-    """A SUBJECTS_DIR of FreeSurfer: orig.mgz (else T1.mgz) and aseg.mgz.
-
-    Callosal white matter (251–255 in aseg.mgz) belongs to no class of the protocols for QuickNAT.
-    """
-    return _surfer(paths, FREESURFER_ASEG)
-
-
-def fastsurfer(paths: Sequence[str]) -> Finding:
-    """Results of FastSurfer: orig.mgz and the network's own label map."""
-    if not any(path.endswith(f"/mri/{FASTSURFER_DKT}") for path in paths):
-        return [], []
-    return _surfer(paths, FASTSURFER_DKT)
 
 
 def _beside(paths: Sequence[str], kinds: str, protocol: str = "") -> Finding:
@@ -220,7 +141,7 @@ def _beside(paths: Sequence[str], kinds: str, protocol: str = "") -> Finding:
         label, *others = maps.pop(name, [""])
         left_out += [LeftOut(path, TAKEN) for path in others]
         # several images give several rows, whose equal names are refused
-        scans += [_scan(name, path, label, protocol) for path in found]
+        scans += [scan_named(name, path, label, protocol) for path in found]
     orphans = [path for found in maps.values() for path in found]
     return scans, left_out + [LeftOut(path, "is a label map without its scan") for path in orphans]
 
@@ -244,36 +165,37 @@ def synthseg(paths: Sequence[str]) -> Finding:
 
 def plain(paths: Sequence[str]) -> Finding:
     """A folder of NIfTI or MGZ files; the map of X is X_dseg, X_seg, X_labels or X_aseg."""
-    return _beside(paths, "dseg|seg|labels|aseg|synthseg")
+    return _beside(paths, LABELS)
+
+
+def folders(paths: Sequence[str]) -> Finding:
+    """A folder for each scan, with its image and maybe a label map, whatever their names are.
+
+    Of several images it is the one whose name has T1 or MPRAGE in it. A label map is named as in
+    :func:`plain`, or just so: ``aseg.nii.gz``.
+    """
+    inside: dict[str, list[str]] = {}
+    for path in paths:
+        if re.fullmatch(r"[^/]+/[^/]+\.(?:nii|nii\.gz|mg[zh])", path, re.IGNORECASE):
+            inside.setdefault(path.partition("/")[0], []).append(path)
+    scans, left_out = [], []
+    for folder, files in inside.items():
+        maps = [path for path in files if re.search(rf"[/_](?:{LABELS})\.", path, re.IGNORECASE)]
+        images = [path for path in files if path not in maps]
+        if len(images) > 1:
+            images = [path for path in images if re.search("t1|mprage", Path(path).name, re.I)]
+        if len(images) == 1 and len(maps) <= 1:
+            scans.append(scan_named(folder, images[0], "".join(maps)))
+        else:
+            reason = f"holds {len(files)} images; which is the T1w scan, and which its label map?"
+            left_out.append(LeftOut(folder, reason))
+    return scans, left_out
 
 
 # in the order in which they are tried: what is particular first
 LAYOUTS = {
     layout.__name__: layout
-    for layout in (oasis1, ixi, bids, fastsurfer, freesurfer, synthseg, plain)
+    for layout in (oasis1, ixi, bids, fastsurfer, freesurfer, synthseg, plain, folders)
 }
 # OASIS-1 also comes as archives of FreeSurfer results
 IN_ARCHIVES = ("oasis1", "ixi", "freesurfer")
-
-
-def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> list[Scan]:
-    """Scans with FreeSurfer's image and labels of the same subject and session in place of theirs.
-
-    The image too, since the labels lie on its grid. A result without session is that of a subject
-    who has a single one.
-    """
-    labelled = {(scan.subject, scan.session): scan for scan in results if scan.labels}
-    visits = Counter(scan.subject for scan in scans)
-    found = []
-    for scan in scans:
-        result = labelled.get((scan.subject, scan.session))
-        if result is None and visits[scan.subject] == 1:
-            result = labelled.get((scan.subject, ""))
-        if result is not None:
-            scan = replace(
-                scan, image=result.image, labels=result.labels, protocol=result.protocol,
-                source=result.source, orientation="",
-                use="auto" if scan.use == "segment" else scan.use,
-            )  # fmt: skip
-        found.append(scan)
-    return found

@@ -190,7 +190,7 @@ def examine_sheet(path: str | Path, schema: dict) -> tuple[list[Scan], list[Faul
             continue
         problems = []
         if scan.id in names:
-            problems.append((f"{scan.id} stands in two rows", "give each scan a session"))
+            problems.append((f"{scan.id} stands in two rows", "remove one, or give each a session"))
         if use in ("train", "val", "test") and not scan.labels:
             fix = "name them, or use pretrain/segment"
             problems.append((f"{scan.id} has use={use} but no labels", fix))

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS, Finding, LeftOut, with_freesurfer
+from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS
+from quicknat.cohort.naming import Finding, LeftOut
 from quicknat.cohort.sheet import LOCAL, Scan
+from quicknat.cohort.surfer_layouts import with_freesurfer
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ def survey(
         raise InputError(
             root,
             "holds no scan of any layout that was looked for",
-            f"these are: {', '.join(names)}",
+            f"write the sheet yourself (docs/howto/own-data.md); these are: {', '.join(names)}",
         )
     scans, unusable = _usable(scans, root, source)
     left_out += unusable

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from quicknat.cohort.layouts import name_parts
-from quicknat.cohort.sheet import Scan, read_sheet
+from quicknat.cohort.naming import name_parts
+from quicknat.cohort.sheet import LOCAL, Scan, read_cells, read_sheet
 from quicknat.errors import InputError
 from quicknat.files import written_whole
 
@@ -90,6 +90,44 @@ def read_participants(path: str | Path) -> pd.DataFrame:
     return table.set_index("participant_id")
 
 
+def _cells(scans: Sequence[Scan], sheet: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Rows of a sheet as text; paths below its folder are relative to it."""
+    folder = sheet.parent.resolve()
+    rows = []
+    for scan in scans:
+        row = asdict(scan)
+        for key in ("image", "labels"):
+            if row[key] and Path(row[key]).is_relative_to(folder):
+                row[key] = str(Path(row[key]).relative_to(folder))
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def _as_tsv(table: pd.DataFrame, header: bool = True) -> str:
+    return table.to_csv(
+        sep="\t", index=False, header=header, quoting=csv.QUOTE_NONE, lineterminator="\n"
+    )
+
+
+def _write(sheet: Path, text: str, schema: dict, people: pd.DataFrame | None) -> list[Scan]:
+    """Write a sheet and who its people are, if its reader accepts it."""
+    files = [sheet] if people is None else [sheet, sheet.with_name(PARTICIPANTS)]
+    with written_whole(*files) as temporaries:
+        temporaries[0].write_text(text)
+        if people is not None:
+            people.reset_index().to_csv(temporaries[1], sep="\t", index=False, na_rep="n/a")
+        try:
+            return read_sheet(temporaries[0], schema)
+        except InputError as error:
+            where = error.where.replace(str(temporaries[0]), str(sheet))
+            raise InputError(where, error.problem, error.fix) from error
+
+
+def _people_of(scans: Sequence[Scan], demographics: pd.DataFrame) -> pd.DataFrame:
+    people = dict.fromkeys(f"sub-{scan.subject}" for scan in scans)
+    return demographics.set_index("participant_id").reindex(people)
+
+
 def write_sheet(
     scans: Sequence[Scan],
     output: str | Path,
@@ -112,24 +150,61 @@ def write_sheet(
     files = [output] if demographics is None else [output, output.with_name(PARTICIPANTS)]
     for file in files:
         if file.exists() and not overwrite:
-            raise InputError(file, "exists", "give another name, or --overwrite")
-    folder = output.parent.resolve()
-    rows = []
-    for scan in scans:
-        row = asdict(scan)
-        for key in ("image", "labels"):
-            if row[key] and Path(row[key]).is_relative_to(folder):
-                row[key] = str(Path(row[key]).relative_to(folder))
-        rows.append(row)
-    with written_whole(*files) as temporaries:
-        sheet = pd.DataFrame(rows, columns=list(schema["properties"]))
-        sheet.to_csv(temporaries[0], sep="\t", index=False, quoting=csv.QUOTE_NONE)
-        if demographics is not None:
-            people = dict.fromkeys(f"sub-{scan.subject}" for scan in scans)
-            table = demographics.set_index("participant_id").reindex(people).reset_index()
-            table.to_csv(temporaries[1], sep="\t", index=False, na_rep="n/a")
-        try:
-            return read_sheet(temporaries[0], schema)
-        except InputError as error:
-            where = error.where.replace(str(temporaries[0]), str(output))
-            raise InputError(where, error.problem, error.fix) from error
+            raise InputError(
+                file, "exists", "give another name, --add what is new to it, or --overwrite it"
+            )
+    people = None if demographics is None else _people_of(scans, demographics)
+    return _write(output, _as_tsv(_cells(scans, output, schema["properties"])), schema, people)
+
+
+def _mentioned(text: str, columns: Sequence[str]) -> set[tuple[str, str]]:
+    """Subject and session of every row of a sheet, those that are commented out as well."""
+    places = [columns.index(name) if name in columns else -1 for name in ("subject", "session")]
+    found = set()
+    for line in text.split("\n"):
+        cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
+        if len(cells) > max(places):
+            subject, session = (cells[place] if place >= 0 else "" for place in places)
+            found.add((subject, session))
+    return found
+
+
+def add_to_sheet(
+    scans: Sequence[Scan],
+    sheet: str | Path,
+    schema: dict,
+    demographics: pd.DataFrame | None = None,
+) -> tuple[list[Scan], int]:
+    """Add rows for those of the scans that a sheet does not have; all else in it stays as it is.
+
+    A scan is the same if subject and session are. One whose row is commented out is not added
+    again. With `demographics`, `participants.tsv` gets the people that it lacks.
+
+    Returns:
+        All scans as the sheet's readers will have them, and how many are new.
+
+    Raises:
+        InputError: there is no such sheet, it lacks a column that a new scan needs, or it would not
+            be valid.
+    """
+    sheet = Path(sheet)
+    columns = list(read_cells(sheet).columns)
+    text = sheet.read_text("utf-8-sig")
+    there = _mentioned(text, columns)
+    new = [scan for scan in scans if (scan.subject, scan.session) not in there]
+    everything = _cells(new, sheet, schema["properties"])
+    implied = {"source": LOCAL, "person": everything["subject"]}  # where a sheet does not say
+    for name in schema["properties"]:
+        if name not in columns and (everything[name] != implied.get(name, "")).any():
+            fix = "add it to the first line, and a tab to each other line"
+            raise InputError(sheet, f"has no column '{name}', which new scans need", fix)
+    people = None
+    if demographics is not None:
+        people, file = _people_of(new, demographics), sheet.with_name(PARTICIPANTS)
+        if file.exists():
+            known = read_participants(file)
+            people = pd.concat([known, people.drop(known.index, errors="ignore")])
+    text += "" if text.endswith("\n") else "\n"
+    return _write(sheet, text + _as_tsv(everything[columns], header=False), schema, people), len(
+        new
+    )

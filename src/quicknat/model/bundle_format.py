@@ -70,6 +70,9 @@ def read_description(folder: str | Path) -> dict:
         InputError: not a model folder, one of another version, or a value that cannot be.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        fix = "train first, or segment with the model that comes along: leave out --model"
+        raise InputError(folder, "no such model folder", fix)
     try:
         described = json.loads((folder / "bundle.json").read_text())
     except (OSError, ValueError, RecursionError) as error:

@@ -88,6 +88,7 @@ def load_layers(
 
     arrays = {key: shown(key) for key in layers}
     return Layers(
-        grid, resample(canonical(image), grid, order=1), arrays["prediction"],
+        grid, resample(canonical(image), grid, order=1, outside=float(image.data.min())),
+        arrays["prediction"],
         arrays.get("reference"), arrays.get("uncertainty"),
     )  # fmt: skip

@@ -91,20 +91,29 @@ def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
     return Grid((size, size, size), affine)
 
 
-def resample(volume: Volume, grid: Grid, order: int) -> np.ndarray:
-    """Values of `volume` at the voxels of `grid`; 0 outside. Order 0 is nearest, 1 linear.
+def resample(volume: Volume, grid: Grid, order: int, outside: float = 0) -> np.ndarray:
+    """Values of `volume` at the voxels of `grid`. Order 0 is nearest, 1 linear.
 
-    With linear interpolation onto coarser voxels the volume is smoothed first (the Gaussian that
-    takes its resolution to the new one), so that no detail aliases.
+    With linear interpolation onto coarser voxels the volume is smoothed first, along each of its
+    axes as far as they are coarser there (the Gaussian that takes its resolution to the new one),
+    so that no detail aliases.
+
+    Args:
+        volume: what to resample.
+        grid: where to.
+        order: of the interpolation.
+        outside: value where the volume has none.
     """
     data = volume.data
+    matrix = np.linalg.inv(volume.affine) @ grid.affine
     if order > 0:
-        sizes, target = voxel_sizes(volume.affine), voxel_sizes(grid.affine).max()
-        fwhm_voxels = np.sqrt(np.maximum(target**2 - sizes**2, 0)) / sizes
+        steps = np.square(matrix[:3, :3]).sum(axis=1)  # of the grid, in voxels squared
+        fwhm_voxels = np.sqrt(np.maximum(steps - 1, 0))
         data = data.astype(np.float32, copy=False)
         data = ndimage.gaussian_filter(data, fwhm_voxels / np.sqrt(8 * np.log(2)), mode="nearest")
-    matrix = np.linalg.inv(volume.affine) @ grid.affine
-    return ndimage.affine_transform(data, matrix, output_shape=grid.shape, order=order)
+    return ndimage.affine_transform(
+        data, matrix, output_shape=grid.shape, order=order, cval=outside
+    )
 
 
 def _below_vertex(image: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, int]:
@@ -177,7 +186,9 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
         fix = "this is not a scan of a head"
         raise InputError(volume.path, f"every voxel is {volume.data.flat[0]:g}", fix)
     grid = conformed_grid(volume, spacing_mm, size)
-    image, scaling = to_uint8(resample(volume, grid, order=1), spacing_mm, volume.path)
+    air = float(volume.data.min())  # which is 0 only where nobody has normalised the scan
+    resampled = resample(volume, grid, order=1, outside=air)
+    image, scaling = to_uint8(resampled, spacing_mm, volume.path)
     head = np.argwhere(_foreground(volume.data[::2, ::2, ::2])) * 2
     inside = apply_affine(np.linalg.inv(grid.affine) @ volume.affine, head)
     lost = float(np.mean(np.any((inside < -0.5) | (inside > size - 0.5), axis=1)))

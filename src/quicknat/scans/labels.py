@@ -199,7 +199,8 @@ class Protocol:
             raise InputError(
                 where,
                 f"labels in numbering '{numbering}' cannot be mapped to protocol '{self.name}'",
-                f"allowed: {', '.join([*NUMBERINGS, self.name])}",
+                f"allowed: {', '.join([*NUMBERINGS, self.name])}; or predict the classes of "
+                f"'{numbering}', if that is a label table: 'protocol' in the settings",
             )
         unknown = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if v not in known]
         if unknown:

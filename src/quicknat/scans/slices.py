@@ -98,6 +98,8 @@ def open_stack(path: str | Path) -> np.ndarray:
     Raises:
         InputError: the file is no ``(n, 2, H, W)`` uint8 array with sides that four poolings halve.
     """
+    if not Path(path).exists():
+        raise InputError(path, "no such file", "check the path")
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy raises many kinds over damaged headers

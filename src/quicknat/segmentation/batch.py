@@ -103,7 +103,7 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
         if task.name in tasks:
             raise InputError(
                 path, f"would get the name of {tasks[task.name].path}, {task.name}",
-                "segment them into different folders",
+                "segment them one by one, each with a --name of its own",
             )  # fmt: skip
         tasks[task.name] = task
     return list(tasks.values())
