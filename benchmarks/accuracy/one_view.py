@@ -31,7 +31,7 @@ from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import DenseBlock, NetworkSettings, QuickNAT
 from quicknat.scans.conform import head_window, load_conformed
 from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import MIN_FOREGROUND, crop, to_slices
+from quicknat.scans.slices import crop, filled_enough, to_slices
 from quicknat.scans.volumes import read_volume
 from quicknat.segmentation.inference import filled_slices
 from quicknat.training.data import EpochBatches, augmentation
@@ -72,7 +72,7 @@ class Slabs(Dataset):
         for scan in run.scans("train"):
             image, classes = window(run, scan)
             classes = to_slices(classes, VIEW)
-            kept = (classes > 0).mean(axis=(1, 2)) > MIN_FOREGROUND
+            kept = filled_enough(classes)
             images.append(slabs(image, neighbours)[kept])
             labels.append(classes[kept])
         self.images, self.labels = np.concatenate(images), np.concatenate(labels)

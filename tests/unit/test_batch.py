@@ -97,6 +97,15 @@ def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     assert status(bundle) == "done"
     assert status(bundle, options=Options(views=True)) == "done"
     assert status(bundle) == "skipped"  # nothing of what is asked for is missing
+    coronal = tmp_path / "out/sub-head/anat/sub-head_desc-coronal_dseg.nii.gz"
+    assert coronal.exists()
+    assert status(replace(bundle, identity="another")) == "done" and not coronal.exists()
+    coronal.touch()  # as of a version that left it there
+    another = {"bundle": replace(bundle, identity="another"), "options": Options(views=True)}
+    for view in ("axial", "sagittal"):
+        coronal.with_name(f"sub-head_desc-{view}_dseg.nii.gz").touch()
+    assert status(**another) == "done" and coronal.stat().st_size > 0
+    assert status(bundle) == "done"
     nib.save(nib.Nifti1Image(head.data.astype(np.int16)[:, :, ::-1], head.affine), head_file)
     assert status(bundle) == "done"
     (tmp_path / "out/sub-head/anat/sub-head_desc-quicknat_dseg.nii.gz").unlink()

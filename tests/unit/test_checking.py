@@ -14,7 +14,7 @@ from quicknat.checking import findings
 from quicknat.checking.cohort_check import check_cohort, check_for_workflow
 from quicknat.checking.examine import examine_image, examine_labels
 from quicknat.checking.space import needed_bytes, space_line
-from quicknat.checking.verdicts import Verdict, as_text, read_verdicts
+from quicknat.checking.verdicts import WARNING, Verdict, as_text, read_verdicts
 from quicknat.cli import app
 from quicknat.cohort.places import Places
 from quicknat.errors import InputError
@@ -172,6 +172,21 @@ def test_header_and_rows_of_a_sheet_are_judged_together(cohort, tmp_path):
     assert faulty
     assert [verdict.scan for verdict in verdicts] == ["(sheet)", "(sheet)", "sub-x"]
     assert "unknown key 'age'" in verdicts[1].reason and "no such file" in verdicts[2].reason
+
+
+def test_label_map_in_the_place_of_an_image_is_a_warning(cohort, demo_dseg):
+    save(cohort.folder / "a.nii.gz", demo_dseg.data.astype(np.int16))
+    cohort.add("a")
+    found = cohort.check()["sub-a"]
+    assert found.verdict == WARNING and "looks like a label map" in found.reason
+
+
+def test_labels_of_a_scan_to_segment_are_not_looked_at(cohort):
+    cohort.add("a", labels="a_seg.nii.gz", protocol="tissues4")
+    cohort.add("b", labels="b_seg.nii.gz", protocol="tissues4", use="test")
+    found = cohort.check()
+    assert "cannot be mapped" not in found["sub-a"].reason
+    assert "'protocol' in the settings" in found["sub-b"].reason
 
 
 def test_head_sized_scan_is_ok_and_thick_slices_are_a_warning(cohort):

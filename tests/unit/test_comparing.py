@@ -118,6 +118,10 @@ def test_job_depends_on_what_can_change_under_it(tmp_path, monkeypatch):
     places = Places(str(tmp_path / "sheet.tsv"), sources, "raw")
     assert places.inputs("local", "a.nii") == ["a.nii"]
     assert places.inputs("local", "pair.img") == ["pair.img", "pair.hdr"]
+    (tmp_path / "PAIR_2.img").touch()
+    (tmp_path / "PAIR_2.HDR").touch()
+    assert places.inputs("local", "A.NII") == ["a.nii"]  # as the job finds it
+    assert places.inputs("local", "pair_?.img") == ["PAIR_2.img", "PAIR_2.HDR"]
     assert places.inputs("local", "gone.nii") == []  # its job says so, and others go on
     assert places.inputs("zip", "*/a.nii") == ["raw/zip.members.txt"]
     assert places.inputs("made", "b.img") == ["raw/made/b.img", "raw/made/b.hdr"]

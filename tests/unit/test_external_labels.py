@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -292,6 +293,31 @@ def test_lock_of_a_recon_all_that_may_be_at_work_is_named_and_kept(host, provide
     with pytest.raises(InputError, match=r"IsRunning\.lh\+rh: says that process .* remove this"):
         label_externally("recon-all", scan, "sub-01", settings)
     assert lock.exists()
+
+
+@pytest.mark.case(47)
+@pytest.mark.slow
+def test_stopped_recon_all_leaves_neither_process_nor_lock(provide, conformed, tmp_path, settings):
+    path, raw, _ = conformed
+    lock = settings.subjects_dir / "sub-01_ses-2/scripts/IsRunning.lh+rh"
+    work = (
+        f'mkdir -p "{lock.parent}"; echo "HOST node17" > "{lock}"; echo $$ > FOLDER/pid; sleep 99'
+    )
+    provide("recon-all", last_line=f"{work} & wait")
+    command = [sys.executable, "-m", "quicknat", "auto-label", path, "--method", "recon-all"]
+    command += ["--output", tmp_path / "dseg.nii.gz", "--image", raw, "--license", settings.license]
+    command += ["--protocol", LABELS / "quicknat28.tsv", "--subjects-dir", settings.subjects_dir]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    message = process.communicate(timeout=30)[1]
+    assert process.returncode == 75 and "the next run goes on from there" in message, message
+    assert not lock.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.slow

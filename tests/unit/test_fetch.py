@@ -112,7 +112,10 @@ def test_mirror_that_is_no_address_is_refused_before_anything_is_fetched(output,
 
 
 @pytest.mark.case(52)
-def test_second_download_of_a_file_waits_for_the_first_and_finds_it_done(server, output, caplog):
+@pytest.mark.parametrize("checksum", [SHA256, "unpublished"])
+def test_second_download_of_a_file_waits_for_the_first_and_finds_it_done(
+    server, output, caplog, checksum
+):
     waiting = threading.Event()
 
     class Notice(logging.Handler):
@@ -128,7 +131,7 @@ def test_second_download_of_a_file_waits_for_the_first_and_finds_it_done(server,
     caplog.set_level(logging.INFO)
     notice = Notice()
     fetch.log.addHandler(notice)
-    threads = [threading.Thread(target=get, args=(server, output)) for _ in range(2)]
+    threads = [threading.Thread(target=get, args=(server, output, checksum)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

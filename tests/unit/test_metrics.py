@@ -55,6 +55,13 @@ def test_scores_of_random_maps_stay_between_zero_and_one(protocol):
     assert table["reference_mm3"].sum() == pytest.approx((two > 0).sum() * 6)
 
 
+def test_volumes_of_a_sheared_grid_are_those_of_its_voxels(protocol):
+    sheared = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    labels = np.full((10, 10, 10), 1)
+    table = evaluate(labels, labels, sheared, protocol, "sub-1")
+    assert table["volume_mm3"][0] == pytest.approx(1000)
+
+
 def test_grids_of_different_shape_are_refused(protocol):
     with pytest.raises(InputError):
         evaluate(np.zeros((4, 4, 4)), np.zeros((4, 4, 5)), np.eye(4), protocol, "sub-1")

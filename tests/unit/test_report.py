@@ -50,6 +50,20 @@ def hostile_scans():
     ]  # fmt: skip
 
 
+def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more(
+    tmp_path, protocol
+):
+    scans = [Scan(subject=str(n), image="a.nii", use="test", person=str(n)) for n in (1, 2)]
+    inputs = made_up_results(tmp_path / "results", scans, protocol)
+    output = tmp_path / "results/report/index.html"
+    write_report(inputs, TEMPLATES, output)
+    assert "mean Dice of 2 people" in output.read_text()
+    now = [replace(scans[0], use="segment")]  # and the other one is gone
+    write_report(replace(inputs, scans=now, segmented=["sub-1"]), TEMPLATES, output)
+    assert "mean Dice of" not in output.read_text()
+    assert "mean Dice" not in output.with_name("sub-1.html").read_text()
+
+
 @pytest.mark.parametrize("interactive", [True, False])
 def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive):
     table = protocol.table.copy()

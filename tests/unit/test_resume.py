@@ -119,6 +119,39 @@ def test_painted_images_after_a_cut_are_those_of_a_training_without(
     assert_same_model(tmp_path / "whole", tmp_path / "cut")
 
 
+def start_training(stacks, folder, output, **values):
+    """`quicknat train` in a session of its own."""
+    values = {
+        "learning_rate": 0.01, "batch_size": 1, "compile": False, "precision": "32-true",
+        "checkpoint_minutes": 0, "network": {"filters": 8}, **values,
+    }  # fmt: skip
+    lists = []
+    for name, paths in zip(("train", "validation"), stacks, strict=True):
+        lists.append(folder / f"{name}.txt")
+        lists[-1].write_text("".join(f"{path}\n" for path in paths))
+    command = [sys.executable, "-m", "quicknat", "train", "coronal", "--stacks", lists[0]]
+    command += ["--validation", lists[1], "--settings", json.dumps(values)]
+    command += ["--protocol", LABELS / "quicknat28.tsv", "--output", output]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for_state(process, folder, pattern):
+    deadline = time.monotonic() + 120
+    while not list((folder / "state").glob(pattern)):
+        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+
+
+@pytest.mark.case(46)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signal_to_all_processes_of_a_training_saves_its_state(stacks, tmp_path, number):
+    process = start_training(stacks, tmp_path, tmp_path / "m", epochs=100_000, workers=1)
+    wait_for_state(process, tmp_path / "m", "00002-000000[3-9].json")
+    os.killpg(process.pid, number)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and "by a signal; the same command goes on" in message, message
+
+
 @pytest.mark.case(46)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signal_saves_and_the_next_call_goes_on(
@@ -277,26 +310,11 @@ def test_differences_are_few_and_short():
 def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(
     stacks, tmp_path, number, devices
 ):
-    values = {
-        "epochs": 4, "devices": devices, "learning_rate": 0.01, "batch_size": 1, "compile": False,
-        "precision": "32-true", "checkpoint_minutes": 0, "network": {"filters": 8},
-    }  # fmt: skip
-    lists = []
-    for name, paths in zip(("train", "validation"), stacks, strict=True):
-        lists.append(tmp_path / f"{name}.txt")
-        lists[-1].write_text("".join(f"{path}\n" for path in paths))
-
     def start(folder):
-        command = [sys.executable, "-m", "quicknat", "train", "coronal", "--stacks", lists[0]]
-        command += ["--validation", lists[1], "--settings", json.dumps(values)]
-        command += ["--protocol", LABELS / "quicknat28.tsv", "--output", folder]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        return start_training(stacks, tmp_path, folder, epochs=4, devices=devices)
 
     whole, broken = start(tmp_path / "whole"), start(tmp_path / "broken")
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "broken/state").glob("00002-000000[3-9].json")):
-        assert time.monotonic() < deadline and broken.poll() is None, broken.stderr.read()
-        time.sleep(0.005)
+    wait_for_state(broken, tmp_path / "broken", "00002-000000[3-9].json")
     broken.send_signal(number)
     message = broken.communicate()[1]
     assert broken.returncode == (-number if number == signal.SIGKILL else 75), message
@@ -307,3 +325,40 @@ def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(
     message = rerun.communicate()[1]
     assert rerun.returncode == 0 and "going on in epoch" in message
     assert_same_model(tmp_path / "whole", tmp_path / "broken")
+
+
+ONE_OF_TWO_FAILS = """
+import torch
+from quicknat.errors import InputError
+from quicknat.scans.labels import Protocol
+from quicknat.training.launch import train_view
+from quicknat.training.learner import Learner
+from quicknat.training.optimizers import TrainingSettings
+
+whole = Learner.step
+
+def step(self, *arguments):
+    if self.fabric.global_rank == 1:
+        raise torch.OutOfMemoryError("made up")
+    return whole(self, *arguments)
+
+Learner.step = step  # in the processes that start this file again, too
+if __name__ == "__main__":
+    settings = TrainingSettings(
+        epochs=2, learning_rate=0.01, batch_size=1, devices=2, compile=False, precision="32-true"
+    )
+    try:
+        train_view("coronal", Protocol.read("TABLE"), ["sub-1.npy"], [], settings, "m", threads=2)
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_failure_of_one_of_two_processes_ends_both_and_is_said(stacks, tmp_path):
+    script = tmp_path / "fails.py"
+    script.write_text(ONE_OF_TWO_FAILS.replace("TABLE", str(LABELS / "quicknat28.tsv")))
+    command = [sys.executable, script.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert "error: m: the GPU's memory is full (made up); lower the batch size" in done.stderr
+    assert done.stdout.startswith("m: one of its processes failed, as the line above says; do what")

@@ -4,7 +4,7 @@ import pytest
 
 from data_sets import oasis, surfer, tree
 from helpers import ROOT
-from quicknat.cohort.sheet import find_one, read_sheet
+from quicknat.cohort.sheet import by_source, find_one, read_sheet
 from quicknat.cohort.survey import survey
 from quicknat.cohort.writing import add_to_sheet, read_demographics, settle, write_sheet
 from quicknat.errors import InputError
@@ -49,6 +49,35 @@ def test_sheet_has_the_schemas_columns_and_is_never_overwritten_unasked(tmp_path
     assert path.read_text() == "mine"
     write_sheet(scans, path, SCHEMA, overwrite=True)
     assert read_sheet(path, SCHEMA)[0].id == "sub-anna"
+
+
+def test_results_of_freesurfer_that_fit_no_scan_are_named(tmp_path):
+    bids = [f"bids/sub-0{n}/anat/sub-0{n}_T1w.nii.gz" for n in (1, 2)]
+    tree(tmp_path, "bids/dataset_description.json", *bids)
+    tree(tmp_path / "fs", *surfer("sub-01"), *surfer("S02"))
+    found = survey(tmp_path / "bids", labels_from=tmp_path / "fs")
+    assert [bool(scan.labels) for scan in found.scans] == [True, False]
+    assert [(item.path.split("/")[-3], item.reason) for item in found.left_out] == [
+        ("S02", "matches no scan's subject and session")
+    ]
+    tree(tmp_path / "other", *surfer("S02"))
+    with pytest.raises(InputError, match=r"none of these scans.*such as sub-01"):
+        survey(tmp_path / "bids", labels_from=tmp_path / "other")
+
+
+def test_path_with_a_brace_is_left_out_and_refused(tmp_path):
+    found = survey(tree(tmp_path, "a{b}.nii", "c.nii"))
+    assert [scan.id for scan in found.scans] == ["sub-c"] and "a brace" in found.left_out[0].reason
+    (tmp_path / "cohort.tsv").write_text("subject\timage\tuse\na\ta{b}.nii\tsegment\n")
+    with pytest.raises(InputError, match="sub-a has a path with a brace"):
+        read_sheet(tmp_path / "cohort.tsv", SCHEMA)
+
+
+def test_name_of_two_sources_is_refused(tmp_path):
+    rows = [{"source": "a"}, {"source": "b"}]
+    assert by_source(rows, "s.tsv") == {"a": rows[0], "b": rows[1]}
+    with pytest.raises(InputError, match=r"s\.tsv: has two rows for 'a'"):
+        by_source([*rows, {"source": "a"}], "s.tsv")
 
 
 def grown(folder, *more):

@@ -24,6 +24,16 @@ def test_slices_without_structures_are_dropped_and_the_rest_recorded(protocol, v
     np.testing.assert_array_equal(stack[:, 0], to_slices(image, view)[8:20])
 
 
+def test_slices_of_small_structures_are_kept_from_a_tenth_of_the_fullest_on(protocol):
+    labels = np.zeros((96, 96, 96), np.uint8)
+    labels[40:48, 44, 40:48] = 3  # 0.7 % of a slice
+    labels[40:42, 46, 40:43] = 3  # less than a tenth of that
+    labels[40:48, 45, 40] = 3
+    _, kept = view_stack(labels, labels, "coronal", protocol)
+    assert kept == [44, 45]
+    assert view_stack(labels[:, :40], labels[:, :40], "coronal", protocol)[1] == []
+
+
 def test_sagittal_stack_holds_merged_classes(protocol):
     left, right = protocol.names.index("Left caudate"), protocol.names.index("Right caudate")
     labels = np.full((16, 16, 16), left, np.uint8)
@@ -40,6 +50,8 @@ def test_crop_takes_the_cube_at_its_start():
 
 
 def test_damaged_or_foreign_stack_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.npy: no such file"):
+        open_stack(tmp_path / "gone.npy")
     for name, array in {
         "float.npy": np.zeros((2, 2, 16, 16)),
         "odd.npy": np.zeros((2, 2, 20, 16), np.uint8),

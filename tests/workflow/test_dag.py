@@ -170,7 +170,7 @@ def test_finished_model_segments_on_its_own_grid_and_nothing_is_trained(dry_run,
 @pytest.mark.slow
 def test_finished_model_is_refused_where_it_is_none_or_has_nothing_to_segment(dry_run, model):
     done = dry_run(rows=[HEADER, SEGMENT], overlay={"model": "models/nowhere"})
-    assert done.returncode != 0 and "models/nowhere: is not a model folder" in done.text
+    assert done.returncode != 0 and "models/nowhere: no such model folder" in done.text
     done = dry_run(rows=[HEADER, *TRAIN, VAL], overlay={"model": str(model)})
     assert done.returncode != 0 and "no scan has use=segment or test; name" in done.text
 

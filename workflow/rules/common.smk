@@ -10,7 +10,7 @@ from snakemake.utils import update_config, validate
 
 from quicknat.checking.verdicts import BAD, read_verdicts
 from quicknat.cohort.places import Places
-from quicknat.cohort.sheet import pretraining, read_sheet, read_table
+from quicknat.cohort.sheet import by_source, pretraining, read_sheet, read_table
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.reruns import LOOKS, deciding, file_digest, stage_settings, table_digest
@@ -20,7 +20,7 @@ from quicknat.schema import check, load_schema
 from quicknat.training.trained import MODEL_FILES, require_fit, trained_stages, untrained_scans
 
 # where downloads go; other workflows of MONAI users keep theirs there too
-RAW = os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw"
+RAW = os.path.normpath(os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw")
 SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
@@ -57,7 +57,7 @@ try:
     PEOPLE = os.path.join(os.path.dirname(SHEET), "participants.tsv")  # ages and the like
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
     TEMPLATES = in_workflow("workflow/report")
-    SOURCES = {row["source"]: row for row in read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA))}
+    SOURCES = by_source(read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA)), SOURCES_TABLE)
     PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
     if MODEL and workflow.is_main_process:
         require_usable(MODEL, PROTOCOL, own="results/model")

@@ -33,7 +33,8 @@ onsuccess:
 
 
 onerror:
-    HOLD.end()
+    if workflow.local_exec:  # else jobs may still be saving their states
+        HOLD.end()
     print(close_run(JOBS.failed, FAILED), file=sys.stderr)
     if os.path.exists(FAILED):  # a page that cannot be made changes nothing about the end
         shell(

@@ -10,17 +10,20 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from quicknat.cohort.sheet import default_name, find_one
-from quicknat.errors import InputError
+from quicknat.errors import InputError, Interrupted
 from quicknat.scans.conform import conform_labels, load_conformed
 from quicknat.scans.labels import Protocol
 from quicknat.scans.volumes import Grid, Volume, read_volume, save_nifti
@@ -86,13 +89,38 @@ def _run(command: list[str], environment: dict[str, str], messages: str) -> None
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,  # so that all that it starts ends with it
     ) as process:
-        for line in process.stdout or ():
-            sys.stderr.write(line)
-            last = line.strip() or last
+        try:
+            for line in process.stdout or ():
+                sys.stderr.write(line)
+                last = line.strip() or last
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     if process.returncode:
         problem = f"ended with status {process.returncode}, its last line '{last[-200:]}'"
         raise InputError(command[0], problem, messages)
+
+
+@contextmanager
+def _no_lock_left(subject: Path) -> Iterator[None]:
+    """Whatever ends the block early, SIGTERM too, no lock of recon-all stays to stop the next."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted(
+            f"recon-all of {subject.name} was stopped; the next run goes on from there"
+        )
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        for lock in (subject / "scripts").glob("IsRunning.*"):
+            lock.unlink()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _process_lives(number: int) -> bool:
@@ -180,8 +208,8 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
     environment = {"OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
     if method != "samseg":  # that package needs no licence
         environment["FS_LICENSE"] = str(find_license(settings.license))
-    messages = "see what it wrote above"
-    if method == "recon-all":
+    messages, ours = "see what it wrote above", method == "recon-all"
+    if ours:
         subject = settings.subjects_dir / name
         clear_stale_locks(subject)
         subject.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +220,8 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         data = image.data if plain else image.data.astype(np.float32)
         save_nifti(path, data, Grid(image.shape, image.affine, image.transforms))
         command, labels = _command(method, path, name, Path(temporary), settings)
-        _run(command, environment, messages)
+        with _no_lock_left(settings.subjects_dir / name) if ours else nullcontext():
+            _run(command, environment, messages)
         if not labels.is_file():
             raise InputError(program, f"ended well but did not write {labels.name}", messages)
         found = read_volume(labels)

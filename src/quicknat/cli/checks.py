@@ -17,9 +17,10 @@ def check(
     schemas: Annotated[Path, typer.Option(help="Folder of their schemas.")] = Path(
         "workflow/schemas"
     ),
-    raw: Annotated[Path, typer.Option(help="Folder that archives are unpacked into.")] = Path(
-        "results/raw"
-    ),
+    raw: Annotated[
+        Path,
+        typer.Option(help="Folder that archives are unpacked into.", envvar="MONAI_DATA_DIRECTORY"),
+    ] = Path("results/raw"),
     protocol: ProtocolFile = Path("workflow/labels/quicknat28.tsv"),
     output: Annotated[Path, typer.Option(help="Table of verdicts to write.")] = Path("check.tsv"),
     size: Size = 256,
@@ -39,7 +40,7 @@ def check(
     from quicknat.checking.space import needed_bytes, space_line
     from quicknat.checking.verdicts import BAD, Verdict, as_text
     from quicknat.cohort.places import Places
-    from quicknat.cohort.sheet import Scan, default_name, examine_sheet, read_table
+    from quicknat.cohort.sheet import Scan, by_source, default_name, examine_sheet, read_table
     from quicknat.records import write_records
     from quicknat.schema import load_schema
 
@@ -48,7 +49,7 @@ def check(
         raise typer.BadParameter("give one sheet, or image files")
     if is_sheet[0]:
         table = read_table(sources, load_schema(schemas / "sources.schema.yaml"))
-        places = Places(str(what[0]), {row["source"]: row for row in table}, str(raw))
+        places = Places(str(what[0]), by_source(table, sources), str(raw))
         schema = load_schema(schemas / "sheet.schema.yaml")
         verdicts, _ = check_cohort(places, schema, protocol, output, threads)
         scans, _ = examine_sheet(what[0], schema)

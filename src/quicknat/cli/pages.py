@@ -25,8 +25,13 @@ def curves(
     """
     import pandas as pd
 
-    from quicknat.report.figures import save, training_curves
+    from quicknat.report.figures import STAGES, save, training_curves
+    from quicknat.scans.slices import VIEWS
 
+    for path in histories:
+        if path.parts[-3:-2] not in [(stage,) for stage in STAGES] or path.parts[-2] not in VIEWS:
+            folders = f"{'|'.join(STAGES)}/{'|'.join(VIEWS)}"
+            raise InputError(path, "does not say its stage and view", f"move it to {folders}/")
     tables = {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in histories}
     save(training_curves(tables), output, output.with_suffix(".svg"), dpi=160)
 

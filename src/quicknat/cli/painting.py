@@ -20,6 +20,7 @@ from quicknat.cli.app import (
     app,
     nifti_name,
 )
+from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,9 @@ def synthesize(
         start = head_window(head, spacing, slice_size)
         tissues, classes = (crop(data, start, slice_size) for data in (tissues, classes))
         stacks.append(view_stack(tissues, classes, view, table)[0])
+        if not len(stacks[-1]):
+            problem = f"no {view.value} slice shows enough of what is to be labelled"
+            raise InputError(path, problem, "give a map of a whole brain")
     with written_whole(output) as (temporary,):
         matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
     log.info("%s: %d pictures painted from %d label map(s)", output, samples, len(stacks))

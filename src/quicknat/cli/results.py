@@ -151,7 +151,7 @@ def evaluate(
     from quicknat.evaluation.metrics import evaluate as compare
     from quicknat.files import written_whole
     from quicknat.scans.labels import Protocol
-    from quicknat.scans.volumes import read_volume
+    from quicknat.scans.volumes import as_bytes, read_volume
 
     # MONAI 1.6 warns at every call of a deprecated argument that it passes itself
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
@@ -164,11 +164,13 @@ def evaluate(
             raise InputError(
                 volume.path, f"lies elsewhere in space than {reference}", "give labels on its grid"
             )
-    maps = {view: volume.data for view, volume in views.items()}
-    pairs = count_pairs(ours.data, theirs.data, len(table.names), name)
+    last = len(table.names) - 1
+    maps = {view: as_bytes(volume, last) for view, volume in views.items()}
+    found, truth = as_bytes(ours, last), as_bytes(theirs, last)
+    pairs = count_pairs(found, truth, len(table.names), name)
     tables = {
-        "": compare(ours.data, theirs.data, ours.affine, table, name),
-        "_views": view_table(pairs, maps, theirs.data, table, name),
+        "": compare(found, truth, ours.affine, table, name),
+        "_views": view_table(pairs, maps, truth, table, name),
         "_confusion": confusion_table(pairs, table, name),
     }
     files = [output.with_stem(output.stem + end) for end in tables]

@@ -112,7 +112,8 @@ def bids(paths: Sequence[str]) -> Finding:
     unfit = "has not the entities and space of a scan that was taken"
     left_out += [LeftOut(path, unfit) for found in maps.values() for path in found]
     surfer, _ = freesurfer([path for path in paths if path.startswith("derivatives/")])
-    with_labels = with_freesurfer(scans, surfer)
+    with_labels, unused = with_freesurfer(scans, surfer)
+    left_out += unused
     return [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)], left_out
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quicknat.cohort.sheet import LOCAL, Scan
+from quicknat.cohort.sheet import LOCAL, Scan, find_all
 from quicknat.errors import InputError
 from quicknat.reruns import stable_path
 
@@ -55,8 +55,12 @@ class Places:
         if not self.in_place(source) and self.sources[source]["kind"] != MADE_BY_WORKFLOW:
             return [f"{self.raw}/{source}.members.txt"]
         where = self.path(source, path)
-        pair = [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
-        return [file for file in pair if not self.in_place(source) or Path(file).exists()]
+        if not self.in_place(source):
+            return [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
+        found = find_all(where)
+        headers = [file.with_suffix(end) for file in found for end in (".hdr", ".HDR")
+                   if file.suffix.lower() == ".img"]  # fmt: skip
+        return [str(file) for file in [*found, *filter(Path.exists, headers)]]
 
     def orientation(self, scan: Scan, source: str) -> str:
         """Stated direction of the axes, of the row or else of its source."""

@@ -6,7 +6,7 @@ import csv
 import fnmatch
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from io import StringIO
 from pathlib import Path
@@ -166,6 +166,19 @@ def read_table(path: str | Path, schema: dict) -> list[dict[str, str]]:
     return rows
 
 
+def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dict[str, str]]:
+    """The rows of a table of sources by their names.
+
+    Raises:
+        InputError: one name stands in two rows.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if found.setdefault(row["source"], row) is not row:
+            raise InputError(path, f"has two rows for '{row['source']}'", "rename or remove one")
+    return found
+
+
 def examine_sheet(path: str | Path, schema: dict) -> tuple[list[Scan], list[Fault]]:
     """Read a sheet, settle ``use: auto``, and collect all that is wrong with it.
 
@@ -199,6 +212,9 @@ def examine_sheet(path: str | Path, schema: dict) -> tuple[list[Scan], list[Faul
             problems.append((f"{scan.id} has no image", fix))
         if scan.labels and not scan.protocol:
             problems.append((f"{scan.id} has labels but no protocol", "say their numbering"))
+        if set(scan.image + scan.labels) & set("{}"):
+            what = f"{scan.id} has a path with a brace, which Snakemake takes for a wildcard"
+            problems.append((what, "rename that file or folder, or make a link to it"))
         if side(use):
             other = split_of.setdefault(person, scan)
             if side(use) != side(other.use):

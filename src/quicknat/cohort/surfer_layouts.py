@@ -59,24 +59,29 @@ def fastsurfer(paths: Sequence[str]) -> Finding:
     return _surfer(paths, FASTSURFER_DKT)
 
 
-def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> list[Scan]:
+def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Finding:
     """Scans with FreeSurfer's image and labels of the same subject and session in place of theirs.
 
     The image too, since the labels lie on its grid. A result without session is that of a subject
     who has a single one.
+
+    Returns:
+        The scans, and the results with labels that are of none of them.
     """
     labelled = {(scan.subject, scan.session): scan for scan in results if scan.labels}
     visits = Counter(scan.subject for scan in scans)
-    found = []
+    found, used = [], set()
     for scan in scans:
         result = labelled.get((scan.subject, scan.session))
         if result is None and visits[scan.subject] == 1:
             result = labelled.get((scan.subject, ""))
         if result is not None:
+            used.add(result.labels)
             scan = replace(
                 scan, image=result.image, labels=result.labels, protocol=result.protocol,
                 source=result.source, orientation="",
                 use="auto" if scan.use == "segment" else scan.use,
             )  # fmt: skip
         found.append(scan)
-    return found
+    unused = [result.labels for result in labelled.values() if result.labels not in used]
+    return found, [LeftOut(path, "matches no scan's subject and session") for path in unused]

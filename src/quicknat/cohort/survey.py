@@ -125,7 +125,12 @@ def survey(
             replace(scan, labels="", protocol="", use="segment" if scan.use == "auto" else scan.use)
             for scan in scans
         ]
-        scans = with_freesurfer(bare, results)
+        scans, unused = with_freesurfer(bare, results)
+        left_out += unused
+        if not any(scan.labels for scan in scans):
+            problem = f"has results, but of none of these scans: {results[0].id} and others"
+            fix = f"name its folders as the scans, such as {scans[0].id}" if scans else "look there"
+            raise InputError(labels_from, problem, fix)
     return Survey(name, _distinct(scans), sorted(left_out, key=lambda item: item.path))
 
 
@@ -149,8 +154,8 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Finding:
         absent = [file for file in files if base and not Path(file).exists()]
         if absent:
             left_out.append(LeftOut(absent[0], "is a link to a file that is not there; fetch it"))
-        elif re.search(r"[\t\r\n]|^\s|\s$", "".join(files)):
-            left_out.append(LeftOut(scan.image, "its path holds a tab or an outer space"))
+        elif re.search(r"[\t\r\n{}]|^\s|\s$", "".join(files)):
+            left_out.append(LeftOut(scan.image, "its path holds a tab, a brace or an outer space"))
         elif not scan.subject:
             left_out.append(LeftOut(scan.image, "no letter or digit in its name"))
         else:

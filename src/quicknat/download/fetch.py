@@ -82,16 +82,22 @@ def _given(folder: Path, url: str) -> list[str]:
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Keep others from fetching the same file; the lock of a process that died holds nobody."""
+def _locked(output: Path) -> Iterator[bool]:
+    """Keep others from fetching the same file; the lock of a process that died holds nobody.
+
+    Yields:
+        Whether another call fetched it meanwhile.
+    """
+    waited = False
     lock = FileLock(output.with_name(f".{output.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.info("%s: waiting for another job that fetches it", output)
         lock.acquire()
+        waited = True
     try:
-        yield
+        yield waited
         # safe once the output is there: whoever still gets this lock finds it done
         Path(lock.lock_file).unlink(missing_ok=True)
     finally:
@@ -145,11 +151,14 @@ def download(
         raise InputError(public(url), f"its checksum is '{checksum}'", fix)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(output):
+    with _locked(output) as waited:
         for left in output.parent.glob(f".tmp-????????{glob.escape(output.name)}*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()  # of a run that was killed
         if output.is_file() and CHECKSUM.fullmatch(checksum) and not _fault(output, checksum):
             log.info("%s is there already, with the right checksum", output)
+            return
+        if waited and output.is_file() and not CHECKSUM.fullmatch(checksum):
+            log.info("%s: another job has fetched it", output)
             return
         addresses = [url, *mirrors]
         if downloads is not None and (given := _given(Path(downloads), url)):

@@ -78,11 +78,11 @@ def evaluate(
             subject, f"prediction {prediction.shape}, reference {reference.shape}",
             "give labels on one grid",
         )  # fmt: skip
-    voxel_mm = voxel_sizes(affine)
+    voxel_mm, voxel_mm3 = voxel_sizes(affine), abs(np.linalg.det(affine[:3, :3]))
     rows = []
     for index, name in enumerate(protocol.names[1:], start=1):
         masks = prediction == index, reference == index
-        volumes = [mask.sum() * voxel_mm.prod() for mask in masks]
+        volumes = [mask.sum() * voxel_mm3 for mask in masks]
         rows.append((subject, name, *structure_metrics(*masks, voxel_mm), *volumes))
     table = pd.DataFrame(rows, columns=COLUMNS)
     log.info("%s: mean Dice %.3f over %d structures", subject, table["dice"].mean(), len(rows))

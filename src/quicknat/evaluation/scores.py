@@ -21,6 +21,7 @@ from scipy import stats
 from quicknat.evaluation.confusion import AGGREGATE
 
 MEASURES = ["dice", "iou", "hd95_mm"]
+HIGH_IS_BAD = {"hd95_mm"}
 FEWEST = 3  # people for an interval, scans for limits or a correlation
 RESAMPLES = 5000
 
@@ -76,7 +77,7 @@ def by_structure(
         people = part.groupby("person")["dice"].mean()
         low, high = interval(people)
         worst = part.loc[part["dice"].idxmin()]
-        means = part[["iou", "hd95_mm", "volume_error"]].mean()
+        means = part[[*MEASURES[1:], "volume_error"]].mean()
         rows.append(
             {
                 "structure": name,
@@ -89,8 +90,8 @@ def by_structure(
                 "scans": len(part),
             }
         )
-    columns = ["structure", "dice", "dice_low", "dice_high", "lowest", "lowest_scan", "iou",
-               "hd95_mm", "volume_error", "scans"]  # fmt: skip
+    columns = ["structure", "dice", "dice_low", "dice_high", "lowest", "lowest_scan",
+               *MEASURES[1:], "volume_error", "scans"]  # fmt: skip
     table = pd.DataFrame(rows, columns=columns).set_index("structure").reindex(list(order))
     return table.assign(scans=table["scans"].fillna(0).astype(int)).reset_index()
 
@@ -110,8 +111,8 @@ def by_scan(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst_cases(metrics: pd.DataFrame, measure: str = "dice", count: int = 10) -> pd.DataFrame:
-    """The `count` worst pairs of scan and structure: lowest Dice, or largest ``hd95_mm``."""
-    ascending = measure != "hd95_mm"
+    """The `count` worst pairs of scan and structure: lowest Dice, or largest distance."""
+    ascending = measure not in HIGH_IS_BAD
     scored = metrics.dropna(subset=measure)
     return scored.sort_values(measure, ascending=ascending, kind="stable").head(count)
 

@@ -71,7 +71,7 @@ def read_description(folder: str | Path) -> dict:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        fix = "train first, or segment with the model that comes along: leave out --model"
+        fix = "check the path; without --model, segment takes the model that comes along"
         raise InputError(folder, "no such model folder", fix)
     try:
         described = json.loads((folder / "bundle.json").read_text())

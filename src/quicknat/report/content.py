@@ -61,13 +61,14 @@ class ReportInputs:
     def table(self, path: str) -> pd.DataFrame | None:
         """A table of all scans, None where there is none.
 
-        Where jobs failed it is put together anew: the gathered one may be of an earlier run.
+        Where jobs failed it is put together anew: the gathered one may be of an earlier run. So may
+        scores where no scan is to be tested any more.
         """
-        if self.complete:
-            file = self.results / path
-            return pd.read_csv(file, sep="\t") if file.exists() else None
         scored = {scan.id for scan in self.scans if scan.use == "test"}
         names = [n for n in self.segmented if n in scored or not path.startswith("metrics")]
+        if self.complete:
+            file = self.results / path
+            return pd.read_csv(file, sep="\t") if names and file.exists() else None
         files = {name: self.results / GATHERED_FROM[path].format(name) for name in names}
         parts = [pd.read_csv(file, sep="\t").assign(subject=name) for name, file in files.items()]
         return pd.concat(parts, ignore_index=True) if parts else None

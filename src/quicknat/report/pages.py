@@ -62,7 +62,8 @@ def read_note(path: str | Path) -> str:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
+    # a hyphen: DataTables takes it for an empty cell, and sorts the others as numbers
+    return "-" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def _environment(templates: Path) -> Environment:

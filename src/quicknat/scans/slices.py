@@ -19,6 +19,7 @@ AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # the RAS+ axis that a view cu
 # share of labelled pixels below which a slice is not learnt from; the authors drop slices that are
 # 99 % background or more
 MIN_FOREGROUND = 0.01
+MIN_OF_LARGEST = 0.1  # where what is labelled is small: a tenth of what the fullest slice shows
 
 
 def to_slices(volume: np.ndarray, view: str) -> np.ndarray:
@@ -32,6 +33,16 @@ def to_slices(volume: np.ndarray, view: str) -> np.ndarray:
 def crop(volume: np.ndarray, start: tuple[int, int, int], size: int) -> np.ndarray:
     """The cube of `size` voxels that begins at `start`."""
     return volume[tuple(slice(first, first + size) for first in start)]
+
+
+def filled_enough(classes: np.ndarray) -> np.ndarray:
+    """Which slices show enough of what is labelled to learn from, bool (n,).
+
+    Args:
+        classes: class indices, (n, H, W).
+    """
+    shares = (classes > 0).mean(axis=(1, 2))
+    return shares > min(MIN_FOREGROUND, MIN_OF_LARGEST * shares.max(initial=0))
 
 
 def view_stack(
@@ -50,7 +61,7 @@ def view_stack(
         slices kept, counted in the cropped volume.
     """
     images, classes = to_slices(image, view), to_slices(labels, view)
-    kept = np.flatnonzero((classes > 0).mean(axis=(1, 2)) > MIN_FOREGROUND)
+    kept = np.flatnonzero(filled_enough(classes))
     classes = classes[kept]
     if view == "sagittal":
         classes = protocol.sagittal.astype(np.uint8)[classes]

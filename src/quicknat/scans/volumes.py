@@ -53,7 +53,8 @@ def as_bytes(volume: Volume, highest: int) -> np.ndarray:
     odd = data[(data < 0) | (data > highest) | (data != np.rint(data))]
     if odd.size:
         problem = f"holds {odd.flat[0]:g}, where only whole numbers from 0 to {highest} can be"
-        raise InputError(volume.path, problem, "convert the scan and its labels again")
+        fix = "convert the scan and its labels again, or name the label table that it was made with"
+        raise InputError(volume.path, problem, fix)
     return data.astype(np.uint8)
 
 

@@ -27,6 +27,7 @@ from quicknat.files import written_whole
 from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
 from quicknat.scans.conform import conform_file, load_conformed, record_grid, source_digest
+from quicknat.scans.slices import VIEWS
 from quicknat.segmentation.inference import segment
 from quicknat.segmentation.lookup import write_lookup_tables
 from quicknat.segmentation.outputs import dataset_description, output_files, write_segmentation
@@ -122,7 +123,9 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     scan = conformed["source_sha256"] if conformed else source_digest(task.path)
     wanted = scan, bundle.identity
     found = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
-    return found == wanted and made.get("how") == how(bundle, options)
+    # view maps may be there of an earlier model: then the last segmentation did not write them
+    views = not options.views or "views" in made
+    return views and found == wanted and made.get("how") == how(bundle, options)
 
 
 def how(bundle: Bundle, options: Options) -> dict:
@@ -182,6 +185,9 @@ def segment_file(
     if options.views:
         provenance["views"] = MERGED
     files = output_files(output, task.name, options.views)
+    if not options.views:  # those of an earlier segmentation do not belong to this one
+        for view in VIEWS:
+            output_files(output, task.name, views=True)[view].unlink(missing_ok=True)
     return write_segmentation(result, bundle, record, provenance, files)
 
 

@@ -20,7 +20,7 @@ from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
 from quicknat.scans.conform import head_window
 from quicknat.scans.population import BRIGHT, ScanStatistics, describe_scan
-from quicknat.scans.slices import AXIS, MIN_FOREGROUND, VIEWS, crop
+from quicknat.scans.slices import AXIS, VIEWS, crop, filled_enough
 from quicknat.scans.volumes import Grid
 from quicknat.segmentation.confidence import mean_per_class, normalised_entropy, view_agreement
 from quicknat.segmentation.native import entropy_to_native, to_native, votes_to_native
@@ -191,8 +191,9 @@ def sample(
 ) -> tuple[Prediction, dict[str, np.ndarray]]:
     """Mean of Monte-Carlo dropout samples, and how they differ per class (Bayesian QuickNAT).
 
-    The random numbers depend on the number of the sample alone, so the result is the same each
-    time. Nothing is mirrored: the mean of two would vary less than the paper's samples do.
+    The random numbers depend on the number of the sample and the size of the batches alone, so the
+    result is the same each time. Nothing is mirrored: the mean of two would vary less than the
+    paper's samples do.
     """
     bundle = replace(bundle, mirror=False)
     labels: list[np.ndarray] = []
@@ -274,7 +275,8 @@ def segment(
     box = (slice(f, f + n) for f, n in zip(prediction.start, classes.shape, strict=True))
     seen[tuple(box)] = classes.numpy()
     coronal = zip(*(np.moveaxis(part, AXIS["coronal"], 0) for part in (window, seen)), strict=True)
-    labelled = (pair for pair in coronal if (pair[1] > 0).mean() > MIN_FOREGROUND)
+    learnt = filled_enough(np.moveaxis(seen, AXIS["coronal"], 0))
+    labelled = (pair for pair, like in zip(coronal, learnt, strict=True) if like)
     statistics = describe_scan(labelled, len(probabilities))
     times.append(time.perf_counter())
     labels = to_native(parts, native)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch.multiprocessing import ProcessRaisedException
 
 from quicknat.causes import explained
-from quicknat.errors import InputError, Interrupted
+from quicknat.errors import InputError, Interrupted, one_line
 from quicknat.hardware import keep_freed_memory
 from quicknat.scans.labels import Protocol
 from quicknat.training.devices import make_fabric
@@ -21,6 +22,8 @@ from quicknat.training.plan import Plan, make_plan
 from quicknat.training.signals import forwarded_signals
 from quicknat.training.view import ViewTraining
 from quicknat.training.warm_start import WarmStart
+
+log = logging.getLogger(__name__)
 
 
 def _train(fabric: Fabric, plan: Plan) -> InputError | Interrupted | None:
@@ -36,8 +39,12 @@ def _train(fabric: Fabric, plan: Plan) -> InputError | Interrupted | None:
     except (InputError, Interrupted) as error:
         return error
     except (MemoryError, OSError, RuntimeError) as error:
-        if told := explained(error, plan.output):
+        told = explained(error, plan.output)
+        if told and fabric.is_global_zero:
             return told
+        if told:  # others' answers are not heard, and the first would wait for them in vain
+            log.error("error: %s", one_line(told))
+            raise told from error
         raise
     return None
 
@@ -86,7 +93,13 @@ def train_view(
     )
     fabric = make_fabric(view, settings)
     with forwarded_signals() if settings.devices > 1 else nullcontext():
-        # Fabric copies arguments in a way that a frozen dataclass does not allow
-        outcome = fabric.launch(partial(_train, plan=plan))
+        try:
+            # Fabric copies arguments in a way that a frozen dataclass does not allow
+            outcome = fabric.launch(partial(_train, plan=plan))
+        except ProcessRaisedException as error:
+            if InputError.__name__ not in str(error):
+                raise
+            problem = "one of its processes failed, as the line above says"
+            raise InputError(output, problem, "do what that says, and start again") from error
     if outcome:
         raise outcome

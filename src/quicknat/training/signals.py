@@ -38,6 +38,15 @@ def stop_flag() -> Iterator[StopFlag]:
         yield flag
 
 
+def outlive_termination(worker: int) -> None:
+    """Begin a loader process: a SIGTERM that a scheduler sends to all of a job does not end it.
+
+    The training that it serves gets the same signal, has yet to save its state, and ends its
+    loaders itself.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @contextmanager
 def forwarded_signals() -> Iterator[None]:
     """Inside the block signals go on to the processes that this one started."""

@@ -32,7 +32,7 @@ from quicknat.training.history import (
 from quicknat.training.learner import Learner
 from quicknat.training.model_files import write_model
 from quicknat.training.plan import Plan
-from quicknat.training.signals import stop_flag
+from quicknat.training.signals import outlive_termination, stop_flag
 from quicknat.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class ViewTraining:
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": fabric.device.type == "cuda",
+            "worker_init_fn": outlive_termination,
         }
         loader = DataLoader(slices, batch_sampler=batches, **common)
         training = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
@@ -92,6 +93,12 @@ class ViewTraining:
         loader = DataLoader(mine, settings.batch_size, **common)
         validation = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         return batches, training, validation
+
+    def _end_loaders(self) -> None:
+        """End the loader processes; the interpreter would ask them by SIGTERM, and wait."""
+        for loader in filter(None, (self.loader, self.validation_loader)):
+            if iterator := loader._dataloader._iterator:  # neither has a public name
+                iterator._shutdown_workers()
 
     def _restore(self) -> None:
         state = load_state(self.plan.state_folder, self.plan.fingerprint)
@@ -139,6 +146,7 @@ class ViewTraining:
         epochs, patience = self.settings.epochs, self.settings.patience
         tensorboard = self.plan.output / "tensorboard"
         with ExitStack() as stack:
+            stack.callback(self._end_loaders)
             self.stop = stack.enter_context(stop_flag())
             if not self.compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
