@@ -458,6 +458,26 @@ def test_command_writes_the_sheet_and_reports_uses_and_what_it_left_out(
     assert "fsaverage  comes with FreeSurfer; it is a template" in said
 
 
+def test_command_adds_what_is_new_and_says_what_a_cohort_lacks(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    root, sheet = tree(tmp_path / "fs", *surfer("anna", "orig.mgz")), tmp_path / "cohort.tsv"
+
+    def command(*options):
+        caplog.clear()
+        return quicknat(monkeypatch, "sheet", root, "--output", sheet, *options), caplog.text
+
+    status, said = command()
+    assert status == 0 and "no scan to train on: give a finished model" in said
+    assert f"next: quicknat check {sheet}" in said
+    tree(root, *surfer("bert"))
+    assert command()[0] == 1 and len(read_sheet(sheet, SCHEMA)) == 1
+    status, said = command("--add", "--use", "train")
+    assert status == 0 and "1 of them are new to it, which makes 2" in said
+    assert "no scan to validate on" in said and "no scan to test on" in said
+    assert [scan.use for scan in read_sheet(sheet, SCHEMA)] == ["segment", "train"]
+    assert command("--add", "--overwrite")[0] == 2
+
+
 def test_command_that_finds_no_scan_says_why_and_exits_with_1(
     tmp_path, monkeypatch, caplog, capsys
 ):

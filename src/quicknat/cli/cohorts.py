@@ -137,4 +137,7 @@ def sheet(
         log.info("  no scan to validate on: the last epoch's networks will be kept; see 'use'")
     if uses["train"] and not uses["test"]:
         log.info("  no scan to test on: there will be no scores; see 'use'")
-    log.info("%d left out; wrote %s", len(found.left_out), output)
+    if not uses["train"] and uses["segment"] + uses["test"]:
+        log.info("  no scan to train on: give a finished model, such as --config sheet=%s "
+                 "model=src/quicknat/models/malc", output)  # fmt: skip
+    log.info("%d left out; wrote %s; next: quicknat check %s", len(found.left_out), output, output)
