@@ -6,6 +6,7 @@ None of the three can be had here. Stand-ins on PATH note their arguments and co
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -297,7 +298,10 @@ def test_lock_of_a_recon_all_that_may_be_at_work_is_named_and_kept(host, provide
 
 @pytest.mark.case(47)
 @pytest.mark.slow
-def test_stopped_recon_all_leaves_neither_process_nor_lock(provide, conformed, tmp_path, settings):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_stopped_recon_all_leaves_neither_process_nor_lock(
+    number, provide, conformed, tmp_path, settings
+):
     path, raw, _ = conformed
     lock = settings.subjects_dir / "sub-01_ses-2/scripts/IsRunning.lh+rh"
     work = (
@@ -312,9 +316,9 @@ def test_stopped_recon_all_leaves_neither_process_nor_lock(provide, conformed, t
     while not (tmp_path / "pid").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(number)
     message = process.communicate(timeout=30)[1]
-    assert process.returncode == 75 and "the next run goes on from there" in message, message
+    assert process.returncode == 75 and "the same command goes on from there" in message, message
     assert not lock.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -510,8 +510,34 @@ def test_folder_for_each_person_gives_its_image_and_label_map(tmp_path):
         "sub-subj2": (f"{base}subj_2/scan.nii", ""),
         "sub-subj3": (f"{base}subj_3/MPRAGE.nii", f"{base}subj_3/MPRAGE_seg.nii"),
     }
-    assert [item.path for item in found.left_out] == ["subj_4", "subj_5"]
-    assert "holds 2 images; which is the T1w scan" in found.left_out[0].reason
+    assert [item.path for item in found.left_out] == ["notes", "subj_4", "subj_5"]
+    assert "holds 2 images; which is the T1w scan" in found.left_out[1].reason
+
+
+def test_data_set_of_which_nothing_can_be_used_is_not_taken_for_folders_of_scans(tmp_path):
+    tree(tmp_path / "bids", "sub-01/anat/sub-01_T2w.nii.gz", "derivatives/x.nii.gz")
+    found = survey(tmp_path / "bids")
+    assert found.layout == "bids" and found.scans == []
+    tree(tmp_path / "ixi", "IXI-T2/IXI002-Guys-0828-T2.nii.gz")
+    assert survey(tmp_path / "ixi").scans == []
+
+
+@pytest.mark.parametrize(
+    ("files", "taken"),
+    [
+        (["patient1/patient1_flair.nii.gz"], None),
+        (["patient1/patient1_flair.nii.gz", "patient1/other.nii.gz"], None),
+        (["subject1/subject1_T1.nii", "subject1/subject1_flair.nii"], "subject1_T1.nii"),
+        (["mri/T1.mgz", "mri/aseg.mgz"], None),
+        (["imagesTr/a.nii.gz", "labelsTr/a.nii.gz"], None),
+        (["B/x.txt", "C/below/T1.nii"], None),
+    ],
+)
+def test_folder_that_is_not_of_one_scan_is_left_out_with_a_reason(tmp_path, files, taken):
+    found = survey(tree(tmp_path, *files), layout="folders")
+    assert [scan.image.rpartition("/")[2] for scan in found.scans] == ([taken] if taken else [])
+    folders = {name.partition("/")[0] for name in files}
+    assert {item.path for item in found.left_out} == (set() if taken else folders)
 
 
 def test_looking_at_a_data_set_needs_no_torch():

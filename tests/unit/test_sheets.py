@@ -113,6 +113,19 @@ def test_new_scans_go_into_the_columns_that_a_sheet_has(tmp_path):
         add_to_sheet(scans, tmp_path / "absent.tsv", SCHEMA)
 
 
+def test_rows_without_trailing_cells_and_foreign_line_ends_stay_as_they_are(tmp_path):
+    scans, sheet, _, _ = grown(tmp_path)
+    text = "\ufeffsubject\timage\tlabels\tuse\tprotocol\tsession\r\n"
+    text += "anna\ta.nii\t\tsegment\r\n#bert\tb.nii\t\tsegment\r\n"
+    sheet.write_bytes(text.encode())
+    _, new = add_to_sheet(scans, sheet, SCHEMA)
+    found = sheet.read_bytes().decode()
+    assert new == 1 and found.startswith(text + "cleo\t") and found.endswith("\t\r\n")
+    sheet.write_text("subject\timage\tuse\tlabels\tprotocol\tage\nanna\ta.nii\tsegment\t\t\t30\n")
+    with pytest.raises(InputError, match=r"cohort\.tsv: unknown key 'age'"):
+        add_to_sheet(scans, sheet, SCHEMA)
+
+
 def test_people_of_new_scans_are_added_to_those_that_are_known(tmp_path):
     table = "ID,M/F,Hand,Age\nOAS1_0001_MR1,F,R,74\nOAS1_0002_MR1,M,R,20\n"
     (tmp_path / "oasis.csv").write_text(table)

@@ -89,6 +89,18 @@ def test_hot_voxels_do_not_darken_the_scan(head):
     assert np.median(np.abs(plain.astype(int) - with_hot)) <= 1
 
 
+@pytest.mark.case(25)
+def test_single_voxels_far_below_air_do_not_shift_the_scale(head):
+    dark = head.data.astype(np.float32)
+    plain, _, _ = conform(Volume(dark.copy(), head.affine, head.path), 2.0, 160)
+    dark[::7, 0, 0], dark[0, 0, 0] = -0.3 * dark.max(), -1e4
+    found, _, record = conform(Volume(dark, head.affine, head.path), 2.0, 160)
+    assert np.median(np.abs(found.astype(int) - plain)) == 0
+    assert head_window(found, 2.0, 96) == head_window(plain, 2.0, 96)
+    low, high = record["intensity_at_0_and_255"]
+    assert abs(low) < 0.01 * high
+
+
 @pytest.mark.case(24)
 @pytest.mark.parametrize(("gain", "offset"), [(1, -500), (0.01, -2), (1, 500)])
 def test_scan_whose_air_is_not_0_is_conformed_as_one_whose_air_is(head, gain, offset):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ PROVIDE = {
     "synthseg": f"load FreeSurfer 7.3 or newer (module load freesurfer), {CONTAINER}",
     "samseg": "install envs/samseg.yaml (snakemake --sdm conda does), or the package samseg",
 }
+STOPPING = (signal.SIGTERM, signal.SIGHUP)  # which would end us, and not what we started
 PLAIN_TYPES = ("uint8", "int16", "float32")  # voxels that every program reads
 
 
@@ -104,23 +105,28 @@ def _run(command: list[str], environment: dict[str, str], messages: str) -> None
 
 
 @contextmanager
-def _no_lock_left(subject: Path) -> Iterator[None]:
-    """Whatever ends the block early, SIGTERM too, no lock of recon-all stays to stop the next."""
+def _stoppable(program: str, name: str, scripts: Path | None) -> Iterator[None]:
+    """What ends the block early, a signal too, ends the program, and leaves no lock of recon-all.
+
+    Args:
+        program: that runs in the block.
+        name: of the scan.
+        scripts: folder of recon-all's locks, for the next run must not stop before them.
+    """
 
     def stop(number: int, frame: object) -> None:
-        raise Interrupted(
-            f"recon-all of {subject.name} was stopped; the next run goes on from there"
-        )
+        raise Interrupted(f"{program} of {name} was stopped; the same command goes on from there")
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
     except BaseException:
-        for lock in (subject / "scripts").glob("IsRunning.*"):
+        for lock in scripts.glob("IsRunning.*") if scripts else ():
             lock.unlink()
         raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _process_lives(number: int) -> bool:
@@ -208,19 +214,20 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
     environment = {"OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
     if method != "samseg":  # that package needs no licence
         environment["FS_LICENSE"] = str(find_license(settings.license))
-    messages, ours = "see what it wrote above", method == "recon-all"
-    if ours:
+    messages, scripts = "see what it wrote above", None
+    if method == "recon-all":
         subject = settings.subjects_dir / name
+        scripts = subject / "scripts"
         clear_stale_locks(subject)
         subject.parent.mkdir(parents=True, exist_ok=True)
-        messages = f"see {subject / 'scripts/recon-all.log'}; the next run goes on from there"
+        messages = f"see {scripts / 'recon-all.log'}; the next run goes on from there"
     with tempfile.TemporaryDirectory(prefix="quicknat-") as temporary:
         path = Path(temporary) / f"{name}_T1w.nii.gz"
         plain = image.data.dtype.newbyteorder("=").name in PLAIN_TYPES
         data = image.data if plain else image.data.astype(np.float32)
         save_nifti(path, data, Grid(image.shape, image.affine, image.transforms))
         command, labels = _command(method, path, name, Path(temporary), settings)
-        with _no_lock_left(settings.subjects_dir / name) if ours else nullcontext():
+        with _stoppable(program, name, scripts):
             _run(command, environment, messages)
         if not labels.is_file():
             raise InputError(program, f"ended well but did not write {labels.name}", messages)

@@ -50,6 +50,13 @@ def _content(volume: Volume) -> str:
     return hashlib.sha256(f"{data.shape}".encode() + data.data).hexdigest()
 
 
+def _piecewise_constant(data: np.ndarray) -> bool:
+    """Whether most of what is bright equals its neighbour along the first axis."""
+    here, there = data[:-1], data[1:]
+    bright = np.minimum(here, there) > data.mean()
+    return bool(np.count_nonzero(bright & (here == there)) > ALIKE * np.count_nonzero(bright))
+
+
 def _oddities(volume: Volume) -> list[str]:
     """What is unusual about a scan, though it can be used."""
     sizes = voxel_sizes(volume.affine)
@@ -59,9 +66,7 @@ def _oddities(volume: Volume) -> list[str]:
         found.append(f"voxels of {voxel} mm are thicker than {THICK_MM} mm")
     if extent.min() < HEAD_MM[0] or extent.max() > HEAD_MM[1]:
         found.append(f"the field of view is {' × '.join(f'{mm:.0f}' for mm in extent)} mm")
-    here, there = volume.data[:-1], volume.data[1:]
-    bright = np.minimum(here, there) > volume.data.mean()
-    if np.count_nonzero(bright & (here == there)) > ALIKE * np.count_nonzero(bright):
+    if all(_piecewise_constant(np.moveaxis(volume.data, axis, 0)) for axis in range(3)):
         found.append("looks like a label map; those go into the column 'labels'")
     return found
 

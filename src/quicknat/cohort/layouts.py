@@ -22,6 +22,9 @@ OASIS_IMAGE = re.compile(r".*/PROCESSED/MPRAGE/T88_111/[^/]*_masked_gfc\.img", r
 OASIS_LABELS = re.compile(r".*/FSL_SEG/[^/]*_fseg\.img", re.IGNORECASE)
 IXI_NAME = re.compile(r"IXI\d{3}-.*\.nii(\.gz)?", re.IGNORECASE)
 IXI_T1 = re.compile(r"IXI\d{3}-[A-Za-z]+-\d+-T1\.nii(\.gz)?", re.IGNORECASE)
+T1 = re.compile(r"(?<![a-z0-9])t1(?![0-9])|mprage", re.IGNORECASE)
+OTHER_CONTRAST = re.compile(r"(?<![a-z0-9])(t2|t2w|flair|bold|dwi|pd|swi|asl)(?![a-z0-9])", re.I)
+PART_OF_A_DATA_SET = re.compile("mri|anat|func|dwi|derivatives|(images|labels)T[rs]", re.IGNORECASE)
 LABELS = "dseg|seg|labels|aseg|synthseg"  # ends of the names of label maps
 BIDS_FOLDER = re.compile(r"(sub-[A-Za-z0-9]+/(?:ses-[A-Za-z0-9]+/)?)")
 BIDS_T1W = re.compile(r"anat/(sub-[^/]*)_T1w\.nii(?:\.gz)?")
@@ -170,12 +173,13 @@ def plain(paths: Sequence[str]) -> Finding:
 
 
 def folders(paths: Sequence[str]) -> Finding:
-    """A folder for each scan, with its image and maybe a label map, whatever their names are.
+    """A folder for each scan, with its image and maybe a label map.
 
-    Of several images it is the one whose name has T1 or MPRAGE in it. A label map is named as in
-    :func:`plain`, or just so: ``aseg.nii.gz``.
+    Of several images it is the one whose name has T1 or MPRAGE in it; a single one may be called
+    anything but another contrast. A label map is named as in :func:`plain`, or just so:
+    ``aseg.nii.gz``.
     """
-    inside: dict[str, list[str]] = {}
+    inside: dict[str, list[str]] = {path[:-1]: [] for path in paths if re.fullmatch("[^/]+/", path)}
     for path in paths:
         if re.fullmatch(r"[^/]+/[^/]+\.(?:nii|nii\.gz|mg[zh])", path, re.IGNORECASE):
             inside.setdefault(path.partition("/")[0], []).append(path)
@@ -183,12 +187,16 @@ def folders(paths: Sequence[str]) -> Finding:
     for folder, files in inside.items():
         maps = [path for path in files if re.search(rf"[/_](?:{LABELS})\.", path, re.IGNORECASE)]
         images = [path for path in files if path not in maps]
-        if len(images) > 1:
-            images = [path for path in images if re.search("t1|mprage", Path(path).name, re.I)]
-        if len(images) == 1 and len(maps) <= 1:
+        named = [path for path in images if T1.search(Path(path).name)]
+        other = [path for path in images if OTHER_CONTRAST.search(Path(path).name)]
+        images = named if named or other or len(images) > 1 else images
+        if PART_OF_A_DATA_SET.fullmatch(folder) or not files:
+            left_out.append(LeftOut(folder, "is no folder of one scan"))
+        elif len(images) == 1 and len(maps) <= 1:
             scans.append(scan_named(folder, images[0], "".join(maps)))
         else:
-            reason = f"holds {len(files)} images; which is the T1w scan, and which its label map?"
+            count = f"{len(files)} image{'s' if len(files) > 1 else ''}"
+            reason = f"holds {count}; which is the T1w scan, and which its label map?"
             left_out.append(LeftOut(folder, reason))
     return scans, left_out
 
@@ -198,5 +206,6 @@ LAYOUTS = {
     layout.__name__: layout
     for layout in (oasis1, ixi, bids, fastsurfer, freesurfer, synthseg, plain, folders)
 }
+FOLDERS = folders.__name__  # what is left when nothing particular was recognised
 # OASIS-1 also comes as archives of FreeSurfer results
 IN_ARCHIVES = ("oasis1", "ixi", "freesurfer")

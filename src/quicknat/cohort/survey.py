@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS
+from quicknat.cohort.layouts import FOLDERS, IN_ARCHIVES, LAYOUTS
 from quicknat.cohort.naming import Finding, LeftOut
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.cohort.surfer_layouts import with_freesurfer
@@ -136,8 +136,10 @@ def survey(
 
 def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Finding]:
     """The first layout that finds a scan, or else one that finds something to leave out."""
-    findings = {}
+    findings: dict[str, Finding] = {}
     for name in names:
+        if name == FOLDERS and any(left_out for _, left_out in findings.values()):
+            continue  # something particular, of which nothing can be used
         findings[name] = LAYOUTS[name](paths)
         if findings[name][0]:
             return name, findings[name]

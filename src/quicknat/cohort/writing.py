@@ -113,7 +113,7 @@ def _write(sheet: Path, text: str, schema: dict, people: pd.DataFrame | None) ->
     """Write a sheet and who its people are, if its reader accepts it."""
     files = [sheet] if people is None else [sheet, sheet.with_name(PARTICIPANTS)]
     with written_whole(*files) as temporaries:
-        temporaries[0].write_text(text)
+        temporaries[0].write_bytes(text.encode())
         if people is not None:
             people.reset_index().to_csv(temporaries[1], sep="\t", index=False, na_rep="n/a")
         try:
@@ -163,9 +163,9 @@ def _mentioned(text: str, columns: Sequence[str]) -> set[tuple[str, str]]:
     found = set()
     for line in text.split("\n"):
         cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
-        if len(cells) > max(places):
-            subject, session = (cells[place] if place >= 0 else "" for place in places)
-            found.add((subject, session))
+        cells += [""] * len(columns)  # editors drop tabs at the end of a line
+        subject, session = (cells[place] if place >= 0 else "" for place in places)
+        found.add((subject, session))
     return found
 
 
@@ -189,7 +189,8 @@ def add_to_sheet(
     """
     sheet = Path(sheet)
     columns = list(read_cells(sheet).columns)
-    text = sheet.read_text("utf-8-sig")
+    text = sheet.read_bytes().decode()  # line ends and byte order mark stay as they are
+    line_end = "\r\n" if "\r\n" in text else "\n"
     there = _mentioned(text, columns)
     new = [scan for scan in scans if (scan.subject, scan.session) not in there]
     everything = _cells(new, sheet, schema["properties"])
@@ -204,7 +205,7 @@ def add_to_sheet(
         if file.exists():
             known = read_participants(file)
             people = pd.concat([known, people.drop(known.index, errors="ignore")])
-    text += "" if text.endswith("\n") else "\n"
-    return _write(sheet, text + _as_tsv(everything[columns], header=False), schema, people), len(
-        new
-    )
+    text += "" if text.endswith("\n") else line_end
+    rows = everything.reindex(columns=columns, fill_value="")  # its reader refuses other columns
+    text += _as_tsv(rows, header=False).replace("\n", line_end)
+    return _write(sheet, text, schema, people), len(new)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from quicknat.scans.conform import load_conformed, resample
+from quicknat.scans.conform import darkest, load_conformed, resample
 from quicknat.scans.volumes import Grid, Volume, read_volume, require_same_grid
 
 MARGIN_MM = 25  # of head around the brain
@@ -88,7 +88,7 @@ def load_layers(
 
     arrays = {key: shown(key) for key in layers}
     return Layers(
-        grid, resample(canonical(image), grid, order=1, outside=float(image.data.min())),
+        grid, resample(canonical(image), grid, order=1, outside=darkest(image)),
         arrays["prediction"],
         arrays.get("reference"), arrays.get("uncertainty"),
     )  # fmt: skip

@@ -72,6 +72,14 @@ def _foreground(data: np.ndarray) -> np.ndarray:
     return data > low + 0.1 * (high - low)
 
 
+def darkest(volume: Volume) -> float:
+    """What stands for air in a scan: 0 only where nobody has normalised it.
+
+    Single voxels that are far darker, as interpolation leaves them, do not count.
+    """
+    return float(np.percentile(volume.data, SCALING_PERCENTILES[0]))
+
+
 def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
     """The RAS+ isotropic cube of `size` voxels that holds the scan.
 
@@ -186,8 +194,7 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
         fix = "this is not a scan of a head"
         raise InputError(volume.path, f"every voxel is {volume.data.flat[0]:g}", fix)
     grid = conformed_grid(volume, spacing_mm, size)
-    air = float(volume.data.min())  # which is 0 only where nobody has normalised the scan
-    resampled = resample(volume, grid, order=1, outside=air)
+    resampled = resample(volume, grid, order=1, outside=darkest(volume))
     image, scaling = to_uint8(resampled, spacing_mm, volume.path)
     head = np.argwhere(_foreground(volume.data[::2, ::2, ::2])) * 2
     inside = apply_affine(np.linalg.inv(grid.affine) @ volume.affine, head)

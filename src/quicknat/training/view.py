@@ -99,6 +99,8 @@ class ViewTraining:
         for loader in filter(None, (self.loader, self.validation_loader)):
             if iterator := loader._dataloader._iterator:  # neither has a public name
                 iterator._shutdown_workers()
+                for worker in iterator._workers:  # one that still waits for a disk
+                    worker.kill()
 
     def _restore(self) -> None:
         state = load_state(self.plan.state_folder, self.plan.fingerprint)
