@@ -27,7 +27,7 @@ rule segment:
     conda:
         "../../envs/torch.yaml"
     params:
-        # who trains in fp32, for the same figures on every processor, wants them here too
+        # who trains in fp32, for the same figures each time, wants them here too
         precision="fp32" if config["training"]["precision"] == "32-true" else "auto",
     shell:
         "quicknat segment {input.scan:q} --conformed --views --name {wildcards.scan:q}"
