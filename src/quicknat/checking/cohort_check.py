@@ -203,8 +203,8 @@ def check_for_workflow(
     bad = [verdict for verdict in verdicts if verdict.verdict == BAD]
     lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
     if bad and (faulty or on_bad_scan == "stop"):
-        fix = "repair these, or leave them out: --config on_bad_scan=skip"
-        fix = "repair the sheet" if faulty else fix
+        skip = "repair these, or leave them out: --config on_bad_scan=skip"
+        fix = "repair the sheet" if faulty else skip
         raise InputError(places.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)
