@@ -20,7 +20,7 @@ import typer
 from quicknat.hardware import keep_freed_memory
 from quicknat.model.network import NetworkSettings
 from quicknat.synthesis.painting import synthesize
-from quicknat.synthesis.tissues import tissue_table
+from quicknat.synthesis.tissue_table import tissue_table
 from quicknat.training.devices import make_fabric
 from quicknat.training.learner import Learner
 from quicknat.training.optimizers import TrainingSettings

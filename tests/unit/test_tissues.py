@@ -15,7 +15,8 @@ from quicknat.scans.conform import conform
 from quicknat.scans.labels import NUMBERINGS, Protocol, parse_ids
 from quicknat.scans.slices import VIEWS
 from quicknat.scans.volumes import Volume
-from quicknat.synthesis.tissues import conformed_tissues, split_outside, tissue_table, to_tissues
+from quicknat.synthesis.tissue_table import tissue_table
+from quicknat.synthesis.tissues import conformed_tissues, split_outside, to_tissues
 
 SHIPPED = [Protocol.read(path) for path in sorted(LABELS.glob("*.tsv"))]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quicknat.synthesis.tissues import tissue_table
+from quicknat.synthesis.tissue_table import tissue_table
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in its SDs
 KNOTS = 6  # of the displacement field along a side: 40 mm apart in a 192 mm window

@@ -36,24 +36,20 @@ def grid_around(classes: Volume, spacing_mm: float) -> Grid:
     return Grid((size, size, size), affine)
 
 
-def reshape(
+def bend(
     image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """A scan and its labels, deformed into the shape of another label map.
+) -> sitk.Transform:
+    """Where each point of another label map lies in a scan: from points of `like` to the scan's.
 
     What is registered are two drawings of the label maps: every structure as bright as it is in the
-    scan on average. The deformation is smooth, so the copy's labels are still those of its image,
-    and no more than resemble the other map.
+    scan on average. The map is smooth.
 
     Args:
         image: float32 (X, Y, Z), RAS+.
         classes: uint8 class indices, same shape.
         like: uint8 class indices of the other map, on its own grid of the same spacing.
-        spacing_mm: voxel side.
+        spacing_mm: voxel side; the points are as :func:`to_image` places them.
         threads: for SimpleITK.
-
-    Returns:
-        The image and its classes on the grid of `like`, float32 and uint8.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     count = int(max(classes.max(), like.max())) + 1
@@ -68,7 +64,22 @@ def reshape(
     )
     affine = affine_map(fixed, moving, seed=0)
     moved = sitk.Resample(moving, fixed, affine, sitk.sitkLinear)
-    bent = sitk.CompositeTransform([affine, deformation(fixed, moved, ITERATIONS, SMOOTHNESS)])
+    return sitk.CompositeTransform([affine, deformation(fixed, moved, ITERATIONS, SMOOTHNESS)])
+
+
+def reshape(
+    image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """A scan and its labels, deformed into the shape of another label map, see :func:`bend`.
+
+    Since the deformation is smooth, the copy's labels are still those of its image, and no more
+    than resemble the other map.
+
+    Returns:
+        The image and its classes on the grid of `like`, float32 and uint8.
+    """
+    bent = bend(image, classes, like, spacing_mm, threads)
+    fixed = to_image(like, spacing_mm)
 
     def carried(data: np.ndarray, outside: float) -> np.ndarray:
         picture = to_image(data.astype(np.float32), spacing_mm)
@@ -77,6 +88,7 @@ def reshape(
         )
 
     # the largest share of each voxel, class by class for memory: nearest neighbours would be jagged
+    count = int(max(classes.max(), like.max())) + 1
     best = carried(classes == 0, outside=1)
     found = np.zeros(best.shape, np.uint8)
     for index in range(1, count):

@@ -1,21 +1,10 @@
-"""Label maps as tissues: what synthetic pre-training paints images from.
-
-A tissue is what one brightness is drawn for. Left and right of a structure are one tissue, so that
-no image can tell them apart. The columns of ``tissues.tsv``: ``index`` (0 is air), ``name``,
-``region`` (air, brain, csf, outside), ``t1w`` (usual brightness in a conformed T1w scan, 0 … 255:
-medians over four public heads and four of MALC, round figures for what has no label there, empty
-where it varies), and its numbers in ``freesurfer`` (with those from 500 on that SynthSeg's maps
-add for the head) and in ``neuromorphometrics``.
-"""
+"""Label maps as tissues: what synthetic pre-training paints images from."""
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
@@ -24,16 +13,9 @@ from quicknat.scans.conform import conformed_grid, load_conformed, resample
 from quicknat.scans.labels import NUMBERINGS, Protocol, parse_ids
 from quicknat.scans.population import BRIGHT
 from quicknat.scans.volumes import Grid, Volume
+from quicknat.synthesis.tissue_table import tissue_table
 
 SPLIT = ("Outside, dark", "Outside, middle", "Outside, bright")
-
-
-@cache
-def tissue_table() -> pd.DataFrame:
-    """The table of tissues, a row each, in the order of their indices."""
-    with (files("quicknat.synthesis") / "tissues.tsv").open() as stream:
-        table = pd.read_csv(stream, sep="\t", dtype=str, keep_default_na=False)
-    return table.assign(t1w=pd.to_numeric(table["t1w"], errors="coerce"))
 
 
 def _known(numbering: str, protocol: Protocol) -> dict[int, int]:

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, Sampler
 from quicknat.errors import InputError
 from quicknat.scans.population import ScanStatistics, describe_scan
 from quicknat.scans.slices import open_stack
-from quicknat.synthesis.tissues import tissue_table
+from quicknat.synthesis.tissue_table import tissue_table
 
 AGAIN = "slice all scans again with one label table and size"
 

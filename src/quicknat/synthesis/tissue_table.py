@@ -1,0 +1,24 @@
+"""The tissues that images are painted of.
+
+A tissue is what one brightness is drawn for. Left and right of a structure are one tissue, so that
+no image can tell them apart. The columns of ``tissues.tsv``: ``index`` (0 is air), ``name``,
+``region`` (air, brain, csf, outside), ``t1w`` (usual brightness in a conformed T1w scan, 0 … 255:
+medians over four public heads and four of MALC, round figures for what has no label there, empty
+where it varies), and its numbers in ``freesurfer`` (with those from 500 on that SynthSeg's maps
+add for the head) and in ``neuromorphometrics``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+
+@cache
+def tissue_table() -> pd.DataFrame:
+    """The table of tissues, a row each, in the order of their indices."""
+    with (files("quicknat.synthesis") / "tissues.tsv").open() as stream:
+        table = pd.read_csv(stream, sep="\t", dtype=str, keep_default_na=False)
+    return table.assign(t1w=pd.to_numeric(table["t1w"], errors="coerce"))
