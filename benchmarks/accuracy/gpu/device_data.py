@@ -119,6 +119,23 @@ class Slices:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def described(self) -> list[dict]:
+        """Of each scan what :func:`quicknat.scans.population.describe_scan` says of it."""
+        found = []
+        for number in self.pairs[:, 0].unique().tolist():
+            kept = self.pairs[self.pairs[:, 0] == number, 1]
+            image, labels = (
+                part.movedim(AXIS[self.view], 0)[kept] for part in self.volumes[number]
+            )
+            labels = self.merged(labels).long()
+            voxels = torch.bincount(labels.flatten(), minlength=self.classes)
+            sums = torch.bincount(labels.flatten(), image.flatten().double(), self.classes)
+            bright = image > 25
+            outside = (bright & (labels == 0)).sum() / bright.sum()
+            found.append({"number": number, "voxels": voxels.tolist(), "sums": sums.tolist(),
+                          "outside": float(outside)})  # fmt: skip
+        return found
+
     def merged(self, labels: Tensor) -> Tensor:
         """Classes as this view has them."""
         return self.sagittal[labels.long()].byte() if self.view == "sagittal" else labels
@@ -204,9 +221,12 @@ def aggregate(
             values = slices[some].float()[:, None] / 255
 
             def found(values: Tensor, network=network, view=view) -> Tensor:
-                values = values.to(memory_format=torch.channels_last)
-                with torch.autocast("cuda", torch.bfloat16, enabled=image.is_cuda):
-                    logits = network(values)
+                # sides of batches differ: to look for the fastest way each time takes longest
+                with (
+                    torch.backends.cudnn.flags(enabled=True, benchmark=False),
+                    torch.autocast("cuda", torch.bfloat16, enabled=image.is_cuda),
+                ):
+                    logits = network(values.to(memory_format=torch.channels_last))
                 return (logits.float() + offsets[view][:, None, None]).softmax(dim=1)
 
             shares = found(values)

@@ -111,6 +111,20 @@ def rate_factor(share: float) -> float:
     return share / WARMUP if share < WARMUP else (1 - (share - WARMUP) / (1 - WARMUP)) ** 0.9
 
 
+def warm_up(network: nn.Module, slices: Slices, loss: Callable, batch: int) -> None:
+    """Two steps without learning, in which cuDNN finds out how each layer is computed fastest."""
+    network.train()
+    for _ in range(2):
+        image, labels = slices.batch(batch)
+        with torch.autocast("cuda", torch.bfloat16, enabled=image.is_cuda):
+            logits = network(image.to(memory_format=torch.channels_last))
+        loss(logits, labels).backward()
+        for weights in network.parameters():
+            weights.grad = None
+    if image.is_cuda:
+        torch.cuda.synchronize()
+
+
 def learn(
     network: nn.Module, slices: Slices, loss: Callable, seconds: float, rate: float, batch: int
 ) -> dict[str, Any]:
@@ -188,14 +202,15 @@ def view_job(view: str, place: Path, given: argparse.Namespace, output: Path) ->
         loss = our_loss(slices)
         if network is None:
             network = quicknat_of(given.filters, given.dropout, slices, given.device)
+        warm_up(network, slices, added(loss), given.batch)
         facts = learn(network, slices, added(loss), seconds, rate, given.batch)
         facts |= {"weights": loss.weights.tolist(), "edge": loss.edge, "rate": rate}
-        facts["counts"] = slices.counts.tolist()
+        facts |= {"counts": slices.counts.tolist(), "scans": slices.described()}
         torch.save({k: v.cpu() for k, v in network.state_dict().items()},
                    output / f"{stage}_{view}.pt")  # fmt: skip
         (output / f"{stage}_{view}.json").write_text(json.dumps(facts))
-        print(stage, view, {k: v for k, v in facts.items() if k not in ("weights", "counts")},
-              flush=True)  # fmt: skip
+        told = {key: facts[key] for key in ("steps", "slices", "of", "losses", "seconds")}
+        print(stage, view, told, flush=True)
 
 
 def measure(stage: str, place: Path, given: argparse.Namespace, output: Path) -> dict:
@@ -232,7 +247,6 @@ def arm_job(
     training = [k for k, name in enumerate(store.names) if folds.get(name, fold) != fold]
     tested = [k for k, name in enumerate(store.names) if folds.get(name) == fold]
     networks, offsets, facts = {}, {}, {}
-    ready.wait()
     for view in VIEWS:
         slices = store.slices(volumes, [(training, 1.0)], view)
         torch.manual_seed(0)
@@ -241,6 +255,8 @@ def arm_job(
             loss = our_loss(slices)
             offsets[view] = prior_offsets(loss.weights.tolist(), 0.4).to(given.device)
             seconds, before = given.arm, {}
+            warm_up(network, slices, added(loss), given.batch)
+            ready.wait()
             if arm != "quicknat":
                 kind = {"quicknat-synthetic": "map", "quicknat-atlas": "atlas"}[arm]
                 taught = given.arm * (0.5 if kind == "map" else 0.25)
@@ -258,12 +274,14 @@ def arm_job(
             network = make_network(arm, slices.classes, 24)
             network = network.to(given.device, memory_format=torch.channels_last)
             offsets[view] = torch.zeros(slices.classes, device=given.device)
+            warm_up(network, slices, their_loss, given.batch)
+            ready.wait()
             facts[view] = learn(
                 network, slices, their_loss,
                 given.arm, PEERS_RATE, given.batch,
             )  # fmt: skip
         networks[view] = network.eval()
-    ready.wait()
+    ready.wait()  # nobody is scored while others still learn
     whole, rows, maps = store.volumes("fine"), {}, {}
     for number in tested[: given.scored]:
         image = volumes[number, 0]
@@ -338,6 +356,7 @@ def main() -> None:
         results["gpu"] = torch.cuda.get_device_name()
     with working_folder() as place:
         prepare(read_pack(given.pack), place, given.device)
+        results["names"] = json.loads((place / "names.json").read_text())
         tell("all is prepared")
         if given.first:
             together([(view_job, view, place, given, given.output) for view in VIEWS])

@@ -1,0 +1,91 @@
+"""Make a model folder of what ``on_gpu.py`` brought back.
+
+python benchmarks/accuracy/gpu/to_model.py out --stage second --output model
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from quicknat.model.bundle import write_bundle
+from quicknat.model.losses import CombinedLoss
+from quicknat.model.network import NetworkSettings
+from quicknat.scans.labels import Protocol
+from quicknat.scans.population import ScanStatistics, summarise
+from quicknat.scans.slices import VIEWS
+from quicknat.training.model_files import write_model
+from quicknat.training.optimizers import TrainingSettings
+from quicknat.training.plan import Plan
+
+PROTOCOL = Path(__file__).parents[3] / "workflow/labels/quicknat28.tsv"
+SPACING_MM, CONFORM_SIZE, WINDOW = 1.0, 256, 192  # of pack.py
+
+
+def population(scans: list[dict], protocol: Protocol, view: str) -> dict:
+    """Of what a view learnt from, as a training in the workflow sums it up."""
+    statistics = []
+    for scan in scans:
+        voxels, sums = np.array(scan["voxels"]), np.array(scan["sums"])
+        mean = np.divide(sums, voxels, out=np.full(len(sums), np.nan), where=voxels > 0)
+        statistics.append(ScanStatistics(voxels, mean, scan["outside"]))
+    return summarise(statistics, protocol.partners(view))
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="OUTPUT of on_gpu.py.")],
+    output: Annotated[Path, typer.Option(help="Model folder.")],
+    stage: Annotated[str, typer.Option(help="first or second.")] = "second",
+    mirror: Annotated[bool, typer.Option(help="Slices are seen from both sides.")] = False,
+    shift: Annotated[bool, typer.Option(help="Scans are seen twice, half a voxel on.")] = False,
+    prior: Annotated[float, typer.Option(help="Share of class weights taken back.")] = 0.8,
+) -> None:
+    """Write the model."""
+    results = json.loads((folder / "results.json").read_text())
+    given, protocol = results["given"], Protocol.read(PROTOCOL)
+    network = NetworkSettings(filters=int(given["filters"]), dropout=float(given["dropout"]))
+    with tempfile.TemporaryDirectory() as place:
+        for view in VIEWS:
+            facts = results[stage][view]
+            settings = TrainingSettings(
+                epochs=round(facts["slices"] / facts["of"]), learning_rate=facts["rate"],
+                optimizer="adamw", warmup=0.05, batch_size=int(given["batch"]), compile=False,
+                precision="bf16-mixed", mirror=True, class_weight_power=0.33, class_weight_cap=10,
+                network=network,
+            )  # fmt: skip
+            names = [results["names"][scan["number"]] for scan in facts["scans"]]
+            plan = Plan(
+                view=view, protocol=protocol.name, classes=protocol.class_names(view),
+                train=[f"sub-{name.replace(' ', 'y')}" for name in names], validation=[],
+                settings=settings, output=Path(place) / view, initial=None, threads=1,
+                slice_shape=(WINDOW, WINDOW), counts=np.array(facts["counts"]),
+                population=population(facts["scans"], protocol, view),
+                fingerprint={
+                    "network": vars(network), "initial": {"weights": None},
+                    # what no later training's can equal: no warm start from here
+                    "training scan": dict.fromkeys(names, "on_gpu.py"), "validation scan": {},
+                },
+                warm_start=None,
+            )  # fmt: skip
+            weights = torch.load(folder / f"{stage}_{view}.pt", weights_only=True)
+            loss = CombinedLoss(np.array(facts["weights"], np.float32), facts["edge"], "batch")
+            told = {
+                "best_epoch": settings.epochs, "best_val_dice": None, "device": "cuda",
+                "device_name": results.get("gpu", ""), "precision": "bf16-mixed", "compiled": False,
+            }  # fmt: skip
+            write_model(plan, loss, weights, [], told)
+        write_bundle(
+            {view: Path(place) / view for view in VIEWS}, protocol,
+            {"coronal": 0.33, "axial": 0.34, "sagittal": 0.33},
+            SPACING_MM, CONFORM_SIZE, WINDOW, output, mirror, shift, prior,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)
