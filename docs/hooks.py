@@ -37,7 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "labels": label_tables(),
         "results": (ROOT / "results/README.md").read_text(),
         "benchmarks": (ROOT / "benchmarks/README.md").read_text(),
-        "model": (ROOT / "src/quicknat/models/malc/README.md").read_text(),
+        "model": card("malc-1mm").replace("../malc/README.md", "model-small.md"),
+        "model-small": card("malc").replace("../malc-1mm/README.md", "model.md"),
     }
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
@@ -49,6 +50,11 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     markdown = BLOCK.sub(lambda found: convert(found[1], display="block"), markdown)
     # without the span, Markdown would take an equation that begins a line out of its paragraph
     return INLINE.sub(lambda found: f"<span>{convert(found[1])}</span>", markdown)
+
+
+def card(model: str) -> str:
+    """Of a model that comes along."""
+    return (ROOT / f"src/quicknat/models/{model}/README.md").read_text()
 
 
 def commands() -> str:

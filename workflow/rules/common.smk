@@ -93,7 +93,7 @@ try:
     elif MODEL and not SEGMENTED:
         raise InputError(SHEET, "no scan has use=segment or test", "name scans to segment")
     elif not MODEL and not scans("train"):
-        fix = "name scans with labels, or a finished model: model=src/quicknat/models/malc"
+        fix = "name scans with labels, or a finished model: model=src/quicknat/models/malc-1mm"
         raise InputError(SHEET, "no scan has use=train", fix)
     WAITING = untrained_scans("results/models/finetune", scans("train")) if KEPT else []
     PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining({} if MODEL else SCANS, config.get("pretrain", {}))

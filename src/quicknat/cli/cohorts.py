@@ -139,5 +139,5 @@ def sheet(
         log.info("  no scan to test on: there will be no scores; see 'use'")
     if not uses["train"] and uses["segment"] + uses["test"]:
         log.info("  no scan to train on: give a finished model, such as --config sheet=%s "
-                 "model=src/quicknat/models/malc", output)  # fmt: skip
+                 "model=src/quicknat/models/malc-1mm", output)  # fmt: skip
     log.info("%d left out; wrote %s; next: quicknat check %s", len(found.left_out), output, output)

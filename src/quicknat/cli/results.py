@@ -43,7 +43,7 @@ class Precision(StrEnum):
 
 
 MODELS = Path(quicknat.__file__).parent / "models"
-SHIPPED = (MODELS / "malc", MODELS / "malc-1mm")
+SHIPPED, SMALL = MODELS / "malc-1mm", MODELS / "malc"
 
 ViewMap = Annotated[
     Path | None, typer.Option(help="That view's own …_dseg.nii.gz of 'segment --views'.")
@@ -58,13 +58,11 @@ def segment(
     ],
     output: Annotated[Path, typer.Option(help="Results go to OUTPUT/{name}/anat/.")],
     model: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Model folder; of several, the mean.", show_default="those that come with QuickNAT"
-        ),
-    ] = None,
+        Path, typer.Option(help="Model folder.", show_default="the one that comes with QuickNAT")
+    ] = SHIPPED,
     fast: Annotated[
-        bool, typer.Option("--fast", help="The first model alone, which takes a fifth of the time.")
+        bool,
+        typer.Option("--fast", help="The small model that comes along: a quarter of the time."),
     ] = False,
     name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
     orientation: Orientation = "",
@@ -101,10 +99,9 @@ def segment(
     check_name(name)
     if name and len(images) > 1:
         raise typer.BadParameter("--name is for a single image")
-    models = (model or list(SHIPPED))[: 1 if fast else None]
-    for option, given in (("--conformed", conformed), ("--uncertainty", uncertainty)):
-        if given and len(models) > 1:
-            raise typer.BadParameter(f"{option} is for one model: name it, or add --fast")
+    if fast and model != SHIPPED:
+        raise typer.BadParameter("--fast is a model of its own: leave out --model")
+    model = SMALL if fast else model
 
     import torch
 
@@ -119,19 +116,13 @@ def segment(
         raise InputError("--device cuda", "torch finds no GPU to use here", "use --device cpu")
     bf16 = precision is Precision.bf16
     bf16 |= precision is Precision.auto and computes_in_bfloat16(on_gpu)
-    bundle, *others = (load_bundle(path, "cuda" if on_gpu else "cpu", bf16) for path in models)
-    for path, other in zip(models[1:], others, strict=True):
-        if other.protocol.names != bundle.protocol.names:
-            raise InputError(
-                path, f"has other structures than {models[0]}", "name models of one kind"
-            )
+    bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)
     where, numbers = "GPU" if on_gpu else "processor", "bf16" if bf16 else "fp32"
-    names = " and ".join(map(str, models))
-    log.info("model %s on %s in %s, %d thread(s)", names, where, numbers, threads)
-    if any(path in SHIPPED for path in models):
-        log.info("for research only (CC BY-NC 4.0): README.md there says what it can do")
+    log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
+    if model in (SHIPPED, SMALL):
+        log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")
     keep_freed_memory()
-    options = Options(conformed, orientation, uncertainty, batch_size, views, tuple(others))
+    options = Options(conformed, orientation, uncertainty, batch_size, views)
     outcomes = segment_all(bundle, tasks, output, options, overwrite)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed and len(outcomes) > 1:

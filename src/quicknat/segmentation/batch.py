@@ -28,7 +28,7 @@ from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
 from quicknat.scans.conform import conform_file, load_conformed, record_grid, source_digest
 from quicknat.scans.slices import VIEWS
-from quicknat.segmentation.inference import passes, segment
+from quicknat.segmentation.inference import segment
 from quicknat.segmentation.lookup import write_lookup_tables
 from quicknat.segmentation.outputs import dataset_description, output_files, write_segmentation
 
@@ -54,8 +54,7 @@ class Options:
 
     ``conformed``: the files are outputs of the convert stage. ``orientation``: of the array axes,
     for headers that state none. ``samples``: of Monte-Carlo dropout, 0 for none. ``batch_size``:
-    slices per forward pass. ``views``: write each view's own label map too. ``others``: models
-    whose probabilities are averaged with the first one's; not for conformed scans, nor samples.
+    slices per forward pass. ``views``: write each view's own label map too.
     """
 
     conformed: bool = False
@@ -63,7 +62,6 @@ class Options:
     samples: int = 0
     batch_size: int = 4
     views: bool = False
-    others: tuple[Bundle, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,6 @@ def how(bundle: Bundle, options: Options) -> dict:
         "precision": str(bundle.networks["coronal"].bottleneck.convs[0].weight.dtype),
         "samples": options.samples,
         "orientation": options.orientation,
-        **({"others": [other.identity for other in options.others]} if options.others else {}),
     }
 
 
@@ -170,15 +167,8 @@ def segment_file(
         affine = grid.affine
     read = round(time.perf_counter() - start, 2)
     native = record_grid(record)
-    others = []
-    for other in options.others:
-        seen, grid, _ = conform_file(
-            task.path, options.orientation, other.spacing_mm, other.conform_size
-        )
-        others.append(passes(other, seen, grid.affine, options.batch_size)[1])
-    elsewhere = {"others": round(time.perf_counter() - start - read, 2)} if others else {}
     result = segment(
-        bundle, image, affine, native, options.batch_size, options.samples, options.views, others
+        bundle, image, affine, native, options.batch_size, options.samples, options.views
     )
     provenance = {
         "source": {"path": record["source"], "sha256": record["source_sha256"]},
@@ -190,7 +180,7 @@ def segment_file(
         "device": str(next(bundle.networks["coronal"].parameters()).device),
         "threads": torch.get_num_threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": {"read": read} | elsewhere | result.seconds,
+        "seconds": {"read": read} | result.seconds,
     }
     if options.views:
         provenance["views"] = MERGED

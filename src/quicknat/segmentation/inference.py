@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,7 @@ from quicknat.scans.population import BRIGHT, ScanStatistics, describe_scan
 from quicknat.scans.slices import AXIS, VIEWS, crop, filled_enough
 from quicknat.scans.volumes import Grid
 from quicknat.segmentation.confidence import mean_per_class, normalised_entropy, view_agreement
-from quicknat.segmentation.native import Part, entropy_to_native, to_native, votes_to_native
+from quicknat.segmentation.native import entropy_to_native, to_native, votes_to_native
 from quicknat.segmentation.uncertainty import structure_uncertainty
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class Segmentation:
     - ``view_agreement``: Dice between each view's own map and the result, mean over the views;
     - ``iou`` and ``cv`` of Monte-Carlo samples, see :mod:`quicknat.segmentation.uncertainty`.
 
-    Where the bundle looks at the scan a second time, half a voxel on, and where other models see it
-    too, ``labels`` come from all passes, all else from the first.
+    Where the bundle looks at the scan a second time, half a voxel on, ``labels`` come from both
+    passes, all else from the first.
 
     ``entropy``: normalised entropy of the aggregated probabilities at each voxel, of their mean
     where there are Monte-Carlo samples; float32 0 … 1 on the native grid.
@@ -225,30 +225,6 @@ def shifted(image: np.ndarray) -> np.ndarray:
     return np.rint(values.clip(0, 255)).astype(np.uint8)
 
 
-def passes(
-    bundle: Bundle, image: np.ndarray, affine: np.ndarray, batch: int
-) -> tuple[Prediction, list[Part]]:
-    """What a model says of a conformed scan; with a bundle that shifts, of it half a voxel on too.
-
-    Args:
-        bundle: the model.
-        image: uint8, conformed to the model's grid.
-        affine: its voxel-to-world.
-        batch: slices per forward pass.
-
-    Returns:
-        The first pass, and the parts of all.
-    """
-    first = head_window(image, bundle.spacing_mm, bundle.slice_size)
-    window = crop(image, first, bundle.slice_size)
-    prediction = aggregate(bundle, window, batch)
-    parts = [(prediction.probabilities, moved(affine, np.add(first, prediction.start)))]
-    if bundle.shift:
-        second = aggregate(bundle, shifted(window), batch)
-        parts.append((second.probabilities, moved(affine, np.add(first, second.start) + HALF)))
-    return prediction, parts
-
-
 def segment(
     bundle: Bundle,
     image: np.ndarray,
@@ -257,7 +233,6 @@ def segment(
     batch: int = 4,
     samples: int = 0,
     views: bool = False,
-    others: Sequence[Sequence[Part]] = (),
 ) -> Segmentation:
     """Segment a conformed scan and return to the native grid.
 
@@ -270,7 +245,6 @@ def segment(
         samples: Monte-Carlo dropout samples, which stand in for the bundle's mirror and shift; 0 to
             segment without dropout.
         views: return each view's own labels too.
-        others: what other models say of the scan, see :func:`passes`.
 
     Raises:
         InputError: samples of networks that were trained without dropout.
@@ -281,10 +255,15 @@ def segment(
     times = [time.perf_counter()]
     if samples:
         prediction, confidence = sample(bundle, window, samples, batch)
-        parts = [(prediction.probabilities, moved(affine, np.add(first, prediction.start)))]
     else:
-        prediction, parts = passes(bundle, image, affine, batch)
-    (probabilities, box_affine), *_ = parts
+        prediction = aggregate(bundle, window, batch)
+    probabilities = prediction.probabilities
+    box_affine = moved(affine, np.add(first, prediction.start))
+    parts = [(probabilities, box_affine)]
+    if bundle.shift and not samples:
+        second = aggregate(bundle, shifted(window), batch)
+        start = np.add(first, second.start) + HALF
+        parts.append((second.probabilities, moved(affine, start)))
     times.append(time.perf_counter())
     classes = probabilities.argmax(dim=0)
     entropy = normalised_entropy(probabilities)
@@ -300,9 +279,7 @@ def segment(
     labelled = (pair for pair, like in zip(coronal, learnt, strict=True) if like)
     statistics = describe_scan(labelled, len(probabilities))
     times.append(time.perf_counter())
-    models = [parts, *others]  # each counts as much as another, in however many parts
-    weights = [1 / len(model) for model in models for _ in model]
-    labels = to_native([part for model in models for part in model], native, weights)
+    labels = to_native(parts, native)
     entropy_there = entropy_to_native(entropy, box_affine, native)
     own = votes_to_native(prediction.votes, box_affine, native, bundle.protocol) if views else {}
     times.append(time.perf_counter())

@@ -14,13 +14,9 @@ from quicknat.scans.conform import resample
 from quicknat.scans.labels import Protocol
 from quicknat.scans.volumes import Grid, Volume
 
-Part = tuple[torch.Tensor, np.ndarray]  # probabilities (C, X, Y, Z), and their voxel-to-world
-
 
 @torch.inference_mode()
-def to_native(
-    parts: Sequence[Part], native: Grid, weights: Sequence[float] | None = None
-) -> np.ndarray:
+def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) -> np.ndarray:
     """Most probable class at each voxel of the native grid.
 
     Probabilities are interpolated linearly, summed and compared there, which keeps boundaries
@@ -30,14 +26,12 @@ def to_native(
     Args:
         parts: probabilities (C, X, Y, Z), each with the voxel-to-world of its grid.
         native: grid to fill.
-        weights: of the parts; by default each counts as much as another.
 
     Returns:
         uint8 class indices; 0 outside the window.
     """
     labels = np.zeros(native.shape, dtype=np.uint8)
     probabilities, affine = parts[0]
-    weights = weights or [1.0] * len(parts)
     inside = probabilities.argmax(dim=0).nonzero().numpy()
     if not len(inside):
         return labels
@@ -49,11 +43,7 @@ def to_native(
     j, k = (np.arange(first[axis], last[axis]) for axis in (1, 2))
     for i in range(first[0], last[0]):
         voxels = np.stack(np.broadcast_arrays(i, j[:, None], k[None, :]), axis=-1)
-        shares = [
-            weight * sample_at(*part, native, voxels)
-            for weight, part in zip(weights, parts, strict=True)
-        ]
-        sampled = torch.stack(shares).sum(dim=0)
+        sampled = torch.stack([sample_at(*part, native, voxels) for part in parts]).sum(dim=0)
         labels[i, first[1] : last[1], first[2] : last[2]] = sampled.argmax(dim=0).numpy()
     return labels
 
