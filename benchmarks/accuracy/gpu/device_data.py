@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quicknat.scans.population import BRIGHT
+from quicknat.scans.slices import AXIS, MIN_FOREGROUND, MIN_OF_LARGEST
 from quicknat.synthesis.painting import synthesize
 
-AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 UNIT_MM = 0.25  # of the fields in a pack
-MIN_FOREGROUND, MIN_OF_LARGEST = 0.01, 0.1  # as quicknat.scans.slices has it
 KNOTS, BIAS_KNOTS = 6, 4  # as in quicknat.synthesis.painting
 
 
@@ -130,7 +130,7 @@ class Slices:
             labels = self.merged(labels).long()
             voxels = torch.bincount(labels.flatten(), minlength=self.classes)
             sums = torch.bincount(labels.flatten(), image.flatten().double(), self.classes)
-            bright = image > 25
+            bright = image > BRIGHT
             outside = (bright & (labels == 0)).sum() / bright.sum()
             found.append({"number": number, "voxels": voxels.tolist(), "sums": sums.tolist(),
                           "outside": float(outside)})  # fmt: skip
@@ -215,7 +215,7 @@ def aggregate(
     for view, network in networks.items():
         slices = image.movedim(AXIS[view], 0)
         sums = total.movedim(1 + AXIS[view], 1)
-        seen = (slices > 25).float().mean(dim=(1, 2)) > 0.005
+        seen = (slices > BRIGHT).float().mean(dim=(1, 2)) > 0.005
         sums[0, ~seen] += 1 / len(networks)
         for some in seen.nonzero()[:, 0].split(batch):
             values = slices[some].float()[:, None] / 255

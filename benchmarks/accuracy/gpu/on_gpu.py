@@ -12,15 +12,15 @@ What a GPU is lent for by the minute. Three stages:
 3. arms of two-fold cross-validation at 2 mm, side by side, `--arm` seconds for each view: ours,
    after pre-training, and MONAI's networks in its place.
 
-OUTPUT gets the weights of stages 1 and 2 (``first_VIEW.pt``, ``second_VIEW.pt``), the label maps of
-stage 3 (``arms.tar``) and ``results.json``. What comes back is scored by ``after.py``.
+OUTPUT gets the weights of stages 1 and 2 (``first_VIEW.pt``, ``second_VIEW.pt``), of which
+``to_model.py`` makes a model, and ``results.json`` with the Dice of every structure of every scan,
+on the networks' 1 mm grid.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,13 +37,15 @@ from torch import Tensor, multiprocessing, nn
 
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight, prior_offsets
 from quicknat.model.network import NetworkSettings, QuickNAT
+from quicknat.scans.slices import VIEWS
+from quicknat.training.optimizers import TrainingSettings, learning_rate_factor
 
-VIEWS = ("coronal", "axial", "sagittal")
 LEFT_OUT = ("MALC1010", "MALC1015", "MALC1036")
 HEADS = ("CSI1", "CSI2")
 WIDEST = ("05", "11", "14", "16", "18")  # SynthSeg's maps with lateral ventricles beyond 46 ml
 POWER, CAP, PRIOR = 0.33, 10, 0.8  # of the class weights, and what is taken back of them
 RATE, PEERS_RATE, WARMUP = 0.006, 0.001, 0.05
+STEPS = 10_000  # that the time is divided into, for the learning rate
 ARMS = ("quicknat", "quicknat-synthetic", "quicknat-atlas", "dynunet", "basicunet")
 FOLDS = 2
 
@@ -106,11 +108,6 @@ class Store:
         return Slices(volumes, groups, view, self.sagittal, self.swapped, painted)
 
 
-def rate_factor(share: float) -> float:
-    """As quicknat.training.optimizers has it for AdamW, over time in place of steps."""
-    return share / WARMUP if share < WARMUP else (1 - (share - WARMUP) / (1 - WARMUP)) ** 0.9
-
-
 def warm_up(network: nn.Module, slices: Slices, loss: Callable, batch: int) -> None:
     """Two steps without learning, in which cuDNN finds out how each layer is computed fastest."""
     network.train()
@@ -133,10 +130,11 @@ def learn(
     network.train()
     fused = {"fused": True} if device.type == "cuda" else {}
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4, **fused)
+    settings = TrainingSettings(epochs=1, learning_rate=rate, optimizer="adamw", warmup=WARMUP)
     start, steps, losses, told = time.perf_counter(), 0, [], 0.1
     while (share := (time.perf_counter() - start) / seconds) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = rate * max(rate_factor(share), 1e-3)
+            group["lr"] = rate * learning_rate_factor(int(share * STEPS), STEPS, settings)
         image, labels = slices.batch(batch)
         with torch.autocast("cuda", torch.bfloat16, enabled=image.is_cuda):
             logits = network(image.to(memory_format=torch.channels_last))
@@ -276,13 +274,10 @@ def arm_job(
             offsets[view] = torch.zeros(slices.classes, device=given.device)
             warm_up(network, slices, their_loss, given.batch)
             ready.wait()
-            facts[view] = learn(
-                network, slices, their_loss,
-                given.arm, PEERS_RATE, given.batch,
-            )  # fmt: skip
+            facts[view] = learn(network, slices, their_loss, given.arm, PEERS_RATE, given.batch)
         networks[view] = network.eval()
     ready.wait()  # nobody is scored while others still learn
-    whole, rows, maps = store.volumes("fine"), {}, {}
+    whole, rows = store.volumes("fine"), {}
     for number in tested[: given.scored]:
         image = volumes[number, 0]
         rows[store.names[number]] = {}
@@ -292,9 +287,6 @@ def arm_job(
                 total[None], scale_factor=2, mode="trilinear", align_corners=False
             )[0].argmax(dim=0)
             rows[store.names[number]][kind] = dice(total, whole[number, 1], store.classes)
-            if kind == "three":
-                maps[store.names[number]] = total.byte().cpu().numpy()
-    np.savez_compressed(output / f"{arm}_{fold}.npz", **maps)
     (output / f"{arm}_{fold}.json").write_text(json.dumps({"facts": facts, "dice": rows}))
     mean = {k: round(np.mean([row[k] for row in rows.values()]), 4) for k in ("three", "coronal")}
     print(arm, fold, mean, {view: facts[view]["slices"] for view in VIEWS}, flush=True)
@@ -379,9 +371,6 @@ def main() -> None:
             together([(arm_job, *run, place, given, scores, ready) for run in runs])
             results["arms"] = {path.stem: json.loads(path.read_text())
                                for path in sorted(scores.glob("*.json"))}  # fmt: skip
-            with tarfile.open(given.output / "arms.tar", "w") as tar:
-                for path in sorted(scores.glob("*.npz")):
-                    tar.add(path, path.name)
             tell("stage 3 is done")
     (given.output / "results.json").write_text(json.dumps(results))
 

@@ -69,7 +69,8 @@ def main(
 ) -> None:
     """Write the file."""
     table = pd.read_csv(cohort, sep="\t", dtype=str, keep_default_na=False, comment="#")
-    protocol, parts = Protocol.read(PROTOCOL), {}  # type: tuple[Protocol, dict[str, Any]]
+    protocol = Protocol.read(PROTOCOL)
+    parts: dict[str, np.ndarray] = {}
     origins = {}
     for scan in table.to_dict("records"):
         image, grid, _ = conform(read_volume(Path(scan["image"])), SPACING_MM, CONFORM_SIZE)

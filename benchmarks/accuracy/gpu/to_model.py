@@ -42,9 +42,6 @@ def main(
     folder: Annotated[Path, typer.Argument(help="OUTPUT of on_gpu.py.")],
     output: Annotated[Path, typer.Option(help="Model folder.")],
     stage: Annotated[str, typer.Option(help="first or second.")] = "second",
-    mirror: Annotated[bool, typer.Option(help="Slices are seen from both sides.")] = False,
-    shift: Annotated[bool, typer.Option(help="Scans are seen twice, half a voxel on.")] = False,
-    prior: Annotated[float, typer.Option(help="Share of class weights taken back.")] = 0.8,
 ) -> None:
     """Write the model."""
     results = json.loads((folder / "results.json").read_text())
@@ -83,7 +80,7 @@ def main(
         write_bundle(
             {view: Path(place) / view for view in VIEWS}, protocol,
             {"coronal": 0.33, "axial": 0.34, "sagittal": 0.33},
-            SPACING_MM, CONFORM_SIZE, WINDOW, output, mirror, shift, prior,
+            SPACING_MM, CONFORM_SIZE, WINDOW, output, prior_correction=0.8,
         )  # fmt: skip
 
 
