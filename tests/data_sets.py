@@ -1,4 +1,7 @@
-"""Data sets as people have them, of empty files."""
+"""Data sets as people have them, of empty files, since only names matter to `quicknat sheet`."""
+
+import io
+import tarfile
 
 T88 = "PROCESSED/MPRAGE/T88_111"
 
@@ -26,3 +29,18 @@ def oasis(visit, scans_averaged=4, labels=True):
 
 def surfer(subject, *files):
     return [f"{subject}/mri/{name}" for name in files or ("orig.mgz", "aseg.mgz")]
+
+
+def archive(path, *names):
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    return path
+
+
+def ids(found):
+    return [scan.id for scan in found.scans]
+
+
+def reasons(found):
+    return {item.path: item.reason for item in found.left_out}

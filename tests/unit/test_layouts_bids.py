@@ -1,0 +1,82 @@
+"""`quicknat sheet` on BIDS data sets: sessions, derivatives, what is left out."""
+
+import pytest
+
+from data_sets import ids, reasons, surfer, tree
+from quicknat.cohort.survey import survey
+
+
+def test_bids_sessions_are_scans_of_one_person(tmp_path):
+    found = survey(tree(
+        tmp_path, "dataset_description.json", "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii", "sub-02/anat/sub-02_T1w.nii.gz",
+        "sub-02/anat/sub-02_T2w.nii.gz",
+    ))  # fmt: skip
+    assert (found.layout, found.left_out) == ("bids", [])
+    assert ids(found) == ["sub-01_ses-a", "sub-01_ses-b", "sub-02"]
+    assert [scan.person for scan in found.scans] == ["01", "01", "02"]
+    assert {scan.use for scan in found.scans} == {"segment"}
+
+
+def test_first_t1w_of_a_bids_session_is_taken_and_the_others_are_listed(tmp_path):
+    names = [f"sub-01/anat/sub-01_{rest}_T1w.nii.gz" for rest in ("acq-b", "run-1", "run-2")]
+    found = survey(tree(tmp_path, *names))
+    assert [scan.image for scan in found.scans] == [str(tmp_path / names[0])]
+    assert reasons(found) == dict.fromkeys(names[1:], "another of the same scan was taken")
+
+
+@pytest.mark.case(40)
+def test_bids_subject_and_session_without_t1w_are_left_out(tmp_path):
+    found = survey(tree(
+        tmp_path, "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz", "sub-01/ses-b/func/bold.nii.gz",
+        "sub-02/anat/sub-02_T2w.nii.gz",
+    ))  # fmt: skip
+    assert ids(found) == ["sub-01_ses-a"]
+    absent = "has no anat/*_T1w.nii or .nii.gz"
+    assert reasons(found) == {"sub-01/ses-b/": absent, "sub-02/": absent}
+
+
+@pytest.mark.parametrize(
+    ("stem", "fits"),
+    [
+        ("sub-01_run-1_dseg", True),
+        ("sub-01_run-1_desc-manual_dseg", True),
+        ("sub-01_run-1_space-T1w_dseg", True),
+        ("sub-01_run-1_space-MNI152NLin2009cAsym_dseg", False),
+        ("sub-01_run-1_res-2_dseg", False),
+        ("sub-01_run-2_dseg", False),
+        ("sub-01_dseg", False),
+    ],
+)
+def test_bids_label_map_must_have_the_scans_entities_and_space(tmp_path, stem, fits):
+    label = f"derivatives/manual/sub-01/anat/{stem}.nii.gz"
+    found = survey(tree(tmp_path, "sub-01/anat/sub-01_run-1_T1w.nii.gz", label))
+    (scan,) = found.scans
+    assert scan.labels == (str(tmp_path / label) if fits else "")
+    assert scan.use == ("auto" if fits else "segment")
+    unfit = "has not the entities and space of a scan that was taken"
+    assert reasons(found) == ({} if fits else {label: unfit})
+
+
+def test_fmripreps_aseg_is_preferred_and_its_numbering_known(tmp_path):
+    folder = "derivatives/fmriprep/sub-01/anat/sub-01"
+    names = [f"{folder}_{desc}dseg.nii.gz" for desc in ("", "desc-aparcaseg_", "desc-aseg_")]
+    found = survey(tree(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", *names))
+    assert found.scans[0].labels == str(tmp_path / names[2])
+    assert found.scans[0].protocol == "freesurfer"
+    assert sorted(reasons(found)) == sorted(names[:2])
+
+
+def test_freesurfer_in_bids_derivatives_gives_labels_and_the_image_on_their_grid(tmp_path):
+    found = survey(tree(
+        tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-1/anat/sub-02_ses-1_T1w.nii.gz",
+        "sub-02/ses-2/anat/sub-02_ses-2_T1w.nii.gz", *surfer("derivatives/freesurfer/sub-01"),
+        *surfer("derivatives/freesurfer/sub-02_ses-2"), *surfer("derivatives/freesurfer/sub-02"),
+        *surfer("derivatives/freesurfer/fsaverage"),
+    ))  # fmt: skip
+    one, first, second = found.scans
+    assert one.image == str(tmp_path / "derivatives/freesurfer/sub-01/mri/orig.mgz")
+    assert (one.protocol, one.use) == ("freesurfer", "auto")
+    # results without session could be of either session
+    assert (first.labels, first.use) == ("", "segment")
+    assert second.labels == str(tmp_path / "derivatives/freesurfer/sub-02_ses-2/mri/aseg.mgz")
