@@ -1,10 +1,11 @@
-"""A local HTTP server for the tests of downloads."""
+"""A local HTTP server for the tests of downloads, and a cohort for those of checking."""
 
 import http.server
 import threading
 
 import pytest
 
+from cohort_folder import Cohort
 from file_server import serve
 
 
@@ -47,3 +48,8 @@ def by_hand(tmp_path):
     folder = tmp_path / "by hand"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    return Cohort(tmp_path)

@@ -1,74 +1,22 @@
-"""Checking a cohort: all faults in one go, nothing read twice, and what counts as the same scan."""
-
-import gzip
-import os
-import time
+"""Checking a cohort: all faults in one go, and what becomes of a run with bad scans."""
 
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
-from quicknat.checking import findings
+from cohort_folder import SIDE, constant
+from helpers import save, tiny_labels, tiny_scan
 from quicknat.checking.cohort_check import check_cohort, check_for_workflow
-from quicknat.checking.examine import examine_image, examine_labels
+from quicknat.checking.examine import examine_labels
 from quicknat.checking.space import needed_bytes, space_line
 from quicknat.checking.verdicts import WARNING, Verdict, as_text, read_verdicts
-from quicknat.cli import app
 from quicknat.cohort.places import Places
 from quicknat.errors import InputError
 from quicknat.records import write_records
-from quicknat.schema import load_schema
-
-SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
-PROTOCOL = LABELS / "quicknat28.tsv"
-COLUMNS = "subject image labels protocol use person session source labels_source"
-SIDE = 52  # voxels of 2 mm that a head would fit in
-
-
-class Cohort:
-    """A folder with a sheet, and ways to check it."""
-
-    def __init__(self, folder):
-        self.folder, self.table = folder, folder / "out/check.tsv"
-        self.rows, self.sources = [], {}
-
-    def add(self, subject, image="", labels="", use="segment", make=tiny_scan, **columns):
-        """Add a row, and make its files unless they are there."""
-        image = f"{subject}.nii.gz" if image == "" else image or ""
-        if image and make and not (self.folder / image).exists():
-            make(self.folder / image)
-        if labels and not (self.folder / labels).exists():
-            tiny_labels(self.folder / labels)
-        row = {"subject": subject, "image": image, "labels": labels, "use": use}
-        self.rows.append(row | {"protocol": "freesurfer" if labels else ""} | columns)
-
-    def check(self):
-        """Verdicts by scan."""
-        verdicts, self.faulty = check_cohort(*self.arguments())
-        assert read_verdicts(self.table) == verdicts
-        return {verdict.scan: verdict for verdict in verdicts}
-
-    def arguments(self):
-        sheet, names = self.folder / "sheet.tsv", COLUMNS.split()
-        lines = [names, *([row.get(name, "") for name in names] for row in self.rows)]
-        sheet.write_text("\n".join("\t".join(line) for line in lines) + "\n")
-        places = Places(str(sheet), self.sources, str(self.folder / "results/raw"))
-        return places, SCHEMA, PROTOCOL, self.table, 2
-
-
-@pytest.fixture
-def cohort(tmp_path):
-    return Cohort(tmp_path)
 
 
 def truncated(path):
     path.write_bytes(tiny_scan(path).read_bytes()[:-40])
-
-
-def constant(path):
-    save(path, np.full((12, 12, 12), 7, np.int16))
 
 
 def four_dimensional(path):
@@ -199,102 +147,6 @@ def test_head_sized_scan_is_ok_and_thick_slices_are_a_warning(cohort):
     assert found["sub-thick"].verdict == "warning" and "2 × 2 × 5 mm" in found["sub-thick"].reason
 
 
-@pytest.fixture
-def reads(monkeypatch):
-    """Names of the files that are read."""
-    names = []
-
-    def note(look):
-        return lambda path, *rest: (names.append(path.name), look(path, *rest))[1]
-
-    monkeypatch.setattr(findings, "examine_image", note(examine_image))
-    monkeypatch.setattr(findings, "examine_labels", note(examine_labels))
-    return names
-
-
-def test_second_check_reads_no_good_file_again_and_says_the_same(cohort, reads):
-    cohort.add("a", labels="a_l.nii.gz", use="train")
-    cohort.add("b")
-    first = cohort.check()
-    assert sorted(reads) == ["a.nii.gz", "a_l.nii.gz", "b.nii.gz"]
-    reads.clear()
-    assert cohort.check() == first and reads == []
-    cohort.add("c")
-    cohort.check()
-    assert reads == ["c.nii.gz"]
-
-
-def test_touched_file_and_changed_header_of_a_pair_are_read_again(cohort, reads, tmp_path):
-    cohort.add("a")
-    pair = nib.Nifti1Pair(np.arange(1728, dtype=np.int16).reshape(12, 12, 12), np.eye(4))
-    pair.set_sform(np.eye(4), 1)
-    cohort.add("p", image="p.img", make=lambda path: nib.save(pair, path))
-    cohort.check()
-    for name in ("a.nii.gz", "p.hdr"):
-        reads.clear()
-        later = time.time() + 100
-        os.utime(tmp_path / name, (later, later))
-        cohort.check()
-        assert reads == [name.replace("hdr", "img")]
-
-
-def test_bad_file_and_orientation_that_changed_are_looked_at_again(cohort, reads):
-    cohort.add("a")
-    cohort.add("bad", make=constant)
-    cohort.check()
-    reads.clear()
-    cohort.check()
-    assert reads == ["bad.nii.gz"]
-    protocol = LABELS / "tissues4.tsv"
-    cohort.add("l", labels="l_l.nii.gz", use="train")
-    cohort.check()
-    reads.clear()
-    places, schema, _, table, threads = cohort.arguments()
-    check_cohort(places, schema, protocol, table, threads)
-    assert sorted(reads) == ["bad.nii.gz", "l_l.nii.gz"]
-
-
-def test_damaged_cache_is_made_anew(cohort):
-    cohort.add("a")
-    first = cohort.check()
-    for content in ("[1, 2]", "{", '{"a": {"colour": 1}}'):
-        (cohort.table.parent / "check.cache.json").write_text(content)
-        assert cohort.check() == first
-
-
-def compressed_again(path, source):
-    path.write_bytes(gzip.compress(gzip.decompress(source.read_bytes()), compresslevel=1))
-
-
-def as_mgz(path, source):
-    image = nib.as_closest_canonical(nib.load(source))
-    turned = image.as_reoriented(np.array([[0, -1], [2, 1], [1, -1]]))
-    data = np.asarray(turned.dataobj).astype(np.float32)
-    nib.save(nib.MGHImage(data, turned.affine), path)
-
-
-@pytest.mark.case(39)
-@pytest.mark.parametrize(
-    ("name", "copy"), [("b.nii.gz", compressed_again), ("b.mgz", as_mgz)], ids=["gzip", "mgz"]
-)
-def test_copy_in_another_split_is_bad_and_in_the_same_a_warning(cohort, tmp_path, name, copy):
-    source = tiny_scan(tmp_path / "a.nii.gz")
-    copy(tmp_path / name, source)
-    assert source.read_bytes() != (tmp_path / name).read_bytes()
-    cohort.add("a", labels="l.nii.gz", use="train")
-    cohort.add("b", image=name, use="pretrain")
-    cohort.add("c")
-    found = cohort.check()
-    assert "the same image as sub-b (pretrain)" in found["sub-a"].reason
-    assert {verdict.verdict for verdict in found.values()} == {"warning"}
-    cohort.rows[1] |= {"use": "test", "labels": "l.nii.gz", "protocol": "freesurfer"}
-    found = cohort.check()
-    for scan, other in (("sub-a", "sub-b (test)"), ("sub-b", "sub-a (train)")):
-        assert found[scan].verdict == "bad"
-        assert f"the same image is in another split: {other}" in found[scan].reason
-    assert "same image" not in found["sub-c"].reason
-
-
 @pytest.mark.case(35)
 def test_real_label_map_has_its_sides_right_and_its_mirror_image_not(demo_dseg, protocol, tmp_path):
     path = save(tmp_path / "l.nii.gz", demo_dseg.data, demo_dseg.affine)
@@ -379,42 +231,6 @@ def test_table_is_aligned_and_survives_writing(tmp_path):
         read_verdicts(tmp_path / "t.tsv")
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["check", *map(str, arguments)])
-
-
-def test_command_checks_bare_files_and_exits_with_1_when_one_is_bad(tmp_path):
-    good, bad = (tmp_path / name for name in ("sub-1_T1w.nii.gz", "bad.nii.gz"))
-    tiny_scan(good, SIDE)
-    done = run(good, "--output", tmp_path / "check.tsv")
-    assert done.exit_code == 0 and "1 checked: 1 ok" in done.output
-    constant(bad)
-    done = run(good, bad, "--output", tmp_path / "check.tsv")
-    assert done.exit_code == 1
-    assert [v.scan for v in read_verdicts(tmp_path / "check.tsv")] == ["sub-1", "sub-bad"]
-
-
-def test_command_takes_the_orientation_of_files_that_state_none(tmp_path):
-    random = np.random.default_rng(0)
-    image = nib.AnalyzeImage(random.integers(1, 9, (12, 12, 12)).astype(np.int16), None)
-    nib.save(image, tmp_path / "a.img")
-    arguments = (tmp_path / "a.img", "--output", tmp_path / "check.tsv")
-    assert run(*arguments).exit_code == 1
-    assert run(*arguments, "--orientation", "LAS").exit_code == 0
-
-
-def test_command_checks_a_sheet_and_estimates_the_space(cohort, monkeypatch):
-    cohort.add("a")
-    cohort.arguments()
-    monkeypatch.chdir(ROOT)
-    done = run(cohort.folder / "sheet.tsv", "--output", cohort.table)
-    assert done.exit_code == 0, done.output
-    assert "sub-a" in done.output and "GB needed" in done.output
-    cohort.add("b", make=constant)
-    cohort.arguments()
-    assert run(cohort.folder / "sheet.tsv", "--output", cohort.table).exit_code == 1
-
-
 def test_label_map_without_image_is_checked_by_itself(cohort):
     cohort.add("m", image=None, labels="m_l.nii.gz", use="pretrain")
     cohort.add("gone", image=None, labels="absent.nii.gz", use="pretrain")
@@ -424,10 +240,6 @@ def test_label_map_without_image_is_checked_by_itself(cohort):
     assert (verdicts["sub-gone"].verdict, verdicts["sub-gone"].reason) == (
         "bad", "no such file; check the path",
     )  # fmt: skip
-
-
-def test_sheet_among_files_is_misuse(tmp_path):
-    assert run(tmp_path / "a.tsv", tmp_path / "b.nii").exit_code == 2
 
 
 def test_checking_needs_no_torch():
