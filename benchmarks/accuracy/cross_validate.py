@@ -6,7 +6,8 @@
 Each arm is an overlay of ``config.yaml``. For each arm and fold the workflow runs in a folder of
 its own: the fold's persons are tested, all others trained on, with no validation scans, so that
 nothing is chosen by looking at who is tested. What is finished is kept; call it again to go on, or
-with ``--report-only`` to see what there is. Arms are compared person by person.
+with ``--report-only`` to see what there is. Arms are compared person by person, all of whom
+are in ``FOLDER/scores.tsv``; those of runs elsewhere are compared too with ``--known``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import yaml
 from quicknat.evaluation.scores import interval
 
 ROOT = Path(__file__).parents[2]
+MEASURES = ["dice", "hd95_mm", "volume_error"]
 ATLASES = 4  # training scans that label those without labels
 
 
@@ -76,38 +78,42 @@ def run(folder: Path, overlay: Path, cores: int) -> None:
 
 
 def scores(folder: Path, arms: list[str], folds: int) -> pd.DataFrame:
-    """Dice, HD95 and time of all finished runs: arm, fold, subject, structure, …"""
-    parts = []
+    """A row per person of each finished run: arm, fold, subject, means over structures, hours."""
+    parts = [pd.DataFrame()]
     for arm in arms:
         for fold in range(folds):
             results = folder / arm / str(fold) / "results"
             if (results / "metrics.tsv").exists():
                 table = pd.read_csv(results / "metrics.tsv", sep="\t")
+                wrong = (table["volume_mm3"] - table["reference_mm3"]).abs()
+                table["volume_error"] = wrong / table["reference_mm3"]
                 histories = results.glob("models/*/*/history.tsv")
                 hours = sum(pd.read_csv(p, sep="\t")["seconds"].sum() for p in histories) / 3600
-                parts.append(table.assign(arm=arm, fold=fold, hours=hours))
-    if not parts:
-        raise SystemExit(f"{folder}: no run is finished yet")
+                people = table.groupby("subject")[MEASURES].mean().reset_index()
+                parts.append(people.assign(arm=arm, fold=fold, hours=hours))
     return pd.concat(parts, ignore_index=True)
 
 
 def tell(table: pd.DataFrame) -> None:
     """A row per arm, then the paired differences over the persons that both arms have."""
-    by_person = table.groupby(["arm", "subject"])["dice"].mean().unstack(0)
-    print("| arm | persons | mean Dice | 95 % interval | HD95, mm | training, h |\n|-|-|-|-|-|-|")
+    by_person = table.pivot(index="subject", columns="arm", values="dice")
+    print("| arm | persons | mean Dice | 95 % interval | HD95, mm | volume error | training, h |")
+    print("|-|-|-|-|-|-|-|")
     for arm in by_person:
         low, high = interval(by_person[arm].dropna())
         own = table[table["arm"] == arm]
         hours = own.groupby("fold")["hours"].first().mean()
         print(
-            f"| {arm} | {by_person[arm].count()} | {by_person[arm].mean():.4f} "
-            f"| {low:.4f} to {high:.4f} | {own['hd95_mm'].mean():.2f} | {hours:.2f} |"
+            f"| {arm} | {len(own)} | {own['dice'].mean():.4f} | {low:.4f} to {high:.4f} "
+            f"| {own['hd95_mm'].mean():.2f} | {own['volume_error'].mean():.1%} | {hours:.2f} |"
         )
     print("\n| difference | persons | Dice | 95 % interval |\n|-|-|-|-|")
     for one, other in combinations(by_person, 2):
         gain = (by_person[other] - by_person[one]).dropna()
-        low, high = interval(gain)
-        print(f"| {other} − {one} | {len(gain)} | {gain.mean():+.4f} | {low:+.4f} to {high:+.4f} |")
+        if len(gain):
+            low, high = interval(gain)
+            inside = f"{low:+.4f} to {high:+.4f}"
+            print(f"| {other} − {one} | {len(gain)} | {gain.mean():+.4f} | {inside} |")
 
 
 def main(
@@ -123,6 +129,10 @@ def main(
     ] = None,
     cores: Annotated[int, typer.Option()] = os.cpu_count() or 1,
     report_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(help="scores.tsv of other runs, to compare with too; repeatable."),
+    ] = None,
 ) -> None:
     """Run every fold of every arm, fold by fold, and compare the arms."""
     overlays = {name: Path(path) for name, _, path in (text.partition("=") for text in arm)}
@@ -134,7 +144,13 @@ def main(
             source = yaml.safe_load(overlay.read_text()).get("pretrain", {}).get("source", "")
             write_fold(table, source, files, fold, folds, place)
             run(place, overlay, cores)
-    tell(scores(folder, list(overlays), folds))
+    found = scores(folder, list(overlays), folds)
+    if len(found):
+        found.to_csv(folder / "scores.tsv", sep="\t", index=False, float_format="%.6g")
+    found = pd.concat([found, *[pd.read_csv(file, sep="\t") for file in known or ()]])
+    if found.empty:
+        raise SystemExit(f"{folder}: no run is finished yet")
+    tell(found)
 
 
 if __name__ == "__main__":
