@@ -176,6 +176,7 @@ def test_fast_with_a_model_is_misuse():
     assert done.returncode == 2 and "leave out --model" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "model"), [([], "malc-1mm"), (["--fast"], "malc")])
 def test_without_a_model_the_one_that_comes_along_is_taken(option, model, tmp_path):
     done = quicknat("segment", tmp_path / "no.nii", "--output", tmp_path / "out", *option)

@@ -142,6 +142,7 @@ def wait_for_state(process, folder, pattern):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.case(46)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signal_to_all_processes_of_a_training_saves_its_state(stacks, tmp_path, number):
