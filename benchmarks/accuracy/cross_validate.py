@@ -150,7 +150,7 @@ def main(
     found = pd.concat([found, *[pd.read_csv(file, sep="\t") for file in known or ()]])
     if found.empty:
         raise SystemExit(f"{folder}: no run is finished yet")
-    tell(found)
+    tell(found.drop_duplicates(["arm", "subject"]))  # a known run may be here too
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from device_data import aggregate, dice, read_pack
-from learning import RATE, added, learn, our_loss, quicknat_of, set_up, together, warm_up
+from learning import RATE, added, arguments, learn, our_loss, quicknat_of, set_up, together, warm_up
 from monai.losses import DiceCELoss
 from peer_shapes import make_network
-from store import Store, prepare, working_folder
+from store import Store, prepare_folds, working_folder
 from torch import Tensor, multiprocessing, nn
 
 from quicknat.model.losses import prior_offsets
@@ -99,22 +99,15 @@ def arm_job(
 
 def main() -> None:
     """See the top of this file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("pack", type=Path, help="File of pack.py.")
-    parser.add_argument("--output", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, required=True, help="Of each view's training.")
     parser.add_argument("--arms", nargs="*", default=ARMS)
-    parser.add_argument("--batch", type=int, default=16, help="Slices of a step.")
-    parser.add_argument("--scored", type=int, default=99, help="At most so many scans of each.")
-    parser.add_argument("--device", default="cuda")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     set_up()
     with working_folder() as place:
-        prepare(read_pack(given.pack), place, given.device)
+        prepare_folds(read_pack(given.pack), place, given.device)
         print(f"--- {time.perf_counter() - started:.0f} s: all is prepared", flush=True)
         scores = place / "arms"
         scores.mkdir()

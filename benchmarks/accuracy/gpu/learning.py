@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,19 @@ from quicknat.training.optimizers import TrainingSettings, learning_rate_factor
 POWER, CAP = 0.33, 10  # of the class weights
 RATE, WARMUP = 0.006, 0.05
 STEPS = 10_000  # that the time is divided into, for the learning rate
+
+
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """What both scripts are told."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("pack", type=Path, help="File of pack.py.")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--batch", type=int, default=16, help="Slices of a step.")
+    parser.add_argument("--scored", type=int, default=99, help="At most so many scans.")
+    parser.add_argument("--device", default="cuda")
+    return parser
 
 
 def set_up() -> None:

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 from device_data import aggregate, dice, read_pack
-from learning import RATE, added, learn, our_loss, quicknat_of, set_up, together, warm_up
-from store import Store, prepare, working_folder
+from learning import RATE, added, arguments, learn, our_loss, quicknat_of, set_up, together, warm_up
+from store import Store, prepare_shapes, working_folder
 
 from quicknat.model.losses import prior_offsets
 from quicknat.model.network import NetworkSettings, QuickNAT
@@ -103,18 +103,11 @@ def measure(stage: str, place: Path, given: argparse.Namespace, output: Path) ->
 
 def main() -> None:
     """See the top of this file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("pack", type=Path, help="File of pack.py.")
-    parser.add_argument("--output", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--first", type=float, required=True, help="Seconds of stage 1.")
     parser.add_argument("--second", type=float, required=True, help="Seconds of stage 2.")
     parser.add_argument("--filters", type=int, default=48)
     parser.add_argument("--dropout", type=float, default=0.05)
-    parser.add_argument("--batch", type=int, default=16, help="Slices of a step.")
-    parser.add_argument("--scored", type=int, default=99, help="At most so many scans.")
-    parser.add_argument("--device", default="cuda")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -128,7 +121,7 @@ def main() -> None:
     if given.device == "cuda":
         results["gpu"] = torch.cuda.get_device_name()
     with working_folder() as place:
-        prepare(read_pack(given.pack), place, given.device)
+        prepare_shapes(read_pack(given.pack), place, given.device)
         results["names"] = json.loads((place / "names.json").read_text())
         tell("all is prepared")
         together([(view_job, view, place, given, given.output) for view in VIEWS])

@@ -23,37 +23,48 @@ def working_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def prepare(pack: dict[str, np.ndarray], place: Path, device: str) -> None:
-    """Write all volumes into `place`, copies in other shapes made; ``names.json`` lists them."""
-    fine, coarse, names = [], [], []
-    for name, both in pack.items():
-        if name.startswith("scan "):
-            fine.append(torch.from_numpy(both))
-            names.append(name.removeprefix("scan "))
-            coarse.append(halved(fine[-1].to(device)).cpu())
+def _write(place: Path, pack: dict[str, np.ndarray], fine: list[Tensor], names: list[str]) -> None:
+    np.save(place / "fine.npy", torch.stack(fine).numpy())
+    (place / "names.json").write_text(json.dumps(names))
+    np.savez(place / "tables.npz", **{key: pack[key] for key in ("sagittal", "swapped")})
+
+
+def _scans(pack: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name.removeprefix("scan "): torch.from_numpy(both) for name, both in pack.items()
+            if name.startswith("scan ")}  # fmt: skip
+
+
+def prepare_shapes(pack: dict[str, np.ndarray], place: Path, device: str) -> None:
+    """Write the scans into `place`, and the copies in other shapes, made on the device."""
+    scans = _scans(pack)
+    names, fine = list(scans), list(scans.values())
     for name in pack:
         if name.startswith("field "):
             _, subject, shape = name.split()
-            scan = fine[names.index(subject)].to(device)
             begin = pack[f"begin {subject} {shape}"]
-            fine.append(bent(scan, pack[name], begin).cpu())
+            fine.append(bent(scans[subject].to(device), pack[name], begin).cpu())
             names.append(f"{subject} {shape[-2:]}")
-    np.save(place / "fine.npy", torch.stack(fine).numpy())
+    _write(place, pack, fine, names)
+
+
+def prepare_folds(pack: dict[str, np.ndarray], place: Path, device: str) -> None:
+    """Write the scans, the same at 2 mm, who is in which fold, and what to pre-train on."""
+    scans = _scans(pack)
+    _write(place, pack, list(scans.values()), list(scans))
+    coarse = [halved(both.to(device)).cpu() for both in scans.values()]
     np.save(place / "coarse.npy", torch.stack(coarse).numpy())
     for kind in ("map", "atlas"):
         parts = {name: both for name, both in pack.items() if name.startswith(f"{kind} ")}
         if parts:
             np.save(place / f"{kind}.npy", np.stack(list(parts.values())))
         (place / f"{kind}.json").write_text(json.dumps([name.split()[1] for name in parts]))
-    (place / "names.json").write_text(json.dumps(names))
-    np.savez(place / "tables.npz", **{key: pack[key] for key in ("sagittal", "swapped")})
     (place / "folds.json").write_text(json.dumps(dict(zip(
         pack["persons"].tolist(), pack["folds"].tolist(), strict=True
     ))))  # fmt: skip
 
 
 class Store:
-    """What :func:`prepare` wrote, on a device."""
+    """What ``prepare_…`` wrote, on a device."""
 
     def __init__(self, place: Path, device: str) -> None:
         self.place, self.device = place, device
