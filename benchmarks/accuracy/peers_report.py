@@ -68,7 +68,9 @@ def read_entries(output: Path) -> dict[str, Entry]:
         for suffix, words in VARIANTS.items():
             tables = [fold / f"metrics{suffix}.tsv" for fold in folds]
             if all(table.exists() for table in tables):
-                metrics = pd.concat(pd.read_csv(table, sep="\t") for table in tables)
+                metrics = pd.concat(
+                    (pd.read_csv(table, sep="\t") for table in tables), ignore_index=True
+                )
                 entries[peer.name + words] = Entry(metrics, facts, bool(suffix))
     return entries
 

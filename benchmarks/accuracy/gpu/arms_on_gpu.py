@@ -1,11 +1,12 @@
 """Two-fold cross-validation on one GPU: pre-training, and MONAI's networks, for equal times.
 
     PYTHONPATH=src:benchmarks/accuracy python benchmarks/accuracy/gpu/arms_on_gpu.py pack.npz.xz \
-        --output out --seconds 30
+        --output out --seconds 35
 
-All arms and folds learn side by side at 2 mm, `--seconds` for each view: ours with manual labels
-alone, after painted images, after labels of atlases (``pack.py``), and MONAI's networks in the
-place of ours. OUTPUT/arms.json gets the Dice of every structure of every scan on its 1 mm grid.
+All arms and folds learn side by side at 2 mm, `--seconds` for each view: ours or one of MONAI's with
+manual labels alone, or first from painted images (``-synthetic``) or from heads labelled by
+registration (``-atlas``; both of ``pack.py``). OUTPUT gets the label maps of the scans of the other fold, on their
+conformed 1 mm grid, a file for each arm, and ``arms.json``; ``score_arms.py`` scores them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +31,12 @@ from torch import Tensor, multiprocessing, nn
 from quicknat.model.losses import prior_offsets
 from quicknat.scans.slices import VIEWS
 
+ARMS = (
+    "quicknat", "quicknat-synthetic", "quicknat-atlas", "dynunet", "dynunet-synthetic", "basicunet",
+)  # fmt: skip
+TAUGHT = {"synthetic": ("map", 0.5), "atlas": ("atlas", 0.25)}  # from what, share of the time
 PEERS_RATE = 0.001
 PRIOR = 0.4  # of the class weights is taken back: docs/accuracy.md, after so short a training
-ARMS = ("quicknat", "quicknat-synthetic", "quicknat-atlas", "dynunet", "basicunet")
 FOLDS = 2
 
 
@@ -49,52 +55,64 @@ def arm_job(
     volumes, folds = store.volumes("coarse"), store.listed("folds")
     training = [k for k, name in enumerate(store.names) if folds.get(name, fold) != fold]
     tested = [k for k, name in enumerate(store.names) if folds.get(name) == fold]
+    peer, _, before = arm.partition("-")
     networks, offsets, facts = {}, {}, {}
     for view in VIEWS:
         slices = store.slices(volumes, [(training, 1.0)], view)
         torch.manual_seed(0)
-        if arm.startswith("quicknat"):
+        if peer == "quicknat":
+            rate, loss = RATE, our_loss(slices)
             network: nn.Module = quicknat_of(24, 0.1, slices, given.device)
-            loss = our_loss(slices)
             offsets[view] = prior_offsets(loss.weights.tolist(), PRIOR).to(given.device)
-            seconds, before = given.seconds, {}
-            warm_up(network, slices, added(loss), given.batch)
-            ready.wait()
-            if arm != "quicknat":
-                kind = {"quicknat-synthetic": "map", "quicknat-atlas": "atlas"}[arm]
-                taught = given.seconds * (0.5 if kind == "map" else 0.25)
-                numbers = range(len(store.listed(kind)))
-                if kind == "atlas":
-                    numbers = [k for k, of in enumerate(store.listed(kind)) if of == str(fold)]
-                others = store.slices(
-                    store.volumes(kind), [(numbers, 1.0)], view, painted=kind == "map"
-                )
-                before = learn(network, others, added(our_loss(others)), taught, RATE, given.batch)
-                seconds -= taught
-            facts[view] = learn(network, slices, added(loss), seconds, RATE, given.batch)
-            facts[view]["before"] = before
         else:
-            network = make_network(arm, slices.classes, 24)
+            rate, network = PEERS_RATE, make_network(peer, slices.classes, 24)
             network = network.to(given.device, memory_format=torch.channels_last)
             offsets[view] = torch.zeros(slices.classes, device=given.device)
-            warm_up(network, slices, their_loss, given.batch)
-            ready.wait()
-            facts[view] = learn(network, slices, their_loss, given.seconds, PEERS_RATE, given.batch)
+
+        def loss_of(slices: Any) -> Callable:
+            return added(our_loss(slices)) if peer == "quicknat" else their_loss
+
+        warm_up(network, slices, loss_of(slices), given.batch)
+        stages = [(slices, 1.0)]
+        if before:
+            kind, share = TAUGHT[before]
+            others = store.volumes(kind)
+            numbers = [
+                k for k, of in enumerate(store.listed(kind)) if kind == "map" or of == str(fold)
+            ]
+            taught = store.slices(others, [(numbers, 1.0)], view, painted=kind == "map")
+            stages = [(taught, share), (slices, 1 - share)]
+        ready.wait()
+        facts[view] = [
+            learn(network, some, loss_of(some), share * given.seconds, rate, given.batch)
+            for some, share in stages
+        ]
+        facts[view][0]["parameters"] = sum(weights.numel() for weights in network.parameters())
         networks[view] = network.eval()
     ready.wait()  # nobody is scored while others still learn
-    whole, rows = store.volumes("fine"), {}
+    whole, maps = store.volumes("fine"), {}
     for number in tested[: given.scored]:
         image = volumes[number, 0]
-        rows[store.names[number]] = {}
         for kind, some in (("three", networks), ("coronal", {"coronal": networks["coronal"]})):
             total = aggregate(some, image, store.sagittal, offsets, store.swapped)
             total = nn.functional.interpolate(
                 total[None], scale_factor=2, mode="trilinear", align_corners=False
             )[0].argmax(dim=0)
-            rows[store.names[number]][kind] = dice(total, whole[number, 1], store.classes)
-    (output / f"{arm}_{fold}.json").write_text(json.dumps({"facts": facts, "dice": rows}))
-    mean = {k: round(np.mean([row[k] for row in rows.values()]), 4) for k in ("three", "coronal")}
-    print(arm, fold, mean, {view: facts[view]["slices"] for view in VIEWS}, flush=True)
+            maps[f"{fold} {kind} {store.names[number]}"] = total.byte().cpu().numpy()
+            if kind == "three":
+                found = dice(total, whole[number, 1], store.classes)
+                print(arm, fold, store.names[number], round(np.mean(found), 4), flush=True)
+    np.savez(output / f"{arm}_{fold}.npz", **maps)
+    (output / f"{arm}_{fold}.json").write_text(json.dumps(facts))
+
+
+def gather(arm: str, scores: Path, output: Path) -> None:
+    """The label maps of an arm, of both folds, in one file."""
+    maps: dict[str, np.ndarray] = {}
+    for fold in range(FOLDS):
+        with np.load(scores / f"{arm}_{fold}.npz") as found:
+            maps |= found
+    np.savez_compressed(output / f"{arm}.npz", **maps)
 
 
 def main() -> None:
@@ -119,6 +137,10 @@ def main() -> None:
             "given": {key: str(value) for key, value in vars(given).items()},
             "arms": {file.stem: json.loads(file.read_text()) for file in scores.glob("*.json")},
         }
+        if given.device == "cuda":
+            results["gpu"] = torch.cuda.get_device_name()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda arm: gather(arm, scores, given.output), given.arms))
     (given.output / "arms.json").write_text(json.dumps(results))
     print(f"--- {time.perf_counter() - started:.0f} s: done", flush=True)
 

@@ -125,8 +125,12 @@ class QuickNAT(nn.Module):
             indices.append(index)
         x = self.bottleneck(x)
         for level in reversed(range(LEVELS)):
-            x = F.max_unpool2d(x, indices[level], (2, 2), output_size=skips[level].shape[-2:])
-            x = self.decoders[level](torch.cat((skips[level], x), dim=1))
+            skip = skips[level]
+            x = F.max_unpool2d(x, indices[level], (2, 2), output_size=skip.shape[-2:])
+            if skip.is_contiguous(memory_format=torch.channels_last):
+                # a GPU unpools to channels first, and all that follows would stay so: slow
+                x = x.contiguous(memory_format=torch.channels_last)
+            x = self.decoders[level](torch.cat((skip, x), dim=1))
             x = self.dropout(self.decoder_gates[level](x))
         return self.classifier(x)
 
