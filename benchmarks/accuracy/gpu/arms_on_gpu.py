@@ -3,10 +3,11 @@
     PYTHONPATH=src:benchmarks/accuracy python benchmarks/accuracy/gpu/arms_on_gpu.py pack.npz.xz \
         --output out --seconds 35
 
-All arms and folds learn side by side at 2 mm, `--seconds` for each view: ours or one of MONAI's with
-manual labels alone, or first from painted images (``-synthetic``) or from heads labelled by
-registration (``-atlas``; both of ``pack.py``). OUTPUT gets the label maps of the scans of the other fold, on their
-conformed 1 mm grid, a file for each arm, and ``arms.json``; ``score_arms.py`` scores them.
+All arms and folds learn side by side at 2 mm, `--seconds` for each view: ours or one of MONAI's,
+with manual labels alone, or first from painted images (``-synthetic``) or from heads labelled by
+registration (``-atlas``; both of ``pack.py``). OUTPUT gets the label maps of the scans of the other
+fold, on their conformed 1 mm grid, a file for each arm, and ``arms.json``; ``score_arms.py`` scores
+them.
 """
 
 from __future__ import annotations
