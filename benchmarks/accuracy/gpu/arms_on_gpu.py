@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from device_data import aggregate, dice, read_pack
+from device_data import Slices, aggregate, dice, read_pack
 from learning import RATE, added, arguments, learn, our_loss, quicknat_of, set_up, together, warm_up
 from monai.losses import DiceCELoss
 from peer_shapes import make_network
@@ -47,6 +47,11 @@ def their_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return theirs(logits.float(), labels[:, None].long())
 
 
+def loss_of(peer: str, slices: Slices) -> Callable:
+    """Each network's own; ours has weights that the slices give."""
+    return added(our_loss(slices)) if peer == "quicknat" else their_loss
+
+
 def arm_job(
     arm: str, fold: int, place: Path, given: argparse.Namespace, output: Path, ready: Any
 ) -> None:
@@ -69,11 +74,7 @@ def arm_job(
             rate, network = PEERS_RATE, make_network(peer, slices.classes, 24)
             network = network.to(given.device, memory_format=torch.channels_last)
             offsets[view] = torch.zeros(slices.classes, device=given.device)
-
-        def loss_of(slices: Any) -> Callable:
-            return added(our_loss(slices)) if peer == "quicknat" else their_loss
-
-        warm_up(network, slices, loss_of(slices), given.batch)
+        warm_up(network, slices, loss_of(peer, slices), given.batch)
         stages = [(slices, 1.0)]
         if before:
             kind, share = TAUGHT[before]
@@ -85,7 +86,7 @@ def arm_job(
             stages = [(taught, share), (slices, 1 - share)]
         ready.wait()
         facts[view] = [
-            learn(network, some, loss_of(some), share * given.seconds, rate, given.batch)
+            learn(network, some, loss_of(peer, some), share * given.seconds, rate, given.batch)
             for some, share in stages
         ]
         facts[view][0]["parameters"] = sum(weights.numel() for weights in network.parameters())

@@ -11,7 +11,7 @@ What a GPU is lent for by the minute. Two stages:
 2. from there, all 15 scans and all copies: the model to keep.
 
 Both are done `--seconds` after the start, however long preparing and compiling took; measuring
-takes half a minute more. `--initial` goes on from the first stage of an earlier run. OUTPUT gets
+takes seconds more. `--initial` goes on from the first stage of an earlier run. OUTPUT gets
 the weights (``first_VIEW.pt``, ``second_VIEW.pt``), of which ``to_model.py`` makes a model, and
 ``results.json`` with the Dice of every structure of every scan, on the networks' 1 mm grid.
 """
@@ -117,7 +117,7 @@ def measure(stage: str, place: Path, given: argparse.Namespace, scored: int) -> 
             total = aggregate(networks, image, store.sagittal, offsets, mirror)
             row[kind] = dice(total.argmax(dim=0), truth, store.classes)
         found[store.names[number]] = row
-        print(stage, store.names[number], {k: round(np.mean(v), 4) for k, v in row.items()},
+        print(stage, store.names[number], {k: round(float(np.mean(v)), 4) for k, v in row.items()},
               flush=True)  # fmt: skip
     return found
 
