@@ -1,6 +1,6 @@
 # make run    environment, then the whole workflow on config.yaml
 # make env    the environment only, in .venv
-# make test   the environment with the test tools, then every test
+# make test   the environment with the test tools, then every test, TEST_PROCESSES files at a time
 # make docs   the documentation, in build/site
 # make kills  kill runs of the workflow at KILLS random moments, and compare their results
 # make fuzz   the fuzz tests with many new examples (FUZZ_EXAMPLES=10000: so many a test)
@@ -16,6 +16,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CORES ?= all
 SNAKEMAKE_ARGS ?=
+TEST_PROCESSES ?= 2
 KILLS ?= 200
 FUZZ_EXAMPLES ?= 2000
 VENV := .venv
@@ -30,7 +31,8 @@ run: env
 env: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
+	  --no-loadscope-reorder $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m mkdocs build --strict

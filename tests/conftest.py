@@ -24,7 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if path := config.getoption("--reliability"):
+    is_worker = hasattr(config, "workerinput")  # of pytest-xdist, whose main process hears of all
+    if (path := config.getoption("--reliability")) and not is_worker:
         config.pluginmanager.register(Recorder(path))
 
 
