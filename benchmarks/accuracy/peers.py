@@ -12,7 +12,8 @@ again. ``peers_report.py`` compares all that OUTPUT holds.
   else of segmenting is ours. ``metrics_coronal.tsv`` is of the coronal network alone.
 - ``nnunet``: see ``peer_nnunet.py``. Needs the packages of ``requirements.txt`` beside this file.
 - ``quicknat``: ours, as the run left it; its folder is named after the arm as well. Nothing is
-  trained, only the coronal network alone is measured.
+  trained. ``metrics_unweighted.tsv`` is with 40 % of the class weights taken back, as our recipe
+  has it: the losses of the other networks have no class weights.
 
 Without a GPU, time is the processor's: see ``our_run.Stopwatch``.
 """
@@ -32,6 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from choices import unweighted
 from our_run import OurRun, Segmenter, parameters
 from peer_networks import train_network
 
@@ -43,6 +45,7 @@ from quicknat.scans.slices import VIEWS
 from quicknat.segmentation.inference import segment
 
 CORONAL = {"coronal": 1.0, "axial": 0.0, "sagittal": 0.0}  # weights of the views
+TAKEN_BACK = 0.4  # of the class weights
 
 Tables = dict[str, pd.DataFrame]  # scores by suffix of their file
 Facts = dict[str, dict[str, Any]]  # of each view's training
@@ -68,11 +71,15 @@ def segmenter(bundle: Bundle) -> Segmenter:
 
 
 def measure_ours(run: OurRun, ours: Bundle) -> tuple[Tables, Facts]:
-    """The scores that the workflow has written, and those of the coronal network alone."""
+    """The scores that the workflow has written, of the coronal network, and without weights."""
     facts = {view: {"parameters": parameters(ours.networks[view])} for view in VIEWS}
     facts = {view: found | run.times(view) for view, found in facts.items()}
-    alone = run.measure(segmenter(replace(ours, weights=CORONAL)), ours.protocol)
-    return {"": pd.read_csv(run.results / "metrics.tsv", sep="\t"), "_coronal": alone}, facts
+    variants = {
+        "_coronal": replace(ours, weights=CORONAL),
+        "_unweighted": unweighted(ours, run.model, TAKEN_BACK),
+    }
+    tables = {name: run.measure(segmenter(it), ours.protocol) for name, it in variants.items()}
+    return {"": pd.read_csv(run.results / "metrics.tsv", sep="\t")} | tables, facts
 
 
 def measure_views(run: OurRun, ours: Bundle, peer: str, threads: int) -> tuple[Tables, Facts]:

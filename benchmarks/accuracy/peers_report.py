@@ -20,7 +20,11 @@ import typer
 from quicknat.evaluation.scores import by_scan, interval, persons_of
 from quicknat.files import written_whole
 
-VARIANTS = {"": "", "_coronal": ", coronal view alone"}
+VARIANTS = {
+    "": "",
+    "_coronal": ", coronal view alone",
+    "_unweighted": ", 40 % of the class weights taken back",
+}
 MEASURES = {"dice": "Dice", "hd95_mm": "HD95, mm", "volume_error": "volume error"}
 DIGITS = {"dice": ".4f", "hd95_mm": ".2f", "volume_error": ".1%"}
 
@@ -71,7 +75,7 @@ def read_entries(output: Path) -> dict[str, Entry]:
                 metrics = pd.concat(
                     (pd.read_csv(table, sep="\t") for table in tables), ignore_index=True
                 )
-                entries[peer.name + words] = Entry(metrics, facts, bool(suffix))
+                entries[peer.name + words] = Entry(metrics, facts, suffix == "_coronal")
     return entries
 
 
