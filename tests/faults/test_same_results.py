@@ -37,6 +37,7 @@ def content(folder):
     return [(folder / name).read_bytes() for name in FILES]
 
 
+@pytest.mark.slow
 @pytest.mark.case(60)
 def test_training_with_the_same_seed_gives_the_same_bytes_and_with_another_others(train):
     first = content(train("first"))
@@ -44,6 +45,7 @@ def test_training_with_the_same_seed_gives_the_same_bytes_and_with_another_other
     assert content(train("another", seed=1))[0] != first[0]
 
 
+@pytest.mark.slow
 @pytest.mark.case(60)
 def test_segmentation_done_again_gives_the_same_bytes(quicknat, model, tmp_path):
     scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)

@@ -68,6 +68,7 @@ def test_sidecar_says_where_a_scan_came_from_and_how_to_return(conformed, head, 
     assert {"source_sha256", "intensity_at_0_and_255", "quicknat"} <= set(record)
 
 
+@pytest.mark.slow
 def test_scan_is_cut_into_three_views(tmp_path, conformed, dseg_file):
     assert convert_labels(dseg_file, conformed, tmp_path / "out").returncode == 0
     done = quicknat(

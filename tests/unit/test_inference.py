@@ -21,7 +21,9 @@ def one_hot(labels, classes=61):
     return F.one_hot(torch.from_numpy(labels.astype(np.int64)), classes).movedim(-1, 0).float()
 
 
-@pytest.mark.parametrize("codes", ["RAS", "LIA", "PSR", "ILP"])
+@pytest.mark.parametrize(
+    "codes", ["PSR", *(pytest.param(c, marks=pytest.mark.slow) for c in ("RAS", "LIA", "ILP"))]
+)
 def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_dseg, codes):
     _, grid, _ = conform(head, 2.0, 128)
     probabilities = one_hot(resample(demo_dseg, grid, order=0))
@@ -66,6 +68,7 @@ def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model,
     assert max(differing) == 0, differing
 
 
+@pytest.mark.slow
 @pytest.mark.case(20)
 def test_oblique_native_grid_gets_labels_in_the_right_place(head, demo_dseg):
     angle = np.deg2rad(20)

@@ -137,6 +137,7 @@ def test_every_parameter_receives_a_gradient():
     assert without == []
 
 
+@pytest.mark.slow
 def test_package_imports_no_torch_for_jobs_that_need_none():
     import subprocess
     import sys

@@ -19,6 +19,7 @@ def brain(ventricle, side=48):
     return np.select([distance < ventricle, distance < 14, distance < 18], [3, 1, 2]).astype("u1")
 
 
+@pytest.mark.slow
 def test_small_ventricle_grows_to_that_of_the_other_brain_and_stays_dark():
     young, old = brain(4), brain(8)
     noise = np.random.default_rng(0).normal(0, 5, young.shape)
@@ -55,6 +56,7 @@ def command(folder, labels="young_aseg.nii.gz"):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_command_writes_a_pair_on_one_grid_in_the_protocols_classes(files):
     done = command(files)
     assert done.status == 0, str(done)

@@ -85,7 +85,7 @@ def assert_same_model(one, two):
 
 
 @pytest.mark.case(45)
-@pytest.mark.parametrize("steps", [3, 13])
+@pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.slow), 13])
 def test_weights_after_a_cut_equal_those_of_a_training_without(
     stacks, tmp_path, protocol, monkeypatch, steps
 ):
@@ -99,6 +99,7 @@ def test_weights_after_a_cut_equal_those_of_a_training_without(
     assert not (tmp_path / "cut/state").exists()
 
 
+@pytest.mark.slow
 def test_painted_images_after_a_cut_are_those_of_a_training_without(
     stacks, tmp_path, protocol, monkeypatch
 ):
@@ -154,7 +155,14 @@ def test_signal_to_all_processes_of_a_training_saves_its_state(stacks, tmp_path,
 
 
 @pytest.mark.case(46)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_signal_saves_and_the_next_call_goes_on(
     stacks, tmp_path, protocol, monkeypatch, caplog, number
 ):

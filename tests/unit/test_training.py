@@ -99,6 +99,7 @@ def test_empty_training_set_is_refused(tmp_path, protocol):
         train_view("coronal", protocol, [], [], settings(), tmp_path)
 
 
+@pytest.mark.slow
 def test_loader_processes_accumulation_and_bf16_train_too(stack, tmp_path, protocol):
     chosen = settings(workers=1, accumulate=2, precision="bf16-mixed")
     train_view("coronal", protocol, [stack], [stack], chosen, tmp_path / "m")

@@ -33,6 +33,7 @@ def pixels():
     return np.random.default_rng(1).integers(1, 200, (12, 14, 16)).astype(np.int16)
 
 
+@pytest.mark.slow
 @pytest.mark.case(19)
 def test_orientation_of_the_stored_axes_does_not_change_the_conformed_scan(head):
     image = nib.Nifti1Image(head.data, head.affine)

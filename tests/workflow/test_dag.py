@@ -31,6 +31,7 @@ def test_demo_runs_every_stage_of_the_design(dry_run, tmp_path):
     assert counts["bundle"] == counts["metrics"] == counts["report"] == 1
 
 
+@pytest.mark.slow
 def test_rules_depend_on_each_other_as_in_the_design(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory",
@@ -54,12 +55,14 @@ def test_cohort_without_pretraining_scans_skips_that_branch(dry_run):
     assert not {"pretrain", "auto_label", "download", "demo_oasis"} & set(counts)
 
 
+@pytest.mark.slow
 def test_cohort_without_test_scans_is_trained_and_segmented_but_not_scored(dry_run):
     rows = [HEADER, *TRAIN, VAL, "x|x.nii.gz|||segment|"]
     counts = job_counts(dry_run(rows=rows).text)
     assert counts["segment"] == 1 and not {"evaluate", "metrics", "score_figures"} & set(counts)
 
 
+@pytest.mark.slow
 def test_cohort_with_nothing_to_segment_still_ends_in_a_report(dry_run):
     counts = job_counts(dry_run(rows=[HEADER, *TRAIN, VAL]).text)
     assert counts["report"] == 1 and not {"segment", "volumes"} & set(counts)
@@ -175,6 +178,7 @@ def test_finished_model_is_refused_where_it_is_none_or_has_nothing_to_segment(dr
     assert done.returncode != 0 and "no scan has use=segment or test; name" in done.text
 
 
+@pytest.mark.slow
 def test_sessions_are_scans_of_their_own(dry_run):
     rows = [HEADER + "|session", TRAIN[0] + "|1", TRAIN[0] + "|2", VAL + "|", TEST + "|"]
     done = dry_run(rows=rows)
@@ -238,7 +242,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("fault", REFUSED)
+@pytest.mark.parametrize(
+    "fault", ["unknown key", *(pytest.param(f, marks=pytest.mark.slow) for f in list(REFUSED)[1:])]
+)
 def test_wrong_configuration_is_refused_naming_key_and_choices(dry_run, fault):
     overlay, message = REFUSED[fault]
     done = dry_run(overlay=overlay)
@@ -246,17 +252,20 @@ def test_wrong_configuration_is_refused_naming_key_and_choices(dry_run, fault):
     assert message in done.text.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_unknown_sheet_column_is_refused(dry_run):
     done = dry_run(rows=[HEADER + "|sex", *[row + "|f" for row in (*TRAIN, VAL)]])
     assert done.returncode != 0 and "unknown key 'sex'" in done.text
 
 
+@pytest.mark.slow
 def test_unknown_source_is_refused_with_the_known_ones(dry_run):
     rows = [HEADER + "|source", *[row + "|moon" for row in (*TRAIN, VAL)]]
     done = dry_run(rows=rows)
     assert done.returncode != 0 and "source 'moon'; allowed: local, img2fmri" in done.text
 
 
+@pytest.mark.slow
 def test_cohort_without_training_scans_is_refused(dry_run):
     done = dry_run(rows=[HEADER, TEST])
     assert done.returncode != 0 and "use=train" in done.text

@@ -16,7 +16,7 @@ COMMANDS = {
     "snakemake lint": ["snakemake", "--lint"],
     "mypy": ["mypy"],
 }
-SLOW = {"mypy"}  # half a minute without its cache
+SLOW = {"mypy", "snakemake lint"}  # half a minute without its cache; seconds
 
 
 @pytest.mark.parametrize(
