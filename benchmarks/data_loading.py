@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib.image
 import numpy as np
@@ -42,7 +42,9 @@ def write_png(stacks: SliceDataset, folder: Path) -> list[dict[str, Path]]:
 
 def png_loader(files: list[dict[str, Path]]) -> DataLoader:
     """MONAI reading those files, one at a time."""
-    reader = PILReader(converter=lambda image: image.convert("L"), reverse_indexing=False)
+    reader: Any = PILReader(  # monai takes one, though its types want a class
+        converter=lambda image: image.convert("L"), reverse_indexing=False
+    )
     load = Compose(
         [
             LoadImaged(("image", "labels"), reader=reader, ensure_channel_first=True),
@@ -87,14 +89,14 @@ def main(
             "stack, batches of 4": our_loader(stacks, 4, augment=False),
             "stack, batches of 4, augmented": our_loader(stacks, 4, augment=True),
         }
-        speeds = {name: [] for name in ways}
+        speeds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, loader in ways.items():
                 speeds[name].append(slices_per_second(loader))
         png_bytes = sum(path.stat().st_size for row in files for path in row.values())
     stack_bytes = sum(path.stat().st_size for path in stacks)
     slowest = median(speeds["PNG, MONAI, batches of 1"])
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "way": name,
             "slices_per_second": median(values),

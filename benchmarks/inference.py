@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
         facts = {"best_epoch": 0, "best_val_dice": None}
         loss = CombinedLoss(counts.astype(np.float32), 1.0)
         write_model(plan, loss, weights, [{"epoch": 0}], facts)
-    models = {view: folder / view for view in VIEWS}
+    models: dict[str, str | Path] = {view: folder / view for view in VIEWS}
     write_bundle(models, protocol, WEIGHTS, 1.0, CUBE, slice_size, folder / "model")
 
 
@@ -97,18 +97,17 @@ def segment_plainly(scan: Path, model: Path, output: Path) -> None:
     image, grid, record = conform_file(scan, "", 1.0, CUBE)
     volumes = {}
     for view, network in bundle.networks.items():
-        network = network.to(memory_format=torch.contiguous_format)
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         slices = np.moveaxis(image, AXIS[view], 0).astype(np.float32) / 255
         parts = [
             network(torch.from_numpy(slices[some][:, None].copy())).softmax(dim=1)
             for some in np.array_split(np.arange(len(slices)), len(slices) // 4)
         ]
         volumes[view] = torch.cat(parts).movedim(1, 0).movedim(1, 1 + AXIS[view])
-    total = sum(
-        weight
-        * (volumes[v][torch.tensor(bundle.protocol.sagittal)] if v == "sagittal" else volumes[v])
-        for v, weight in bundle.weights.items()
-    )
+    total = torch.zeros(len(bundle.protocol.names), *image.shape)
+    for view, weight in bundle.weights.items():
+        classes = bundle.protocol.sagittal if view == "sagittal" else range(len(total))
+        total += weight * volumes[view][list(classes)]
     native = record_grid(record)
     save_nifti(output / "plain.nii.gz", to_native([(total, grid.affine)], native), native)
 
@@ -139,7 +138,7 @@ def compare(
 ) -> None:
     """Compare the ways, each run in a process of its own."""
     ways = ["plain", "fp32"] + ["bf16"] * computes_in_bfloat16(gpu=False)
-    runs = {way: [] for way in ways}
+    runs: dict[str, list[tuple[float, float, dict]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_random_model(folder, filters, slice_size)
@@ -151,7 +150,7 @@ def compare(
                     [*map(str, command), str(batch_size), str(threads)],
                     stdout=subprocess.PIPE, text=True,
                 )  # fmt: skip
-                stages = process.stdout.read()
+                stages = process.stdout.read()  # type: ignore[union-attr]  # it is a pipe
                 _, status, usage = os.wait4(process.pid, 0)
                 if status:
                     raise SystemExit(f"{way} failed")
@@ -191,17 +190,19 @@ def pieces(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network = QuickNAT(28, NetworkSettings(filters=filters)).eval()
-    fast = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    ways = {
+    fast = copy.deepcopy(network)
+    fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ways: dict[str, tuple[Any, int]] = {
         "256 x 256, fp32, eager": (network, 256),
         "channels last": (fast, 256),
         "window of 192 x 192": (fast, 192),
     }
     if computes_in_bfloat16(gpu=False):
-        rounded = in_bfloat16(fast).to(memory_format=torch.channels_last)
+        rounded = in_bfloat16(fast)
+        rounded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         ways["bf16 but for first and last block"] = (rounded, 192)
         ways["compiled (not used)"] = (torch.compile(rounded, dynamic=False), 192)
-    seconds = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     with torch.inference_mode():
         for number in range(rounds + 1):
             for way, (chosen, side) in ways.items():

@@ -76,7 +76,7 @@ def main(
         "paint": lambda: synthesize(tissues, classes, generator),
         "training step": lambda: learner.step(batch, (next(numbers),), update=True),
     }
-    seconds = {name: [] for name in steps}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
             start = time.perf_counter()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from quicknat.training.optimizers import TrainingSettings, make_optimizer
 from quicknat.training.plan import Plan
 
 
-def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], None]:
+def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], Any]:
     """What one would write first: fp32, default memory format, nothing compiled."""
     network = QuickNAT(len(plan.classes), plan.settings.network).to(device)
     loss = CombinedLoss(class_weights(plan.counts), edge_weight(plan.counts)).to(device)
@@ -41,10 +42,10 @@ def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], None]:
     return step
 
 
-def our_step(plan: Plan, **changes: object) -> Callable[[dict], None]:
+def our_step(plan: Plan, **changes: Any) -> Callable[[dict], torch.Tensor]:
     """The step of ``quicknat train`` with these settings."""
-    settings = TrainingSettings(**{**vars(plan.settings), **changes})
-    changed = Plan(**{**vars(plan), "settings": settings})
+    settings = replace(plan.settings, **changes)
+    changed = replace(plan, settings=settings)
     learner = Learner(make_fabric(plan.view, settings), changed, steps_per_epoch=100)
     if settings.compile and not learner.compile():
         raise SystemExit("the network cannot be compiled here")
@@ -86,6 +87,7 @@ def main(
         counts=np.bincount(labels.ravel(), minlength=classes),
         population={},
         fingerprint={},
+        warm_start=None,
     )
     device = make_fabric(plan.view, plan.settings).device
     batch = {
@@ -99,7 +101,7 @@ def main(
         fast: our_step(plan, precision=fast, compile=False),
         f"{fast}, compiled": our_step(plan, precision=fast, compile=True),
     }
-    seconds = {name: [] for name in steps}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
             start = time.perf_counter()

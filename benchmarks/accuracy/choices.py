@@ -16,7 +16,6 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
@@ -30,6 +29,7 @@ from quicknat.model.bundle_format import read_description
 from quicknat.model.losses import prior_offsets
 from quicknat.scans.conform import head_window, load_conformed, record_grid
 from quicknat.scans.slices import AXIS, VIEWS, crop
+from quicknat.scans.volumes import read_volume
 from quicknat.segmentation.inference import HALF, moved, shifted, slice_probabilities
 from quicknat.segmentation.native import to_native
 
@@ -51,9 +51,8 @@ def unweighted(bundle: Bundle, model: Path, share: float) -> Bundle:
         raise SystemExit(f"{model}: was made with a prior correction already")
     networks = {view: copy.deepcopy(network) for view, network in bundle.networks.items()}
     for view, network in networks.items():
-        network.classifier.bias.data += prior_offsets(
-            described["views"][view]["class_weights"], share
-        )
+        offsets = prior_offsets(described["views"][view]["class_weights"], share)
+        network.get_parameter("classifier.bias").data += offsets
     return replace(bundle, networks=networks)
 
 
@@ -82,7 +81,8 @@ def volume_error(table: pd.DataFrame) -> float:
 def mean_dice(found: np.ndarray, reference: np.ndarray, classes: int) -> float:
     """Mean over the structures that either map has."""
     both = np.bincount(found[found == reference], minlength=classes)
-    sizes = sum(np.bincount(part.ravel(), minlength=classes) for part in (found, reference))
+    parts = (np.bincount(part.ravel(), minlength=classes) for part in (found, reference))
+    sizes = np.sum([*parts], axis=0)
     there = sizes[1:] > 0
     return float((2 * both[1:][there] / sizes[1:][there]).mean())
 
@@ -107,8 +107,8 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
     first = head_window(image, bundle.spacing_mm, bundle.slice_size)
     window = crop(image, first, bundle.slice_size)
     native = record_grid(record)
-    reference = np.asarray(nib.load(anat / f"{name}_dseg.nii.gz").dataobj).astype(np.uint8)
-    conformed = np.asarray(nib.load(anat / f"{name}_space-conformed_dseg.nii.gz").dataobj)
+    reference = read_volume(anat / f"{name}_dseg.nii.gz").data.astype(np.uint8)
+    conformed = read_volume(anat / f"{name}_space-conformed_dseg.nii.gz").data
     there = crop(conformed, first, bundle.slice_size).astype(np.uint8)
     plain, mirrored = (views_of(replace(bundle, mirror=mirror), window) for mirror in (False, True))
     by_weights = [

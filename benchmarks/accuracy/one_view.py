@@ -100,7 +100,7 @@ def make_loss(kind: Loss, counts: np.ndarray, power: float, edge: float) -> Call
         theirs = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
         return lambda logits, labels: theirs(logits, labels[:, None])
     weights, omega = class_weights(counts, power, 10), edge * edge_weight(counts, power, 10)
-    ours = CombinedLoss(weights, omega, kind.value)
+    ours = CombinedLoss(weights, omega, "slice" if kind is Loss.slice else "batch")
     return lambda logits, labels: sum(ours(logits, labels))
 
 
@@ -151,7 +151,7 @@ def main(
     data = Slabs(run, neighbours, protocol)
     network = QuickNAT(classes, NetworkSettings(filters=filters, dropout=dropout))
     network.encoders[0] = DenseBlock(2 * neighbours + 1, filters, network.settings.kernel)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = torch.compile(network, dynamic=False)
     criterion = make_loss(loss, np.bincount(data.labels.ravel(), minlength=classes), power, edge)
     settings = TrainingSettings(epochs=1, learning_rate=learning_rate, optimizer="adamw")

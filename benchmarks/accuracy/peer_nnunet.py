@@ -90,7 +90,7 @@ class Trainer(nnUNetTrainerNoMirroring):
             self.train_step(next(self.dataloader_train))
             self.steps += 1
         self.times = stopwatch.times()
-        vars(self.network).pop("forward", None)
+        self.network.__dict__.pop("forward", None)
         self.on_train_end()
 
 
@@ -160,7 +160,7 @@ def train_nnunet(
         _, affine, record = load_conformed(path)
         # its axes are z, y, x
         probabilities = torch.from_numpy(found.transpose(0, 3, 2, 1).astype(np.float32))
-        return to_native(probabilities, affine, record_grid(record))
+        return to_native([(probabilities, affine)], record_grid(record))
 
     configuration = trainer.configuration_manager
     return segment, {

@@ -72,8 +72,9 @@ def segmenter(bundle: Bundle) -> Segmenter:
 
 def measure_ours(run: OurRun, ours: Bundle) -> tuple[Tables, Facts]:
     """The scores that the workflow has written, of the coronal network, and without weights."""
-    facts = {view: {"parameters": parameters(ours.networks[view])} for view in VIEWS}
-    facts = {view: found | run.times(view) for view, found in facts.items()}
+    facts: Facts = {
+        view: {"parameters": parameters(ours.networks[view])} | run.times(view) for view in VIEWS
+    }
     variants = {
         "_coronal": replace(ours, weights=CORONAL),
         "_unweighted": unweighted(ours, run.model, TAKEN_BACK),
@@ -84,12 +85,13 @@ def measure_ours(run: OurRun, ours: Bundle) -> tuple[Tables, Facts]:
 
 def measure_views(run: OurRun, ours: Bundle, peer: str, threads: int) -> tuple[Tables, Facts]:
     """Train a network per view, and score them together and the coronal one alone."""
-    networks, facts = {}, {}
+    facts: Facts = {}
+    networks: dict[str, Any] = {}  # they need not be QuickNAT
     for view in VIEWS:
         classes = ours.protocol.n_classes(view)
         networks[view], facts[view] = train_network(peer, run, view, classes, threads)
         print(view, json.dumps(facts[view]), flush=True)
-    theirs: Any = replace(ours, networks=networks)  # they need not be QuickNAT
+    theirs = replace(ours, networks=networks)
     tables = {
         suffix: run.measure(segmenter(replace(theirs, weights=weights)), ours.protocol)
         for suffix, weights in (("", ours.weights), ("_coronal", CORONAL))

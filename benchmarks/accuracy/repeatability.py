@@ -10,7 +10,7 @@ repeated are compared with ``--retest FIRST SECOND``, by volume alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +57,7 @@ def noisy(volume: Volume, random: np.random.Generator) -> Volume:
 
 
 def compare(
-    one: np.ndarray, other: np.ndarray, names: list[str], voxel_mm3: tuple[float, float] = (1, 1)
+    one: np.ndarray, other: np.ndarray, names: list[str], voxel_mm3: Sequence[float] = (1, 1)
 ) -> Iterator[dict]:
     """Per structure the change of volume, in percent of the two volumes' mean."""
     for index, name in enumerate(names[1:], start=1):
@@ -104,7 +104,7 @@ def main(
     pairs = retest or []
     for one, other in zip(pairs[::2], pairs[1::2], strict=True):
         volumes = [read_volume(path) for path in (one, other)]
-        sizes = tuple(abs(float(np.linalg.det(v.affine[:3, :3]))) for v in volumes)
+        sizes = [abs(float(np.linalg.det(v.affine[:3, :3]))) for v in volumes]
         first, second = (labels_of(bundle, volume) for volume in volumes)
         rows += [
             {"scan": one.name, "change": "retest", "dice": np.nan, **row}

@@ -72,7 +72,7 @@ def arm_job(
             offsets[view] = prior_offsets(loss.weights.tolist(), PRIOR).to(given.device)
         else:
             rate, network = PEERS_RATE, make_network(peer, slices.classes, 24)
-            network = network.to(given.device, memory_format=torch.channels_last)
+            network.to(given.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             offsets[view] = torch.zeros(slices.classes, device=given.device)
         warm_up(network, slices, loss_of(peer, slices), given.batch)
         stages = [(slices, 1.0)]
@@ -104,7 +104,7 @@ def arm_job(
             if kind == "three":
                 found = dice(total, whole[number, 1], store.classes)
                 print(arm, fold, store.names[number], round(np.mean(found), 4), flush=True)
-    np.savez(output / f"{arm}_{fold}.npz", **maps)
+    np.savez(output / f"{arm}_{fold}.npz", **maps)  # type: ignore[arg-type]
     (output / f"{arm}_{fold}.json").write_text(json.dumps(facts))
 
 
@@ -114,7 +114,7 @@ def gather(arm: str, scores: Path, output: Path) -> None:
     for fold in range(FOLDS):
         with np.load(scores / f"{arm}_{fold}.npz") as found:
             maps |= found
-    np.savez_compressed(output / f"{arm}.npz", **maps)
+    np.savez_compressed(output / f"{arm}.npz", **maps)  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import lzma
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,7 +145,7 @@ class Slices:
         """Images float32 (N, 1, H, W) in 0 … 1, and their classes uint8 (N, H, W)."""
         chosen = torch.multinomial(self.weights, count, True, generator=self.generator)
         scan, number = self.pairs[chosen].unbind(dim=1)
-        here = (scan, slice(None), *[slice(None)] * AXIS[self.view], number)
+        here: Any = (scan, slice(None), *[slice(None)] * AXIS[self.view], number)
         image, labels = self.volumes[here].unbind(dim=1)
         labels = self.merged(labels)
         if self.view != "sagittal":
@@ -220,7 +221,9 @@ def aggregate(
         for some in seen.nonzero()[:, 0].split(batch):
             values = slices[some].float()[:, None] / 255
 
-            def found(values: Tensor, network=network, view=view) -> Tensor:
+            def found(
+                values: Tensor, network: torch.nn.Module = network, view: str = view
+            ) -> Tensor:
                 # sides of batches differ: to look for the fastest way each time takes longest
                 with (
                     torch.backends.cudnn.flags(enabled=True, benchmark=False),

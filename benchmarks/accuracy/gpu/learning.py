@@ -53,7 +53,8 @@ def added(loss: CombinedLoss) -> Callable:
 
 def quicknat_of(filters: int, dropout: float, slices: Slices, device: str) -> QuickNAT:
     network = QuickNAT(slices.classes, NetworkSettings(filters=filters, dropout=dropout))
-    return network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def warm_up(network: nn.Module, slices: Slices, loss: Callable, batch: int) -> None:
@@ -76,8 +77,8 @@ def learn(
     """Train for so many seconds; the learning rate falls to zero in that time."""
     device = slices.volumes.device
     network.train()
-    fused = {"fused": True} if device.type == "cuda" else {}
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4, **fused)
+    fused = True if device.type == "cuda" else None
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4, fused=fused)
     settings = TrainingSettings(epochs=1, learning_rate=rate, optimizer="adamw", warmup=WARMUP)
     start, steps, losses, told = time.perf_counter(), 0, [], 0.1
     while (share := (time.perf_counter() - start) / seconds) < 1:

@@ -106,7 +106,8 @@ def measure(stage: str, place: Path, given: argparse.Namespace, scored: int) -> 
         facts = json.loads((place / f"{stage}_{view}.json").read_text())
         network = QuickNAT(len(facts["weights"]), NetworkSettings(filters=given.filters))
         network.load_state_dict(torch.load(given.output / f"{stage}_{view}.pt", weights_only=True))
-        networks[view] = network.to(given.device, memory_format=torch.channels_last).eval()
+        network.to(given.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks[view] = network.eval()
         offsets[view] = prior_offsets(facts["weights"], PRIOR).to(given.device)
     found = {}
     chosen = store.numbers(lambda subject, shape: subject in LEFT_OUT and shape in ("", *WIDEST))

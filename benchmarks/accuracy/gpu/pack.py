@@ -118,7 +118,7 @@ def main(
             parts |= {name: job.result() for name, job in jobs.items()}
     parts["sagittal"], parts["swapped"] = protocol.sagittal, protocol.swapped
     raw = io.BytesIO()
-    np.savez(raw, **parts)
+    np.savez(raw, **parts)  # type: ignore[arg-type]
     with written_whole(output) as (temporary,):
         temporary.write_bytes(lzma.compress(raw.getvalue()))
     print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB")

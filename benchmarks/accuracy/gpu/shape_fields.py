@@ -84,8 +84,8 @@ def main(
                 if not name.exists():
                     job = scan["image"], scan["labels"], scan["protocol"], like, name
                     jobs.append(pool.submit(field, *(*map(Path, job[:2]), *job[2:])))
-        for job in jobs:
-            print(job.result(), flush=True)
+        for done in jobs:
+            print(done.result(), flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def working_folder() -> Iterator[Path]:
 def _write(place: Path, pack: dict[str, np.ndarray], fine: list[Tensor], names: list[str]) -> None:
     np.save(place / "fine.npy", torch.stack(fine).numpy())
     (place / "names.json").write_text(json.dumps(names))
-    np.savez(place / "tables.npz", **{key: pack[key] for key in ("sagittal", "swapped")})
+    np.savez(place / "tables.npz", sagittal=pack["sagittal"], swapped=pack["swapped"])
 
 
 def _scans(pack: dict[str, np.ndarray]) -> dict[str, Tensor]:

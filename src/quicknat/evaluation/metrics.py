@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
 from nibabel.affines import voxel_sizes
+from scipy import ndimage
 
 from quicknat.errors import InputError
 from quicknat.scans.labels import Protocol
@@ -16,13 +17,16 @@ from quicknat.scans.labels import Protocol
 log = logging.getLogger(__name__)
 
 COLUMNS = ["subject", "structure", "dice", "iou", "hd95_mm", "volume_mm3", "reference_mm3"]
+Box = tuple[slice, ...]
 
 
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around a mask, one voxel wider on each side."""
-    where = np.argwhere(mask)
-    low, high = np.maximum(where.min(axis=0) - 1, 0), where.max(axis=0) + 2
-    return tuple(slice(first, last) for first, last in zip(low, high, strict=True))
+def _around(*boxes: Box | None) -> Box:
+    """The smallest box around those that are there, one voxel wider on each side; else all."""
+    sides = zip(*(box for box in boxes if box), strict=True)
+    return tuple(
+        slice(max(min(part.start for part in side) - 1, 0), max(part.stop for part in side) + 1)
+        for side in sides
+    )
 
 
 def structure_metrics(
@@ -37,12 +41,10 @@ def structure_metrics(
     Returns:
         NaN for all when both masks are empty; NaN distance when one is.
     """
-    either = prediction | reference
-    if not either.any():
+    if not (prediction.any() or reference.any()):
         return np.nan, np.nan, np.nan
-    box = _box(either)
     ours, true = (
-        torch.from_numpy(mask[box].astype(np.uint8))[None, None] for mask in (prediction, reference)
+        torch.from_numpy(mask.astype(np.uint8))[None, None] for mask in (prediction, reference)
     )
     dice = compute_dice(ours, true, include_background=True, ignore_empty=False).item()
     iou = compute_iou(ours, true, include_background=True, ignore_empty=False).item()
@@ -79,9 +81,11 @@ def evaluate(
             "give labels on one grid",
         )  # fmt: skip
     voxel_mm, voxel_mm3 = voxel_sizes(affine), abs(np.linalg.det(affine[:3, :3]))
-    rows = []
-    for index, name in enumerate(protocol.names[1:], start=1):
-        masks = prediction == index, reference == index
+    names, rows = protocol.names[1:], []
+    boxes = [ndimage.find_objects(labels, len(names)) for labels in (prediction, reference)]
+    for index, (name, *own) in enumerate(zip(names, *boxes, strict=True), start=1):
+        box = _around(*own)
+        masks = prediction[box] == index, reference[box] == index
         volumes = [mask.sum() * voxel_mm3 for mask in masks]
         rows.append((subject, name, *structure_metrics(*masks, voxel_mm), *volumes))
     table = pd.DataFrame(rows, columns=COLUMNS)

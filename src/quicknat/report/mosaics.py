@@ -133,7 +133,7 @@ def write_mosaics(
             drawn = mosaic(labels[box], view, zooms, True)
             for ending, palette in (("", colors), ("_safe", safe_colors)):
                 path = folder / f"{view}_{key}{ending}.png"
-                _see_through(drawn, palette, solid).save(path, optimize=True)
+                _see_through(drawn, palette, solid).save(path)
             if key == "prediction":
                 over = _see_through(drawn, colors, solid).convert("RGBA")
                 together.append(Image.alpha_composite(ground.convert("RGBA"), over).convert("RGB"))
@@ -141,12 +141,8 @@ def write_mosaics(
             apart = (layers.prediction != layers.reference)[box].astype(np.float32)
             drawn = mosaic(apart, view, zooms, False) > 0.5
             palette = np.array([(0, 0, 0), DISAGREEMENT])
-            _see_through(drawn, palette, [0, 200]).save(
-                folder / f"{view}_disagreement.png", optimize=True
-            )
+            _see_through(drawn, palette, [0, 200]).save(folder / f"{view}_disagreement.png")
         if layers.uncertainty is not None:
             drawn = np.clip(mosaic(layers.uncertainty[box], view, zooms, False) * 255, 0, 255)
-            _see_through(np.rint(drawn), heat, fade).save(
-                folder / f"{view}_uncertainty.png", optimize=True
-            )
+            _see_through(np.rint(drawn), heat, fade).save(folder / f"{view}_uncertainty.png")
     _thumbnail(together).save(folder / "thumbnail.jpg", quality=85)

@@ -42,7 +42,8 @@ def _packed(data: np.ndarray, grid: Grid, low: float, high: float, steps: int) -
     image = nib.Nifti1Image(np.rint(scaled).astype(np.uint8), grid.affine)
     image.header.set_slope_inter((high - low) / steps, low)
     image.header["cal_min"], image.header["cal_max"] = low, high
-    return base64.b64encode(gzip.compress(image.to_bytes(), mtime=0)).decode("ascii")
+    # level 9 takes six times as long, for 2 % less
+    return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
 
 
 def colour_blind_colors(protocol: Protocol) -> np.ndarray:

@@ -50,6 +50,8 @@ def as_bytes(volume: Volume, highest: int) -> np.ndarray:
         InputError: a value is no whole number from 0 to `highest`.
     """
     data = volume.data
+    if data.dtype == np.uint8 and data.max(initial=0) <= highest:
+        return data
     odd = data[(data < 0) | (data > highest) | (data != np.rint(data))]
     if odd.size:
         problem = f"holds {odd.flat[0]:g}, where only whole numbers from 0 to {highest} can be"
