@@ -13,6 +13,15 @@ from quicknat.scans.labels import Protocol
 AGGREGATE = "aggregate"  # stands in the column of the views for the result of all three
 
 
+def check_shapes(prediction: np.ndarray, reference: np.ndarray, where: str) -> None:
+    """Raises InputError, naming `where`, if the shapes differ."""
+    if prediction.shape != reference.shape:
+        raise InputError(
+            where, f"prediction {prediction.shape}, reference {reference.shape}",
+            "give labels on one grid",
+        )  # fmt: skip
+
+
 def count_pairs(
     prediction: np.ndarray, reference: np.ndarray, n_classes: int, where: str
 ) -> np.ndarray:
@@ -26,11 +35,7 @@ def count_pairs(
     Raises:
         InputError: the grids differ in shape.
     """
-    if prediction.shape != reference.shape:
-        raise InputError(
-            where, f"prediction {prediction.shape}, reference {reference.shape}",
-            "give labels on one grid",
-        )  # fmt: skip
+    check_shapes(prediction, reference, where)
     pairs = np.zeros(n_classes**2, dtype=np.int64)
     for ours, theirs in zip(prediction, reference, strict=True):  # a slice at a time, for memory
         number = theirs.astype(np.intp) * n_classes + ours.astype(np.intp)

@@ -11,7 +11,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
-from quicknat.errors import InputError
+from quicknat.evaluation.confusion import check_shapes
 from quicknat.scans.labels import Protocol
 
 log = logging.getLogger(__name__)
@@ -75,11 +75,7 @@ def evaluate(
     Raises:
         InputError: the grids differ in shape.
     """
-    if prediction.shape != reference.shape:
-        raise InputError(
-            subject, f"prediction {prediction.shape}, reference {reference.shape}",
-            "give labels on one grid",
-        )  # fmt: skip
+    check_shapes(prediction, reference, subject)
     voxel_mm, voxel_mm3 = voxel_sizes(affine), abs(np.linalg.det(affine[:3, :3]))
     names, rows = protocol.names[1:], []
     boxes = [ndimage.find_objects(labels, len(names)) for labels in (prediction, reference)]
