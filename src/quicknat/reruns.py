@@ -13,6 +13,10 @@ from typing import Any
 PRACTICAL = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
 NEW_SCANS = {"new_scans", "warm_start_epochs"}  # when to train and for how long, not how
 SELECTING = {"source", "initial_model"}  # what a stage takes; that is compared itself
+# How voxels of conformed scans are placed. 1: the cube's centre on the field of view's, so that
+# they fell half-way between a scan's voxels where it has an odd number of them, and labels moved to
+# one side. 2: on the scan's own voxels.
+GRID_FORMAT = 2
 LOOKS = {"abbreviation", "color"}  # columns of a label protocol that no label map depends on
 
 

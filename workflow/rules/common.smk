@@ -13,7 +13,7 @@ from quicknat.cohort.places import Places
 from quicknat.cohort.sheet import by_source, pretraining, read_sheet, read_table
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
-from quicknat.reruns import LOOKS, deciding, file_digest, stage_settings, table_digest
+from quicknat.reruns import GRID_FORMAT, LOOKS, deciding, file_digest, stage_settings, table_digest
 from quicknat.runs.settings import check_consistency
 from quicknat.scans.slices import VIEWS
 from quicknat.schema import check, load_schema

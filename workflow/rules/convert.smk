@@ -22,6 +22,7 @@ rule convert:
         orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].source),
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
+        grid_format=GRID_FORMAT,  # what was conformed otherwise is conformed again
     shell:
         "quicknat convert {params.image:q} --orientation={params.orientation:q}"
         " --spacing {params.spacing} --size {params.size} --output {output.image:q}"

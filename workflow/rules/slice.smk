@@ -71,6 +71,7 @@ rule slice_tissues:
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         window=config["slices"]["size"],
+        grid_format=GRID_FORMAT,
     shell:
         "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
         " --numbering {params.numbering:q} {params.scan:q} --protocol {params.protocol:q}"

@@ -58,7 +58,7 @@ def label_by_atlases(
         moved = sitk.GetArrayFromImage(sitk.Resample(picture, fixed, transform, sitk.sitkLinear))
         likeness = float(np.corrcoef(moved.ravel(), image.ravel())[0, 1])
         carried = sitk.Resample(
-            to_image(labels, spacing_mm), fixed, transform, sitk.sitkNearestNeighbor
+            to_image(labels, spacing_mm), fixed, transform, sitk.sitkLabelLinear
         )
         log.info("atlas %d of %d: correlation %.3f", number, len(atlases), likeness)
         votes.append((likeness, carried))

@@ -16,6 +16,7 @@ from quicknat.model.bundle_format import AGAIN, FORMAT, read_description, requir
 from quicknat.model.losses import prior_offsets
 from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.model.weights import load_weights
+from quicknat.reruns import GRID_FORMAT
 from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import VIEWS
 
@@ -41,7 +42,9 @@ class Bundle:
     """A model ready to use: networks in evaluation mode by view, and their settings.
 
     ``weights``: share of each view. ``mirror``: each slice is seen from both sides. ``shift``: the
-    scan is seen a second time, moved by half a voxel along each axis.
+    scan is seen a second time, moved by half a voxel along each axis. ``label_offset_mm``: how far
+    (RAS+) the labels that the networks were trained on lay off their images, on average. What they
+    find lies as far off and is moved back. Zero but for models of earlier versions.
     """
 
     networks: dict[str, QuickNAT]
@@ -54,6 +57,7 @@ class Bundle:
     population: dict
     mirror: bool = False
     shift: bool = False
+    label_offset_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def write_bundle(
@@ -96,7 +100,7 @@ def write_bundle(
         folder = Path(models[view])
         described = json.loads((folder / "model.json").read_text())
         wanted = (view, protocol.name, [slice_size, slice_size])
-        if "population" not in described:
+        if described.get("grid_format") != GRID_FORMAT:
             raise InputError(folder, "was made by an earlier version", "train it again")
         found = (described["view"], described["protocol"], described["slice_shape"])
         if found != wanted:
@@ -155,6 +159,7 @@ def write_bundle(
         "mirror": mirror,
         "shift": shift,
         "prior_correction": prior_correction,
+        "label_offset_mm": [0.0, 0.0, 0.0],
         "views": views,
         "population": population,
         "quicknat": quicknat.__version__,
@@ -212,4 +217,5 @@ def load_bundle(
         population=described["population"],
         mirror=described["mirror"],
         shift=described["shift"],
+        label_offset_mm=tuple(described["label_offset_mm"]),
     )

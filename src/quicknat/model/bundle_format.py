@@ -13,8 +13,9 @@ from quicknat.scans.labels import MAX_CLASSES
 from quicknat.scans.slices import VIEWS
 from quicknat.schema import check
 
-FORMAT = 5
+FORMAT = 6  # with 5 and before, conforming moved labels, see quicknat.reruns.GRID_FORMAT
 AGAIN = "copy or bundle the model again"
+NEW = "bundle it again, with this version of quicknat"
 
 FILE = {"type": "string", "pattern": "^[^/\\\\]{1,99}$", "description": "must name a file here"}
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "must be a SHA-256"}
@@ -37,6 +38,7 @@ SCHEMA = _object(
     mirror={"type": "boolean"},
     shift={"type": "boolean"},
     prior_correction={"type": "number", "minimum": 0, "maximum": 1},
+    label_offset_mm={**NUMBERS, "minItems": 3, "maxItems": 3},
     views={"type": "object", "additionalProperties": _object(
         weights=FILE,
         sha256=SHA256,
@@ -80,7 +82,9 @@ def read_description(folder: str | Path) -> dict:
         raise InputError(folder, problem, "name the folder that 'quicknat bundle' wrote") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         found = described.get("format") if isinstance(described, dict) else None
-        raise InputError(folder, f"has model format {found!s:.20}, not {FORMAT}", "bundle it again")
+        problem = f"has model format {found!s:.20}, not {FORMAT}"
+        fix = "train it again: earlier versions moved labels by half a voxel" if found == 5 else NEW
+        raise InputError(folder, problem, fix)
     if not isinstance(described.get("views"), dict) or set(described["views"]) != set(VIEWS):
         views = described.get("views")
         found = ", ".join(views) if isinstance(views, dict) else "none"

@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from nibabel.affines import voxel_sizes
 
 from quicknat.files import written_whole
-from quicknat.report.scan_layers import canonical
 from quicknat.scans.conform import to_uint8
 from quicknat.scans.labels import Protocol
+from quicknat.scans.resampling import canonical
 from quicknat.scans.slices import AXIS, VIEWS
 from quicknat.scans.volumes import Volume
 from quicknat.training.history import STAGES, overfitting

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from quicknat.scans.conform import darkest, load_conformed, resample
+from quicknat.scans.conform import darkest, load_conformed
+from quicknat.scans.resampling import canonical, resample, resample_labels
 from quicknat.scans.volumes import Grid, Volume, read_volume, require_same_grid
 
 MARGIN_MM = 25  # of head around the brain
@@ -30,13 +31,6 @@ class Layers:
     prediction: np.ndarray
     reference: np.ndarray | None
     uncertainty: np.ndarray | None
-
-
-def canonical(volume: Volume) -> Volume:
-    """The same voxels with axes as near to RAS+ as flips and swaps take them."""
-    turn = nib.orientations.io_orientation(volume.affine)
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
-    return Volume(nib.orientations.apply_orientation(volume.data, turn), affine, volume.path)
 
 
 def viewing_grid(labels: Volume) -> Grid:
@@ -83,12 +77,12 @@ def load_layers(
     grid = viewing_grid(canonical(layers["prediction"]))
 
     def shown(key: str) -> np.ndarray:
-        order, kind = (1, np.float32) if key == "uncertainty" else (0, np.uint8)
-        return resample(canonical(layers[key]), grid, order=order).astype(kind)
+        if key == "uncertainty":
+            return resample(layers[key], grid).astype(np.float32)
+        return resample_labels(layers[key], grid).astype(np.uint8)
 
     arrays = {key: shown(key) for key in layers}
     return Layers(
-        grid, resample(canonical(image), grid, order=1, outside=darkest(image)),
-        arrays["prediction"],
-        arrays.get("reference"), arrays.get("uncertainty"),
+        grid, resample(image, grid, outside=darkest(image)).astype(np.float32),
+        arrays["prediction"], arrays.get("reference"), arrays.get("uncertainty"),
     )  # fmt: skip

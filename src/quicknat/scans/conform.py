@@ -1,6 +1,7 @@
 """Bring every scan onto one grid: RAS+ axes, isotropic voxels, a cube, 8 bits.
 
-This is FreeSurfer's conformed space (paper, section 3.1) with RAS+ axes. A record beside each
+This is FreeSurfer's conformed space (paper, section 3.1) with RAS+ axes. A scan that has such axes
+and voxels already keeps them: it is only flipped, cropped and padded. A record beside each
 conformed scan says how to return to the grid that it came on.
 """
 
@@ -14,12 +15,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
-from scipy import ndimage
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.reruns import GRID_FORMAT
 from quicknat.scans.labels import Protocol
 from quicknat.scans.placement import usable_affine
+from quicknat.scans.resampling import canonical, moved, resample, resample_labels
 from quicknat.scans.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_volume
 from quicknat.schema import check
 
@@ -27,6 +29,7 @@ HEAD_HEIGHT_MM = 150  # from the vertex down, a brain with cerebellum fits
 BEHIND_MIDDLE_MM = 4  # the brain sits that far behind the middle of a head with a nose
 MIN_HEAD_AREA_MM2 = 1000  # more than noise in air, less than a slice near the vertex
 SCALING_PERCENTILES = (0.5, 99.8)
+SAME_SIZE, SAME_DIRECTION_DEGREES = 0.001, 0.1  # voxels and axes that are as wanted; fraction
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _ROW = {**_NUMBERS, "minItems": 4, "maxItems": 4}
@@ -60,6 +63,7 @@ _KEYS = {
     "size": {"type": "integer", "minimum": 1},
     "intensity_at_0_and_255": {**_NUMBERS, "minItems": 2, "maxItems": 2},
     "head_outside_fraction": {"type": "number"},
+    "grid_format": {"const": GRID_FORMAT, "description": f"must be {GRID_FORMAT}"},
 }
 # of the sidecar, what later stages need; one of another version of this package may lack some
 RECORD = {"type": "object", "required": list(_KEYS), "properties": _KEYS}
@@ -80,48 +84,44 @@ def darkest(volume: Volume) -> float:
     return float(np.percentile(volume.data, SCALING_PERCENTILES[0]))
 
 
+def _nearest_below(number: np.ndarray) -> np.ndarray:
+    """Round, half-way down whatever the last digits of `number` are."""
+    return np.ceil(number - 0.5 - 1e-6).astype(int)
+
+
 def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
-    """The RAS+ isotropic cube of `size` voxels that holds the scan.
+    """Return the RAS+ isotropic cube of `size` voxels that holds the scan.
 
     It is centred on the scan's field of view when that fits, else on the head, so that a large
-    field of view loses air first.
+    field of view loses air first. From there it moves by half a voxel at most, onto the scan's
+    voxels. A scan with voxels of `spacing_mm` (within 0.1 %) along the world's axes (within 0.1°)
+    lends the cube its axes, and all voxels coincide. With other sizes, or where only some axes are
+    the world's, the cube's voxels lie on the scan's lattice along each of these.
     """
+    volume = canonical(volume)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij"))
     world = apply_affine(volume.affine, corners.reshape(3, -1).T)
     low, high = world.min(axis=0), world.max(axis=0)
-    if np.any(high - low > spacing_mm * size):
+    if np.any(high - low > spacing_mm * (size - 1 + SAME_SIZE * size)):
         voxels = np.argwhere(_foreground(volume.data[::2, ::2, ::2])) * 2
         if len(voxels):
             world = apply_affine(volume.affine, voxels)
             low, high = np.percentile(world, (0.5, 99.5), axis=0)
+    centre = (low + high) / 2
+    zooms = voxel_sizes(volume.affine)
+    cosines = np.diagonal(volume.affine[:3, :3]) / zooms
+    along = cosines > np.cos(np.radians(SAME_DIRECTION_DEGREES))
+    position = apply_affine(np.linalg.inv(volume.affine), centre)
+    anchor = np.clip(_nearest_below(position), 0, np.array(volume.shape) - 1)
+    if along.all() and np.all(np.abs(zooms / spacing_mm - 1) <= SAME_SIZE):
+        first = anchor - _nearest_below((size - 1) / 2 + anchor - position)
+        return Grid((size, size, size), moved(volume.affine, first))
+    start = centre - spacing_mm * (size - 1) / 2
+    anchor = apply_affine(volume.affine, anchor)
+    on_lattice = anchor - spacing_mm * _nearest_below((anchor - start) / spacing_mm)
     affine = np.diag([spacing_mm] * 3 + [1.0])
-    affine[:3, 3] = (low + high) / 2 - spacing_mm * (size - 1) / 2
+    affine[:3, 3] = np.where(along, on_lattice, start)
     return Grid((size, size, size), affine)
-
-
-def resample(volume: Volume, grid: Grid, order: int, outside: float = 0) -> np.ndarray:
-    """Values of `volume` at the voxels of `grid`. Order 0 is nearest, 1 linear.
-
-    With linear interpolation onto coarser voxels the volume is smoothed first, along each of its
-    axes as far as they are coarser there (the Gaussian that takes its resolution to the new one),
-    so that no detail aliases.
-
-    Args:
-        volume: what to resample.
-        grid: where to.
-        order: of the interpolation.
-        outside: value where the volume has none.
-    """
-    data = volume.data
-    matrix = np.linalg.inv(volume.affine) @ grid.affine
-    if order > 0:
-        steps = np.square(matrix[:3, :3]).sum(axis=1)  # of the grid, in voxels squared
-        fwhm_voxels = np.sqrt(np.maximum(steps - 1, 0))
-        data = data.astype(np.float32, copy=False)
-        data = ndimage.gaussian_filter(data, fwhm_voxels / np.sqrt(8 * np.log(2)), mode="nearest")
-    return ndimage.affine_transform(
-        data, matrix, output_shape=grid.shape, order=order, cval=outside
-    )
 
 
 def _below_vertex(image: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, int]:
@@ -194,7 +194,7 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
         fix = "this is not a scan of a head"
         raise InputError(volume.path, f"every voxel is {volume.data.flat[0]:g}", fix)
     grid = conformed_grid(volume, spacing_mm, size)
-    resampled = resample(volume, grid, order=1, outside=darkest(volume))
+    resampled = resample(volume, grid, outside=darkest(volume))
     image, scaling = to_uint8(resampled, spacing_mm, volume.path)
     head = np.argwhere(_foreground(volume.data[::2, ::2, ::2])) * 2
     inside = apply_affine(np.linalg.inv(grid.affine) @ volume.affine, head)
@@ -210,6 +210,7 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
         "affine": grid.affine.tolist(),
         "intensity_at_0_and_255": scaling,
         "head_outside_fraction": round(lost, 4),
+        "grid_format": GRID_FORMAT,
     }
     return image, grid, record
 
@@ -288,5 +289,4 @@ def conform_labels(
         InputError: see :meth:`Protocol.remap`.
     """
     classes = protocol.remap(labels.data, numbering, labels.path)
-    conformed = resample(Volume(classes, labels.affine, labels.path), grid, order=0)
-    return classes, conformed
+    return classes, resample_labels(Volume(classes, labels.affine, labels.path), grid)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nibabel.affines import apply_affine
 from scipy import ndimage
 from tqdm import tqdm
 
@@ -20,6 +19,7 @@ from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
 from quicknat.scans.conform import head_window
 from quicknat.scans.population import BRIGHT, ScanStatistics, describe_scan
+from quicknat.scans.resampling import moved
 from quicknat.scans.slices import AXIS, VIEWS, crop, filled_enough
 from quicknat.scans.volumes import Grid
 from quicknat.segmentation.confidence import mean_per_class, normalised_entropy, view_agreement
@@ -212,13 +212,6 @@ def sample(
     return mean, {"iou": iou, "cv": cv}
 
 
-def moved(affine: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Voxel-to-world of the grid whose first voxel is at `start` of the given one."""
-    result = affine.copy()
-    result[:3, 3] = apply_affine(affine, start)
-    return result
-
-
 def shifted(image: np.ndarray) -> np.ndarray:
     """Values of a uint8 image half a voxel on along each axis, by cubic splines."""
     values = ndimage.shift(image.astype(np.float32), -HALF, order=3, mode="nearest")
@@ -258,6 +251,8 @@ def segment(
     else:
         prediction = aggregate(bundle, window, batch)
     probabilities = prediction.probabilities
+    affine = affine.copy()
+    affine[:3, 3] -= bundle.label_offset_mm
     box_affine = moved(affine, np.add(first, prediction.start))
     parts = [(probabilities, box_affine)]
     if bundle.shift and not samples:

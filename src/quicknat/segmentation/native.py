@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from nibabel.affines import apply_affine
+from scipy import ndimage
 from torch.nn import functional as F
 
-from quicknat.scans.conform import resample
 from quicknat.scans.labels import Protocol
+from quicknat.scans.resampling import (
+    TRUNCATE,
+    coincides,
+    resample,
+    resample_labels,
+    smoothing_sd,
+)
 from quicknat.scans.volumes import Grid, Volume
 
 
@@ -20,8 +27,9 @@ def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) ->
     """Most probable class at each voxel of the native grid.
 
     Probabilities are interpolated linearly, summed and compared there, which keeps boundaries
-    smooth where the native voxels are finer. Only the box around the first part's structures is
-    computed.
+    smooth where the native voxels are finer; where these are coarser, probabilities are smoothed
+    first, as an image would be. Where native voxels coincide with those of the only part, nothing
+    is interpolated. Only the box around the first part's structures is computed.
 
     Args:
         parts: probabilities (C, X, Y, Z), each with the voxel-to-world of its grid.
@@ -32,9 +40,14 @@ def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) ->
     """
     labels = np.zeros(native.shape, dtype=np.uint8)
     probabilities, affine = parts[0]
-    inside = probabilities.argmax(dim=0).nonzero().numpy()
+    classes = probabilities.argmax(dim=0)
+    inside = classes.nonzero().numpy()
     if not len(inside):
         return labels
+    most_probable = Volume(classes.byte().numpy(), affine, Path())
+    if len(parts) == 1 and coincides(most_probable, native):
+        return resample_labels(most_probable, native)
+    parts = [(_as_coarse_as(native, *part), part[1]) for part in parts]
     low, high = inside.min(axis=0) - 2, inside.max(axis=0) + 2
     corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1).T
     box = apply_affine(np.linalg.inv(native.affine) @ affine, corners)
@@ -46,6 +59,17 @@ def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) ->
         sampled = torch.stack([sample_at(*part, native, voxels) for part in parts]).sum(dim=0)
         labels[i, first[1] : last[1], first[2] : last[2]] = sampled.argmax(dim=0).numpy()
     return labels
+
+
+def _as_coarse_as(native: Grid, probabilities: torch.Tensor, affine: np.ndarray) -> torch.Tensor:
+    sd = smoothing_sd(np.linalg.inv(affine) @ native.affine)
+    if not sd.any():
+        return probabilities
+    smooth = [
+        ndimage.gaussian_filter(part, sd, mode="nearest", truncate=TRUNCATE)
+        for part in probabilities.numpy()
+    ]
+    return torch.from_numpy(np.stack(smooth))
 
 
 def sample_at(
@@ -70,13 +94,13 @@ def entropy_to_native(entropy: torch.Tensor, affine: np.ndarray, native: Grid) -
     """
     if not entropy.numel():  # the networks saw nothing
         return np.zeros(native.shape, dtype=np.float32)
-    return resample(Volume(entropy.numpy(), affine, Path()), native, order=1)
+    return resample(Volume(entropy.numpy(), affine, Path()), native)
 
 
 def votes_to_native(
     votes: Mapping[str, torch.Tensor], affine: np.ndarray, native: Grid, protocol: Protocol
 ) -> dict[str, np.ndarray]:
-    """Each view's own label map on the native grid, uint8, of the nearest voxel.
+    """Each view's own label map on the native grid, uint8, resampled as labels are.
 
     Args:
         votes: uint8 (X, Y, Z) by view, the sagittal one in its merged classes.
@@ -91,5 +115,5 @@ def votes_to_native(
             maps[view] = np.zeros(native.shape, dtype=np.uint8)
             continue
         labels = first[vote.numpy()] if view == "sagittal" else vote.numpy()
-        maps[view] = resample(Volume(labels, affine, Path()), native, order=0)
+        maps[view] = resample_labels(Volume(labels, affine, Path()), native)
     return maps

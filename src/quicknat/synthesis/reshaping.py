@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from quicknat.autolabel.registration import affine_map, deformation, to_image
 from quicknat.errors import InputError
-from quicknat.scans.conform import resample
+from quicknat.scans.resampling import resample, resample_labels
 from quicknat.scans.volumes import Grid, Volume
 
 BOX_MM = 192  # side of the cube that a copy fills
@@ -81,21 +81,13 @@ def reshape(
     bent = bend(image, classes, like, spacing_mm, threads)
     fixed = to_image(like, spacing_mm)
 
-    def carried(data: np.ndarray, outside: float) -> np.ndarray:
-        picture = to_image(data.astype(np.float32), spacing_mm)
-        return sitk.GetArrayFromImage(
-            sitk.Resample(picture, fixed, bent, sitk.sitkLinear, float(outside))
-        )
-
-    # the largest share of each voxel, class by class for memory: nearest neighbours would be jagged
-    count = int(max(classes.max(), like.max())) + 1
-    best = carried(classes == 0, outside=1)
-    found = np.zeros(best.shape, np.uint8)
-    for index in range(1, count):
-        share = carried(classes == index, outside=0)
-        more = share > best
-        best[more], found[more] = share[more], index
-    return carried(image, outside=0), found
+    picture = to_image(image.astype(np.float32), spacing_mm)
+    return (
+        sitk.GetArrayFromImage(sitk.Resample(picture, fixed, bent, sitk.sitkLinear)),
+        sitk.GetArrayFromImage(
+            sitk.Resample(to_image(classes, spacing_mm), fixed, bent, sitk.sitkLabelLinear)
+        ),
+    )
 
 
 def reshape_scan(
@@ -118,7 +110,7 @@ def reshape_scan(
     """
     here, there = (grid_around(volume, spacing_mm) for volume in (classes, like))
     data, found = reshape(
-        resample(image, here, order=1), resample(classes, here, order=0),
-        resample(like, there, order=0), spacing_mm, threads,
+        resample(image, here), resample_labels(classes, here), resample_labels(like, there),
+        spacing_mm, threads,
     )  # fmt: skip
     return data, found, there

@@ -9,9 +9,10 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
 from quicknat.errors import InputError
-from quicknat.scans.conform import conformed_grid, load_conformed, resample
+from quicknat.scans.conform import conformed_grid, load_conformed
 from quicknat.scans.labels import NUMBERINGS, Protocol, parse_ids
 from quicknat.scans.population import BRIGHT
+from quicknat.scans.resampling import resample_labels
 from quicknat.scans.volumes import Grid, Volume
 from quicknat.synthesis.tissue_table import tissue_table
 
@@ -110,10 +111,12 @@ def conformed_tissues(
         grid = Grid(image.shape, affine)
     else:
         grid = conformed_grid(Volume(tissues, labels.affine, labels.path), spacing_mm, size)
-    tissues, classes = (
-        resample(Volume(data, labels.affine, labels.path), grid, order=0)
-        for data in (tissues, classes)
-    )
+    # together, since what is resampled by itself would fit no more; (0, 0) comes first
+    pairs, number = np.unique(tissues.astype(np.uint16) << 8 | classes, return_inverse=True)
+    number = number.reshape(labels.shape).astype(np.uint16) + np.uint16(pairs[0] != 0)
+    pairs = pairs if pairs[0] == 0 else np.insert(pairs, 0, 0)
+    pairs = pairs[resample_labels(Volume(number, labels.affine, labels.path), grid)]
+    tissues, classes = (pairs >> 8).astype(np.uint8), (pairs & 255).astype(np.uint8)
     if not classes.any():
         raise InputError(
             labels.path, "lies elsewhere in space than its scan", "give labels on the scan's grid"

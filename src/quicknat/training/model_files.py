@@ -16,6 +16,7 @@ import quicknat
 from quicknat.files import written_whole
 from quicknat.model.losses import CombinedLoss
 from quicknat.model.weights import save_weights
+from quicknat.reruns import GRID_FORMAT
 from quicknat.training.plan import Plan
 from quicknat.training.trained import MODEL_FILES
 
@@ -41,6 +42,7 @@ def write_model(
         "protocol": plan.protocol,
         "classes": plan.classes,
         "slice_shape": list(plan.slice_shape),
+        "grid_format": GRID_FORMAT,
         "network": {"n_classes": len(plan.classes), **plan.fingerprint["network"]},
         "training": {k: v for k, v in asdict(plan.settings).items() if k != "network"},
         "class_counts": plan.counts.tolist(),

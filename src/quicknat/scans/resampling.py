@@ -1,0 +1,181 @@
+"""From one voxel grid to another: images by interpolation, labels as the most probable class.
+
+Where the voxels of two grids coincide, values are copied; nothing is interpolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine
+from scipy import ndimage
+
+from quicknat.scans.volumes import Grid, Volume
+
+COINCIDENT_VOXELS = 0.01  # voxels that lie no farther apart than this are the same
+ROUGHER = 1.01  # squared ratio of voxel sides below which a grid is not coarser
+FWHM_PER_SD = np.sqrt(8 * np.log(2))  # of a Gaussian
+TRUNCATE = 4  # standard deviations at which a Gaussian is cut off
+# Linear interpolation half-way between two labels cannot decide. Class probabilities therefore hold
+# a trace of their surroundings (a Gaussian of one voxel), which tells the two apart unless the
+# border is flat; then one voxel goes to either side in turn.
+TRACE, TRACE_SD = 1e-3, 1.0
+TIE = 1e-6  # probabilities closer than this, the rounding of float32, are equal
+
+
+def canonical(volume: Volume) -> Volume:
+    """Return the same voxels with axes as close to RAS+ as flips and swaps take them."""
+    turn = nib.orientations.io_orientation(volume.affine)
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
+    return replace(
+        volume, data=nib.orientations.apply_orientation(volume.data, turn), affine=affine
+    )
+
+
+def moved(affine: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return the voxel-to-world matrix of the grid that begins at voxel `start` of another."""
+    return nib.affines.from_matvec(affine[:3, :3], apply_affine(affine, start))
+
+
+def _aligned(volume: Volume, grid: Grid) -> tuple[Volume, np.ndarray]:
+    """The volume with its axes in the grid's order and direction, and grid voxels → its voxels."""
+    turn = nib.orientations.io_orientation(np.linalg.inv(grid.affine) @ volume.affine)
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
+    data = nib.orientations.apply_orientation(volume.data, turn)
+    return replace(volume, data=data, affine=affine), np.linalg.inv(affine) @ grid.affine
+
+
+def lattice_offset(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return which voxel the grid's first one is, int (3,), if all its voxels coincide with some.
+
+    Args:
+        matrix: grid voxels → voxels of a volume whose axes run along the grid's.
+        shape: of the grid.
+
+    Returns:
+        None where a voxel lies farther than :data:`COINCIDENT_VOXELS` from the next one.
+    """
+    offset = np.rint(matrix[:3, 3])
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1).T
+    away = apply_affine(matrix, corners) - (corners + offset)
+    return offset.astype(int) if np.abs(away).max() < COINCIDENT_VOXELS else None
+
+
+def _cut(
+    data: np.ndarray, offset: np.ndarray, shape: tuple[int, ...], outside: float
+) -> np.ndarray:
+    """Crop and pad `data` to the box of `shape` that begins at `offset`."""
+    result = np.full(shape, outside, data.dtype)
+    first, last = np.maximum(offset, 0), np.minimum(offset + shape, data.shape)
+    if np.all(last > first):
+        here = tuple(map(slice, first, last))
+        result[tuple(map(slice, first - offset, last - offset))] = data[here]
+    return result
+
+
+def coincides(volume: Volume, grid: Grid) -> bool:
+    """Say whether all voxels of `grid` fall on the volume's, so that resampling only copies."""
+    return lattice_offset(_aligned(volume, grid)[1], grid.shape) is not None
+
+
+def smoothing_sd(matrix: np.ndarray) -> np.ndarray:
+    """Return the SD (3,), in source voxels, of the Gaussian that takes a volume to a coarser grid.
+
+    Along axes on which the grid is not coarser it is 0. With it no detail aliases.
+
+    Args:
+        matrix: grid voxels → source voxels.
+    """
+    steps = np.square(matrix[:3, :3]).sum(axis=1)  # of the grid, in source voxels squared
+    return np.sqrt(np.where(steps > ROUGHER, steps - 1, 0)) / FWHM_PER_SD
+
+
+def _interpolated(
+    data: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], outside: float
+) -> np.ndarray:
+    linear = matrix[:3, :3]
+    diagonal = np.diagonal(linear)
+    separable = np.abs(linear - np.diag(diagonal)).max() * max(shape) < COINCIDENT_VOXELS
+    return ndimage.affine_transform(
+        data, diagonal if separable else linear, matrix[:3, 3], output_shape=shape, order=1,
+        mode="grid-constant", cval=outside,
+    )  # fmt: skip
+
+
+def resample(volume: Volume, grid: Grid, outside: float = 0) -> np.ndarray:
+    """Return the image at the voxels of `grid`, linearly interpolated, with no detail aliased.
+
+    Args:
+        volume: the image.
+        grid: where to.
+        outside: value where the volume has none.
+
+    Returns:
+        Its own values and dtype where the voxels coincide, else float32.
+    """
+    volume, matrix = _aligned(volume, grid)
+    offset = lattice_offset(matrix, grid.shape)
+    if offset is not None:
+        return _cut(volume.data, offset, grid.shape, outside)
+    data = volume.data.astype(np.float32, copy=False)
+    data = ndimage.gaussian_filter(data, smoothing_sd(matrix), mode="nearest", truncate=TRUNCATE)
+    return _interpolated(data, matrix, grid.shape, outside)
+
+
+def _probabilities(
+    data: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]
+) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:
+    """Each label but 0, the box of the target grid where it can be, and its probability there."""
+    values, numbers = np.unique(data, return_inverse=True)
+    numbers = numbers.reshape(data.shape) + (values[0] != 0)  # number 0 is the background
+    values = values[values != 0]
+    sd, to_target = smoothing_sd(matrix), np.linalg.inv(matrix)
+    margin = np.ceil(TRUNCATE * np.hypot(sd, TRACE_SD)).astype(int) + 1
+    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+        low, high = (np.array([getattr(part, end) for part in box]) for end in ("start", "stop"))
+        first = low - margin
+        inside = np.pad(numbers[box] == number, margin[:, None]).astype(np.float32)
+        if sd.any():
+            inside = ndimage.gaussian_filter(inside, sd, mode="constant", truncate=TRUNCATE)
+        trace = ndimage.gaussian_filter(inside, TRACE_SD, mode="constant", truncate=TRUNCATE)
+        corners = np.array(np.meshgrid(*zip(first, high + margin, strict=True))).reshape(3, -1).T
+        reach = apply_affine(to_target, corners)
+        start = np.clip(np.floor(reach.min(axis=0)), 0, shape).astype(int)
+        stop = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, shape).astype(int)
+        if np.any(stop <= start):
+            continue
+        local = matrix.copy()
+        local[:3, 3] = apply_affine(matrix, start) - first
+        field = inside + TRACE * (trace - inside)
+        where = tuple(map(slice, start, stop))
+        yield int(values[number - 1]), where, _interpolated(field, local, tuple(stop - start), 0)
+
+
+def resample_labels(labels: Volume, grid: Grid) -> np.ndarray:
+    """Return the most probable label at each voxel of `grid`; outside of the map it is 0.
+
+    The probability of a label is its indicator, smoothed and interpolated as :func:`resample` does
+    with an image. No side is preferred where two are equal, so that structures keep their place.
+
+    Args:
+        labels: whole numbers from 0, any integer type; kept.
+        grid: where to.
+    """
+    labels, matrix = _aligned(labels, grid)
+    offset = lattice_offset(matrix, grid.shape)
+    if offset is not None:
+        return _cut(labels.data, offset, grid.shape, 0)
+    found = np.zeros(grid.shape, labels.data.dtype)
+    best, total = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    # alternates from voxel to voxel, and is the same seen from either side
+    rings = [np.abs(2 * np.arange(n) - (n - 1)) // 2 for n in grid.shape]
+    alternating = np.where(sum(np.ix_(*rings)) % 2, np.float32(TIE), np.float32(-TIE))
+    for label, where, probability in _probabilities(labels.data, matrix, grid.shape):
+        total[where] += probability
+        larger = probability > best[where] + alternating[where]
+        best[where][larger], found[where][larger] = probability[larger], label
+    found[1 - total > best - alternating] = 0
+    return found
