@@ -3,7 +3,7 @@
     python benchmarks/native_grid.py cohort.tsv --model results/model --use val
 
 - probabilities: interpolated linearly onto the native grid, most probable class there (ours);
-- nearest label: most probable class on the model's grid, then its nearest neighbour.
+- labels: most probable class on the model's grid, resampled as labels are.
 
 The sheet's scans and labels must be local files on the same grid.
 """
@@ -25,7 +25,8 @@ from nibabel.affines import apply_affine
 from quicknat.cohort.sheet import read_sheet
 from quicknat.hardware import computes_in_bfloat16
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.scans.conform import conform, head_window, resample
+from quicknat.scans.conform import conform, head_window
+from quicknat.scans.resampling import resample_labels
 from quicknat.scans.slices import crop
 from quicknat.scans.volumes import Grid, Volume, read_volume
 from quicknat.schema import load_schema
@@ -48,8 +49,8 @@ def both_ways(bundle: Bundle, volume: Volume) -> Iterator[tuple[str, np.ndarray,
     yield "probabilities", labels, time.perf_counter() - start
     start = time.perf_counter()
     classes = prediction.probabilities.argmax(dim=0).byte().numpy()
-    labels = resample(Volume(classes, affine, volume.path), native, order=0)
-    yield "nearest label", labels, time.perf_counter() - start
+    labels = resample_labels(Volume(classes, affine, volume.path), native)
+    yield "labels", labels, time.perf_counter() - start
 
 
 def main(

@@ -22,6 +22,7 @@ from quicknat.model.bundle import load_bundle
 from quicknat.model.bundle_format import FORMAT
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import save_weights
+from quicknat.reruns import GRID_FORMAT
 from quicknat.scans.conform import load_conformed, record_grid
 from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import VIEWS, open_stack
@@ -55,6 +56,7 @@ def model() -> dict[str, bytes]:
         "aggregation": {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2},
         "mirror": False,
         "prior_correction": 0.5,
+        "label_offset_mm": [0.0, 0.0, 0.0],
         "shift": False,
         "views": {
             view: {
@@ -259,6 +261,7 @@ RECORD = {
     "source_affine": np.eye(4).tolist(), "source_transforms": None,
     "orientation": "", "source_orientation": "RAS", "intensity_at_0_and_255": [0.0, 9.0],
     "source_voxel_mm": [1, 1, 1], "spacing_mm": 4.0, "size": 4, "head_outside_fraction": 0.0,
+    "grid_format": GRID_FORMAT,
 }  # fmt: skip
 
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from quicknat.scans.conform import conform, head_window, record_grid, resample
+from quicknat.scans.conform import conform, head_window, record_grid
 from quicknat.scans.population import summarise
+from quicknat.scans.resampling import resample_labels
 from quicknat.scans.volumes import Volume, read_volume
 from quicknat.segmentation.batch import Task, segment_file
 from quicknat.segmentation.inference import segment
@@ -122,7 +123,7 @@ def test_brain_of_an_off_centre_head_stays_in_the_window(head, demo_dseg, axis, 
         return Volume(np.pad(volume.data, widths), moved, volume.path)
 
     image, grid, _ = conform(padded(head), 4.0, 64)
-    brain = np.argwhere(resample(padded(demo_dseg), grid, order=0) > 0)
+    brain = np.argwhere(resample_labels(padded(demo_dseg), grid) > 0)
     start = np.array(head_window(image, 4.0, 48))
     assert len(brain) > 1000 and np.all(brain >= start) and np.all(brain < start + 48)
 
@@ -212,8 +213,8 @@ def test_ct_scan_is_flagged(shells, segmented):
 
 @pytest.mark.case(29)
 def test_mirrored_copy_swaps_left_and_right_volumes(stand_in, sides, ball, segmented):
-    data, affine = ball((4, 4, 4))
-    data[14:] = 0  # more of the left, since the axes run to the right
+    data, affine = ball((6, 6, 6))  # the model's voxels, so that its middle is the ball's
+    data[10:] = 0  # more of the left, since the axes run to the right
     names = [f"{side} cerebral cortex" for side in ("Left", "Right")]
     _, volumes, _ = segmented(stand_in(sides), data, affine)
     left, right = volumes[names]

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from quicknat.autolabel.atlas import label_by_atlases
-from quicknat.scans.conform import conform, resample
+from quicknat.scans.conform import conform
+from quicknat.scans.resampling import resample_labels
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_labels_and_the_better_atlas_decides(head, demo_dseg):
     image, grid, _ = conform(head, 4.0, 64)
-    labels = (resample(demo_dseg, grid, order=0) == 2).astype(np.uint8)
+    labels = (resample_labels(demo_dseg, grid) == 2).astype(np.uint8)
     shifted = np.roll(image, 2, axis=1)
     other = np.random.default_rng(0).permutation(image.ravel()).reshape(image.shape)
     atlases = [(other, np.full_like(labels, 9)), (image, labels)]  # the first fits nowhere

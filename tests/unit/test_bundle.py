@@ -68,7 +68,7 @@ def test_folder_that_is_no_model_is_refused(tmp_path):
         load_bundle(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"format": 3}', "{}"])
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": 3}', '{"format": 5}', "{}"])
 def test_damaged_description_of_a_model_is_refused(tmp_path, content):
     (tmp_path / "bundle.json").write_text(content)
     with pytest.raises(InputError, match=f"{tmp_path}.*; .* again|; name the folder"):
@@ -79,7 +79,7 @@ def test_model_of_an_earlier_version_is_not_bundled(model, tmp_path, protocol):
     models = {view: tmp_path / view for view in VIEWS}
     shutil.copytree(model.parent / "views", tmp_path, dirs_exist_ok=True)
     described = json.loads((tmp_path / "coronal/model.json").read_text())
-    del described["population"]
+    described["grid_format"] = 1
     (tmp_path / "coronal/model.json").write_text(json.dumps(described))
     with pytest.raises(InputError, match="earlier version; train it again"):
         write_bundle(models, protocol, dict.fromkeys(VIEWS, 1 / 3), 4.0, 64, 48, tmp_path / "out")

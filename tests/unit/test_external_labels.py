@@ -19,7 +19,7 @@ import pytest
 from helpers import LABELS
 from quicknat.autolabel.external import Settings, label_externally, label_scan
 from quicknat.errors import InputError
-from quicknat.scans.conform import conform, resample
+from quicknat.scans.conform import conform, conform_labels
 from quicknat.scans.labels import Protocol
 from quicknat.scans.volumes import Grid, Volume, read_volume, save_nifti
 
@@ -122,7 +122,7 @@ def test_stand_in_labels_become_classes_on_the_conformed_grid(
     provide(method)
     path, raw, grid = conformed
     found = label_scan(path, raw, "", protocol, method, settings)
-    truth = protocol.remap(resample(labels, grid, order=0), "freesurfer", "x")
+    truth = conform_labels(labels, "freesurfer", protocol, grid)[1]
     np.testing.assert_array_equal(found, truth)
     assert len(np.unique(found)) > 20
 
@@ -336,7 +336,7 @@ def test_command_writes_the_stand_ins_labels_and_no_file_when_it_fails(
     done = subprocess.run([*given, "--protocol", table], capture_output=True, text=True)
     assert done.returncode == 0 and "stand-in at work" in done.stderr, done.stderr
     written = read_volume(tmp_path / "dseg.nii.gz")
-    truth = protocol.remap(resample(labels, grid, order=0), "freesurfer", "x")
+    truth = conform_labels(labels, "freesurfer", protocol, grid)[1]
     np.testing.assert_array_equal(written.data, truth)
     (tmp_path / "dseg.nii.gz").unlink()
     program.write_text("#!/bin/sh\nexit 3\n")

@@ -13,10 +13,10 @@ from quicknat.scans.conform import (
     conformed_grid,
     head_window,
     record_grid,
-    resample,
     source_digest,
     to_uint8,
 )
+from quicknat.scans.resampling import resample, resample_labels
 from quicknat.scans.volumes import Grid, Volume, as_bytes, read_volume, save_nifti
 
 
@@ -60,7 +60,7 @@ def test_conformed_axes_are_ras_and_isotropic(head):
 
 def test_labels_stay_on_the_image_when_both_are_conformed(head, demo_dseg):
     image, grid, _ = conform(head, 4.0, 64)
-    labels = resample(demo_dseg, grid, order=0)
+    labels = resample_labels(demo_dseg, grid)
     assert set(np.unique(labels)) <= set(np.unique(demo_dseg.data))
     assert image[labels > 0].mean() > 4 * image[(labels == 0)].mean()
 
@@ -76,7 +76,7 @@ def test_a_field_of_view_larger_than_the_cube_keeps_the_head(head):
 
 def test_window_holds_the_whole_brain_of_a_real_label_map(head, demo_dseg):
     image, grid, _ = conform(head, 2.0, 128)
-    brain = np.argwhere(resample(demo_dseg, grid, order=0) > 0)
+    brain = np.argwhere(resample_labels(demo_dseg, grid) > 0)
     start = np.array(head_window(image, 2.0, 96))
     assert np.all(brain >= start) and np.all(brain < start + 96)
 
@@ -117,7 +117,7 @@ def test_scan_is_smoothed_along_the_axes_that_get_coarser_alone():
     data = np.zeros((21, 21, 21), np.float32)
     data[10, 10, 10] = 1
     thick = Grid((21, 21, 5), np.diag([1.0, 1, 5, 1]))
-    found = resample(Volume(data, np.eye(4), "a"), thick, order=1)
+    found = resample(Volume(data, np.eye(4), "a"), thick)
     assert found[10, 10, 2] > 0.1 and found[9, 10, 2] == 0 and found[10, 9, 2] == 0
 
 

@@ -24,8 +24,9 @@ import typer
 
 from quicknat.autolabel.atlas import label_by_atlases
 from quicknat.files import written_whole
-from quicknat.scans.conform import conform, conform_labels, head_window, resample
+from quicknat.scans.conform import conform, conform_labels, head_window
 from quicknat.scans.labels import Protocol
+from quicknat.scans.resampling import resample_labels
 from quicknat.scans.slices import crop
 from quicknat.scans.volumes import Volume, read_volume
 from quicknat.synthesis.reshaping import BOX_MM
@@ -49,7 +50,7 @@ def coarse(scan: dict, protocol: Protocol, stripped: bool) -> Pair:
     _, classes = conform_labels(labels, scan["protocol"], protocol, grid)
     if stripped:
         inside = Volume((labels.data > 0).astype(np.uint8), labels.affine, labels.path)
-        image = image * resample(inside, grid, order=0)
+        image = image * resample_labels(inside, grid)
     start = head_window(image, COARSE_MM, COARSE_WINDOW)
     return crop(image, start, COARSE_WINDOW), crop(classes, start, COARSE_WINDOW)
 

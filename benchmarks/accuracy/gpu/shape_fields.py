@@ -19,8 +19,8 @@ import SimpleITK as sitk
 import typer
 
 from quicknat.files import written_whole
-from quicknat.scans.conform import resample
 from quicknat.scans.labels import Protocol
+from quicknat.scans.resampling import resample, resample_labels
 from quicknat.scans.volumes import Volume, read_volume
 from quicknat.synthesis.reshaping import BOX_MM, bend, grid_around
 
@@ -45,8 +45,8 @@ def field(image: Path, labels: Path, numbering: str, like: Path, output: Path) -
     own, other = classes(labels, numbering), classes(like, "freesurfer")
     here, there = grid_around(own, SPACING_MM), grid_around(other, SPACING_MM)
     bent = bend(
-        resample(read_volume(image), here, order=1), resample(own, here, order=0),
-        resample(other, there, order=0), SPACING_MM,
+        resample(read_volume(image), here), resample_labels(own, here),
+        resample_labels(other, there), SPACING_MM,
     )  # fmt: skip
     nodes = round(BOX_MM / NODES_MM)
     first = (NODES_MM - SPACING_MM) / 2  # the cube begins half a voxel before the first one

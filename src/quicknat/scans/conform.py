@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
@@ -93,10 +93,10 @@ def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
     """Return the RAS+ isotropic cube of `size` voxels that holds the scan.
 
     It is centred on the scan's field of view when that fits, else on the head, so that a large
-    field of view loses air first. From there it moves by half a voxel at most, onto the scan's
-    voxels. A scan with voxels of `spacing_mm` (within 0.1 %) along the world's axes (within 0.1°)
-    lends the cube its axes, and all voxels coincide. With other sizes, or where only some axes are
-    the world's, the cube's voxels lie on the scan's lattice along each of these.
+    field of view loses air first. From there it moves by half a voxel at most, so that the scan's
+    voxel in the middle is one of its own: half-way between voxels, labels would have to choose a
+    side. A scan with voxels of `spacing_mm` (within 0.1 %) along the world's axes (within 0.1°)
+    lends the cube its axes, and all voxels coincide.
     """
     volume = canonical(volume)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij"))
@@ -108,20 +108,20 @@ def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
             world = apply_affine(volume.affine, voxels)
             low, high = np.percentile(world, (0.5, 99.5), axis=0)
     centre = (low + high) / 2
-    zooms = voxel_sizes(volume.affine)
-    cosines = np.diagonal(volume.affine[:3, :3]) / zooms
-    along = cosines > np.cos(np.radians(SAME_DIRECTION_DEGREES))
     position = apply_affine(np.linalg.inv(volume.affine), centre)
-    anchor = np.clip(_nearest_below(position), 0, np.array(volume.shape) - 1)
-    if along.all() and np.all(np.abs(zooms / spacing_mm - 1) <= SAME_SIZE):
-        first = anchor - _nearest_below((size - 1) / 2 + anchor - position)
+    middle = np.clip(_nearest_below(position), 0, np.array(volume.shape) - 1)
+    zooms = voxel_sizes(volume.affine)
+    same = np.diagonal(volume.affine[:3, :3]) > zooms * np.cos(np.radians(SAME_DIRECTION_DEGREES))
+    if np.all(same & (np.abs(zooms / spacing_mm - 1) <= SAME_SIZE)):
+        first = middle - _nearest_below((size - 1) / 2 + middle - position)
         return Grid((size, size, size), moved(volume.affine, first))
     start = centre - spacing_mm * (size - 1) / 2
-    anchor = apply_affine(volume.affine, anchor)
-    on_lattice = anchor - spacing_mm * _nearest_below((anchor - start) / spacing_mm)
-    affine = np.diag([spacing_mm] * 3 + [1.0])
-    affine[:3, 3] = np.where(along, on_lattice, start)
-    return Grid((size, size, size), affine)
+    # of an even number of voxels within one of the scan's, none is in its middle: they lie about it
+    within = np.rint(zooms / spacing_mm)
+    about = (within > 0) & (within % 2 == 0)
+    anchor = apply_affine(volume.affine, middle) + about * spacing_mm / 2
+    start = anchor - spacing_mm * _nearest_below((anchor - start) / spacing_mm)
+    return Grid((size, size, size), from_matvec(np.diag([spacing_mm] * 3), start))
 
 
 def _below_vertex(image: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, int]:

@@ -19,11 +19,7 @@ COINCIDENT_VOXELS = 0.01  # voxels that lie no farther apart than this are the s
 ROUGHER = 1.01  # squared ratio of voxel sides below which a grid is not coarser
 FWHM_PER_SD = np.sqrt(8 * np.log(2))  # of a Gaussian
 TRUNCATE = 4  # standard deviations at which a Gaussian is cut off
-# Linear interpolation half-way between two labels cannot decide. Class probabilities therefore hold
-# a trace of their surroundings (a Gaussian of one voxel), which tells the two apart unless the
-# border is flat; then one voxel goes to either side in turn.
-TRACE, TRACE_SD = 1e-3, 1.0
-TIE = 1e-6  # probabilities closer than this, the rounding of float32, are equal
+TIE = 1e-5  # probabilities closer than this are equal but for rounding
 
 
 def canonical(volume: Volume) -> Volume:
@@ -133,14 +129,12 @@ def _probabilities(
     numbers = numbers.reshape(data.shape) + (values[0] != 0)  # number 0 is the background
     values = values[values != 0]
     sd, to_target = smoothing_sd(matrix), np.linalg.inv(matrix)
-    margin = np.ceil(TRUNCATE * np.hypot(sd, TRACE_SD)).astype(int) + 1
+    margin = np.ceil(TRUNCATE * sd).astype(int) + 1
     for number, box in enumerate(ndimage.find_objects(numbers), start=1):
         low, high = (np.array([getattr(part, end) for part in box]) for end in ("start", "stop"))
         first = low - margin
         inside = np.pad(numbers[box] == number, margin[:, None]).astype(np.float32)
-        if sd.any():
-            inside = ndimage.gaussian_filter(inside, sd, mode="constant", truncate=TRUNCATE)
-        trace = ndimage.gaussian_filter(inside, TRACE_SD, mode="constant", truncate=TRUNCATE)
+        inside = ndimage.gaussian_filter(inside, sd, mode="constant", truncate=TRUNCATE)
         corners = np.array(np.meshgrid(*zip(first, high + margin, strict=True))).reshape(3, -1).T
         reach = apply_affine(to_target, corners)
         start = np.clip(np.floor(reach.min(axis=0)), 0, shape).astype(int)
@@ -149,16 +143,16 @@ def _probabilities(
             continue
         local = matrix.copy()
         local[:3, 3] = apply_affine(matrix, start) - first
-        field = inside + TRACE * (trace - inside)
         where = tuple(map(slice, start, stop))
-        yield int(values[number - 1]), where, _interpolated(field, local, tuple(stop - start), 0)
+        yield int(values[number - 1]), where, _interpolated(inside, local, tuple(stop - start), 0)
 
 
 def resample_labels(labels: Volume, grid: Grid) -> np.ndarray:
     """Return the most probable label at each voxel of `grid`; outside of the map it is 0.
 
     The probability of a label is its indicator, smoothed and interpolated as :func:`resample` does
-    with an image. No side is preferred where two are equal, so that structures keep their place.
+    with an image. Where two are equal, half-way between voxels, neighbours go to either in turn, so
+    that no side is preferred and structures keep their place and volume.
 
     Args:
         labels: whole numbers from 0, any integer type; kept.

@@ -1,0 +1,247 @@
+"""No label leaves its voxel: positions of structures before and after conforming, and back."""
+
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.affines import apply_affine, from_matvec
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+from torch.nn import functional as F
+
+from quicknat.scans.conform import conform, conform_labels, conformed_grid
+from quicknat.scans.resampling import resample, resample_labels
+from quicknat.scans.volumes import Grid, Volume, read_volume
+from quicknat.segmentation.native import to_native
+
+# centre and semi-axes in mm: the first two are twins that touch
+STRUCTURES = {
+    1: ((-18, 3, 4), (18, 30, 22)),
+    2: ((18, 3, 4), (18, 30, 22)),
+    3: ((2, -24, -24), (20, 14, 12)),
+    4: ((1, 21, -23), (9, 9, 9)),
+}
+PARITIES = list(product((0, 1), repeat=3))
+ORIENTATIONS = [
+    "".join(axes) for order in permutations(("RL", "AP", "SI")) for axes in product(*order)
+]
+ISOTROPIC = [(side,) * 3 for side in (0.5, 0.7, 0.8, 1.2, 1.5, 2, 3, 4, 5)]
+QUICK = [(3, 3, 3), (1, 1.33, 1.33)]
+VOXELS = [
+    pytest.param(zooms, id=str(zooms), marks=[pytest.mark.slow] * (zooms not in QUICK))
+    for zooms in (*ISOTROPIC, (1, 1, 3), (1, 1.33, 1.33), (0.9, 0.9, 5))
+]
+
+
+def head_of_structures(zooms, parity=(0, 0, 0), tilt=0.0, middle=(0, 0, 0), sizes=84):
+    """Label map of :data:`STRUCTURES` on a grid of about `sizes` mm, tilted about all axes."""
+    shape = tuple(int(sizes / zoom) // 2 * 2 + odd for zoom, odd in zip(zooms, parity, strict=True))
+    turn = Rotation.from_euler("xyz", [tilt] * 3, degrees=True).as_matrix()
+    matrix = turn @ np.diag(zooms)
+    affine = from_matvec(matrix, np.array(middle) - matrix @ ((np.array(shape) - 1) / 2))
+    points = apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+    data = np.zeros(shape, np.uint8)
+    for index, (centre, radii) in STRUCTURES.items():
+        data[(((points - centre) / radii) ** 2).sum(axis=-1) < 1] = index
+    return Volume(data, affine, Path("labels"))
+
+
+def turned(volume, codes):
+    """The same voxels stored in another order."""
+    image = nib.Nifti1Image(volume.data, volume.affine)
+    target = nib.orientations.axcodes2ornt(codes)
+    image = image.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
+    )
+    return Volume(np.asarray(image.dataobj), image.affine, volume.path)
+
+
+def centroids(data, affine):
+    return np.array([apply_affine(affine, np.argwhere(data == k).mean(axis=0)) for k in STRUCTURES])
+
+
+def back(conformed, grid, native, softness=0.6):
+    """The most probable class on the native grid, of networks that found `conformed`."""
+    inside = np.argwhere(conformed > 0)
+    low, high = inside.min(axis=0) - 4, inside.max(axis=0) + 5  # as the networks' window is cut
+    part = conformed[tuple(map(slice, low, high))].astype(np.int64)
+    sharp = F.one_hot(torch.from_numpy(part)).movedim(-1, 0).float()
+    probabilities = torch.from_numpy(ndimage.gaussian_filter(sharp, (0, *[softness] * 3)))
+    affine = from_matvec(grid.affine[:3, :3], apply_affine(grid.affine, low))
+    return to_native([(probabilities, affine)], Grid(native.shape, native.affine))
+
+
+@pytest.mark.parametrize(
+    "parity", [(1, 0, 1), *(pytest.param(p, marks=pytest.mark.slow) for p in PARITIES)]
+)
+def test_scan_with_the_grid_s_voxels_is_only_flipped_cropped_and_padded(parity):
+    """In all 48 orientations: values, counts and places of labels are kept, and so is the way back.
+
+    The field of view is larger than the cube along one axis, as a neck is.
+    """
+    labels = head_of_structures((2, 2, 2), parity, sizes=104)
+    noise = np.random.default_rng(0).integers(100, 1000, labels.shape)
+    scan = Volume(np.where(labels.data > 0, noise, 0).astype(np.int16), labels.affine, "scan")
+    for codes in ORIENTATIONS:
+        one, native = turned(scan, codes), turned(labels, codes)
+        grid = conformed_grid(one, 2.0, 48)
+        assert nib.aff2axcodes(grid.affine) == ("R", "A", "S")
+        conformed = resample_labels(native, grid)
+        assert np.array_equal(
+            np.bincount(conformed.ravel())[1:], np.bincount(native.data.ravel())[1:]
+        )
+        moved = centroids(conformed, grid.affine) - centroids(native.data, native.affine)
+        np.testing.assert_allclose(moved, 0, atol=1e-9)
+        assert np.array_equal(back(conformed, grid, native, softness=0), native.data)
+        values = resample(one, grid)
+        assert values.dtype == np.int16 and np.array_equal(np.unique(values), np.unique(scan.data))
+        assert np.array_equal(values > 0, conformed > 0)
+    if parity == (1, 0, 1):
+        image, _, record = conform(scan, 2.0, 48)
+        low, high = record["intensity_at_0_and_255"]
+        expected = np.clip(
+            (resample(scan, conformed_grid(scan, 2.0, 48)) - low) * 255 / (high - low), 0, 255
+        )
+        np.testing.assert_allclose(image, expected, atol=0.51)  # but for rounding to 8 bits
+
+
+@pytest.mark.parametrize(
+    "size, degrees, kept", [(1.0009, 0.09, True), (1.002, 0, False), (1, 0.2, False)]
+)
+def test_voxels_of_nearly_the_grid_s_size_and_direction_are_kept(size, degrees, kept):
+    labels = head_of_structures((2 * size,) * 3, (1, 1, 0), tilt=degrees / np.sqrt(3))
+    grid = conformed_grid(labels, 2.0, 48)
+    found = resample_labels(labels, grid)
+    assert kept == np.allclose(np.abs(grid.affine[:3, :3]), np.abs(labels.affine[:3, :3]))
+    moved = centroids(found, grid.affine) - centroids(labels.data, labels.affine)
+    assert np.abs(moved).max() < (1e-9 if kept else 0.2)
+
+
+@pytest.mark.parametrize("tilt", [0, 12])
+@pytest.mark.parametrize("zooms", VOXELS)
+def test_labels_of_other_voxel_sizes_stay_where_they_are(zooms, tilt):
+    """There and back, at 1 mm: no side is preferred, whatever the parity of the field of view.
+
+    A label map can say where a structure lies to a fraction of a voxel alone: so what is asked for
+    is the mean over structures at random places, and of each that it moves by less than a tenth of
+    the larger voxel.
+    """
+    random = np.random.default_rng(1)
+    there, again = [], []
+    for parity in PARITIES[::3] if min(zooms) < 1 else PARITIES:
+        native = head_of_structures(zooms, parity, tilt, random.uniform(-3, 3, 3))
+        grid = conformed_grid(native, 1.0, 128)
+        conformed = resample_labels(native, grid)
+        before = centroids(native.data, native.affine)
+        there.append(centroids(conformed, grid.affine) - before)
+        again.append(centroids(back(conformed, grid, native), native.affine) - before)
+    assert np.abs(np.mean(there, axis=(0, 1))).max() < 0.05
+    assert np.abs(np.mean(again, axis=(0, 1))).max() < 0.05
+    assert max(np.abs(there).max(), np.abs(again).max()) < 0.12 * max(1, *zooms)
+
+
+@pytest.mark.parametrize("zooms", [(1, 1, 1), (1, 1, 2), (2, 2, 2), (1, 1, 3), (3, 3, 3)], ids=str)
+@pytest.mark.parametrize("parity", PARITIES)
+def test_voxels_that_hold_whole_numbers_of_the_grid_s_keep_each_structure_in_place(zooms, parity):
+    native = head_of_structures(zooms, parity)
+    grid = conformed_grid(native, 1.0, 128)
+    conformed = resample_labels(native, grid)
+    before = centroids(native.data, native.affine)
+    assert np.abs(centroids(conformed, grid.affine) - before).max() < 0.05
+    returned = back(conformed, grid, native)
+    assert np.abs(centroids(returned, native.affine) - before).max() < 0.05
+
+
+@pytest.mark.parametrize("zooms", [(1, 1, 1), (1.2, 1.2, 1.2), (1, 1, 3), (2, 2, 2)], ids=str)
+def test_mirrored_copy_of_a_head_gives_mirrored_labels(zooms):
+    swap = np.array([0, 2, 1, 3, 4], np.uint8)
+    for parity in ((0, 0, 0), (1, 1, 1)):
+        labels = head_of_structures(zooms, parity, middle=(0.3, 1, -2))
+        mirrored = Volume(swap[labels.data[::-1]], labels.affine, labels.path)
+        one, other = (
+            centroids(
+                back(resample_labels(part, grid := conformed_grid(part, 1.0, 128)), grid, part),
+                part.affine,
+            )
+            for part in (labels, mirrored)
+        )
+        middle = labels.affine[0] @ [(labels.shape[0] - 1) / 2, 0, 0, 1]
+        other = other[swap[1:] - 1] * [-1, 1, 1] + [2 * middle, 0, 0]
+        np.testing.assert_allclose(one, other, atol=0.06)
+
+
+@pytest.mark.parametrize("tilt", [0, 12])
+@pytest.mark.parametrize("zooms", [(0.8,) * 3, (1,) * 3, (2,) * 3, (1, 1, 3)], ids=str)
+def test_probabilities_of_a_blob_come_back_to_where_it_is(zooms, tilt):
+    """The networks' own grid is at 1 mm, at a fraction of a voxel from the scan's."""
+    centre, grid = (
+        np.array([2.3, -3.1, 4.7]),
+        Grid((64,) * 3, from_matvec(np.eye(3), [-31.7, -32.2, -31.4])),
+    )
+    points = apply_affine(grid.affine, np.moveaxis(np.indices(grid.shape), 0, -1))
+    inside = 1 / (1 + np.exp(np.linalg.norm(points - centre, axis=-1) - 18))
+    probabilities = torch.tensor(np.stack([1 - inside, inside]), dtype=torch.float32)
+    native = head_of_structures(zooms, (1, 0, 1), tilt)
+    found = to_native([(probabilities, grid.affine)], Grid(native.shape, native.affine))
+    np.testing.assert_allclose(
+        apply_affine(native.affine, np.argwhere(found).mean(axis=0)), centre, atol=0.05
+    )
+    volume = found.sum() * np.prod(zooms)
+    assert volume == pytest.approx(4 / 3 * np.pi * 18**3, rel=0.03)
+
+
+def test_border_half_way_between_voxels_gives_half_of_them_to_either_side():
+    data = np.zeros((9, 9, 9), np.uint8)
+    data[:5], data[5:] = 3, 7
+    fine = Grid((17, 9, 9), np.diag([0.5, 1, 1, 1]))  # every other voxel lies half-way
+    border = resample_labels(Volume(data, np.eye(4), "a"), fine)[9]
+    assert set(np.unique(border)) == {3, 7} and abs((border == 3).sum() - 40.5) < 5
+
+
+def test_labels_of_many_values_keep_their_type_and_numbers():
+    data = np.zeros((20, 20, 20), np.int32)
+    data[4:9, 4:15, 4:15], data[9:15, 4:15, 4:15] = 2035, 1035
+    found = resample_labels(Volume(data, np.eye(4), "a"), Grid((30,) * 3, np.diag([0.7] * 3 + [1])))
+    assert found.dtype == np.int32 and set(np.unique(found)) == {0, 1035, 2035}
+    assert (found == 2035).sum() * 0.343 == pytest.approx(5 * 11 * 11, rel=0.05)
+
+
+@pytest.mark.slow
+def test_manual_labels_of_real_scans_are_their_own_there_and_back(shared, protocol):
+    """All 15, 14 of which have an odd number of voxels along some axis."""
+    for path in sorted((shared / "data/malc").glob("*_SS.nii.gz")):
+        scan = read_volume(path)
+        labels = read_volume(path.with_name(path.name.replace("SS", "glm")))
+        grid = conformed_grid(scan, 1.0, 256)
+        native, conformed = conform_labels(labels, "neuromorphometrics", protocol, grid)
+        assert np.array_equal(np.bincount(native.ravel())[1:], np.bincount(conformed.ravel())[1:])
+        moved = [
+            apply_affine(affine, np.argwhere(data > 0).mean(axis=0))
+            for data, affine in ((native, labels.affine), (conformed, grid.affine))
+        ]
+        np.testing.assert_allclose(*moved, atol=1e-6)
+        assert np.array_equal(back(conformed, grid, labels, softness=0), native)
+
+
+@pytest.mark.slow
+def test_demo_s_copies_keep_labels_on_their_image(demo_dseg, head):
+    """Labels explain most of the image's brightness where they are, not beside it."""
+    from quicknat.download.demo import deform
+
+    image, labels = deform(head, demo_dseg, seed=3)
+    shifts = []
+    for axis in range(3):  # labels fit best where they are: parabola through three places
+        fit = [_explained(np.roll(image.data, step, axis), labels.data) for step in (1, 0, -1)]
+        shifts.append((fit[0] - fit[2]) / (2 * (fit[0] - 2 * fit[1] + fit[2])))
+    assert np.abs(shifts).max() < 0.1, shifts  # voxels; 0.17 with the nearest label
+
+
+def _explained(image, labels):
+    """Fraction of the brightness's variance within the brain that the labels explain."""
+    values, groups = image[labels > 0].astype(float), labels[labels > 0]
+    counts = np.maximum(np.bincount(groups), 1)
+    means = np.bincount(groups, values) / counts
+    return (counts * (means - values.mean()) ** 2 * (np.bincount(groups) > 0)).sum() / values.var()
