@@ -109,6 +109,7 @@ def _bend(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
     strength = 2 * ranges.displacement * draw.uniform(1, 1, 1)
     field = strength * draw.normal(2, KNOTS, KNOTS)
     field = F.interpolate(field, maps.shape[2:], mode="bicubic", align_corners=True)
+    # the nearest tissue: the image is painted from what comes out here, so that it fits its classes
     return F.grid_sample(
         maps, grid + field.movedim(1, -1), mode="nearest", padding_mode="zeros", align_corners=False
     )
