@@ -56,7 +56,6 @@ def model() -> dict[str, bytes]:
         "aggregation": {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2},
         "mirror": False,
         "prior_correction": 0.5,
-        "label_offset_mm": [0.0, 0.0, 0.0],
         "shift": False,
         "views": {
             view: {

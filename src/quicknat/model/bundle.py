@@ -42,9 +42,7 @@ class Bundle:
     """A model ready to use: networks in evaluation mode by view, and their settings.
 
     ``weights``: share of each view. ``mirror``: each slice is seen from both sides. ``shift``: the
-    scan is seen a second time, moved by half a voxel along each axis. ``label_offset_mm``: how far
-    (RAS+) the labels that the networks were trained on lay off their images, on average. What they
-    find lies as far off and is moved back. Zero but for models of earlier versions.
+    scan is seen a second time, moved by half a voxel along each axis.
     """
 
     networks: dict[str, QuickNAT]
@@ -57,7 +55,6 @@ class Bundle:
     population: dict
     mirror: bool = False
     shift: bool = False
-    label_offset_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def write_bundle(
@@ -159,7 +156,6 @@ def write_bundle(
         "mirror": mirror,
         "shift": shift,
         "prior_correction": prior_correction,
-        "label_offset_mm": [0.0, 0.0, 0.0],
         "views": views,
         "population": population,
         "quicknat": quicknat.__version__,
@@ -217,5 +213,4 @@ def load_bundle(
         population=described["population"],
         mirror=described["mirror"],
         shift=described["shift"],
-        label_offset_mm=tuple(described["label_offset_mm"]),
     )

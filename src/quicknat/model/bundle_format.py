@@ -38,7 +38,6 @@ SCHEMA = _object(
     mirror={"type": "boolean"},
     shift={"type": "boolean"},
     prior_correction={"type": "number", "minimum": 0, "maximum": 1},
-    label_offset_mm={**NUMBERS, "minItems": 3, "maxItems": 3},
     views={"type": "object", "additionalProperties": _object(
         weights=FILE,
         sha256=SHA256,

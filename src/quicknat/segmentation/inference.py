@@ -251,8 +251,6 @@ def segment(
     else:
         prediction = aggregate(bundle, window, batch)
     probabilities = prediction.probabilities
-    affine = affine.copy()
-    affine[:3, 3] -= bundle.label_offset_mm
     box_affine = moved(affine, np.add(first, prediction.start))
     parts = [(probabilities, box_affine)]
     if bundle.shift and not samples:
