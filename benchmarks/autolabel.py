@@ -23,9 +23,6 @@ from quicknat.scans.conform import conform, conform_labels, head_window
 from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import crop
 from quicknat.scans.volumes import read_volume
-from quicknat.schema import load_schema
-
-SCHEMA = Path(__file__).parents[1] / "workflow/schemas/sheet.schema.yaml"
 
 
 def boxed(
@@ -64,7 +61,7 @@ def main(
 ) -> None:
     """Label each scan from others of other people, and compare."""
     table = Protocol.read(protocol)
-    rows = [row for row in read_sheet(sheet, load_schema(SCHEMA)) if row.labels]
+    rows = [row for row in read_sheet(sheet) if row.labels]
     heads = {row.id: boxed(row, sheet.parent, table, spacing) for row in rows}
     scores = {}
     for row in rows[:scans]:
