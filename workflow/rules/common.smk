@@ -14,7 +14,15 @@ from quicknat.cohort.sheet import pretraining, read_sheet, read_sources
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.package_data import MODELS, TEMPLATES, label_table, schema_path
-from quicknat.reruns import GRID_FORMAT, LOOKS, deciding, file_digest, stable_path, stage_settings, table_digest
+from quicknat.reruns import (
+    GRID_FORMAT,
+    LOOKS,
+    deciding,
+    file_digest,
+    stable_path,
+    stage_settings,
+    table_digest,
+)
 from quicknat.runs.settings import check_consistency
 from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import VIEWS

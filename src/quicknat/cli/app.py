@@ -14,7 +14,7 @@ import typer
 
 import quicknat
 from quicknat.errors import InputError, Interrupted, for_users, one_line
-from quicknat.package_data import LABEL_TABLES, MODELS, label_table
+from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
 
 app = typer.Typer(
     name="quicknat",
@@ -48,6 +48,10 @@ ProtocolFile = Annotated[
 ]  # fmt: skip
 QUICKNAT28 = Path("quicknat28")  # its default, by name
 MODEL_HELP = f"Bundled model ({', '.join(MODELS)}), or the folder of another."
+ModelFolder = Annotated[
+    Path, typer.Option("--model", parser=model_folder, metavar="NAME|FOLDER", help=MODEL_HELP)
+]
+BUNDLED_MODEL = Path("1mm")  # its default, by name
 Orientation = Annotated[
     str,
     typer.Option(

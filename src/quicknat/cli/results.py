@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import (
-    MODEL_HELP,
+    BUNDLED_MODEL,
     QUICKNAT28,
     STEPS,
+    ModelFolder,
     Orientation,
     ProtocolFile,
     Threads,
@@ -56,9 +57,7 @@ def segment(
         typer.Argument(help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets."),
     ],
     output: Annotated[Path, typer.Option(help="Results go to OUTPUT/{name}/anat/.")],
-    model: Annotated[
-        Path, typer.Option(parser=model_folder, metavar="NAME|FOLDER", help=MODEL_HELP)
-    ] = Path("1mm"),
+    model: ModelFolder = BUNDLED_MODEL,
     fast: Annotated[
         bool, typer.Option("--fast", help="Like --model small: a quarter of the time.")
     ] = False,
@@ -97,7 +96,7 @@ def segment(
     check_name(name)
     if name and len(images) > 1:
         raise typer.BadParameter("--name is for a single image")
-    if fast and model != MODELS["1mm"]:
+    if fast and model != model_folder(BUNDLED_MODEL):
         raise typer.BadParameter("--fast is a model of its own: leave out --model")
     model = MODELS["small"] if fast else model
 
