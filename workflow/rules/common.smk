@@ -14,15 +14,8 @@ from quicknat.cohort.sheet import pretraining, read_sheet, read_sources
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.package_data import MODELS, TEMPLATES, label_table, schema_path
-from quicknat.reruns import (
-    GRID_FORMAT,
-    LOOKS,
-    deciding,
-    file_digest,
-    stable_path,
-    stage_settings,
-    table_digest,
-)
+from quicknat.reruns import GRID_FORMAT, LOOKS, deciding, file_digest, stable_path
+from quicknat.reruns import stage_settings, table_digest
 from quicknat.runs.settings import check_consistency
 from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import VIEWS
@@ -72,8 +65,7 @@ try:
     PROTOCOL = config["protocol"]  # a name, or a path
     if MODEL and workflow.is_main_process:
         require_usable(MODEL, PROTOCOL, own="results/model")
-    table = label_table(PROTOCOL)
-    Protocol.read(table)  # refuses what is none
+    Protocol.read(table := label_table(PROTOCOL))  # refuses what is none
     # rules compare what is in a table, not where it is; and no label map depends on its colours
     PROTOCOL_DIGEST, CLASSES = table_digest(table), table_digest(table, without=LOOKS)
     PLACES = Places(SHEET, SOURCES, RAW, in_workflow(""))
