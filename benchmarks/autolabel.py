@@ -1,6 +1,6 @@
 """How well labels carried over from atlases agree with given ones: leave one out, Dice.
 
-    python benchmarks/autolabel.py cohort.tsv --protocol workflow/labels/quicknat28.tsv
+    python benchmarks/autolabel.py cohort.tsv
 
 Each labelled scan of the sheet is labelled from others of it, on the conformed grid: from the first
 ones of the sheet, or from the nearest (`--nearest`: highest correlation of the conformed images'
@@ -18,14 +18,12 @@ import pandas as pd
 import typer
 
 from quicknat.autolabel.atlas import BRAIN_BOX_MM, label_by_atlases
+from quicknat.cli.app import QUICKNAT28, ProtocolFile
 from quicknat.cohort.sheet import Scan, read_sheet
 from quicknat.scans.conform import conform, conform_labels, head_window
 from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import crop
 from quicknat.scans.volumes import read_volume
-from quicknat.schema import load_schema
-
-SCHEMA = Path(__file__).parents[1] / "workflow/schemas/sheet.schema.yaml"
 
 
 def boxed(
@@ -54,7 +52,7 @@ def dice(found: np.ndarray, truth: np.ndarray, count: int) -> np.ndarray:
 
 def main(
     sheet: Annotated[Path, typer.Argument(help="Cohort with labelled scans.")],
-    protocol: Annotated[Path, typer.Option(help="Label protocol table (TSV).")],
+    protocol: ProtocolFile = QUICKNAT28,
     atlases: Annotated[int, typer.Option(min=1, help="How many vote.")] = 3,
     spacing: Annotated[float, typer.Option(help="Voxel side of the conformed grid, mm.")] = 2.0,
     nearest: Annotated[bool, typer.Option(help="The most alike, not the first.")] = False,
@@ -64,7 +62,7 @@ def main(
 ) -> None:
     """Label each scan from others of other people, and compare."""
     table = Protocol.read(protocol)
-    rows = [row for row in read_sheet(sheet, load_schema(SCHEMA)) if row.labels]
+    rows = [row for row in read_sheet(sheet) if row.labels]
     heads = {row.id: boxed(row, sheet.parent, table, spacing) for row in rows}
     scores = {}
     for row in rows[:scans]:

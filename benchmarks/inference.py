@@ -31,6 +31,7 @@ from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
 from quicknat.model.bundle import load_bundle, write_bundle
 from quicknat.model.losses import CombinedLoss
 from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
+from quicknat.package_data import label_table
 from quicknat.scans.conform import conform_file, record_grid
 from quicknat.scans.labels import Protocol
 from quicknat.scans.population import ScanStatistics, summarise
@@ -43,7 +44,7 @@ from quicknat.training.model_files import write_model
 from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import Plan
 
-PROTOCOL = Path(__file__).parents[1] / "workflow/labels/quicknat28.tsv"
+PROTOCOL = label_table("quicknat28")
 CUBE = 256
 WEIGHTS = {"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}
 

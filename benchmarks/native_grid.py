@@ -29,11 +29,8 @@ from quicknat.scans.conform import conform, head_window
 from quicknat.scans.resampling import resample_labels
 from quicknat.scans.slices import crop
 from quicknat.scans.volumes import Grid, Volume, read_volume
-from quicknat.schema import load_schema
 from quicknat.segmentation.inference import aggregate
 from quicknat.segmentation.native import to_native
-
-SCHEMA = Path(__file__).parents[1] / "workflow/schemas/sheet.schema.yaml"
 
 
 def both_ways(bundle: Bundle, volume: Volume) -> Iterator[tuple[str, np.ndarray, float]]:
@@ -63,7 +60,7 @@ def main(
     torch.set_num_threads(threads)
     bundle = load_bundle(model, bfloat16=computes_in_bfloat16(gpu=False))
     names, rows = bundle.protocol.names, []
-    for scan in read_sheet(sheet, load_schema(SCHEMA)):
+    for scan in read_sheet(sheet):
         if scan.use != use:
             continue
         volume = read_volume(sheet.parent / scan.image, scan.orientation)

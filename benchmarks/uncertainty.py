@@ -23,10 +23,8 @@ from quicknat.hardware import computes_in_bfloat16
 from quicknat.model.bundle import load_bundle
 from quicknat.scans.conform import conform
 from quicknat.scans.volumes import Grid, Volume, read_volume
-from quicknat.schema import load_schema
 from quicknat.segmentation.inference import segment
 
-SCHEMA = Path(__file__).parents[1] / "workflow/schemas/sheet.schema.yaml"
 FALLING = ("uncertainty", "cv")  # scores that are low where Dice is high
 
 
@@ -61,7 +59,7 @@ def main(
     torch.set_num_threads(threads)
     bundle = load_bundle(model, bfloat16=computes_in_bfloat16(gpu=False))
     protocol, parts = bundle.protocol, []
-    for scan in read_sheet(sheet, load_schema(SCHEMA)):
+    for scan in read_sheet(sheet):
         if scan.use != use:
             continue
         volume = read_volume(sheet.parent / scan.image, scan.orientation)

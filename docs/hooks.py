@@ -19,6 +19,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from typer.cli import get_docs_for_click
 
+from quicknat.package_data import LABEL_TABLES, model_folder, schema_path
+
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / "workflow"
 UNSET = "–"
@@ -37,8 +39,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "labels": label_tables(),
         "results": (ROOT / "results/README.md").read_text(),
         "benchmarks": (ROOT / "benchmarks/README.md").read_text(),
-        "model": card("malc-1mm").replace("../malc/README.md", "model-small.md"),
-        "model-small": card("malc").replace("../malc-1mm/README.md", "model.md"),
+        "model": card("1mm").replace("../small/README.md", "model-small.md"),
+        "model-small": card("small").replace("../1mm/README.md", "model.md"),
     }
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
@@ -53,8 +55,8 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 
 def card(model: str) -> str:
-    """Of a model that comes along."""
-    return (ROOT / f"src/quicknat/models/{model}/README.md").read_text()
+    """Return the model card of a bundled model."""
+    return (model_folder(model) / "README.md").read_text()
 
 
 def commands() -> str:
@@ -70,7 +72,7 @@ def commands() -> str:
 
 def settings() -> str:
     """Every key of the configuration: what it may be, what it is, what it means."""
-    schema = read_yaml(WORKFLOW / "schemas/config.schema.yaml")
+    schema = read_yaml(schema_path("config"))
     demo = read_yaml(ROOT / "config.yaml")
     paper = read_yaml(WORKFLOW / "configs/paper.yaml")
     properties = schema["properties"]
@@ -107,7 +109,7 @@ def setting_rows(properties: dict, demo: dict, paper: dict) -> str:
 
 def columns(name: str, text: str) -> str:
     """Columns of a table that has a schema."""
-    schema = read_yaml(WORKFLOW / f"schemas/{name}.schema.yaml")
+    schema = read_yaml(schema_path(name))
     rows = (
         (f"`{column}`", "yes" if column in schema["required"] else "", allowed(rule),
          rule.get("description", ""))
@@ -129,17 +131,17 @@ def label_tables() -> str:
     """Each label protocol."""
     text = (
         "# Label tables\n\n"
-        "`protocol` names one of these, or a table of your own in `workflow/labels`. *FreeSurfer* "
+        "`protocol` names one of these, or is the path of a table of your own. *FreeSurfer* "
         "and *Neuromorphometrics* are the numbers of a label map that become the class; "
         "`101-207:2` is every second one. The sagittal view does not tell left from right: classes "
         "with one *sagittal* number are one class there.\n"
     )
-    for path in sorted((WORKFLOW / "labels").glob("*.tsv")):
+    for name, path in LABEL_TABLES.items():
         rows = read_table(path)
         rows["color"] = [f'<span class="swatch" style="background:{c}"></span>' for c in rows.color]
         for column in ("freesurfer", "neuromorphometrics"):
             rows[column] = rows[column].str.replace(",", ", ")
-        text += f"\n## {path.stem}\n\n" + table(rows.columns, rows.itertuples(index=False))
+        text += f"\n## {name}\n\n" + table(rows.columns, rows.itertuples(index=False))
     return text
 
 

@@ -2,13 +2,11 @@
 
 import numpy as np
 
-from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
+from helpers import LABELS, save, tiny_labels, tiny_scan
 from quicknat.checking.cohort_check import check_cohort
 from quicknat.checking.verdicts import read_verdicts
 from quicknat.cohort.places import Places
-from quicknat.schema import load_schema
 
-SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 PROTOCOL = LABELS / "quicknat28.tsv"
 COLUMNS = "subject image labels protocol use person session source labels_source"
 SIDE = 52  # voxels of 2 mm that a head would fit in
@@ -42,7 +40,7 @@ class Cohort:
         lines = [names, *([row.get(name, "") for name in names] for row in self.rows)]
         sheet.write_text("\n".join("\t".join(line) for line in lines) + "\n")
         places = Places(str(sheet), self.sources, str(self.folder / "results/raw"))
-        return places, SCHEMA, PROTOCOL, self.table, 2
+        return places, PROTOCOL, self.table, 2
 
 
 def constant(path):

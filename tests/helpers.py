@@ -15,11 +15,12 @@ import numpy as np
 import yaml
 from scipy import ndimage
 
+from quicknat.package_data import DATA
 from quicknat.scans.volumes import Volume, read_volume
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
-LABELS = ROOT / "workflow" / "labels"
+LABELS = DATA / "labels"
 
 
 def run_snakemake(
@@ -65,7 +66,7 @@ def tiny_labels(path: Path, side: int = 12) -> Path:
 
 def real_dseg(scan: str, step: int = 2) -> Volume:
     """A real label map (FreeSurfer numbering) that ships with the package, each `step` voxels."""
-    volume = read_volume(ROOT / f"src/quicknat/demo_labels/{scan}_dseg.nii.gz")
+    volume = read_volume(ROOT / f"src/quicknat/data/demo_labels/{scan}_dseg.nii.gz")
     affine = volume.affine @ np.diag([step, step, step, 1.0])
     return Volume(volume.data[::step, ::step, ::step], affine, volume.path)
 

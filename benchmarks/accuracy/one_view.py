@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from quicknat.cohort.sheet import Scan
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import DenseBlock, NetworkSettings, QuickNAT
+from quicknat.package_data import label_table
 from quicknat.scans.conform import head_window, load_conformed
 from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import crop, filled_enough, to_slices
@@ -146,7 +147,7 @@ def main(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     run = OurRun(run_folder.resolve(), run_folder, on_gpu=False)
-    protocol = Protocol.read(ROOT / "workflow/labels/quicknat28.tsv")
+    protocol = Protocol.read(label_table("quicknat28"))
     classes = protocol.n_classes(VIEW)
     data = Slabs(run, neighbours, protocol)
     network = QuickNAT(classes, NetworkSettings(filters=filters, dropout=dropout))

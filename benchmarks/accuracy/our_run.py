@@ -19,10 +19,7 @@ from quicknat.evaluation.metrics import evaluate
 from quicknat.model.bundle_format import read_description
 from quicknat.scans.labels import Protocol
 from quicknat.scans.volumes import read_volume
-from quicknat.schema import load_schema
 from quicknat.training.optimizers import TrainingSettings
-
-SHEET_SCHEMA = Path(__file__).parents[2] / "workflow/schemas/sheet.schema.yaml"
 
 # from a conformed scan to class indices on the scan's own grid
 Segmenter = Callable[[Path], np.ndarray]
@@ -81,7 +78,7 @@ class OurRun:
 
     def scans(self, use: str) -> list[Scan]:
         """Those of the sheet that are for ``train`` or ``test``."""
-        sheet = read_sheet(self.folder / "cohort.tsv", load_schema(SHEET_SCHEMA))
+        sheet = read_sheet(self.folder / "cohort.tsv")
         return [scan for scan in sheet if scan.use == use]
 
     def stacks(self, view: str) -> list[Path]:

@@ -21,7 +21,7 @@ import torch
 import typer
 from scipy.spatial.transform import Rotation
 
-from quicknat.cli.results import SHIPPED
+from quicknat.cli.app import BUNDLED_MODEL, ModelFolder
 from quicknat.evaluation.scores import interval
 from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.scans.conform import conform
@@ -77,7 +77,7 @@ def overlap(one: np.ndarray, other: np.ndarray, structure: int) -> float:
 def main(
     scans: Annotated[list[Path] | None, typer.Argument(help="T1w scans.")] = None,
     output: Annotated[Path, typer.Option(help="TSV of all changes.")] = Path("repeat.tsv"),
-    model: Annotated[Path, typer.Option(help="Model folder.")] = SHIPPED,
+    model: ModelFolder = BUNDLED_MODEL,
     retest: Annotated[
         list[Path] | None, typer.Option(help="Two scans of one person; give it twice a pair.")
     ] = None,

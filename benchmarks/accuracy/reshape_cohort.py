@@ -19,7 +19,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-PROTOCOL = Path(__file__).parents[2] / "workflow/labels/quicknat28.tsv"
+from quicknat.package_data import label_table
+
+PROTOCOL = label_table("quicknat28")
 
 
 def main(

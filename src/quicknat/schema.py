@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import reprlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jsonschema.exceptions import best_match, relevance
 from jsonschema.validators import extend
 
 from quicknat.errors import InputError
+from quicknat.package_data import schema_path
 
 SHOWN = 200  # characters of a value in a message
 MAX_VALUES = (
@@ -40,9 +42,10 @@ _Validator = extend(
 )
 
 
-def load_schema(path: str | Path) -> dict:
-    """Read a JSON Schema written as YAML."""
-    return yaml.safe_load(Path(path).read_text())
+@cache
+def load_schema(name: str) -> dict:
+    """Return the JSON Schema of ``config``, ``sheet`` or ``sources``."""
+    return yaml.safe_load(schema_path(name).read_text())
 
 
 def _dotted(parts: Any) -> str:

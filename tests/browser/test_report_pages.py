@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pytest
 
-from helpers import ROOT
 from made_up_results import made_up_results
 from quicknat.cohort.sheet import Scan
 from quicknat.report.pages import write_report
@@ -13,7 +12,6 @@ from quicknat.report.scan_layers import Layers
 from quicknat.report.viewer import write_viewer_volumes
 from quicknat.scans.volumes import Grid
 
-TEMPLATES = ROOT / "workflow/report"
 HOSTILE = """<script>document.title = 'harmed'</script>"'<img src=x onerror="alert(1)">"""
 NASTY = """<img src=x onerror=alert(1)>"'ü"""  # may be part of a file's name
 SERIOUS = ("serious", "critical")
@@ -30,7 +28,7 @@ def written(folder, protocol, libraries, scans, text=""):
     layers = Layers(Grid(labels.shape, np.eye(4)), labels * 100.0, labels, None, None)
     for scan in scans[:6]:
         write_viewer_volumes(folder / f"report/volumes/{scan.id}.js", scan.id, layers, protocol)
-    write_report(inputs, TEMPLATES, folder / "report/index.html")
+    write_report(inputs, folder / "report/index.html")
     return folder / "report"
 
 

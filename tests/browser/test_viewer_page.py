@@ -11,13 +11,13 @@ import pytest
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.image import imread
 
-from helpers import ROOT, save
+from helpers import save
+from quicknat.package_data import TEMPLATES
 from quicknat.report.scan_layers import load_layers
 from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
 from quicknat.scans.conform import conform_file
 from quicknat.scans.volumes import save_nifti
 
-REPORT = ROOT / "workflow/report"
 NASTY = """x"'<script>document.title = 'harmed'</script><img src=x onerror="alert(1)">"""
 SCAN = "sub-1"
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>fine</title>
@@ -50,10 +50,10 @@ def report(tmp_path_factory, head, demo_dseg, protocol, libraries):
     write_viewer_volumes(folder / "volumes/sub-1.js", SCAN, layers, protocol)
     layers = load_layers(scan, paths["p"], None, None)
     write_viewer_volumes(folder / "volumes/sub-2.js", "sub-2", layers, protocol)
-    shutil.copytree(REPORT / "assets", folder / "assets")
+    shutil.copytree(TEMPLATES / "assets", folder / "assets")
     shutil.copy(libraries / "niivue.js", folder / "assets")
     environment = Environment(
-        loader=FileSystemLoader(REPORT), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
     )
     for name, more in ((SCAN, True), ("sub-2", False)):
         page = environment.from_string(PAGE).render(

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import typer
-import yaml
 from documents import blocks, documents, inline_code, name_of, simple_commands
 from snakemake.cli import get_argument_parser
 
 from helpers import ROOT
 from quicknat.cli import app
+from quicknat.schema import load_schema
 
 COMMAND = typer.main.get_command(app)
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = load_schema("config")
 RULES = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
 PAGES = documents()
 KEYS = {"--config", "-C"}

@@ -9,10 +9,10 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 import typer
-import yaml
 
 from helpers import LABELS, ROOT
 from quicknat.cli import app
+from quicknat.schema import load_schema
 
 pytestmark = pytest.mark.slow
 # the tag's attribute that a browser loads when it shows the page
@@ -115,7 +115,7 @@ def test_reference_has_every_setting_and_column(site):
             yield from keys(rule)
 
     for name in ("config", "sheet", "sources"):
-        schema = yaml.safe_load((ROOT / f"workflow/schemas/{name}.schema.yaml").read_text())
+        schema = load_schema(name)
         parts = [schema, *schema.get("$defs", {}).values()]
         wanted = {key for part in parts for key in keys(part)}
         text = text_of(site, name)

@@ -17,6 +17,7 @@ import pytest
 
 from helpers import ROOT, job_counts, run_snakemake
 from quicknat.files import sha256
+from quicknat.package_data import label_table
 
 pytestmark = pytest.mark.slow
 USES = {"t": "train", "v": "val", "p": "pretrain", "e": "test", "s": "segment"}
@@ -81,13 +82,13 @@ class Project:
         for name in ("Snakefile", "config.yaml"):
             shutil.copy(ROOT / name, self.root)
 
-    def change_protocol(self, old, new):
-        """Change the first cell of that kind in the table of labels."""
-        self.copy_workflow()
-        table = self.root / "workflow/labels/quicknat28.tsv"
-        text = table.read_text()
+    def own_protocol(self, old="", new=""):
+        """Take a copy of the table of labels, with the first cell of that kind changed."""
+        table = self.folder / "quicknat28.tsv"
+        text = label_table("quicknat28").read_text()
         assert old in text
         table.write_text(text.replace(old, new, 1))
+        self.settings["protocol"] = str(table)
 
     def delete(self, path):
         path = self.folder / "results" / path
@@ -244,12 +245,17 @@ LABELS = {
 @pytest.mark.parametrize("what", LABELS)
 def test_changed_label_protocol_trains_again_unless_only_its_looks_changed(project, what):
     old, new, jobs = LABELS[what]
-    project.change_protocol(old, new)
+    project.own_protocol(old, new)
     assert project.jobs() == jobs
 
 
 def test_workflow_that_lies_elsewhere_reruns_nothing(project):
     project.copy_workflow()
+    assert project.jobs() == {}
+
+
+def test_label_table_that_lies_elsewhere_reruns_nothing(project):
+    project.own_protocol()
     assert project.jobs() == {}
 
 

@@ -124,7 +124,7 @@ def test_reordered_and_commented_rows_start_no_job(finished):
 
 
 def test_new_test_scan_is_converted_segmented_and_scored_alone(finished, t1w):
-    label = str(ROOT / "src/quicknat/demo_labels/sub-ds240_dseg.nii.gz")
+    label = str(ROOT / "src/quicknat/data/demo_labels/sub-ds240_dseg.nii.gz")
     row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",
            "use": "test"}  # fmt: skip
     own = dict.fromkeys(["convert", "convert_labels", "segment", "evaluate", "pictures"], 1)
@@ -146,7 +146,7 @@ def test_new_scan_out_of_a_known_archive_unpacks_nothing_again(finished):
 
 
 def test_new_training_scan_trains_again_but_converts_only_itself(finished, t1w):
-    label = str(ROOT / "src/quicknat/demo_labels/sub-ds240_dseg.nii.gz")
+    label = str(ROOT / "src/quicknat/data/demo_labels/sub-ds240_dseg.nii.gz")
     image = nib.load(t1w)  # the same voxels would be those of a test scan, and refused
     brighter = nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine, image.header)
     nib.save(brighter, finished / "brighter.nii.gz")

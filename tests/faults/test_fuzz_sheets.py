@@ -22,9 +22,9 @@ from quicknat.schema import check, load_schema
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
-SHEET = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
-SOURCES = load_schema(ROOT / "workflow/schemas/sources.schema.yaml")
-CONFIG = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
+SHEET = load_schema("sheet")
+SOURCES = load_schema("sources")
+CONFIG = load_schema("config")
 VALID = (
     "subject\timage\tuse\tlabels\tprotocol\na\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
 )
@@ -66,8 +66,7 @@ def checked(content: bytes) -> None:
         sheet.write_bytes(content)
         done = quicknat(
             "check", sheet, "--output", root / "out/check.tsv", "--raw", root / "out/raw",
-            "--sources", ROOT / "workflow/sources.tsv", "--schemas", ROOT / "workflow/schemas",
-            "--protocol", LABELS / "quicknat28.tsv", "--threads", 1,
+            "--sources", ROOT / "workflow/sources.tsv", "--threads", 1,
         )  # fmt: skip
         if not done.out:
             refused(done, sheet)
@@ -79,7 +78,7 @@ def checked(content: bytes) -> None:
         assert header[3] == "verdict"
         assert (done.status == 1) == any(verdict[3] == "bad" for verdict in verdicts)
         try:
-            scans = read_sheet(sheet, SHEET)
+            scans = read_sheet(sheet)
         except InputError:
             return
         for scan in scans:  # these names become paths, shell words and HTML
@@ -105,7 +104,7 @@ def test_any_sheet_is_checked_or_refused_in_one_line(content):
 def test_rows_with_a_cell_too_many_are_refused_rather_than_shifted(tmp_path):
     (tmp_path / "s.tsv").write_text("subject\timage\tuse\nx\ta\ta.nii\tsegment\n")
     with pytest.raises(InputError, match="more cells than its header"):
-        read_sheet(tmp_path / "s.tsv", SHEET)
+        read_sheet(tmp_path / "s.tsv")
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".hidden", "-x"])

@@ -95,7 +95,8 @@ def commands(tmp_path, quicknat, stand_in, stack, monkeypatch):
                       "--size", 48),
             "train": ("train", "coronal", *lists, *protocol, "--settings", json.dumps(settings),
                       "--output", folder / "model"),
-            "segment": ("segment", scan, "--model", "stand-in", "--output", folder, "--threads", 1),
+            "segment": ("segment", scan, "--model", "./stand-in", "--output", folder,
+                        "--threads", 1),
         }[name])  # fmt: skip
 
     return run

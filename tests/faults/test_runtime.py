@@ -151,7 +151,7 @@ def segmenting(quicknat, stand_in, monkeypatch, tmp_path):
     monkeypatch.setattr(bundle, "load_bundle", lambda folder, device, bf16: model)
     path = tiny_scan(tmp_path / "scan.nii.gz", 48)
     return lambda *options: quicknat(
-        "segment", path, "--model", "stand-in", "--output", tmp_path / "out", "--threads", 1,
+        "segment", path, "--model", "./stand-in", "--output", tmp_path / "out", "--threads", 1,
         *options,
     )  # fmt: skip
 

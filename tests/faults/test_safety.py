@@ -14,12 +14,12 @@ import tomllib
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
 
 from fuzzing import quicknat
 from helpers import LABELS, ROOT
 from quicknat.cli import app
 from quicknat.scans.slices import VIEWS
+from quicknat.schema import load_schema
 
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -48,7 +48,7 @@ def test_every_value_in_a_shell_command_is_quoted(path):
 
 
 def test_values_left_unquoted_are_numbers_in_the_schema():
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    schema = load_schema("config")
     parts = schema["properties"]
     found = [
         parts["conform"]["properties"]["spacing_mm"], parts["conform"]["properties"]["size"],
@@ -160,7 +160,7 @@ def test_no_command_but_download_uses_the_network(
         done = quicknat(command, *arguments)
         assert done.status == 0, (command, str(done))
 
-    table = ("--protocol", LABELS / "quicknat28.tsv")
+    table = ("--protocol", "quicknat28")
     grid = ("--spacing", 4, "--size", 64)
     raw, results = tmp_path / "raw", tmp_path / "results"
     raw.mkdir()
@@ -171,10 +171,7 @@ def test_no_command_but_download_uses_the_network(
     ok("unpack", raw / "a.tar", "--member=*", "--folder", tmp_path / "u", "--manifest", raw / "m")
     sheet = tmp_path / "cohort.tsv"
     ok("sheet", raw, "--output", sheet, "--use", "test", "--protocol", "freesurfer")
-    ok(
-        "check", sheet, "--output", tmp_path / "check.tsv", "--sources",
-        ROOT / "workflow/sources.tsv", "--schemas", ROOT / "workflow/schemas", *table,
-    )  # fmt: skip
+    ok("check", sheet, "--output", tmp_path / "check.tsv", *table)
     scans, labels = {}, {}
     for name in ("sub-1", "sub-2"):
         anat = results / "scans" / name / "anat"
@@ -245,8 +242,7 @@ def test_no_command_but_download_uses_the_network(
     ok(
         "score-figures", results / "metrics.tsv", "--views", results / "metrics/views.tsv",
         "--confusion", results / "metrics/confusion.tsv", "--volumes", tmp_path / "list.txt",
-        "--sheet", sheet, "--schema", ROOT / "workflow/schemas/sheet.schema.yaml", *table,
-        "--output", figures,
+        "--sheet", sheet, *table, "--output", figures,
     )  # fmt: skip
     ok(
         "scan-pictures", scans["sub-1"], anat / "sub-1_desc-quicknat_dseg.nii.gz", *table,
@@ -256,13 +252,12 @@ def test_no_command_but_download_uses_the_network(
     (tmp_path / "list.txt").write_text("sub-1\n")
     (results / "benchmarks").mkdir()
     ok(
-        "report", sheet, "--schema", ROOT / "workflow/schemas/sheet.schema.yaml", "--templates",
-        ROOT / "workflow/report", *table, "--results", results, "--segmented",
-        tmp_path / "list.txt", "--output", results / "report/index.html",
+        "report", sheet, *table, "--results", results, "--segmented", tmp_path / "list.txt",
+        "--output", results / "report/index.html",
     )  # fmt: skip
     ok("failures", results / "failed.tsv")
     demo = tmp_path / "demo.nii.gz"
-    whole = ROOT / "src/quicknat/demo_labels/sub-CSI1_dseg.nii.gz"
+    whole = ROOT / "src/quicknat/data/demo_labels/sub-CSI1_dseg.nii.gz"
     run.add("demo-scan")  # of a real head, which is not here: it ends, and asks for none
     quicknat("demo-scan", "CSI1", whole, "--output", demo, "--seed", 1)
     run.add("import-weights")  # the same

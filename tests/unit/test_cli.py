@@ -114,29 +114,11 @@ def test_misuse_exits_with_status_2():
     [
         (["convert", "a.nii", "--output", "b.nii"], "must end in .nii.gz"),
         (
-            [
-                "bundle",
-                "m",
-                "--protocol",
-                LABELS / "tissues4.tsv",
-                "--output",
-                "o",
-                "--aggregation",
-                "{",
-            ],
+            ["bundle", "m", "--protocol", "tissues4", "--output", "o", "--aggregation", "{"],
             "is no JSON",
         ),
         (
-            [
-                "bundle",
-                "m",
-                "--protocol",
-                LABELS / "tissues4.tsv",
-                "--output",
-                "o",
-                "--aggregation",
-                "[]",
-            ],
+            ["bundle", "m", "--protocol", "tissues4", "--output", "o", "--aggregation", "[]"],
             "JSON object",
         ),
     ],
@@ -168,20 +150,20 @@ def test_version_is_the_packages():
 
 
 def test_one_name_for_several_images_is_misuse(tmp_path):
-    done = quicknat("segment", "a.nii", "b.nii", "--name", "sub-1", "--model", "m", "--output", "o")
+    done = quicknat("segment", "a.nii", "b.nii", "--name", "sub-1", "--output", "o")
     assert done.returncode == 2 and "--name is for a single image" in done.stderr
 
 
 def test_fast_with_a_model_is_misuse():
-    done = quicknat("segment", "a.nii", "--fast", "--model", "m", "--output", "o")
+    done = quicknat("segment", "a.nii", "--fast", "--model", "./m", "--output", "o")
     assert done.returncode == 2 and "leave out --model" in done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("option", "model"), [([], "malc-1mm"), (["--fast"], "malc")])
-def test_without_a_model_the_one_that_comes_along_is_taken(option, model, tmp_path):
+@pytest.mark.parametrize(("option", "model"), [([], "1mm"), (["--fast"], "small")])
+def test_without_a_model_a_bundled_one_is_taken(option, model, tmp_path):
     done = quicknat("segment", tmp_path / "no.nii", "--output", tmp_path / "out", *option)
-    assert done.returncode == 1 and f"models/{model} on " in done.stderr
+    assert done.returncode == 1 and f"weights/{model} on " in done.stderr
     assert "research only" in done.stderr
 
 

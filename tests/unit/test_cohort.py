@@ -5,9 +5,6 @@ import pytest
 from helpers import ROOT
 from quicknat.cohort.sheet import auto_use, examine_sheet, find_one, pretraining, read_sheet
 from quicknat.errors import InputError
-from quicknat.schema import load_schema
-
-SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 
 
 def sheet(tmp_path, *rows, columns="subject image labels protocol use person session"):
@@ -20,17 +17,15 @@ def sheet(tmp_path, *rows, columns="subject image labels protocol use person ses
 def test_order_of_rows_and_comments_change_nothing(tmp_path):
     rows = ["a|a.nii|a_l.nii|freesurfer|train||", "b|b.nii||||", "c|c.nii|||segment||"]
     rows[1] = "b|b.nii|||segment||"
-    one = read_sheet(sheet(tmp_path, *rows), SCHEMA)
-    two = read_sheet(
-        sheet(tmp_path, "# a comment", *reversed(rows), "# d|d.nii|||segment||"), SCHEMA
-    )
+    one = read_sheet(sheet(tmp_path, *rows))
+    two = read_sheet(sheet(tmp_path, "# a comment", *reversed(rows), "# d|d.nii|||segment||"))
     assert one == two
     assert [scan.id for scan in one] == ["sub-a", "sub-b", "sub-c"]
 
 
 def test_a_hash_within_a_cell_is_part_of_it(tmp_path):
     rows = ["a|in#1/a.nii|||segment|P#1|", "b|b.nii|||segment|P#2|"]
-    one, two = read_sheet(sheet(tmp_path, *rows), SCHEMA)
+    one, two = read_sheet(sheet(tmp_path, *rows))
     assert one.image.endswith("in#1/a.nii") and (one.person, two.person) == ("P#1", "P#2")
 
 
@@ -43,7 +38,7 @@ def test_automatic_split_is_about_80_10_10_and_stable(tmp_path):
 
 def test_repeat_scans_of_a_person_fall_into_the_same_automatic_split(tmp_path):
     rows = [f"s{i}|a{i}.nii|l{i}.nii|freesurfer|auto|someone|" for i in range(20)]
-    assert len({scan.use for scan in read_sheet(sheet(tmp_path, *rows), SCHEMA)}) == 1
+    assert len({scan.use for scan in read_sheet(sheet(tmp_path, *rows))}) == 1
 
 
 @pytest.mark.case(38)
@@ -51,12 +46,12 @@ def test_repeat_scans_of_a_person_fall_into_the_same_automatic_split(tmp_path):
 def test_a_person_in_two_splits_is_refused(tmp_path, first):
     rows = [f"a|a.nii|l.nii|freesurfer|{first}|anna|", "b|b.nii|l.nii|freesurfer|test|anna|"]
     with pytest.raises(InputError, match=r"person 'anna' is in .*sub-a.*sub-b"):
-        read_sheet(sheet(tmp_path, *rows), SCHEMA)
+        read_sheet(sheet(tmp_path, *rows))
 
 
 def test_pretraining_and_training_may_share_a_person(tmp_path):
     rows = ["a|a.nii|||pretrain|anna|", "b|b.nii|l.nii|freesurfer|train|anna|"]
-    assert len(read_sheet(sheet(tmp_path, *rows), SCHEMA)) == 2
+    assert len(read_sheet(sheet(tmp_path, *rows))) == 2
 
 
 BAD_ROWS = {
@@ -76,7 +71,7 @@ BAD_ROWS = {
 def test_bad_row_is_refused_naming_row_and_reason(tmp_path, fault):
     row, reason = BAD_ROWS[fault]
     with pytest.raises(InputError) as error:
-        read_sheet(sheet(tmp_path, row), SCHEMA)
+        read_sheet(sheet(tmp_path, row))
     assert "sheet.tsv" in str(error.value) and reason in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -84,9 +79,9 @@ def test_bad_row_is_refused_naming_row_and_reason(tmp_path, fault):
 def test_duplicate_scan_is_refused_and_a_session_tells_them_apart(tmp_path):
     rows = ["a|a.nii|||segment||", "a|b.nii|||segment||"]
     with pytest.raises(InputError, match="two rows"):
-        read_sheet(sheet(tmp_path, *rows), SCHEMA)
+        read_sheet(sheet(tmp_path, *rows))
     rows = ["a|a.nii|||segment||1", "a|b.nii|||segment||2"]
-    assert [s.id for s in read_sheet(sheet(tmp_path, *rows), SCHEMA)] == [
+    assert [s.id for s in read_sheet(sheet(tmp_path, *rows))] == [
         "sub-a_ses-1",
         "sub-a_ses-2",
     ]
@@ -95,13 +90,13 @@ def test_duplicate_scan_is_refused_and_a_session_tells_them_apart(tmp_path):
 def test_all_faults_are_collected_and_the_first_is_the_one_that_is_raised(tmp_path):
     rows = ["a b|a.nii|||segment||", "c|c.nii|||train||", "c|c.nii|l.nii||val||", "d|d.nii|||x||"]
     path = sheet(tmp_path, *rows)
-    scans, faults = examine_sheet(path, SCHEMA)
+    scans, faults = examine_sheet(path)
     assert [scan.id for scan in scans] == ["sub-c", "sub-c"]
     reasons = ["digits", "allowed", "no labels", "stands in two rows", "no protocol", "person 'c'"]
     for fault, reason in zip(faults, reasons, strict=True):
         assert reason in str(fault.error)
     with pytest.raises(InputError) as error:
-        read_sheet(path, SCHEMA)
+        read_sheet(path)
     assert str(error.value) == str(faults[0].error)
 
 
@@ -115,7 +110,7 @@ def test_file_is_found_by_glob_and_without_regard_to_case(tmp_path):
 
 def test_shipped_sheets_are_valid():
     for path in sorted((ROOT / "workflow/cohorts").glob("*.tsv")):
-        assert read_sheet(path, SCHEMA), path
+        assert read_sheet(path), path
 
 
 PRETRAINING = {  # scans whose images are learnt, scans whose label maps are painted
@@ -129,14 +124,14 @@ PRETRAINING = {  # scans whose images are learnt, scans whose label maps are pai
 def test_source_of_pretraining_says_which_rows_are_used_and_how(tmp_path, source):
     rows = ["image|a.nii|||pretrain||", "map||l.nii|freesurfer|pretrain||"]
     rows += ["pair|b.nii|m.nii|freesurfer|pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
-    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows), SCHEMA)}
+    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows))}
     assert pretraining(scans, {"source": source}) == PRETRAINING[source]
     assert pretraining(scans, {}) == PRETRAINING["automatic"]
 
 
 def test_training_scans_are_painted_where_no_row_to_pretrain_on_has_labels(tmp_path):
     rows = ["image|a.nii|||pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
-    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows), SCHEMA)}
+    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows))}
     assert pretraining(scans, {"source": "synthetic"}) == ([], ["sub-t"])
     assert pretraining(scans, {"source": "both"}) == (["sub-image"], ["sub-t"])
     scans.pop("sub-image")
@@ -145,6 +140,6 @@ def test_training_scans_are_painted_where_no_row_to_pretrain_on_has_labels(tmp_p
 
 def test_maps_without_image_are_refused_where_images_are_to_be_learnt(tmp_path):
     rows = ["map||l.nii|freesurfer|pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
-    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows), SCHEMA)}
+    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows))}
     with pytest.raises(InputError, match="'pretrain.source' is automatic.*set it to synthetic"):
         pretraining(scans, {"source": "automatic"})

@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 
-from helpers import LABELS
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.scans.labels import Protocol
 
-TABLE = LABELS / "quicknat28.tsv"
+TABLE = "quicknat28"
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def own(model, tmp_path):
 
 
 def test_model_brings_its_grid_its_protocol_and_how_it_segments(model):
-    assert given_settings(model) == {
+    assert given_settings(model, "quicknat28") == {
         "protocol": "quicknat28",
         "conform": {"spacing_mm": 4.0, "size": 64},
         "slices": {"size": 48},
@@ -53,8 +52,10 @@ def test_model_for_another_label_table_is_refused(own, tmp_path, protocol):
     described = json.loads((own / "bundle.json").read_text())
     (own / "bundle.json").write_text(json.dumps(described | {"protocol": "mine"}))
     mine = tmp_path / "mine.tsv"
-    with pytest.raises(InputError, match=r"'mine', which .* lacks; copy its labels\.tsv to .*mine"):
-        require_usable(own, mine, "results/model")
+    assert given_settings(own, "quicknat28")["protocol"] == "mine"
+    with pytest.raises(InputError, match=r"'mine', which is no bundled one; copy its labels\.tsv"):
+        require_usable(own, "mine", "results/model")
+    assert given_settings(own, str(mine))["protocol"] == str(mine)
     shutil.copy(own / "labels.tsv", mine)
     require_usable(own, mine, "results/model")
     table = protocol.table.copy()

@@ -3,14 +3,10 @@
 import pytest
 
 from data_sets import T88, archive, ids, oasis, reasons, surfer, tree
-from helpers import ROOT
 from quicknat.cohort.sheet import find_one, read_sheet
 from quicknat.cohort.survey import survey
 from quicknat.cohort.writing import write_sheet
 from quicknat.errors import InputError
-from quicknat.schema import load_schema
-
-SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 
 
 def test_oasis1_discs_give_sessions_labels_and_orientation(tmp_path):
@@ -99,8 +95,8 @@ def test_oasis1_archive_is_listed_with_members_as_paths(tmp_path, prefix):
     path = archive(tmp_path / "disc 1.tar.gz", *(prefix + name for name in names))
     (scan,) = survey(path, source="oasis1-disc1").scans
     assert scan.source == "oasis1-disc1" and scan.image in names and scan.labels in names
-    write_sheet([scan], tmp_path / "cohort.tsv", SCHEMA)
-    (read,) = read_sheet(tmp_path / "cohort.tsv", SCHEMA)
+    write_sheet([scan], tmp_path / "cohort.tsv")
+    (read,) = read_sheet(tmp_path / "cohort.tsv")
     assert (read.image, read.labels_source) == (scan.image, "oasis1-disc1")
     # nothing was unpacked
     assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "cohort.tsv"])

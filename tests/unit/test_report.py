@@ -15,13 +15,12 @@ from quicknat.cohort.sheet import Scan
 from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
 from quicknat.files import written_whole
+from quicknat.package_data import TEMPLATES
 from quicknat.report.figures import overlay_panel
 from quicknat.report.pages import ADVICE, read_note, write_report
 from quicknat.report.tables import People, demographics, volumes_in_cohort
 from quicknat.runs.failures import Failure
 from quicknat.scans.volumes import Volume
-
-TEMPLATES = ROOT / "workflow/report"
 
 
 def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
@@ -56,10 +55,10 @@ def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more
     scans = [Scan(subject=str(n), image="a.nii", use="test", person=str(n)) for n in (1, 2)]
     inputs = made_up_results(tmp_path / "results", scans, protocol)
     output = tmp_path / "results/report/index.html"
-    write_report(inputs, TEMPLATES, output)
+    write_report(inputs, output)
     assert "mean Dice of 2 people" in output.read_text()
     now = [replace(scans[0], use="segment")]  # and the other one is gone
-    write_report(replace(inputs, scans=now, segmented=["sub-1"]), TEMPLATES, output)
+    write_report(replace(inputs, scans=now, segmented=["sub-1"]), output)
     assert "mean Dice of" not in output.read_text()
     assert "mean Dice" not in output.with_name("sub-1.html").read_text()
 
@@ -78,10 +77,10 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
         libraries=libraries if interactive else None,
     )  # fmt: skip
     output = tmp_path / "results/report/index.html"
-    write_report(inputs, TEMPLATES, output)
+    write_report(inputs, output)
     split_tables(inputs)
     failed = replace(inputs, failed=[Failure("segment", HOSTILE, HOSTILE, HOSTILE, HOSTILE)])
-    write_report(failed, TEMPLATES, output.with_name("incomplete.html"))
+    write_report(failed, output.with_name("incomplete.html"))
     pages = [path.read_text() for path in output.parent.glob("*.html")]
     assert len(pages) == 4
     assert all("&lt;script&gt;alert(1)" in page for page in pages)
@@ -96,7 +95,7 @@ def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use
     scans = [Scan(subject="1", image="a.nii", use=use, person="1")]
     inputs = made_up_results(tmp_path / "results", scans, protocol, "said of the scores")
     output = tmp_path / "results/report/index.html"
-    write_report(inputs, TEMPLATES, output)
+    write_report(inputs, output)
     page = output.read_text()
     assert (
         ("A note said of the scores" in page)
@@ -157,7 +156,7 @@ def test_page_says_what_was_left_out_and_what_waits(tmp_path, protocol):
         skipped=[Verdict("sub-8", "test", "c.nii", "bad", "is damaged")],
         waiting=["sub-2", "sub-3"],
     )  # fmt: skip
-    write_report(inputs, TEMPLATES, tmp_path / "report/index.html")
+    write_report(inputs, tmp_path / "report/index.html")
     page = (tmp_path / "report/index.html").read_text()
     assert "were left out" in page and "is damaged" in page
     assert "2 of the training scans wait" in page and "sub-2, sub-3." in page
@@ -174,7 +173,7 @@ def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, p
     dice = f"{inputs.table('metrics.tsv')['dice'].mean():.3f}"
     (tmp_path / "metrics.tsv").write_text("of an earlier run\n")
     failure = Failure("convert", "sub-9", "no head", "results/logs/convert/sub-9.log", "")
-    write_report(replace(inputs, scans=scans, failed=[failure]), TEMPLATES, output)
+    write_report(replace(inputs, scans=scans, failed=[failure]), output)
     page = output.read_text()
     assert "1 job failed" in page and 'href="../logs/convert/sub-9.log"' in page
     assert "2 of 3 scans to segment" in page and f"<b>{dice}</b>" in page
@@ -189,7 +188,7 @@ def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
     (tmp_path / "model/bundle.json").unlink()
     failed = [Failure("finetune", "axial", "killed", "results/logs/finetune/axial.log", "")]
     output = tmp_path / "report/incomplete.html"
-    write_report(replace(inputs, segmented=[], failed=failed), TEMPLATES, output)
+    write_report(replace(inputs, segmented=[], failed=failed), output)
     assert "finetune" in output.read_text() and "None is finished yet" in output.read_text()
 
 
@@ -197,7 +196,7 @@ def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path
     scan = Scan(subject="1", image="a.nii", use="test", person="1")
     inputs = made_up_results(tmp_path, [scan], protocol, given="malc")
     output = tmp_path / "report/index.html"
-    write_report(inputs, TEMPLATES, output)  # with histories of another run lying there
+    write_report(inputs, output)  # with histories of another run lying there
     page = output.read_text()
     assert "the finished model <strong>malc</strong> segmented this cohort" in page
     assert 'id="training"' not in page and "figures/curves" not in page and "Over-fit" not in page
@@ -211,10 +210,10 @@ def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol
     described = json.loads(bundle.read_text())
     described["views"]["axial"] |= {"training_scans": ["sub-3"], "validation_scans": ["sub-1"]}
     output = tmp_path / "report/index.html"
-    write_report(inputs, TEMPLATES, output)
+    write_report(inputs, output)
     assert "may have been learnt" not in output.read_text()
     bundle.write_text(json.dumps(described))
-    write_report(inputs, TEMPLATES, output)
+    write_report(inputs, output)
     page = output.read_text()
     assert "2 of the test scans may have been learnt" in page and "sub-1, sub-3. If" in page
 
@@ -223,8 +222,8 @@ def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):
     scans = [Scan(subject=name, image="a.nii", use="segment", person=name) for name in "12"]
     output = tmp_path / "report/index.html"
     inputs = made_up_results(tmp_path, scans, protocol)
-    write_report(inputs, TEMPLATES, output)
-    write_report(replace(inputs, scans=scans[:1], segmented=["sub-1"]), TEMPLATES, output)
+    write_report(inputs, output)
+    write_report(replace(inputs, scans=scans[:1], segmented=["sub-1"]), output)
     assert sorted(p.name for p in output.parent.glob("*.html")) == ["index.html", "sub-1.html"]
 
 

@@ -12,7 +12,7 @@ from quicknat.runs.settings import check_consistency
 from quicknat.schema import check, load_schema
 from quicknat.training.optimizers import TrainingSettings
 
-SCHEMA = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
+SCHEMA = load_schema("config")
 REFUSED = {
     "unknown nested key": ({"network": {"filter": 8}}, "unknown key 'network.filter'"),
     "wrong choice": ({"network": {"squeeze_excitation": "SE"}}, "allowed: NONE, CSE, SSE, CSSE"),

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from helpers import LABELS, ROOT
 from made_up_results import made_up_results
 from quicknat.cli import app
 from quicknat.cohort.sheet import Scan
@@ -117,8 +116,7 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
     )
     options = {
         "views": tmp_path / "metrics/views.tsv", "confusion": tmp_path / "metrics/confusion.tsv",
-        "volumes": tmp_path / "list.txt", "protocol": LABELS / "quicknat28.tsv", "sheet": sheet,
-        "schema": ROOT / "workflow/schemas/sheet.schema.yaml", "output": tmp_path,
+        "volumes": tmp_path / "list.txt", "sheet": sheet, "output": tmp_path,
     }  # fmt: skip
     given = [f"--{name}={value}" for name, value in options.items()]
     done = CliRunner().invoke(app, ["score-figures", str(tmp_path / "metrics.tsv"), *given])

@@ -3,14 +3,11 @@
 import pytest
 
 from data_sets import oasis, surfer, tree
-from helpers import ROOT
 from quicknat.cohort.sheet import by_source, find_one, read_sheet
 from quicknat.cohort.survey import survey
 from quicknat.cohort.writing import add_to_sheet, read_demographics, settle, write_sheet
 from quicknat.errors import InputError
 from quicknat.schema import load_schema
-
-SCHEMA = load_schema(ROOT / "workflow/schemas/sheet.schema.yaml")
 
 
 def test_use_is_given_to_the_scans_that_can_have_it(tmp_path):
@@ -29,10 +26,10 @@ def test_numbering_that_no_layout_tells_must_be_stated(tmp_path):
 
 def test_paths_are_relative_below_the_sheet_and_absolute_elsewhere(tmp_path):
     scans = survey(tree(tmp_path / "my study", *surfer("an na"))).scans
-    write_sheet(scans, tmp_path / "cohort.tsv", SCHEMA)
-    write_sheet(scans, tmp_path / "sheets/cohort.tsv", SCHEMA)
-    (near,) = read_sheet(tmp_path / "cohort.tsv", SCHEMA)
-    (far,) = read_sheet(tmp_path / "sheets/cohort.tsv", SCHEMA)
+    write_sheet(scans, tmp_path / "cohort.tsv")
+    write_sheet(scans, tmp_path / "sheets/cohort.tsv")
+    (near,) = read_sheet(tmp_path / "cohort.tsv")
+    (far,) = read_sheet(tmp_path / "sheets/cohort.tsv")
     assert near.labels == "my study/an na/mri/aseg.mgz"
     assert far.labels == str(tmp_path / "my study/an na/mri/aseg.mgz")
     assert find_one(tmp_path / near.image) == find_one(far.image)
@@ -41,14 +38,14 @@ def test_paths_are_relative_below_the_sheet_and_absolute_elsewhere(tmp_path):
 def test_sheet_has_the_schemas_columns_and_is_never_overwritten_unasked(tmp_path):
     scans = survey(tree(tmp_path, *surfer("anna"))).scans
     path = tmp_path / "cohort.tsv"
-    write_sheet(scans, path, SCHEMA)
-    assert path.read_text().splitlines()[0].split("\t") == list(SCHEMA["properties"])
+    write_sheet(scans, path)
+    assert path.read_text().splitlines()[0].split("\t") == list(load_schema("sheet")["properties"])
     path.write_text("mine")
     with pytest.raises(InputError, match=r"cohort.tsv: exists; .*--overwrite"):
-        write_sheet(scans, path, SCHEMA)
+        write_sheet(scans, path)
     assert path.read_text() == "mine"
-    write_sheet(scans, path, SCHEMA, overwrite=True)
-    assert read_sheet(path, SCHEMA)[0].id == "sub-anna"
+    write_sheet(scans, path, overwrite=True)
+    assert read_sheet(path)[0].id == "sub-anna"
 
 
 def test_results_of_freesurfer_that_fit_no_scan_are_named(tmp_path):
@@ -70,7 +67,7 @@ def test_path_with_a_brace_is_left_out_and_refused(tmp_path):
     assert [scan.id for scan in found.scans] == ["sub-c"] and "a brace" in found.left_out[0].reason
     (tmp_path / "cohort.tsv").write_text("subject\timage\tuse\na\ta{b}.nii\tsegment\n")
     with pytest.raises(InputError, match="sub-a has a path with a brace"):
-        read_sheet(tmp_path / "cohort.tsv", SCHEMA)
+        read_sheet(tmp_path / "cohort.tsv")
 
 
 def test_name_of_two_sources_is_refused(tmp_path):
@@ -84,7 +81,7 @@ def grown(folder, *more):
     """A sheet of one person with a choice of the user's, and scans of a data set that has grown."""
     scans = survey(tree(folder / "data", *surfer("anna"), *surfer("bert"), *surfer("cleo"))).scans
     sheet = folder / "cohort.tsv"
-    write_sheet(scans, sheet, SCHEMA)
+    write_sheet(scans, sheet)
     header, anna, bert, cleo = sheet.read_text().splitlines()
     text = "\n".join(["# mine", header, anna.replace("auto", "val"), f"# {bert}"])
     sheet.write_text(text)  # no line end at its end, as some editors leave it
@@ -93,24 +90,24 @@ def grown(folder, *more):
 
 def test_new_scans_are_added_to_a_sheet_and_the_rest_of_it_stays(tmp_path):
     scans, sheet, text, cleo = grown(tmp_path)
-    found, new = add_to_sheet(scans, sheet, SCHEMA)
+    found, new = add_to_sheet(scans, sheet)
     assert sheet.read_text() == f"{text}\n{cleo}\n"  # bert was taken out by hand, and stays out
     assert new == 1 and (found[0].id, found[0].use) == ("sub-anna", "val")
-    assert add_to_sheet(scans, sheet, SCHEMA)[1] == 0
+    assert add_to_sheet(scans, sheet)[1] == 0
     assert sheet.read_text() == f"{text}\n{cleo}\n"
 
 
 def test_new_scans_go_into_the_columns_that_a_sheet_has(tmp_path):
     scans, sheet, _, _ = grown(tmp_path)
     sheet.write_text("use\tlabels\timage\tprotocol\tsubject\nsegment\t\tx.nii\t\tanna\n")
-    found, new = add_to_sheet(scans[2:], sheet, SCHEMA)
+    found, new = add_to_sheet(scans[2:], sheet)
     assert new == 1 and [scan.id for scan in found] == ["sub-anna", "sub-cleo"]
     sheet.write_text("use\timage\tsubject\nsegment\tx.nii\tanna\n")
     with pytest.raises(InputError, match="has no column 'labels', which new scans need"):
-        add_to_sheet(scans, sheet, SCHEMA)
+        add_to_sheet(scans, sheet)
     assert sheet.read_text() == "use\timage\tsubject\nsegment\tx.nii\tanna\n"
     with pytest.raises(InputError, match="no such file"):
-        add_to_sheet(scans, tmp_path / "absent.tsv", SCHEMA)
+        add_to_sheet(scans, tmp_path / "absent.tsv")
 
 
 def test_rows_without_trailing_cells_and_foreign_line_ends_stay_as_they_are(tmp_path):
@@ -118,12 +115,12 @@ def test_rows_without_trailing_cells_and_foreign_line_ends_stay_as_they_are(tmp_
     text = "\ufeffsubject\timage\tlabels\tuse\tprotocol\tsession\r\n"
     text += "anna\ta.nii\t\tsegment\r\n#bert\tb.nii\t\tsegment\r\n"
     sheet.write_bytes(text.encode())
-    _, new = add_to_sheet(scans, sheet, SCHEMA)
+    _, new = add_to_sheet(scans, sheet)
     found = sheet.read_bytes().decode()
     assert new == 1 and found.startswith(text + "cleo\t") and found.endswith("\t\r\n")
     sheet.write_text("subject\timage\tuse\tlabels\tprotocol\tage\nanna\ta.nii\tsegment\t\t\t30\n")
     with pytest.raises(InputError, match=r"cohort\.tsv: unknown key 'age'"):
-        add_to_sheet(scans, sheet, SCHEMA)
+        add_to_sheet(scans, sheet)
 
 
 def test_people_of_new_scans_are_added_to_those_that_are_known(tmp_path):
@@ -135,10 +132,10 @@ def test_people_of_new_scans_are_added_to_those_that_are_known(tmp_path):
         for name in ("OAS1_0001_MR1", "OAS1_0002_MR1")
     )
     sheet = tmp_path / "cohort.tsv"
-    write_sheet(first, sheet, SCHEMA, demographics)
+    write_sheet(first, sheet, demographics)
     people = sheet.with_name("participants.tsv")
     people.write_text(people.read_text().replace("74", "75"))  # corrected by hand
-    add_to_sheet([*first, *second], sheet, SCHEMA, demographics)
+    add_to_sheet([*first, *second], sheet, demographics)
     rows = [line.split("\t") for line in people.read_text().splitlines()]
     assert [(row[0], row[-1]) for row in rows[1:]] == [
         ("sub-OAS10001", "75"),
@@ -149,7 +146,7 @@ def test_people_of_new_scans_are_added_to_those_that_are_known(tmp_path):
 def test_invalid_sheet_is_refused_under_its_own_name_and_not_written(tmp_path):
     scans = settle(survey(tree(tmp_path, "a.nii", "a_seg.nii")).scans, protocol="free surfer")
     with pytest.raises(InputError) as error:
-        write_sheet(scans, tmp_path / "out/cohort.tsv", SCHEMA)
+        write_sheet(scans, tmp_path / "out/cohort.tsv")
     assert "out/cohort.tsv row 1" in str(error.value) and "'protocol'" in str(error.value)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -166,14 +163,14 @@ def test_demographics_of_the_scans_people_go_beside_the_sheet(tmp_path):
     visits = ("OAS1_0001_MR1", "OAS1_0001_MR2", "OAS1_0002_MR1")
     scans = survey(tree(tmp_path, *(name for visit in visits for name in oasis(visit)))).scans
     people = read_demographics(tmp_path / "d.csv")
-    write_sheet(scans, tmp_path / "cohort.tsv", SCHEMA, people)
+    write_sheet(scans, tmp_path / "cohort.tsv", people)
     lines = [line.split("\t") for line in (tmp_path / "participants.tsv").read_text().splitlines()]
     assert lines[0][:5] == ["participant_id", "sex", "handedness", "age", "Educ"]
     assert " ".join(lines[1]) == "sub-OAS10001 F R 74 2 3 29 0 1344 0.743 1.306 n/a"
     assert lines[2] == ["sub-OAS10002", *["n/a"] * 11]
     assert len(lines) == 3
     with pytest.raises(InputError, match=r"participants.tsv: exists"):
-        write_sheet(scans, tmp_path / "participants.tsv", SCHEMA, people)
+        write_sheet(scans, tmp_path / "participants.tsv", people)
 
 
 def test_table_without_ids_is_no_demographics(tmp_path):

@@ -1,13 +1,13 @@
-"""The models that come with QuickNAT: whole, small, and clear about where they are from."""
+"""The bundled models: whole, small, and clear about where they are from."""
 
 import re
 
 import pytest
 
-from quicknat.cli.results import SHIPPED, SMALL
 from quicknat.model.bundle import load_bundle
+from quicknat.package_data import MODELS
 
-each = pytest.mark.parametrize("model", [SHIPPED, SMALL], ids=lambda model: model.name)
+each = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
 @each

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from helpers import ROOT, job_counts
 from quicknat.checking.verdicts import Verdict, read_verdicts
+from quicknat.package_data import MODELS, label_table
 from quicknat.records import write_records
 
 HEADER = "subject|image|labels|protocol|use|person"
@@ -155,6 +157,22 @@ def test_first_stage_starts_from_the_initial_model_and_it_cannot_be_the_runs_own
     assert first.parent == tmp_path / "given" and second.parent.parent.name == "pretrain"
     done = dry_run(rows=rows, overlay={"training": {"initial_model": "results/model"}})
     assert done.returncode != 0 and "copy it to another folder" in done.text
+
+
+@pytest.mark.slow
+def test_label_table_and_models_are_found_by_name_or_by_path(dry_run, tmp_path):
+    (tmp_path / "tables").mkdir()
+    shutil.copy(label_table("tissues4"), tmp_path / "tables/mine.tsv")
+    overlay = {"protocol": "tables/mine.tsv", "training": {"initial_model": "small"}}
+    text = dry_run("--printshellcmds", rows=[HEADER, *TRAIN, VAL], overlay=overlay).text
+    assert set(re.findall(r"--protocol (\S+)", text)) == {"tables/mine.tsv"}
+    initial = {Path(file).parent for file in re.findall(r"--initial (\S+)", text)}
+    assert {(tmp_path / folder).resolve() for folder in initial} == {MODELS["small"]}
+    text = dry_run("--printshellcmds", rows=[HEADER, TEST], overlay={"model": "small"}).text
+    assert set(re.findall(r"--protocol (\S+)", text)) == {"quicknat28"}
+    assert f"cp -v -- {MODELS['small']}/coronal.safetensors" in text
+    done = dry_run(rows=[HEADER, TEST], overlay={"model": "smal"})
+    assert done.returncode != 0 and "check the path; bundled models: 1mm, small" in done.text
 
 
 @pytest.mark.slow

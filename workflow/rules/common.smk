@@ -10,11 +10,14 @@ from snakemake.utils import update_config, validate
 
 from quicknat.checking.verdicts import BAD, read_verdicts
 from quicknat.cohort.places import Places
-from quicknat.cohort.sheet import by_source, pretraining, read_sheet, read_table
+from quicknat.cohort.sheet import pretraining, read_sheet, read_sources
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
-from quicknat.reruns import GRID_FORMAT, LOOKS, deciding, file_digest, stage_settings, table_digest
+from quicknat.package_data import MODELS, TEMPLATES, label_table, schema_path
+from quicknat.reruns import GRID_FORMAT, LOOKS, deciding, file_digest, stable_path
+from quicknat.reruns import stage_settings, table_digest
 from quicknat.runs.settings import check_consistency
+from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import VIEWS
 from quicknat.schema import check, load_schema
 from quicknat.training.trained import MODEL_FILES, require_fit, trained_stages, untrained_scans
@@ -44,37 +47,34 @@ def refuse(problem, allowed):
     raise InputError("configuration", problem, f"allowed: {', '.join(allowed)}")
 
 
-CONFIG_SCHEMA, SHEET_SCHEMA, SOURCES_SCHEMA = (
-    in_workflow(f"workflow/schemas/{name}.schema.yaml") for name in ("config", "sheet", "sources")
-)
+def model_path(name):
+    """The folder of a bundled model, or of one that the configuration names by its path."""
+    return stable_path(MODELS[name]) if name in MODELS else name and in_workflow(name)
+
+
 try:
-    check(config, load_schema(CONFIG_SCHEMA), "configuration")
-    validate(config, os.path.abspath(CONFIG_SCHEMA))  # fills in the defaults
-    MODEL = in_workflow(config["model"]) if config["model"] else ""
-    update_config(config, given_settings(MODEL) if MODEL else {})
+    check(config, load_schema("config"), "configuration")
+    validate(config, str(schema_path("config")))  # fills in the defaults
+    MODEL = model_path(config["model"])
+    update_config(config, given_settings(MODEL, config["protocol"]) if MODEL else {})
     check_consistency(config)
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
     PEOPLE = os.path.join(os.path.dirname(SHEET), "participants.tsv")  # ages and the like
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
-    TEMPLATES = in_workflow("workflow/report")
-    SOURCES = by_source(read_table(SOURCES_TABLE, load_schema(SOURCES_SCHEMA)), SOURCES_TABLE)
-    PROTOCOL = in_workflow(f"workflow/labels/{config['protocol']}.tsv")
+    SOURCES = read_sources(SOURCES_TABLE)
+    PROTOCOL = config["protocol"]  # a name, or a path
     if MODEL and workflow.is_main_process:
         require_usable(MODEL, PROTOCOL, own="results/model")
-    known = sorted(path.stem for path in Path(PROTOCOL).parent.glob("*.tsv"))
-    if config["protocol"] not in known:
-        refuse(f"'protocol' is '{config['protocol']}'", known)
+    Protocol.read(table := label_table(PROTOCOL))  # refuses what is none
     # rules compare what is in a table, not where it is; and no label map depends on its colours
-    PROTOCOL_DIGEST, CLASSES = table_digest(PROTOCOL), table_digest(PROTOCOL, without=LOOKS)
+    PROTOCOL_DIGEST, CLASSES = table_digest(table), table_digest(table, without=LOOKS)
     PLACES = Places(SHEET, SOURCES, RAW, in_workflow(""))
-    sheet_schema = load_schema(SHEET_SCHEMA)
     if workflow.is_main_process:  # jobs parse this file too, and take out what was found then
         from quicknat.checking.cohort_check import check_for_workflow
 
         check_for_workflow(
             PLACES,
-            sheet_schema,
-            Path(PROTOCOL),
+            table,
             Path(CHECKED),
             min(4, os.cpu_count() or 1),  # no more: this may be a cluster's head node
             config["on_bad_scan"],
@@ -82,7 +82,7 @@ try:
     SKIPPED = {}
     if config["on_bad_scan"] == "skip":
         SKIPPED = {v.scan: v.reason for v in read_verdicts(CHECKED) if v.verdict == BAD}
-    SCANS = {scan.id: scan for scan in read_sheet(SHEET, sheet_schema) if scan.id not in SKIPPED}
+    SCANS = {scan.id: scan for scan in read_sheet(SHEET) if scan.id not in SKIPPED}
     SEGMENTED = scans("test", "segment")
     new_scans = config["training"]["new_scans"]
     trained = [] if MODEL else trained_stages("results/models")
@@ -93,7 +93,7 @@ try:
     elif MODEL and not SEGMENTED:
         raise InputError(SHEET, "no scan has use=segment or test", "name scans to segment")
     elif not MODEL and not scans("train"):
-        fix = "name scans with labels, or a finished model: model=src/quicknat/models/malc-1mm"
+        fix = "name scans with labels, or a finished model: model=1mm"
         raise InputError(SHEET, "no scan has use=train", fix)
     WAITING = untrained_scans("results/models/finetune", scans("train")) if KEPT else []
     PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining({} if MODEL else SCANS, config.get("pretrain", {}))
@@ -101,8 +101,8 @@ try:
     STAGES = trained if FROZEN else STAGES
     if not FROZEN and STAGES[0] not in config:
         raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
-    INITIAL = config["training"]["initial_model"]  # where its first stage starts from
-    INITIAL = [f"{in_workflow(INITIAL)}/{{view}}.safetensors"] if INITIAL else []
+    INITIAL = model_path(config["training"]["initial_model"])  # where its first stage starts from
+    INITIAL = [f"{INITIAL}/{{view}}.safetensors"] if INITIAL else []
     SETTINGS = {s: json.dumps(stage_settings(config, s)) for s in STAGES if s in config}
     WARM_START_EPOCHS = config["training"]["warm_start_epochs"] * (new_scans == "warm_start")
     LABEL_METHOD = config["auto_labels"]["method"]

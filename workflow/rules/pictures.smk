@@ -16,7 +16,7 @@ rule pictures:
     output:
         overlay=report(
             "results/report/figures/{scan}_overlay.png",
-            caption="../report/overlay.rst",
+            caption=f"{TEMPLATES}/overlay.rst",
             category="Segmentations",
             labels={"figure": "overlay", "scan": "{scan}"},
         ),

@@ -11,7 +11,7 @@ rule curves:
     output:
         png=report(
             "results/report/figures/curves.png",
-            caption="../report/curves.rst",
+            caption=f"{TEMPLATES}/curves.rst",
             category="Training",
             labels={"figure": "learning curves"},
         ),
@@ -41,13 +41,13 @@ LIBRARIES = ("niivue", "datatables") if config["report"]["interactive"] else ()
 # a cohort may bring a note on what its scores mean, and who was scanned
 COHORT_FILES = {"note": COHORT_NOTE, "participants": PEOPLE}
 REPORT_OPTIONS = [
-    *("--schema", SHEET_SCHEMA, "--templates", TEMPLATES, "--protocol", PROTOCOL),
+    *("--protocol", PROTOCOL),
     *(f"--{name}={path}" for name, path in COHORT_FILES.items() if os.path.exists(path)),
-    *([f"--given-model={MODEL}"] if MODEL else []),
+    *([f"--given-model={config['model']}"] if MODEL else []),
     # not an input: the table changes whenever files arrive
     *([f"--check={CHECKED}"] if SKIPPED else []),
 ]
-TEMPLATE_FILES = sorted(str(path) for path in Path(TEMPLATES).rglob("*") if path.is_file())
+TEMPLATE_FILES = sorted(str(path) for path in TEMPLATES.rglob("*") if path.is_file())
 
 
 rule score_figures:
@@ -62,7 +62,7 @@ rule score_figures:
         **{
             name: report(
                 f"results/report/figures/{name}.png",
-                caption=f"../report/{name}.rst",
+                caption=f"{TEMPLATES}/{name}.rst",
                 category="Scores",
                 labels={"figure": title},
             )
@@ -78,13 +78,12 @@ rule score_figures:
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
         sheet=untracked(SHEET),
-        schema=untracked(SHEET_SCHEMA),
         # what the sheet is read for: means are over people
         persons=[f"{name} {SCANS[name].person}" for name in scans("test")],
     shell:
         "quicknat score-figures {input.metrics:q} --views {input.views:q}"
         " --confusion {input.confusion:q} --volumes <(printf '%s\\n' {input.volumes:q})"
-        " --sheet {params.sheet:q} --schema {params.schema:q} --protocol {params.protocol:q}"
+        " --sheet {params.sheet:q} --protocol {params.protocol:q}"
         " --output results/report/figures 2>&1 | tee {log:q}"
 
 

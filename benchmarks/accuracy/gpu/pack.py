@@ -24,6 +24,7 @@ import typer
 
 from quicknat.autolabel.atlas import label_by_atlases
 from quicknat.files import written_whole
+from quicknat.package_data import label_table
 from quicknat.scans.conform import conform, conform_labels, head_window
 from quicknat.scans.labels import Protocol
 from quicknat.scans.resampling import resample_labels
@@ -35,7 +36,7 @@ from quicknat.synthesis.tissues import conformed_tissues
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from cross_validate import ATLASES, fold_of
 
-PROTOCOL = Path(__file__).parents[3] / "workflow/labels/quicknat28.tsv"
+PROTOCOL = label_table("quicknat28")
 SPACING_MM, CONFORM_SIZE, WINDOW = 1.0, 256, 192
 COARSE_MM, COARSE_SIZE, COARSE_WINDOW = 2.0, 128, 96
 FOLDS, FIELD_UNIT_MM, UNIT_MM = 2, 0.1, 0.25  # of shape_fields.py, of a pack: it compresses better

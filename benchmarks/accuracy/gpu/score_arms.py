@@ -22,9 +22,10 @@ from device_data import read_pack
 
 from quicknat.evaluation.metrics import evaluate
 from quicknat.files import written_whole
+from quicknat.package_data import label_table
 from quicknat.scans.labels import Protocol
 
-PROTOCOL = Path(__file__).parents[3] / "workflow/labels/quicknat28.tsv"
+PROTOCOL = label_table("quicknat28")
 SUFFIXES = {"three": "", "coronal": "_coronal"}
 
 

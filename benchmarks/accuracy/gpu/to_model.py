@@ -17,6 +17,7 @@ import typer
 from quicknat.model.bundle import write_bundle
 from quicknat.model.losses import CombinedLoss
 from quicknat.model.network import NetworkSettings
+from quicknat.package_data import label_table
 from quicknat.scans.labels import Protocol
 from quicknat.scans.population import ScanStatistics, summarise
 from quicknat.scans.slices import VIEWS
@@ -24,7 +25,7 @@ from quicknat.training.model_files import write_model
 from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import Plan
 
-PROTOCOL = Path(__file__).parents[3] / "workflow/labels/quicknat28.tsv"
+PROTOCOL = label_table("quicknat28")
 SPACING_MM, CONFORM_SIZE, WINDOW = 1.0, 256, 192  # of pack.py
 
 

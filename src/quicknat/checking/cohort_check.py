@@ -138,13 +138,12 @@ def check_scans(
 
 
 def check_cohort(
-    places: Places, schema: dict, protocol: Path, table: Path, threads: int
+    places: Places, protocol: Path, table: Path, threads: int
 ) -> tuple[list[Verdict], bool]:
     """Check a sheet, every file that it names, and the scans against each other; write `table`.
 
     Args:
         places: the sheet, and where its files are.
-        schema: of the sheet.
         protocol: label protocol (TSV).
         table: TSV of verdicts to write.
         threads: files to read at a time.
@@ -156,7 +155,7 @@ def check_cohort(
     Raises:
         InputError: the sheet is no table, or the protocol is none.
     """
-    scans, faults = examine_sheet(places.sheet, schema)
+    scans, faults = examine_sheet(places.sheet)
     verdicts, reasons = [], defaultdict(list)
     for fault in faults:
         reason = explain(fault.error, places.sheet).removeprefix(f"{places.sheet} ")
@@ -187,7 +186,7 @@ def check_cohort(
 
 
 def check_for_workflow(
-    places: Places, schema: dict, protocol: Path, table: Path, threads: int, on_bad_scan: str
+    places: Places, protocol: Path, table: Path, threads: int, on_bad_scan: str
 ) -> None:
     """Check a cohort before a run, and refuse it when it cannot be used as it is.
 
@@ -199,7 +198,7 @@ def check_for_workflow(
     Raises:
         InputError: naming every bad scan, a line each.
     """
-    verdicts, faulty = check_cohort(places, schema, protocol, table, threads)
+    verdicts, faulty = check_cohort(places, protocol, table, threads)
     bad = [verdict for verdict in verdicts if verdict.verdict == BAD]
     lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
     if bad and (faulty or on_bad_scan == "stop"):

@@ -14,6 +14,7 @@ import typer
 
 import quicknat
 from quicknat.errors import InputError, Interrupted, for_users, one_line
+from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
 
 app = typer.Typer(
     name="quicknat",
@@ -38,7 +39,19 @@ class View(StrEnum):
     sagittal = "sagittal"
 
 
-ProtocolFile = Annotated[Path, typer.Option("--protocol", help="Label protocol table (TSV).")]
+ProtocolFile = Annotated[
+    Path,
+    typer.Option(
+        "--protocol", parser=label_table, metavar="NAME|PATH",
+        help=f"Label table: {', '.join(LABEL_TABLES)}, or the path of one (TSV).",
+    ),
+]  # fmt: skip
+QUICKNAT28 = Path("quicknat28")  # its default, by name
+MODEL_HELP = f"Bundled model ({', '.join(MODELS)}), or the folder of another."
+ModelFolder = Annotated[
+    Path, typer.Option("--model", parser=model_folder, metavar="NAME|FOLDER", help=MODEL_HELP)
+]
+BUNDLED_MODEL = Path("1mm")  # its default, by name
 Orientation = Annotated[
     str,
     typer.Option(

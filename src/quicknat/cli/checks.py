@@ -7,21 +7,23 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import Orientation, ProtocolFile, Size, SliceSize, Threads, app
+from quicknat.cli.app import QUICKNAT28, Orientation, ProtocolFile, Size, SliceSize, Threads, app
+
+SOURCES = Path("workflow/sources.tsv")
 
 
 @app.command()
 def check(
     what: Annotated[list[Path], typer.Argument(help="A sheet (.tsv), or image files.")],
-    sources: Annotated[Path, typer.Option(help="Table of sources.")] = Path("workflow/sources.tsv"),
-    schemas: Annotated[Path, typer.Option(help="Folder of their schemas.")] = Path(
-        "workflow/schemas"
-    ),
+    sources: Annotated[
+        Path | None,
+        typer.Option(help="Table of sources.", show_default="workflow/sources.tsv, if it is there"),
+    ] = None,
     raw: Annotated[
         Path,
         typer.Option(help="Folder that archives are unpacked into.", envvar="MONAI_DATA_DIRECTORY"),
     ] = Path("results/raw"),
-    protocol: ProtocolFile = Path("workflow/labels/quicknat28.tsv"),
+    protocol: ProtocolFile = QUICKNAT28,
     output: Annotated[Path, typer.Option(help="Table of verdicts to write.")] = Path("check.tsv"),
     size: Size = 256,
     slice_size: SliceSize = 192,
@@ -30,8 +32,8 @@ def check(
 ) -> None:
     """Check every scan of a sheet before a run, or image files: status 1 if any is bad.
 
-    Run it in the workflow's folder, which the default paths and the folders of sources are
-    relative to. `--orientation` is for image files only, `--size` and `--slice-size` for the
+    Where a sheet names sources, run it in the workflow's folder, which their folders are relative
+    to. `--orientation` is for image files only, `--size` and `--slice-size` for the
     estimate of disk space.
 
     Example: `quicknat check cohort.tsv --threads 8`
@@ -40,19 +42,18 @@ def check(
     from quicknat.checking.space import needed_bytes, space_line
     from quicknat.checking.verdicts import BAD, Verdict, as_text
     from quicknat.cohort.places import Places
-    from quicknat.cohort.sheet import Scan, by_source, default_name, examine_sheet, read_table
+    from quicknat.cohort.sheet import Scan, default_name, examine_sheet, read_sources
     from quicknat.records import write_records
-    from quicknat.schema import load_schema
 
     is_sheet = [path.suffix.lower() == ".tsv" for path in what]
     if any(is_sheet) and len(what) > 1:
         raise typer.BadParameter("give one sheet, or image files")
     if is_sheet[0]:
-        table = read_table(sources, load_schema(schemas / "sources.schema.yaml"))
-        places = Places(str(what[0]), by_source(table, sources), str(raw))
-        schema = load_schema(schemas / "sheet.schema.yaml")
-        verdicts, _ = check_cohort(places, schema, protocol, output, threads)
-        scans, _ = examine_sheet(what[0], schema)
+        if sources is None and SOURCES.exists():
+            sources = SOURCES
+        places = Places(str(what[0]), read_sources(sources) if sources else {}, str(raw))
+        verdicts, _ = check_cohort(places, protocol, output, threads)
+        scans, _ = examine_sheet(what[0])
         space = space_line(needed_bytes(scans, places, Path("results"), size, slice_size))
     else:
         scans = [

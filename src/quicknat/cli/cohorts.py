@@ -10,13 +10,10 @@ from typing import Annotated
 
 import typer
 
-import quicknat
 from quicknat.cli.app import app
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
-
-SCHEMA = Path(quicknat.__file__).parents[2] / "workflow/schemas/sheet.schema.yaml"
 
 
 class Layout(StrEnum):
@@ -87,7 +84,6 @@ def sheet(
         typer.Option("--add", help="Add the scans that the sheet lacks; leave its rows alone."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    schema: Annotated[Path, typer.Option(help="The sheet's schema.")] = SCHEMA,
 ) -> None:
     """Write a cohort's sheet from data on disk, and say what was found and what was left out.
 
@@ -105,7 +101,6 @@ def sheet(
     from quicknat.cohort.sheet import LOCAL
     from quicknat.cohort.survey import survey
     from quicknat.cohort.writing import add_to_sheet, read_demographics, settle, write_sheet
-    from quicknat.schema import load_schema
 
     if add and overwrite:
         raise typer.BadParameter("--add and --overwrite contradict each other")
@@ -123,10 +118,10 @@ def sheet(
     log.info("%s: %d scans of %d people (layout %s)",
              data, len(rows), len({row.person for row in rows}), found.layout)  # fmt: skip
     if add:
-        scans, new = add_to_sheet(rows, output, load_schema(schema), people)
+        scans, new = add_to_sheet(rows, output, people)
         log.info("%s: %d of them are new to it, which makes %d", output, new, len(scans))
     else:
-        scans = write_sheet(rows, output, load_schema(schema), people, overwrite)
+        scans = write_sheet(rows, output, people, overwrite)
     uses = Counter(scan.use for scan in scans)
     automatic = any(row.use == "auto" for row in rows)
     for name in Use:
@@ -138,6 +133,5 @@ def sheet(
     if uses["train"] and not uses["test"]:
         log.info("  no scan to test on: there will be no scores; see 'use'")
     if not uses["train"] and uses["segment"] + uses["test"]:
-        log.info("  no scan to train on: give a finished model, such as --config sheet=%s "
-                 "model=src/quicknat/models/malc-1mm", output)  # fmt: skip
+        log.info("  no scan to train on: use a bundled model, --config sheet=%s model=1mm", output)
     log.info("%d left out; wrote %s; next: quicknat check %s", len(found.left_out), output, output)

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import (
+    MODEL_HELP,
+    QUICKNAT28,
     STEPS,
     ProtocolFile,
     Size,
@@ -20,6 +22,7 @@ from quicknat.cli.app import (
     parsed_json,
     read_list,
 )
+from quicknat.package_data import model_folder
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +33,8 @@ def train(
     stacks: Annotated[Path, typer.Option(help="File that lists the training stacks, one a line.")],
     validation: Annotated[Path, typer.Option(help="The same for validation; may be empty.")],
     settings: Annotated[str, typer.Option(help="Training settings as JSON.")],
-    protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="Folder of the model.")],
+    protocol: ProtocolFile = QUICKNAT28,
     initial: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     warm_start: Annotated[
         Path | None,
@@ -55,8 +58,7 @@ def train(
     training or validation scans starts from that model and is short. Any other starts as usual.
 
     Example: `quicknat train coronal --stacks train.txt --validation val.txt
-    --settings '{"epochs": 10, "learning_rate": 0.005}' --protocol workflow/labels/quicknat28.tsv
-    --output model/coronal`
+    --settings '{"epochs": 10, "learning_rate": 0.005}' --output model/coronal`
     """
     from quicknat.scans.labels import Protocol
     from quicknat.training.launch import train_view
@@ -76,9 +78,9 @@ def train(
 @app.command(rich_help_panel=STEPS)
 def bundle(
     models: Annotated[Path, typer.Argument(help="Folder with one trained model per view.")],
-    protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     aggregation: Annotated[str, typer.Option(help="Weight of each view, as JSON.")],
+    protocol: ProtocolFile = QUICKNAT28,
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 256,
@@ -94,8 +96,8 @@ def bundle(
 ) -> None:
     """Gather the three views into one model folder that segments on its own.
 
-    Example: `quicknat bundle results/models/finetune --protocol workflow/labels/quicknat28.tsv
-    --aggregation '{"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}' --output results/model`
+    Example: `quicknat bundle results/models/finetune --output results/model
+    --aggregation '{"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}'`
     """
     from quicknat.model.bundle import write_bundle
     from quicknat.scans.labels import Protocol
@@ -111,7 +113,7 @@ def bundle(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    model: Annotated[Path, typer.Argument(parser=model_folder, metavar="MODEL", help=MODEL_HELP)],
     output: Annotated[Path, typer.Option(help="Folder to make.")],
 ) -> None:
     """Export a model as a MONAI bundle, whose network runs with torch and MONAI alone.
@@ -139,8 +141,7 @@ def import_weights(
     would run its code. The authors' slices are turned otherwise than ours: train on from here.
 
     Example: `quicknat import-weights coronal.pth.tar --view coronal --output coronal.safetensors
-    --protocol workflow/labels/quicknat33.tsv`, then `quicknat train … --initial
-    coronal.safetensors`
+    --protocol quicknat33`, then `quicknat train … --initial coronal.safetensors`
     """
     from quicknat.errors import InputError
     from quicknat.files import written_whole

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import STEPS, ProtocolFile, app, read_list
+from quicknat.cli.app import QUICKNAT28, STEPS, ProtocolFile, app, read_list
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -39,14 +39,13 @@ def curves(
 @app.command("slice-png")
 def slice_png(
     stack: Annotated[Path, typer.Argument(help="Training stack, …/{view}/{scan}.npy.")],
-    protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    protocol: ProtocolFile = QUICKNAT28,
     stride: Annotated[int, typer.Option(min=1, help="Every so many-th slice.")] = 10,
 ) -> None:
     """Draw training slices and their classes as PNG files, to look at.
 
-    Example: `quicknat slice-png results/slices/coronal/sub-01.npy --output slices
-    --protocol workflow/labels/quicknat28.tsv`
+    Example: `quicknat slice-png results/slices/coronal/sub-01.npy --output slices`
     """
     import matplotlib.image
 
@@ -76,16 +75,14 @@ def draw_scores(
         Path, typer.Option(help="File that lists the scans' …_volumes.tsv, one a line.")
     ],
     sheet: Annotated[Path, typer.Option(help="The cohort's sheet: who each scan is of.")],
-    schema: Annotated[Path, typer.Option(help="Its schema.")],
-    protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="Folder for the pictures, PNG and SVG.")],
+    protocol: ProtocolFile = QUICKNAT28,
 ) -> None:
     """Draw Dice, views, HD95, volumes, Bland–Altman, confusion, uncertainty.
 
     Example: `quicknat score-figures results/metrics.tsv --views results/metrics/views.tsv
     --confusion results/metrics/confusion.tsv --volumes list.txt --sheet cohort.tsv
-    --schema workflow/schemas/sheet.schema.yaml --output figures
-    --protocol workflow/labels/quicknat28.tsv`
+    --output figures`
     """
     import pandas as pd
 
@@ -95,11 +92,10 @@ def draw_scores(
     from quicknat.report import scatter_figures, score_figures
     from quicknat.report.figures import save
     from quicknat.scans.labels import Protocol
-    from quicknat.schema import load_schema
 
     table = Protocol.read(protocol)
     order = table.names[1:]
-    persons = {scan.id: scan.person for scan in read_sheet(sheet, load_schema(schema))}
+    persons = {scan.id: scan.person for scan in read_sheet(sheet)}
     found = pd.read_csv(metrics, sep="\t")
     points = with_uncertainty(found, stack_tables(read_list(volumes), subject_from_name=True))
     figures = {
@@ -119,17 +115,17 @@ def draw_scores(
 def scan_pictures(
     scan: Annotated[Path, typer.Argument(help="Conformed scan (its sidecar names the original).")],
     prediction: Annotated[Path, typer.Argument(help="Label map on the original's grid.")],
-    protocol: ProtocolFile,
     overlay: Annotated[Path, typer.Option(help="PNG to write: three views side by side.")],
     mosaics: Annotated[Path, typer.Option(help="Folder to write: mosaics and their layers.")],
     volumes: Annotated[Path, typer.Option(help="Script to write: volumes for the viewer.")],
+    protocol: ProtocolFile = QUICKNAT28,
     reference: Annotated[Path | None, typer.Option(help="Reference label map.")] = None,
     uncertainty: Annotated[Path | None, typer.Option(help="Map of uncertainty.")] = None,
 ) -> None:
     """Draw what the report shows of one scan.
 
     Example: `quicknat scan-pictures T1w.nii.gz dseg.nii.gz --overlay overlay.png --mosaics mosaics
-    --volumes volumes.js --protocol workflow/labels/quicknat28.tsv`
+    --volumes volumes.js`
     """
     from quicknat.files import folder_written_whole
     from quicknat.report.figures import overlay_panel, save
@@ -153,12 +149,10 @@ def scan_pictures(
 @app.command(rich_help_panel=STEPS)
 def report(
     sheet: Annotated[Path, typer.Argument(help="The cohort's sheet.")],
-    schema: Annotated[Path, typer.Option(help="Its schema.")],
-    templates: Annotated[Path, typer.Option(help="Folder of templates, captions and assets.")],
-    protocol: ProtocolFile,
     results: Annotated[Path, typer.Option(help="Results folder.")],
     segmented: Annotated[Path, typer.Option(help="File that lists the segmented scans' names.")],
     output: Annotated[Path, typer.Option(help="index.html to write; all else goes beside it.")],
+    protocol: ProtocolFile = QUICKNAT28,
     note: Annotated[
         Path | None, typer.Option(help="Text file: what this cohort's scores do and do not mean.")
     ] = None,
@@ -195,12 +189,11 @@ def report(
     from quicknat.runs.failures import read_failed
     from quicknat.runs.finished import complete_scans
     from quicknat.scans.labels import Protocol
-    from quicknat.schema import load_schema
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
     unseen = read_list(waiting) if waiting else []
-    scans = [s for s in read_sheet(sheet, load_schema(schema)) if s.id not in left_out]
+    scans = [s for s in read_sheet(sheet) if s.id not in left_out]
     shown = read_list(segmented)
     failures = read_failed(failed) if failed else []
     if failures:
@@ -221,5 +214,5 @@ def report(
         given=given_model.name if given_model else "",
         libraries=libraries,
     )
-    write_report(inputs, templates, output)
+    write_report(inputs, output)
     log.info("wrote %s", output)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import (
+    QUICKNAT28,
     STEPS,
     Orientation,
     ProtocolFile,
@@ -30,9 +31,9 @@ Numbering = Annotated[str, typer.Option(help="freesurfer, neuromorphometrics, or
 @app.command("slice-tissues", rich_help_panel=STEPS)
 def slice_tissues(
     labels: Annotated[Path, typer.Argument(help="Label map; may be a glob.")],
-    protocol: ProtocolFile,
     folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
     name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01_tissues.")],
+    protocol: ProtocolFile = QUICKNAT28,
     numbering: Numbering = "freesurfer",
     scan: Annotated[
         Path | None, typer.Option(help="The conformed scan that it labels, if there is one.")
@@ -46,8 +47,7 @@ def slice_tissues(
 
     With `--scan`, what is bright there outside the labelled brain becomes tissue too.
 
-    Example: `quicknat slice-tissues aseg.mgz --protocol workflow/labels/quicknat28.tsv
-    --folder slices --name sub-01_tissues`
+    Example: `quicknat slice-tissues aseg.mgz --folder slices --name sub-01_tissues`
     """
     from quicknat.cohort.sheet import find_one
     from quicknat.scans.conform import head_window, load_conformed, record_grid
@@ -70,8 +70,8 @@ def slice_tissues(
 @app.command()
 def synthesize(
     labels: Annotated[list[Path], typer.Argument(help="Label maps.")],
-    protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="PNG to write.")],
+    protocol: ProtocolFile = QUICKNAT28,
     numbering: Numbering = "freesurfer",
     view: Annotated[View, typer.Option(help="Which slices.")] = View.coronal,
     samples: Annotated[int, typer.Option(min=1, help="Pictures to paint.")] = 16,
@@ -83,8 +83,7 @@ def synthesize(
 ) -> None:
     """Draw images painted from label maps beside their classes, to see what a network will see.
 
-    Example: `quicknat synthesize maps/*.nii.gz --protocol workflow/labels/quicknat28.tsv
-    --output samples.png`
+    Example: `quicknat synthesize maps/*.nii.gz --output samples.png`
     """
     import matplotlib.image
 
@@ -116,11 +115,11 @@ def reshape(
     image: Annotated[Path, typer.Argument(help="T1w scan with labels.")],
     labels: Annotated[Path, typer.Option(help="Its label map.")],
     like: Annotated[Path, typer.Option(help="Label map of somebody else.")],
-    protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(callback=nifti_name, help="The copy: …_T1w.nii.gz.")],
     labels_output: Annotated[
         Path, typer.Option(callback=nifti_name, help="Its classes: …_dseg.nii.gz.")
     ],
+    protocol: ProtocolFile = QUICKNAT28,
     numbering: Numbering = "freesurfer",
     like_numbering: Annotated[str, typer.Option(help="The same, of --like.")] = "freesurfer",
     spacing: Spacing = 1.0,
@@ -133,8 +132,7 @@ def reshape(
     copy is a row of its own: the person is that of the scan, the protocol the one given here.
 
     Example: `quicknat reshape young_T1w.nii.gz --labels young_aseg.mgz --like old_aseg.mgz
-    --protocol workflow/labels/quicknat28.tsv --output copy_T1w.nii.gz
-    --labels-output copy_dseg.nii.gz`
+    --output copy_T1w.nii.gz --labels-output copy_dseg.nii.gz`
     """
     from quicknat.files import written_whole
     from quicknat.scans.labels import Protocol

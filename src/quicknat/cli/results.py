@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 
-import quicknat
 from quicknat.cli.app import (
+    BUNDLED_MODEL,
+    QUICKNAT28,
     STEPS,
+    ModelFolder,
     Orientation,
     ProtocolFile,
     Threads,
@@ -22,6 +24,7 @@ from quicknat.cli.app import (
     read_list,
 )
 from quicknat.errors import InputError
+from quicknat.package_data import MODELS, model_folder
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +45,6 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
-MODELS = Path(quicknat.__file__).parent / "models"
-SHIPPED, SMALL = MODELS / "malc-1mm", MODELS / "malc"
-
 ViewMap = Annotated[
     Path | None, typer.Option(help="That view's own …_dseg.nii.gz of 'segment --views'.")
 ]
@@ -57,12 +57,9 @@ def segment(
         typer.Argument(help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets."),
     ],
     output: Annotated[Path, typer.Option(help="Results go to OUTPUT/{name}/anat/.")],
-    model: Annotated[
-        Path, typer.Option(help="Model folder.", show_default="the one that comes with QuickNAT")
-    ] = SHIPPED,
+    model: ModelFolder = BUNDLED_MODEL,
     fast: Annotated[
-        bool,
-        typer.Option("--fast", help="The small model that comes along: a quarter of the time."),
+        bool, typer.Option("--fast", help="Like --model small: a quarter of the time.")
     ] = False,
     name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
     orientation: Orientation = "",
@@ -99,9 +96,9 @@ def segment(
     check_name(name)
     if name and len(images) > 1:
         raise typer.BadParameter("--name is for a single image")
-    if fast and model != SHIPPED:
+    if fast and model != model_folder(BUNDLED_MODEL):
         raise typer.BadParameter("--fast is a model of its own: leave out --model")
-    model = SMALL if fast else model
+    model = MODELS["small"] if fast else model
 
     import torch
 
@@ -119,7 +116,7 @@ def segment(
     bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)
     where, numbers = "GPU" if on_gpu else "processor", "bf16" if bf16 else "fp32"
     log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
-    if model in (SHIPPED, SMALL):
+    if model in MODELS.values():
         log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")
     keep_freed_memory()
     options = Options(conformed, orientation, uncertainty, batch_size, views)
@@ -137,11 +134,11 @@ def segment(
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="…_desc-quicknat_dseg.nii.gz of 'segment'.")],
     reference: Annotated[Path, typer.Argument(help="Reference classes on the same grid.")],
-    protocol: ProtocolFile,
     name: Annotated[str, typer.Option(help="Subject, sub-X.")],
     output: Annotated[
         Path, typer.Option(help="Table to write; …_views.tsv and …_confusion.tsv go beside it.")
     ],
+    protocol: ProtocolFile = QUICKNAT28,
     coronal: ViewMap = None,
     axial: ViewMap = None,
     sagittal: ViewMap = None,
@@ -149,8 +146,7 @@ def evaluate(
 ) -> None:
     """Compare a segmentation with a reference: Dice, IoU, HD95, volumes; confused structures.
 
-    Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv
-    --protocol workflow/labels/quicknat28.tsv`
+    Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv`
     """
     import numpy as np
     import torch

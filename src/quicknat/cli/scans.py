@@ -12,6 +12,7 @@ import typer
 
 import quicknat
 from quicknat.cli.app import (
+    QUICKNAT28,
     STEPS,
     Orientation,
     ProtocolFile,
@@ -77,19 +78,19 @@ def convert_labels(
     numbering: Annotated[
         str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")
     ],
-    protocol: ProtocolFile,
     output: Annotated[
         Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz on the conformed grid.")
     ],
     native: Annotated[
         Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz on the scan's own grid.")
     ],
+    protocol: ProtocolFile = QUICKNAT28,
     orientation: Orientation = "",
 ) -> None:
     """Turn a label map into the protocol's classes, on the conformed and on the native grid.
 
     Example: `quicknat convert-labels aseg.mgz --numbering freesurfer --scan T1w.nii.gz
-    --protocol workflow/labels/quicknat28.tsv --output dseg.nii.gz --native native.nii.gz`
+    --output dseg.nii.gz --native native.nii.gz`
     """
     import numpy as np
 
@@ -130,9 +131,7 @@ def auto_label(
         Path | None, typer.Option(help="Other methods: the raw scan; may be a glob.")
     ] = None,
     orientation: Orientation = "",
-    protocol: Annotated[
-        Path | None, typer.Option(help="Other methods: label protocol table (TSV).")
-    ] = None,
+    protocol: ProtocolFile = QUICKNAT28,
     subjects_dir: Annotated[
         Path, typer.Option(help="recon-all: its subjects, named as the scan; finished ones serve.")
     ] = Path("freesurfer"),
@@ -164,8 +163,8 @@ def auto_label(
         from quicknat.autolabel import external as external
         from quicknat.scans.labels import Protocol
 
-        if image is None or protocol is None:
-            raise typer.BadParameter(f"method {method.value} needs --image and --protocol")
+        if image is None:
+            raise typer.BadParameter(f"method {method.value} needs --image")
         settings = external.Settings(subjects_dir.resolve(), license_file, threads, gpus > 0)
         table = Protocol.read(protocol)
         classes = external.label_scan(scan, image, orientation, table, method.value, settings)
@@ -178,15 +177,14 @@ def auto_label(
 def slice_(
     scan: Annotated[Path, typer.Argument(help="Conformed scan.")],
     labels: Annotated[Path, typer.Argument(help="Its label map.")],
-    protocol: ProtocolFile,
     folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
     name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01.")],
+    protocol: ProtocolFile = QUICKNAT28,
     size: SliceSize = 256,
 ) -> None:
     """Cut a scan into training slices in the three views.
 
-    Example: `quicknat slice T1w.nii.gz dseg.nii.gz --protocol workflow/labels/quicknat28.tsv
-    --folder slices --name sub-01`
+    Example: `quicknat slice T1w.nii.gz dseg.nii.gz --folder slices --name sub-01`
     """
     from quicknat.scans.conform import head_window, load_conformed
     from quicknat.scans.labels import Protocol

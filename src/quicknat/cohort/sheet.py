@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from quicknat.errors import InputError
-from quicknat.schema import all_problems
+from quicknat.schema import all_problems, load_schema
 
 LOCAL = "local"  # the source of files that lie where the sheet says
 AUTO_SPLIT = ("train",) * 8 + ("val", "test")
@@ -125,9 +125,13 @@ def read_cells(path: Path) -> pd.DataFrame:
 
 
 def examine_table(
-    path: str | Path, schema: dict
+    path: str | Path, kind: str
 ) -> tuple[list[dict[str, str]], list[tuple[InputError, dict[str, str]]]]:
     """Read a TSV of text cells, lines that begin with ``#`` left out, and check every row.
+
+    Args:
+        path: the table.
+        kind: its schema, ``sheet`` or ``sources``.
 
     Returns:
         The rows that the schema accepts (without columns that it does not know), and all that is
@@ -136,7 +140,7 @@ def examine_table(
     Raises:
         InputError: cannot be read as a table.
     """
-    path = Path(path)
+    path, schema = Path(path), load_schema(kind)
     table = read_cells(path)
     names = {"properties": {key: {} for key in schema["properties"]}, "additionalProperties": False}
     header = [e for column in table.columns for e in all_problems({column: ""}, names, path)]
@@ -154,16 +158,17 @@ def examine_table(
     return rows, faults
 
 
-def read_table(path: str | Path, schema: dict) -> list[dict[str, str]]:
-    """The rows of a TSV, as :func:`examine_table` reads it.
+def read_sources(path: str | Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a table of sources by their names.
 
     Raises:
-        InputError: unreadable, an unknown or missing column, or a cell that the schema refuses.
+        InputError: unreadable, an unknown or missing column, a cell that the schema refuses, or one
+            name in two rows.
     """
-    rows, faults = examine_table(path, schema)
+    rows, faults = examine_table(path, "sources")
     if faults:
         raise faults[0][0]
-    return rows
+    return by_source(rows, path)
 
 
 def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dict[str, str]]:
@@ -179,7 +184,7 @@ def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dic
     return found
 
 
-def examine_sheet(path: str | Path, schema: dict) -> tuple[list[Scan], list[Fault]]:
+def examine_sheet(path: str | Path) -> tuple[list[Scan], list[Fault]]:
     """Read a sheet, settle ``use: auto``, and collect all that is wrong with it.
 
     Returns:
@@ -189,7 +194,7 @@ def examine_sheet(path: str | Path, schema: dict) -> tuple[list[Scan], list[Faul
     Raises:
         InputError: cannot be read as a table.
     """
-    rows, wrong = examine_table(path, schema)
+    rows, wrong = examine_table(path, "sheet")
     faults = [Fault(error, _as_scan(row) if row else None) for error, row in wrong]
     scans: list[Scan] = []
     names: set[str] = set()
@@ -228,7 +233,7 @@ def examine_sheet(path: str | Path, schema: dict) -> tuple[list[Scan], list[Faul
     return sorted(scans, key=lambda scan: scan.id), faults
 
 
-def read_sheet(path: str | Path, schema: dict) -> list[Scan]:
+def read_sheet(path: str | Path) -> list[Scan]:
     """Read a sheet, settle ``use: auto``, and guard against leakage.
 
     Returns:
@@ -238,7 +243,7 @@ def read_sheet(path: str | Path, schema: dict) -> list[Scan]:
     Raises:
         InputError: an invalid row, a scan listed twice, or a person in two splits.
     """
-    scans, faults = examine_sheet(path, schema)
+    scans, faults = examine_sheet(path)
     if faults:
         raise faults[0].error
     return scans

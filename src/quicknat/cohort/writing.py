@@ -13,6 +13,7 @@ from quicknat.cohort.naming import name_parts
 from quicknat.cohort.sheet import LOCAL, Scan, read_cells, read_sheet
 from quicknat.errors import InputError
 from quicknat.files import written_whole
+from quicknat.schema import load_schema
 
 PARTICIPANTS = "participants.tsv"
 BIDS_COLUMNS = {"M/F": "sex", "Hand": "handedness", "Age": "age"}  # OASIS's name: BIDS's name
@@ -90,7 +91,7 @@ def read_participants(path: str | Path) -> pd.DataFrame:
     return table.set_index("participant_id")
 
 
-def _cells(scans: Sequence[Scan], sheet: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _cells(scans: Sequence[Scan], sheet: Path) -> pd.DataFrame:
     """Rows of a sheet as text; paths below its folder are relative to it."""
     folder = sheet.parent.resolve()
     rows = []
@@ -100,7 +101,7 @@ def _cells(scans: Sequence[Scan], sheet: Path, columns: Sequence[str]) -> pd.Dat
             if row[key] and Path(row[key]).is_relative_to(folder):
                 row[key] = str(Path(row[key]).relative_to(folder))
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(columns))
+    return pd.DataFrame(rows, columns=list(load_schema("sheet")["properties"]))
 
 
 def _as_tsv(table: pd.DataFrame, header: bool = True) -> str:
@@ -109,7 +110,7 @@ def _as_tsv(table: pd.DataFrame, header: bool = True) -> str:
     )
 
 
-def _write(sheet: Path, text: str, schema: dict, people: pd.DataFrame | None) -> list[Scan]:
+def _write(sheet: Path, text: str, people: pd.DataFrame | None) -> list[Scan]:
     """Write a sheet and who its people are, if its reader accepts it."""
     files = [sheet] if people is None else [sheet, sheet.with_name(PARTICIPANTS)]
     with written_whole(*files) as temporaries:
@@ -117,7 +118,7 @@ def _write(sheet: Path, text: str, schema: dict, people: pd.DataFrame | None) ->
         if people is not None:
             people.reset_index().to_csv(temporaries[1], sep="\t", index=False, na_rep="n/a")
         try:
-            return read_sheet(temporaries[0], schema)
+            return read_sheet(temporaries[0])
         except InputError as error:
             where = error.where.replace(str(temporaries[0]), str(sheet))
             raise InputError(where, error.problem, error.fix) from error
@@ -131,7 +132,6 @@ def _people_of(scans: Sequence[Scan], demographics: pd.DataFrame) -> pd.DataFram
 def write_sheet(
     scans: Sequence[Scan],
     output: str | Path,
-    schema: dict,
     demographics: pd.DataFrame | None = None,
     overwrite: bool = False,
 ) -> list[Scan]:
@@ -154,7 +154,7 @@ def write_sheet(
                 file, "exists", "give another name, --add what is new to it, or --overwrite it"
             )
     people = None if demographics is None else _people_of(scans, demographics)
-    return _write(output, _as_tsv(_cells(scans, output, schema["properties"])), schema, people)
+    return _write(output, _as_tsv(_cells(scans, output)), people)
 
 
 def _mentioned(text: str, columns: Sequence[str]) -> set[tuple[str, str]]:
@@ -172,7 +172,6 @@ def _mentioned(text: str, columns: Sequence[str]) -> set[tuple[str, str]]:
 def add_to_sheet(
     scans: Sequence[Scan],
     sheet: str | Path,
-    schema: dict,
     demographics: pd.DataFrame | None = None,
 ) -> tuple[list[Scan], int]:
     """Add rows for those of the scans that a sheet does not have; all else in it stays as it is.
@@ -193,9 +192,9 @@ def add_to_sheet(
     line_end = "\r\n" if "\r\n" in text else "\n"
     there = _mentioned(text, columns)
     new = [scan for scan in scans if (scan.subject, scan.session) not in there]
-    everything = _cells(new, sheet, schema["properties"])
+    everything = _cells(new, sheet)
     implied = {"source": LOCAL, "person": everything["subject"]}  # where a sheet does not say
-    for name in schema["properties"]:
+    for name in everything:
         if name not in columns and (everything[name] != implied.get(name, "")).any():
             fix = "add it to the first line, and a tab to each other line"
             raise InputError(sheet, f"has no column '{name}', which new scans need", fix)
@@ -208,4 +207,4 @@ def add_to_sheet(
     text += "" if text.endswith("\n") else line_end
     rows = everything.reindex(columns=columns, fill_value="")  # its reader refuses other columns
     text += _as_tsv(rows, header=False).replace("\n", line_end)
-    return _write(sheet, text, schema, people), len(new)
+    return _write(sheet, text, people), len(new)

@@ -7,7 +7,6 @@ deliver it: OASIS-1 style Analyze pairs, or IXI style NIfTI.
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +17,7 @@ from nibabel.affines import apply_affine
 
 from quicknat.autolabel.registration import labels_at
 from quicknat.files import written_whole
+from quicknat.package_data import DATA
 from quicknat.scans.volumes import Volume, read_volume
 
 SPACING_MM = 1.5  # of the copies: quicker than 1 mm, still finer than the demo's 2 mm
@@ -26,7 +26,7 @@ KNOTS_MM = 30  # distance of the elastic field's control points
 
 def demo_labels(head: str) -> Path:
     """Label map of one demo head (FreeSurfer numbering, made with SAMSEG)."""
-    return Path(str(files("quicknat") / "demo_labels" / f"sub-{head}_dseg.nii.gz"))
+    return DATA / f"demo_labels/sub-{head}_dseg.nii.gz"
 
 
 def deform(image: Volume, labels: Volume, seed: int) -> tuple[Volume, Volume]:

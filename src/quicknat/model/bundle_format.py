@@ -9,6 +9,7 @@ from typing import Any
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.package_data import MODELS
 from quicknat.scans.labels import MAX_CLASSES
 from quicknat.scans.slices import VIEWS
 from quicknat.schema import check
@@ -72,7 +73,7 @@ def read_description(folder: str | Path) -> dict:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        fix = "check the path; without --model, segment takes the model that comes along"
+        fix = f"check the path; bundled models: {', '.join(MODELS)}"
         raise InputError(folder, "no such model folder", fix)
     try:
         described = json.loads((folder / "bundle.json").read_text())

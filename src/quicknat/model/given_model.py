@@ -7,6 +7,7 @@ from typing import Any
 
 from quicknat.errors import InputError
 from quicknat.model.bundle_format import read_description, require_files
+from quicknat.package_data import label_table
 from quicknat.scans.labels import Protocol
 from quicknat.scans.slices import VIEWS
 
@@ -18,16 +19,21 @@ BUNDLE_FILES = (
 )
 
 
-def given_settings(folder: str | Path) -> dict[str, Any]:
+def given_settings(folder: str | Path, protocol: str) -> dict[str, Any]:
     """What a model decides about a run: sections and keys of the configuration.
+
+    Args:
+        folder: the model.
+        protocol: the configured label table; kept where it has the name of the model's.
 
     Raises:
         InputError: not a model folder; its other files are not looked at.
     """
     described = read_description(folder)
+    own = described["protocol"]
     passes = {key: described[key] for key in ("mirror", "shift", "prior_correction")}
     return {
-        "protocol": described["protocol"],
+        "protocol": protocol if Path(protocol).stem == own else own,
         "conform": {key: described["conform"][key] for key in ("spacing_mm", "size")},
         "slices": {"size": described["slices"]["size"]},
         "aggregation": {view: described["aggregation"][view] for view in VIEWS} | passes,
@@ -39,22 +45,25 @@ def require_usable(folder: str | Path, protocol: str | Path, own: str | Path) ->
 
     Args:
         folder: the model, as :func:`quicknat.model.bundle.write_bundle` made it.
-        protocol: label table (TSV) that the run takes for the model's protocol.
+        protocol: name or path of the label table that the run takes for the model's.
         own: folder that the run copies the model to.
 
     Raises:
         InputError: a missing or changed file, another label table, or the run's own folder.
     """
-    folder, protocol = Path(folder), Path(protocol)
+    folder = Path(folder)
     if folder.resolve() == Path(own).resolve():
         fix = "copy it to another folder first: this workflow writes there"
         raise InputError("configuration", f"'model' is {folder}", fix)
     require_files(folder, read_description(folder), BUNDLE_FILES)
-    if not protocol.is_file():
-        problem = f"is a model for the protocol '{protocol.stem}', which this workflow lacks"
-        raise InputError(folder, problem, f"copy its labels.tsv to {protocol}")
-    if Protocol.read(folder / "labels.tsv").names != Protocol.read(protocol).names:
-        problem = f"has other structures than {protocol}"
+    try:
+        table = label_table(protocol)
+    except InputError as error:
+        problem = f"is a model for the label table '{protocol}', which is no bundled one"
+        fix = f"copy its labels.tsv to {protocol}.tsv, and set 'protocol' to that path"
+        raise InputError(folder, problem, fix) from error
+    if Protocol.read(folder / "labels.tsv").names != Protocol.read(table).names:
+        problem = f"has other structures than {table}"
         raise InputError(
             folder / "labels.tsv", problem, "put the table that it was trained with there"
         )

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from quicknat.errors import InputError
 from quicknat.files import written_whole
+from quicknat.package_data import TEMPLATES
 from quicknat.report.content import (
     ReportInputs,
     cohort_content,
@@ -66,9 +67,9 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
 
 
-def _environment(templates: Path) -> Environment:
+def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(templates),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -78,21 +79,19 @@ def _environment(templates: Path) -> Environment:
     return environment
 
 
-def write_report(inputs: ReportInputs, templates: Path, output: Path) -> None:
+def write_report(inputs: ReportInputs, output: Path) -> None:
     """Write the cohort's page, beside it the scans' pages and `assets/`; remove other scans' pages.
 
     Where jobs failed only the cohort's page is written, and others stay as they are.
 
     Args:
         inputs: what to show.
-        templates: folder of the Jinja templates, captions (``{figure}.rst``) and ``assets``; every
-            value is escaped.
         output: the cohort's page, such as ``index.html``.
 
     Raises:
         InputError: nothing of a page is written under its name then.
     """
-    environment, folder = _environment(templates), output.parent
+    environment, folder = _environment(), output.parent
     shared = {
         "interactive": inputs.libraries is not None,
         "complete": inputs.complete,
@@ -119,7 +118,7 @@ def write_report(inputs: ReportInputs, templates: Path, output: Path) -> None:
             **content,
             **shared,
         )
-    assets = {path.name: path for path in sorted((templates / "assets").iterdir())}
+    assets = {path.name: path for path in sorted((TEMPLATES / "assets").iterdir())}
     assets |= {f"{name}.js": path for name, path in (inputs.libraries or {}).items()}
     for name, source in assets.items():
         with written_whole(folder / "assets" / name) as (temporary,):
@@ -131,7 +130,7 @@ def write_report(inputs: ReportInputs, templates: Path, output: Path) -> None:
         scores=scored,
         overview=overview,
         figures=figures,
-        captions={name: (templates / f"{name}.rst").read_text() for name in figures},
+        captions={name: (TEMPLATES / f"{name}.rst").read_text() for name in figures},
         weights=page_weights(folder, inputs.segmented, figures),
         **shared,
     )

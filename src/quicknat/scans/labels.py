@@ -24,7 +24,7 @@ COLUMNS = [
     "sagittal",
 ]
 NUMBERINGS = ("freesurfer", "neuromorphometrics")
-EXAMPLE = "compare it with workflow/labels/quicknat28.tsv"
+EXAMPLE = "compare it with src/quicknat/data/labels/quicknat28.tsv"
 MAX_CLASSES = 256  # label maps are stored in bytes
 
 

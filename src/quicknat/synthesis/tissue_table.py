@@ -11,14 +11,14 @@ add for the head) and in ``neuromorphometrics``.
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 
 import pandas as pd
+
+from quicknat.package_data import DATA
 
 
 @cache
 def tissue_table() -> pd.DataFrame:
     """The table of tissues, a row each, in the order of their indices."""
-    with (files("quicknat.synthesis") / "tissues.tsv").open() as stream:
-        table = pd.read_csv(stream, sep="\t", dtype=str, keep_default_na=False)
+    table = pd.read_csv(DATA / "tissues.tsv", sep="\t", dtype=str, keep_default_na=False)
     return table.assign(t1w=pd.to_numeric(table["t1w"], errors="coerce"))

@@ -112,9 +112,9 @@ def conformed_tissues(
     else:
         grid = conformed_grid(Volume(tissues, labels.affine, labels.path), spacing_mm, size)
     # together, since what is resampled by itself would fit no more; (0, 0) comes first
-    pairs, number = np.unique(tissues.astype(np.uint16) << 8 | classes, return_inverse=True)
-    number = number.reshape(labels.shape).astype(np.uint16) + np.uint16(pairs[0] != 0)
-    pairs = pairs if pairs[0] == 0 else np.insert(pairs, 0, 0)
+    found, number = np.unique(tissues.astype(np.uint16) << 8 | classes, return_inverse=True)
+    pairs = found if found[0] == 0 else np.insert(found, 0, 0)
+    number = number.reshape(labels.shape).astype(np.uint16) + np.uint16(len(pairs) - len(found))
     pairs = pairs[resample_labels(Volume(number, labels.affine, labels.path), grid)]
     tissues, classes = (pairs >> 8).astype(np.uint8), (pairs & 255).astype(np.uint8)
     if not classes.any():

@@ -58,7 +58,7 @@ def require_fit(bundle: str | Path, config: Mapping[str, Any]) -> None:
             "conform.spacing_mm": (config["conform"]["spacing_mm"], grid["spacing_mm"]),
             "conform.size": (config["conform"]["size"], grid["size"]),
             "slices.size": (config["slices"]["size"], slices["size"]),
-            "protocol": (config["protocol"], protocol),
+            "protocol": (Path(config["protocol"]).stem, protocol),
         }
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"describes no model ({error!r})"

@@ -1,0 +1,47 @@
+"""Find label tables, bundled models and other data of the package by name, or by path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from quicknat.errors import InputError
+
+DATA = Path(__file__).parent / "data"
+TEMPLATES = DATA / "templates"  # of the report: pages, captions, assets
+LABEL_TABLES = {path.stem: path for path in sorted((DATA / "labels").glob("*.tsv"))}
+MODELS = {path.name: path for path in sorted((DATA / "weights").iterdir())}
+
+
+def label_table(name: str | Path) -> Path:
+    """Return the label table of this name, or the path as it is.
+
+    Raises:
+        InputError: neither a bundled name nor a path.
+    """
+    return _find("label table", str(name), LABEL_TABLES)
+
+
+def model_folder(name: str | Path) -> Path:
+    """Return the folder of the bundled model of this name, or the path as it is.
+
+    Raises:
+        InputError: neither a bundled name nor a path.
+    """
+    return _find("model", str(name), MODELS)
+
+
+def schema_path(name: str) -> Path:
+    """Return the JSON Schema (YAML) of ``config``, ``sheet`` or ``sources``."""
+    return DATA / f"schemas/{name}.schema.yaml"
+
+
+def _find(kind: str, name: str, bundled: Mapping[str, Path]) -> Path:
+    """Return what a name stands for; with a separator or ``.tsv`` it is a path in any case."""
+    if name in bundled:
+        return bundled[name]
+    if os.sep in name or name.endswith(".tsv") or os.path.lexists(name):
+        return Path(name)
+    problem = "neither the name of a bundled one nor a path"
+    raise InputError(f"{kind} '{name}'", problem, f"allowed: {', '.join(bundled)}, or a path")

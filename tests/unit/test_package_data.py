@@ -1,0 +1,97 @@
+"""The package's own data are found by name or by path, also from a wheel in an empty folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import ROOT, save
+from quicknat.errors import InputError
+from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
+from quicknat.scans.labels import Protocol
+
+FINDERS = {"label table": (label_table, LABEL_TABLES), "model": (model_folder, MODELS)}
+
+
+@pytest.mark.parametrize("kind", FINDERS)
+def test_bundled_name_is_itself_wherever_one_works(kind, tmp_path, monkeypatch):
+    find, bundled = FINDERS[kind]
+    monkeypatch.chdir(tmp_path)
+    for name, path in bundled.items():
+        (tmp_path / name).mkdir()
+        assert find(name) == path and path.exists()
+        assert find(f"./{name}") == Path(name)
+
+
+@pytest.mark.parametrize("kind", FINDERS)
+def test_anything_else_is_a_path_or_refused_with_the_names(kind, tmp_path, monkeypatch):
+    find, bundled = FINDERS[kind]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert find("mine") == Path("mine")
+    for path in ("mine.tsv", "a/b", "/a"):  # whoever reads it says what is wrong with it
+        assert find(path) == Path(path)
+    for name in ("other", "x" * 5000, "a\0b", "QuickNAT28"):
+        with pytest.raises(InputError, match=f"allowed: {', '.join(bundled)}, or a path"):
+            find(name)
+
+
+def test_bundled_names():
+    assert list(LABEL_TABLES) == ["quicknat28", "quicknat33", "seed4", "tissues4"]
+    assert list(MODELS) == ["1mm", "small"]
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Run commands of a quicknat that is installed from a wheel, in an empty folder."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    source = tmp_path / "source"  # building leaves files behind, and would take up old ones
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    wheels, folder = tmp_path / "wheels", tmp_path / "empty"
+    command = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, source]
+    subprocess.run([*pip, *command], check=True)
+    venv.create(tmp_path / "venv", with_pip=False)
+    site = next(tmp_path.glob("venv/lib/python*/site-packages"))
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, *wheels.iterdir()], check=True)
+    # after its own; a folder in a .pth file is searched, but the .pth files in it are not read,
+    # and such a file is what leads to the checkout
+    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    folder.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*arguments):
+        command = [tmp_path / "venv/bin/python", *map(str, arguments)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (arguments, done.stderr)
+        return done.stdout
+
+    package = run("-c", "import quicknat; print(quicknat.__file__)").strip()
+    assert Path(package).is_relative_to(site)
+    return lambda *arguments: run("-m", "quicknat", *arguments), folder
+
+
+@pytest.mark.slow
+def test_everything_works_from_a_wheel_in_an_empty_folder(elsewhere, head, demo_dseg, model):
+    quicknat, folder = elsewhere
+    for name, data in (("a", head.data), ("a_dseg", demo_dseg.data)):
+        save(folder / f"{name}.nii.gz", data.astype(np.int16), head.affine)
+    quicknat("sheet", ".", "--output", "cohort.tsv", "--protocol", "freesurfer", "--use", "test")
+    assert "ok" in quicknat("check", "cohort.tsv")
+    quicknat("convert", "a.nii.gz", "--output", "T1w.nii.gz", "--spacing", 4, "--size", 64)
+    quicknat(
+        "convert-labels", "a_dseg.nii.gz", "--numbering", "freesurfer", "--scan", "T1w.nii.gz",
+        "--protocol", "tissues4", "--output", "dseg.nii.gz", "--native", "native.nii.gz",
+    )  # fmt: skip
+    # the bundled models take a minute or two of a slow CPU; exporting one loads it as well
+    quicknat("segment", "a.nii.gz", "--model", model, "--name", "sub-a", "--output", "out")
+    assert (folder / "out/sub-a/anat/sub-a_desc-quicknat_dseg.nii.gz").exists()
+    quicknat("export", "small", "--output", "monai")
+    assert Protocol.read(folder / "monai/docs/labels.tsv").names[0] == "Background"
