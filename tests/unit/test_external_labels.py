@@ -343,4 +343,5 @@ def test_command_writes_the_stand_ins_labels_and_no_file_when_it_fails(
     done = subprocess.run([*given, "--protocol", table], capture_output=True, text=True)
     assert done.returncode == 1 and "error: run_samseg: ended with status 3" in done.stderr
     assert not (tmp_path / "dseg.nii.gz").exists()
-    assert subprocess.run(given, capture_output=True).returncode == 2  # without its protocol
+    given = [*command, "--output", tmp_path / "dseg.nii.gz"]
+    assert subprocess.run(given, capture_output=True).returncode == 2  # without the raw scan
