@@ -368,5 +368,14 @@ def test_workflow_in_a_read_only_folder_stops_before_it_begins(disk):
     assert mount(disk, "remount", "ro").returncode == 0
     done = run_snakemake(disk, *project.wanted, "--configfile", str(disk / "overlay.yaml"))
     assert done.returncode != 0
-    assert "Read-only file system" in done.text
-    assert "Traceback" not in done.text
+    assert f"Read-only file system: '{disk}/.snakemake'" in done.text  # in Snakemake's words
+
+
+@pytest.mark.case(51)
+def test_workflow_with_a_read_only_results_folder_stops_before_its_first_job(project, disk):
+    (project.folder / "results").symlink_to(disk)
+    assert mount(disk, "remount", "ro").returncode == 0
+    done = project.run()
+    assert done.returncode != 0
+    assert "results/check.cache.json: cannot be written (Read-only file system)" in done.text
+    assert "Traceback" not in done.text and "quicknat convert" not in done.text
