@@ -46,10 +46,10 @@ def project(tmp_path):
 
 
 def state(folder):
-    """Contents of all files, and all folders, but for what is Snakemake's own."""
+    """Contents and times of all files, and all folders, but for what is Snakemake's own."""
     names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     return {
-        name: path.read_bytes() if path.is_file() else None
+        name: (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else None
         for name, path in names.items()
         if not SNAKEMAKES_OWN.fullmatch(name)
         and (path.is_file() or not name.startswith(".snakemake"))
