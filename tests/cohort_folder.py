@@ -4,7 +4,7 @@ import numpy as np
 
 from helpers import LABELS, save, tiny_labels, tiny_scan
 from quicknat.checking.cohort_check import check_cohort
-from quicknat.checking.verdicts import read_verdicts
+from quicknat.checking.findings import read_cache, write_cache
 from quicknat.cohort.places import Places
 
 PROTOCOL = LABELS / "quicknat28.tsv"
@@ -30,9 +30,10 @@ class Cohort:
         self.rows.append(row | {"protocol": "freesurfer" if labels else ""} | columns)
 
     def check(self):
-        """Verdicts by scan."""
-        verdicts, self.faulty = check_cohort(*self.arguments())
-        assert read_verdicts(self.table) == verdicts
+        """Verdicts by scan; the cache is kept, as `quicknat check` does."""
+        places, protocol, cache, threads = self.arguments()
+        verdicts, self.faulty = check_cohort(places, protocol, cache, threads)
+        write_cache(self.table, cache)
         return {verdict.scan: verdict for verdict in verdicts}
 
     def arguments(self):
@@ -40,7 +41,7 @@ class Cohort:
         lines = [names, *([row.get(name, "") for name in names] for row in self.rows)]
         sheet.write_text("\n".join("\t".join(line) for line in lines) + "\n")
         places = Places(str(sheet), self.sources, str(self.folder / "results/raw"))
-        return places, PROTOCOL, self.table, 2
+        return places, PROTOCOL, read_cache(self.table), 2
 
 
 def constant(path):

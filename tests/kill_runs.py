@@ -3,8 +3,8 @@
 `make kills KILLS=200`, or ``python tests/kill_runs.py --kills 200``.
 
 A run is killed (SIGKILL) with all its jobs, or one of its jobs is, or Snakemake alone; then the
-same command is given again, and so on until a run ends well. What it leaves is compared, byte for
-byte.
+folder is unlocked and the same command is given again, and so on until a run ends well. What it
+leaves is compared, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -56,7 +57,7 @@ VARYING = {
     r"logs/.*": None,  # seconds, speeds, process numbers; and a resumed training says that it is
     r"models/\w+/\w+/tensorboard/.*": None,  # time stamps; a resumed training begins a new file
     r"models/\w+/\w+/history\.tsv": ("seconds", "slices_per_second", "waiting"),
-    r"check\.cache\.json": r", \d{19}\]",  # when a scan's file was written
+    r"check\.(tsv|cache\.json)": None,  # of the time when the last run began
     r"segmentations/.*_dseg\.json": r'"date": "[^"]*"|"seconds": \{[^}]*\}',
     # the benchmarks, and how long trainings took
     r"report/index\.html": r'(?s)data-name="run_times">.*?</table>|"n">\d+ (s|min|h)[^<]*<',
@@ -118,12 +119,14 @@ class Killer:
         self.work = self.folder / "run"
 
     def start(self, cores: int = 2) -> psutil.Popen:
-        """What a user does: the plain command, in a session of its own."""
+        """What a user does: unlock if need be, and the plain command, in a session of its own."""
         self.work.mkdir(exist_ok=True)
         self.runs += 1
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         command += ["--cores", str(cores), *self.wanted]
         command += ["--configfile", str(self.folder / "settings.yaml")]
+        if any((self.work / ".snakemake/locks").glob("*")):
+            subprocess.run([*command, "--unlock"], cwd=self.work, check=True, capture_output=True)
         with (self.folder / "output.txt").open("w") as output:
             return psutil.Popen(
                 command, cwd=self.work, stdout=output, stderr=output, start_new_session=True
@@ -262,7 +265,7 @@ def kill_runs(
     make_project(folder)
     killer, found = Killer(folder, seed, wanted), []
     killer.finish(cores=1)  # those to be killed have two: that, too, must change nothing
-    killer.finish()  # which has nothing to do; the check of the sheet sees all scans by now
+    killer.finish()  # which has nothing to do
     killer.learn_durations()
     shutil.move(killer.work / "results", folder / "reference")
     shutil.rmtree(killer.work)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,20 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
         if final.exists():
             final.replace(Path(name) / "before")
         folder.replace(final)
+
+
+def remove_temporaries(folder: str | Path) -> int:
+    """Remove temporary files and folders below `folder`, and return how many.
+
+    Only where nobody writes: those of a living writer have the same names.
+    """
+    count = 0
+    for place, folders, files in os.walk(folder):
+        for name in filter(re.compile(TEMPORARY).match, [*folders, *files]):
+            path, count = Path(place, name), count + 1
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        folders[:] = [name for name in folders if Path(place, name).exists()]
+    return count
 
 
 def sha256(path: str | Path) -> str:

@@ -9,14 +9,15 @@ import sys
 import tarfile
 import time
 
+import psutil
 import pytest
 import yaml
 
 from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
+from quicknat.checking.verdicts import read_verdicts
 from quicknat.files import sha256
 from quicknat.model import bundle
 from quicknat.runs.failures import read_failed
-from quicknat.runs.leftovers import others_at_work
 from quicknat.training import view as view_training
 
 pytestmark = pytest.mark.slow  # half a second each, some more
@@ -239,6 +240,20 @@ class Project:
             time.sleep(0.02)
         return first
 
+    def leave_half_written(self):
+        """A file as a killed job leaves it."""
+        path = self.folder / "results/scans/.tmp-01ab_9yzT1w.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+        return path
+
+    def wait_for_jobs(self):
+        """Wait until no process works in the folder."""
+        deadline, here = time.monotonic() + 60, str(self.folder)
+        while any(p.info["cwd"] == here for p in psutil.process_iter(["cwd"])):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def told(self):
         return (self.folder / "first.txt").read_text()
 
@@ -256,29 +271,52 @@ def test_second_run_in_one_folder_stops_and_the_first_one_ends_well(project):
     second = project.run()
     assert second.returncode != 0 and "lock" in second.text, second.text
     assert "cannot be locked" in second.text or "LockException" in second.text, second.text
+    assert "--unlock" in second.text
+    (project.folder / "hold").unlink()
+    assert first.wait(60) == 0, project.told()
+    assert project.made() == [True] * 3
+
+
+def test_run_on_other_outputs_leaves_the_temporaries_of_the_first_one_alone(project):
+    first = project.start()
+    half = project.leave_half_written()
+    tiny_scan(project.folder / "other.nii.gz")
+    sheet = "subject\timage\tuse\nother\tother.nii.gz\tsegment\n"
+    (project.folder / "other.tsv").write_text(sheet)
+    overlay = project.overlay | {"sheet": str(project.folder / "other.tsv"), "model": "small"}
+    second = run_snakemake(project.folder, CONFORMED.format("other"), overlay=overlay)
+    assert second.returncode == 0 and half.exists(), second.text
     (project.folder / "hold").unlink()
     assert first.wait(60) == 0, project.told()
     assert project.made() == [True] * 3
 
 
 @pytest.mark.case(47)
-def test_run_after_one_whose_snakemake_was_killed_waits_for_its_jobs_and_takes_its_lock(project):
+def test_killed_run_is_unlocked_and_then_the_same_command_finishes_it(project):
     first = project.start()
     first.send_signal(signal.SIGKILL)
     first.wait()
+    half = project.leave_half_written()
     early = project.run()
-    assert early.returncode != 0, early.text
-    assert "jobs of a killed run still work here (process" in early.text
+    assert early.returncode != 0 and "--unlock" in early.text, early.text
     (project.folder / "hold").unlink()
-    deadline = time.monotonic() + 60
-    while others_at_work(project.folder):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    project.wait_for_jobs()
+    unlocked = project.run("--unlock")
+    assert unlocked.returncode == 0 and half.exists(), unlocked.text
     done = project.run()
-    assert done.returncode == 0, done.text
-    assert "The last run was killed: its lock and" in done.text
+    assert done.returncode == 0 and not half.exists(), done.text
     assert project.made() == [True] * 3
+    assert {v.scan for v in read_verdicts(project.folder / "results/check.tsv")} == {
+        "sub-t", "sub-v", "sub-s",
+    }  # fmt: skip
     assert job_counts(project.run("--dry-run").text) == {}
+
+
+def test_end_of_a_run_removes_what_its_killed_jobs_have_left(project):
+    project.before_converting("echo half > results/scans/.tmp-01ab_9yzT1w.nii.gz; kill -KILL $$")
+    done = project.run("--keep-going")
+    assert done.returncode != 0 and project.made() == [True, True, False], done.text
+    assert not list(project.folder.glob("results/**/.tmp-*"))
 
 
 @pytest.mark.case(1)
@@ -330,5 +368,14 @@ def test_workflow_in_a_read_only_folder_stops_before_it_begins(disk):
     assert mount(disk, "remount", "ro").returncode == 0
     done = run_snakemake(disk, *project.wanted, "--configfile", str(disk / "overlay.yaml"))
     assert done.returncode != 0
+    assert f"Read-only file system: '{disk}/.snakemake'" in done.text  # in Snakemake's words
+
+
+@pytest.mark.case(51)
+def test_workflow_with_a_read_only_results_folder_stops_before_its_first_job(project, disk):
+    (project.folder / "results").symlink_to(disk)
+    assert mount(disk, "remount", "ro").returncode == 0
+    done = project.run()
+    assert done.returncode != 0
     assert "results/check.cache.json: cannot be written (Read-only file system)" in done.text
-    assert "Traceback" not in done.text
+    assert "Traceback" not in done.text and "quicknat convert" not in done.text

@@ -65,8 +65,8 @@ def test_bad_file_and_orientation_that_changed_are_looked_at_again(cohort, reads
     cohort.add("l", labels="l_l.nii.gz", use="train")
     cohort.check()
     reads.clear()
-    places, _, table, threads = cohort.arguments()
-    check_cohort(places, protocol, table, threads)
+    places, _, cache, threads = cohort.arguments()
+    check_cohort(places, protocol, cache, threads)
     assert sorted(reads) == ["bad.nii.gz", "l_l.nii.gz"]
 
 

@@ -9,10 +9,9 @@ from helpers import save, tiny_labels, tiny_scan
 from quicknat.checking.cohort_check import check_cohort, check_for_workflow
 from quicknat.checking.examine import examine_labels
 from quicknat.checking.space import needed_bytes, space_line
-from quicknat.checking.verdicts import WARNING, Verdict, as_text, read_verdicts
+from quicknat.checking.verdicts import WARNING, Verdict, as_text, read_verdicts, write_verdicts
 from quicknat.cohort.places import Places
 from quicknat.errors import InputError
-from quicknat.records import write_records
 
 
 def truncated(path):
@@ -221,7 +220,7 @@ def test_table_is_aligned_and_survives_writing(tmp_path):
         Verdict("sub-1", "train", 'a "b".nii', "ok"),
         Verdict("sub-22", "", "c.nii", "bad", "x"),
     ]
-    write_records(tmp_path / "t.tsv", Verdict, verdicts)
+    write_verdicts(tmp_path / "t.tsv", verdicts)
     assert read_verdicts(tmp_path / "t.tsv") == verdicts
     lines = as_text(verdicts).splitlines()
     assert lines[0].index("verdict") == lines[1].index("ok") == lines[2].index("bad")

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT, job_counts
-from quicknat.checking.verdicts import Verdict, read_verdicts
+from quicknat.checking.verdicts import Verdict, read_verdicts, write_verdicts
 from quicknat.package_data import MODELS, label_table
-from quicknat.records import write_records
 
 HEADER = "subject|image|labels|protocol|use|person"
 TRAIN = ["t1|t1.nii.gz|t1_l.nii.gz|freesurfer|train|", "t2|t2.nii.gz|t2_l.nii.gz|freesurfer|train|"]
@@ -20,10 +19,8 @@ VAL = "v1|v1.nii.gz|v1_l.nii.gz|freesurfer|val|"
 TEST = "e1|e1.nii.gz|e1_l.nii.gz|freesurfer|test|"
 
 
-def test_demo_runs_every_stage_of_the_design(dry_run, tmp_path):
+def test_demo_runs_every_stage_of_the_design(dry_run):
     counts = job_counts(dry_run().text)
-    # a scan that no archive has yielded yet is no bad scan
-    assert (tmp_path / "results/check.tsv").read_text().count("\tnot here yet\t") == 16
     for stage in ("pretrain", "finetune"):
         assert counts[stage] == 3  # one job per view, independent of each other
     assert counts["download"] == counts["unpack"] == 2
@@ -76,14 +73,16 @@ PRETRAIN = "p1|p1.nii.gz|||pretrain|"
 
 @pytest.mark.slow
 def test_program_labels_the_raw_scan_instead_of_atlases(dry_run):
-    overlay = {"auto_labels": {"method": "recon-all", "license": "my.txt", "subjects_dir": "/fs"}}
+    overlay = {
+        "auto_labels": {"method": "recon-all", "license": "my fs.txt", "subjects_dir": "/fs"}
+    }
     done = dry_run("--printshellcmds", rows=[HEADER, *TRAIN, VAL, PRETRAIN], overlay=overlay)
     counts = job_counts(done.text)
     assert counts["auto_label_external"] == 1 and counts["slice"] == 4
     assert "auto_label" not in counts
     (command,) = re.findall(r"quicknat auto-label .*", done.text)
     assert "--method recon-all" in command and "--image p1.nii.gz" in command
-    assert "--subjects-dir /fs" in command
+    assert "--subjects-dir /fs --license='my fs.txt' " in command
 
 
 @pytest.mark.slow
@@ -217,7 +216,6 @@ def test_bad_scans_stop_a_run_before_it_starts_and_all_are_named(dry_run, tmp_pa
     assert done.returncode != 0 and "Job stats" not in done.text
     for name, reason in (("b1", "no such file"), ("b2", "no such file"), ("b3", "is empty")):
         assert re.search(rf"sub-{name}: .*{reason}", done.text), done.text
-    assert (tmp_path / "results/check.tsv").read_text().count("\tbad\t") == 3
 
 
 @pytest.mark.slow
@@ -235,7 +233,7 @@ def test_bad_scans_are_left_out_when_they_are_to_be_skipped(dry_run, tmp_path):
 def test_jobs_take_the_verdicts_from_the_table_and_check_nothing(dry_run, tmp_path):
     rows = [HEADER, *TRAIN, VAL, TEST, "g|g.nii.gz|||segment|"]
     verdict = Verdict("sub-g", "segment", "g.nii.gz", "bad", "was bad when the run began")
-    write_records(tmp_path / "results/check.tsv", Verdict, [verdict])
+    write_verdicts(tmp_path / "results/check.tsv", [verdict])
     arguments = ("--mode", "subprocess", "--summary")  # as Snakemake starts its jobs
     text = dry_run(*arguments, rows=rows, overlay={"on_bad_scan": "skip"}).text
     assert "sub-e1_space-conformed_T1w" in text and "sub-g_space-conformed_T1w" not in text

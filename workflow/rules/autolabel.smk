@@ -55,8 +55,9 @@ rule auto_label_external:
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
         subjects=config["auto_labels"]["subjects_dir"],
+        license=untracked(config["auto_labels"]["license"]),
     shell:
         "quicknat auto-label {input.scan:q} --method {params.method:q} --image {params.image:q}"
         " --orientation={params.orientation:q} --protocol {params.protocol:q}"
-        " --subjects-dir {params.subjects:q} --gpus {resources.gpu} --threads {threads}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        " --subjects-dir {params.subjects:q} --license={params.license:q} --gpus {resources.gpu}"
+        " --threads {threads} --output {output:q} 2>&1 | tee {log:q}"

@@ -8,6 +8,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config, validate
 
+from quicknat.checking.cohort_check import check_for_workflow
+from quicknat.checking.findings import read_cache
 from quicknat.checking.verdicts import BAD, read_verdicts
 from quicknat.cohort.places import Places
 from quicknat.cohort.sheet import pretraining, read_sheet, read_sources
@@ -27,7 +29,7 @@ RAW = os.path.normpath(os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw")
 SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
-CHECKED = "results/check.tsv"
+CHECKED = Path("results/check.tsv")  # with the cache of the check beside it
 BUNDLED = [f"results/model/{name}" for name in BUNDLE_FILES]  # bundled or copied
 DEMO_HEADS = ("CSI1", "CSI2")  # that the demo cohort deforms
 
@@ -69,19 +71,13 @@ try:
     # rules compare what is in a table, not where it is; and no label map depends on its colours
     PROTOCOL_DIGEST, CLASSES = table_digest(table), table_digest(table, without=LOOKS)
     PLACES = Places(SHEET, SOURCES, RAW, in_workflow(""))
-    if workflow.is_main_process:  # jobs parse this file too, and take out what was found then
-        from quicknat.checking.cohort_check import check_for_workflow
-
-        check_for_workflow(
-            PLACES,
-            table,
-            Path(CHECKED),
-            min(4, os.cpu_count() or 1),  # no more: this may be a cluster's head node
-            config["on_bad_scan"],
-        )
-    SKIPPED = {}
-    if config["on_bad_scan"] == "skip":
-        SKIPPED = {v.scan: v.reason for v in read_verdicts(CHECKED) if v.verdict == BAD}
+    if workflow.is_main_process:  # `onstart` writes the verdicts and the cache
+        FINDINGS = read_cache(CHECKED)
+        threads = min(4, os.cpu_count() or 1)  # no more: this may be a cluster's head node
+        VERDICTS = check_for_workflow(PLACES, table, FINDINGS, threads, config["on_bad_scan"])
+    else:  # a job, which leaves out what was found then
+        VERDICTS = read_verdicts(CHECKED) if config["on_bad_scan"] == "skip" else []
+    SKIPPED = {v.scan: v.reason for v in VERDICTS if v.verdict == BAD}
     SCANS = {scan.id: scan for scan in read_sheet(SHEET) if scan.id not in SKIPPED}
     SEGMENTED = scans("test", "segment")
     new_scans = config["training"]["new_scans"]
@@ -107,8 +103,6 @@ try:
     WARM_START_EPOCHS = config["training"]["warm_start_epochs"] * (new_scans == "warm_start")
     LABEL_METHOD = config["auto_labels"]["method"]
     UNLABELLED = [name for name in PRETRAIN_IMAGES if not (SCANS[name].labels or FROZEN)]
-    if license := config["auto_labels"]["license"]:  # as a parameter, moving it would redo labels
-        os.environ.update(FS_LICENSE=license)
     ATLASES = config["auto_labels"]["atlases"] if UNLABELLED and LABEL_METHOD == "atlas" else []
     if UNLABELLED and LABEL_METHOD == "atlas" and not ATLASES or set(ATLASES) - set(scans("train")):
         problem = f"{UNLABELLED[0]} has no labels, and 'auto_labels.atlases' is {ATLASES}"

@@ -1,31 +1,38 @@
 # What is done when a run begins, and when it ends, well or not.
-# First goes what a killed run has left: its lock, and half-written files.
-# Makes:    results/config.yaml              the settings of the run
+# Makes:    results/check.tsv                a verdict for each scan; check.cache.json beside it
+#           results/config.yaml              the settings of the run
 #           results/failed.tsv               if jobs failed: stage, scan, reason, log and its end
 #           results/report/incomplete.html   and then what is finished, with that table
 import yaml
 from snakemake.logging import logger
 
-from quicknat.files import written_whole
+from quicknat.checking.findings import write_cache
+from quicknat.checking.verdicts import write_verdicts
+from quicknat.files import remove_temporaries, written_whole
 from quicknat.runs.failures import close_run
 from quicknat.runs.jobs import JobLog
-from quicknat.runs.leftovers import RunHold
 
 FAILED, JOBS, INCOMPLETE = "results/failed.tsv", JobLog(), "results/report/incomplete.html"
-# for as long as Snakemake lives; jobs on a cluster parse this file too
-HOLD = RunHold() if workflow.is_main_process else None
+
+
+def remove_half_written():
+    """Remove what killed jobs have left, unless another run works here: on other outputs it may."""
+    if len(list(Path(".snakemake/locks").glob("*.output.lock"))) == 1:  # this run's
+        remove_temporaries("results")
 
 
 onstart:
-    if not workflow.local_exec:  # a cluster's jobs outlive Snakemake
-        HOLD.keep_locks()
+    if workflow.local_exec:  # a cluster's jobs outlive a killed Snakemake
+        remove_half_written()
+    write_cache(CHECKED, FINDINGS)
+    write_verdicts(CHECKED, VERDICTS)
     with written_whole("results/config.yaml") as (temporary,):  # with the defaults
         temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     logger.addHandler(JOBS)
 
 
 onsuccess:
-    HOLD.end()
+    remove_half_written()
     close_run([], FAILED)
     Path(INCOMPLETE).unlink(missing_ok=True)
     if os.path.exists("results/report/index.html"):  # with --until it may not be wanted yet
@@ -34,7 +41,7 @@ onsuccess:
 
 onerror:
     if workflow.local_exec:  # else jobs may still be saving their states
-        HOLD.end()
+        remove_half_written()
     print(close_run(JOBS.failed, FAILED), file=sys.stderr)
     if os.path.exists(FAILED):  # a page that cannot be made changes nothing about the end
         shell(

@@ -17,7 +17,6 @@ from quicknat.cohort.places import Places
 from quicknat.cohort.sheet import Scan, examine_sheet, find_all, find_one, side
 from quicknat.cohort.writing import PARTICIPANTS, read_participants
 from quicknat.errors import InputError
-from quicknat.records import write_records
 from quicknat.scans.volumes import Grid, require_same_grid
 
 log = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ def check_scans(
     scans: Sequence[Scan],
     places: Places,
     protocol: Path | None,
-    table: Path,
+    cache: dict[str, Finding],
     threads: int,
     faults: Mapping[Scan, Sequence[str]] | None = None,
 ) -> list[Verdict]:
@@ -119,7 +118,7 @@ def check_scans(
         scans: which; their sources are known to `places`.
         places: where their files are.
         protocol: label protocol (TSV) that label maps are to become; None: there are none.
-        table: where the verdicts will be written; the cache is kept beside it.
+        cache: as :func:`examine_files` takes and updates it.
         threads: files to read at a time.
         faults: what is known to be wrong with some of them.
 
@@ -130,7 +129,7 @@ def check_scans(
     for case in cases:
         case.problems[:0] = (faults or {}).get(case.scan, ())
     files = dict.fromkeys(file for case in cases for file in case.files.values())
-    findings = examine_files(files, protocol, table.with_suffix(".cache.json"), threads)
+    findings = examine_files(files, protocol, cache, threads)
     for case in cases:
         _judge(case, findings)
     _compare(cases, findings)
@@ -138,14 +137,14 @@ def check_scans(
 
 
 def check_cohort(
-    places: Places, protocol: Path, table: Path, threads: int
+    places: Places, protocol: Path, cache: dict[str, Finding], threads: int
 ) -> tuple[list[Verdict], bool]:
-    """Check a sheet, every file that it names, and the scans against each other; write `table`.
+    """Check a sheet, every file that it names, and the scans against each other; write nothing.
 
     Args:
         places: the sheet, and where its files are.
         protocol: label protocol (TSV).
-        table: TSV of verdicts to write.
+        cache: as :func:`examine_files` takes and updates it.
         threads: files to read at a time.
 
     Returns:
@@ -180,14 +179,13 @@ def check_cohort(
             reason = " | ".join([*reasons[scan], explain(error, places.sheet)])
             verdicts.append(Verdict(scan.id, scan.use, scan.image, BAD, reason))
     faulty = bool(verdicts or faults)
-    verdicts += check_scans(reachable, places, protocol, table, threads, reasons)
-    write_records(table, Verdict, verdicts)
+    verdicts += check_scans(reachable, places, protocol, cache, threads, reasons)
     return verdicts, faulty
 
 
 def check_for_workflow(
-    places: Places, protocol: Path, table: Path, threads: int, on_bad_scan: str
-) -> None:
+    places: Places, protocol: Path, cache: dict[str, Finding], threads: int, on_bad_scan: str
+) -> list[Verdict]:
     """Check a cohort before a run, and refuse it when it cannot be used as it is.
 
     Args:
@@ -195,10 +193,13 @@ def check_for_workflow(
             faults, since who is in which split is then unknown.
         others: as :func:`check_cohort` takes them.
 
+    Returns:
+        The verdicts, to be written once the run begins.
+
     Raises:
         InputError: naming every bad scan, a line each.
     """
-    verdicts, faulty = check_cohort(places, protocol, table, threads)
+    verdicts, faulty = check_cohort(places, protocol, cache, threads)
     bad = [verdict for verdict in verdicts if verdict.verdict == BAD]
     lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
     if bad and (faulty or on_bad_scan == "stop"):
@@ -207,3 +208,4 @@ def check_for_workflow(
         raise InputError(places.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)
+    return verdicts

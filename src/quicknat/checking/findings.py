@@ -7,8 +7,9 @@ of a thousand scans takes seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,22 +38,46 @@ def _stamps(path: Path) -> list[tuple[int, int]]:
     return [(s.st_size, s.st_mtime_ns) for s in (p.stat() for p in pair if p.exists())]
 
 
-def _read_cache(path: Path) -> dict[str, Finding]:
+def _cache_file(table: Path) -> Path:
+    return table.with_suffix(".cache.json")
+
+
+def read_cache(table: Path) -> dict[str, Finding]:
+    """Return the good files of earlier checks, from the cache beside their table of verdicts."""
     try:
-        return {key: Finding(**value) for key, value in json.loads(path.read_text()).items()}
+        content = json.loads(_cache_file(table).read_text())
+        return {key: Finding(**value) for key, value in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        return {}  # none yet, or of another make: everything is read anew
+        return {}  # none yet, or of another make: every file is read
+
+
+def write_cache(table: Path, cache: Mapping[str, Finding]) -> None:
+    """Write the cache beside a table of verdicts."""
+    with written_whole(_cache_file(table)) as (temporary,):
+        temporary.write_text(json.dumps({key: asdict(found) for key, found in cache.items()}))
+
+
+@contextmanager
+def open_cache(table: Path) -> Iterator[dict[str, Finding]]:
+    """Yield the cache of a table; write it after the block, also after Ctrl-C, if it changed."""
+    cache = read_cache(table)
+    before = dict(cache)
+    try:
+        yield cache
+    finally:
+        if cache != before:
+            write_cache(table, cache)
 
 
 def examine_files(
-    files: Iterable[File], protocol: Path | None, cache: Path, threads: int
+    files: Iterable[File], protocol: Path | None, cache: dict[str, Finding], threads: int
 ) -> dict[File, Finding]:
     """Look into files, except those that the cache knows as they are.
 
     Args:
         files: each once.
         protocol: label protocol (TSV); None if there is no label map among the files.
-        cache: JSON of the good files that earlier calls found; then of those of this one.
+        cache: the good files that earlier calls found; updated to those of this one.
         threads: files to read at a time (decompression runs in parallel).
 
     Raises:
@@ -70,8 +95,8 @@ def examine_files(
             return examine_labels(file.path, file.orientation, file.numbering, table)
         return examine_image(file.path, file.orientation)
 
-    known, keys = _read_cache(cache), {file: key(file) for file in files}
-    found = {name: known[name] for name in keys.values() if name in known}
+    keys = {file: key(file) for file in files}
+    found = {name: cache[name] for name in keys.values() if name in cache}
     fresh = [file for file, name in keys.items() if name not in found]
     pool = ThreadPoolExecutor(threads)
     try:
@@ -84,8 +109,6 @@ def examine_files(
     finally:  # also after Ctrl-C: what was read is kept
         pool.shutdown(cancel_futures=True)
         # not what is bad: the cause may lie elsewhere (permission, memory, the disk)
-        kept = {name: finding for name, finding in found.items() if not finding.problem}
-        if kept != known:
-            with written_whole(cache) as (temporary,):
-                temporary.write_text(json.dumps({k: asdict(f) for k, f in kept.items()}))
+        cache.clear()
+        cache.update({name: finding for name, finding in found.items() if not finding.problem})
     return {file: found[name] for file, name in keys.items()}

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from quicknat.errors import InputError
-from quicknat.records import columns, read_records
+from quicknat.records import columns, read_records, write_records
 
 OK, WARNING, BAD, NOT_HERE = "ok", "warning", "bad", "not here yet"
 
@@ -38,6 +38,11 @@ def read_verdicts(path: str | Path) -> list[Verdict]:
     except (OSError, ValueError) as error:
         fix = "run 'quicknat check'"
         raise InputError(path, f"is no table of a check ({error})", fix) from error
+
+
+def write_verdicts(path: str | Path, verdicts: Sequence[Verdict]) -> None:
+    """Write the table as TSV."""
+    write_records(path, Verdict, verdicts)
 
 
 def as_text(verdicts: Sequence[Verdict]) -> str:

@@ -39,30 +39,31 @@ def check(
     Example: `quicknat check cohort.tsv --threads 8`
     """
     from quicknat.checking.cohort_check import check_cohort, check_scans
+    from quicknat.checking.findings import open_cache
     from quicknat.checking.space import needed_bytes, space_line
-    from quicknat.checking.verdicts import BAD, Verdict, as_text
+    from quicknat.checking.verdicts import BAD, as_text, write_verdicts
     from quicknat.cohort.places import Places
     from quicknat.cohort.sheet import Scan, default_name, examine_sheet, read_sources
-    from quicknat.records import write_records
 
     is_sheet = [path.suffix.lower() == ".tsv" for path in what]
     if any(is_sheet) and len(what) > 1:
         raise typer.BadParameter("give one sheet, or image files")
-    if is_sheet[0]:
-        if sources is None and SOURCES.exists():
-            sources = SOURCES
-        places = Places(str(what[0]), read_sources(sources) if sources else {}, str(raw))
-        verdicts, _ = check_cohort(places, protocol, output, threads)
-        scans, _ = examine_sheet(what[0])
-        space = space_line(needed_bytes(scans, places, Path("results"), size, slice_size))
-    else:
-        scans = [
-            Scan(default_name(path)[len("sub-") :], str(path), "", orientation=orientation)
-            for path in what
-        ]
-        verdicts = check_scans(scans, Places("", {}, str(raw)), None, output, threads)
-        write_records(output, Verdict, verdicts)
-        space = ""
+    space = ""
+    with open_cache(output) as cache:
+        if is_sheet[0]:
+            if sources is None and SOURCES.exists():
+                sources = SOURCES
+            places = Places(str(what[0]), read_sources(sources) if sources else {}, str(raw))
+            verdicts, _ = check_cohort(places, protocol, cache, threads)
+            scans, _ = examine_sheet(what[0])
+            space = space_line(needed_bytes(scans, places, Path("results"), size, slice_size))
+        else:
+            scans = [
+                Scan(default_name(path)[len("sub-") :], str(path), "", orientation=orientation)
+                for path in what
+            ]
+            verdicts = check_scans(scans, Places("", {}, str(raw)), None, cache, threads)
+    write_verdicts(output, verdicts)
     typer.echo("\n".join(filter(None, [as_text(verdicts), space, f"table: {output}"])))
     if any(verdict.verdict == BAD for verdict in verdicts):
         raise typer.Exit(1)

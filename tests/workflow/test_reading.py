@@ -1,0 +1,103 @@
+"""Reading the Snakefile creates, changes and deletes no file."""
+
+import re
+import shutil
+
+import pytest
+import yaml
+
+from helpers import ROOT, run_snakemake, tiny_labels, tiny_scan
+
+# what any Snakefile leaves below .snakemake
+SNAKEMAKES_OWN = re.compile(r"\.snakemake/(log/[^/]+\.snakemake\.log|iocache/latest\.pkl)")
+# as a run leaves them that was killed; an older check is out of date
+LEFT = (
+    "results/check.tsv",
+    "results/check.cache.json",
+    "results/failed.tsv",
+    "results/scans/.tmp-01ab_9yzT1w.nii.gz",
+    ".snakemake/locks/0.output.lock",
+)
+SCANS = {"t": "train", "v": "val", "s": "segment", "bad": "segment"}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the workflow, with a sheet whose last scan is bad, after a killed run."""
+    folder = tmp_path / "project"
+    for name in ("workflow", "envs", "profiles", "src/quicknat/data/demo_labels"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder)
+    rows = ["subject\timage\tlabels\tprotocol\tuse"]
+    for name, use in SCANS.items():
+        tiny_scan(folder / f"{name}.nii.gz")
+        tiny_labels(folder / f"{name}_dseg.nii.gz")
+        labels = f"{name}_dseg.nii.gz\tfreesurfer" if use != "segment" else "\t"
+        rows.append(f"{name}\t{name}.nii.gz\t{labels}\t{use}")
+    (folder / "bad.nii.gz").write_bytes(b"")
+    (folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
+    settings = {"sheet": "cohort.tsv", "report": {"interactive": False}}
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    for name in LEFT:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("as it was\n")
+    return folder
+
+
+def state(folder):
+    """Contents and times of all files, and all folders, but for what is Snakemake's own."""
+    names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {
+        name: (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else None
+        for name, path in names.items()
+        if not SNAKEMAKES_OWN.fullmatch(name)
+        and (path.is_file() or not name.startswith(".snakemake"))
+    }
+
+
+def read(project, *arguments, skip=True):
+    """Run Snakemake in the copy; what lies there must be the same after it."""
+    before = state(project)
+    settings = (
+        "--configfile",
+        "settings.yaml",
+        "--config",
+        f"on_bad_scan={'skip' * skip or 'stop'}",
+    )
+    done = run_snakemake(project, *arguments, *settings, root=project)
+    after = state(project)
+    assert sorted(before) == sorted(after)
+    assert before == after
+    return done
+
+
+def test_dry_run_changes_no_file_and_says_which_scans_are_skipped(project):
+    done = read(project, "--dry-run")
+    assert done.returncode == 0, done.text
+    assert "skipped: sub-bad: " in done.text and "sub-s_space-conformed" in done.text
+    assert "sub-bad_space-conformed" not in done.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("--lint",), ("--dag", "dot"), ("--summary",)], ids=str)
+def test_other_ways_to_look_at_the_workflow_change_no_file(project, arguments):
+    done = read(project, *arguments)
+    assert "skipped: sub-bad: " in done.text, done.text
+
+
+@pytest.mark.slow
+def test_refused_run_changes_no_file(project):
+    for arguments in (("--dry-run",), ()):
+        done = read(project, *arguments, skip=False)
+        assert done.returncode != 0 and re.search(r"sub-bad: .*is empty", done.text), done.text
+
+
+@pytest.mark.slow
+def test_demo_with_the_default_configuration_is_read_without_a_trace(project):
+    shutil.rmtree(project / "results")
+    shutil.rmtree(project / ".snakemake")
+    before = state(project)
+    done = run_snakemake(project, "--dry-run", root=project)
+    assert done.returncode == 0 and "finetune" in done.text, done.text
+    assert state(project) == before
