@@ -59,7 +59,7 @@ def test_whole_numbers_stored_as_decimals_are_labels(convert_labels, labels, tmp
 @pytest.mark.case(30)
 def test_fraction_among_labels_is_refused(refused, labels):
     changed(labels, 17.5)
-    refused("label value 17.5 is not a whole number", "nearest neighbour")
+    refused("label value 17.5 is not a whole number", "not one that was interpolated")
 
 
 @pytest.mark.case(31)

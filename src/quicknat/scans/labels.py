@@ -185,7 +185,7 @@ class Protocol:
             odd = next(v for v in values if not np.isfinite(v) or v != np.round(v))
             raise InputError(
                 where, f"label value {odd} is not a whole number",
-                "give a label map, not probabilities, resampled by nearest neighbour",
+                "give the label map itself: not probabilities, and not one that was interpolated",
             )  # fmt: skip
         if numbering == self.name:
             known = {int(index): int(index) for index in self.table["index"]}
