@@ -80,7 +80,7 @@ def back(conformed, grid, native, softness=0.6):
 def test_scan_with_the_grid_s_voxels_is_only_flipped_cropped_and_padded(parity):
     """In all 48 orientations: values, counts and places of labels are kept, and so is the way back.
 
-    The field of view is larger than the cube along one axis, as a neck is.
+    The field of view is larger than the cube.
     """
     labels = head_of_structures((2, 2, 2), parity, sizes=104)
     noise = np.random.default_rng(0).integers(100, 1000, labels.shape)
@@ -201,6 +201,31 @@ def test_border_half_way_between_voxels_gives_half_of_them_to_either_side():
     assert set(np.unique(border)) == {3, 7} and abs((border == 3).sum() - 40.5) < 5
 
 
+@pytest.mark.parametrize("side, count", [(0.8, 256), (1.2, 150)])
+def test_grid_as_a_file_s_header_holds_it_prefers_no_side_either(side, count):
+    """Its numbers are float32: half-way is not quite half-way any more, to one side everywhere."""
+    data = np.zeros((count, 8, 8), np.uint8)
+    data[count // 3 : 2 * count // 3] = 1
+    starts = -160 + np.random.default_rng(0).uniform(-30, 30, 500)
+    start = max(starts, key=lambda number: abs(np.float32(number) - number))  # rounded most
+    for first in (start, -start - 255):  # and to either side
+        affine = from_matvec(np.diag([side] * 3), [first + 127 - side * (count // 2 - 1), 0, 0])
+        exact = Grid((256, 10, 10), from_matvec(np.eye(3), [first, 0, 0]))
+        stored = Grid(exact.shape, exact.affine.astype(np.float32).astype(float))
+        places = [
+            np.argwhere(resample_labels(Volume(data, affine, "a"), grid))[:, 0].mean()
+            for grid in (exact, stored)
+        ]
+        assert places[0] == pytest.approx(places[1], abs=0.01)
+
+
+@pytest.mark.parametrize("spacing", [1, 2])
+def test_spacing_may_be_a_whole_number(spacing):
+    labels = head_of_structures((1.5, 1.5, 1.5), (1, 0, 0), middle=(0.3, 0.4, -0.2))
+    one, other = (conformed_grid(labels, kind(spacing), 96) for kind in (int, float))
+    assert np.array_equal(one.affine, other.affine)
+
+
 def test_labels_of_many_values_keep_their_type_and_numbers():
     data = np.zeros((20, 20, 20), np.int32)
     data[4:9, 4:15, 4:15], data[9:15, 4:15, 4:15] = 2035, 1035
@@ -212,7 +237,9 @@ def test_labels_of_many_values_keep_their_type_and_numbers():
 @pytest.mark.slow
 def test_manual_labels_of_real_scans_are_their_own_there_and_back(shared, protocol):
     """All 15, 14 of which have an odd number of voxels along some axis."""
-    for path in sorted((shared / "data/malc").glob("*_SS.nii.gz")):
+    paths = sorted((shared / "data/malc").glob("*_SS.nii.gz"))
+    assert len(paths) == 15
+    for path in paths:
         scan = read_volume(path)
         labels = read_volume(path.with_name(path.name.replace("SS", "glm")))
         grid = conformed_grid(scan, 1.0, 256)

@@ -85,7 +85,7 @@ def darkest(volume: Volume) -> float:
 
 
 def _nearest_below(number: np.ndarray) -> np.ndarray:
-    """Round, half-way down whatever the last digits of `number` are."""
+    """Round to the nearest integer; halves go down, also where rounding put them just above."""
     return np.ceil(number - 0.5 - 1e-6).astype(int)
 
 
@@ -94,9 +94,10 @@ def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
 
     It is centred on the scan's field of view when that fits, else on the head, so that a large
     field of view loses air first. From there it moves by half a voxel at most, so that the scan's
-    voxel in the middle is one of its own: half-way between voxels, labels would have to choose a
-    side. A scan with voxels of `spacing_mm` (within 0.1 %) along the world's axes (within 0.1°)
-    lends the cube its axes, and all voxels coincide.
+    voxel in the middle is one of its own (or is divided evenly, where the scan's are larger):
+    half-way between voxels, labels would have to choose a side. A scan with voxels of `spacing_mm`
+    (within 0.1 %) along the world's axes (within 0.1°) lends the cube its axes, and all voxels
+    coincide.
     """
     volume = canonical(volume)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij"))
@@ -116,12 +117,13 @@ def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
         first = middle - _nearest_below((size - 1) / 2 + middle - position)
         return Grid((size, size, size), moved(volume.affine, first))
     start = centre - spacing_mm * (size - 1) / 2
-    # of an even number of voxels within one of the scan's, none is in its middle: they lie about it
+    # where an even number of the cube's voxels fits into one of the scan's, none is at its centre:
+    # they lie on either side of it
     within = np.rint(zooms / spacing_mm)
     about = (within > 0) & (within % 2 == 0)
     anchor = apply_affine(volume.affine, middle) + about * spacing_mm / 2
     start = anchor - spacing_mm * _nearest_below((anchor - start) / spacing_mm)
-    return Grid((size, size, size), from_matvec(np.diag([spacing_mm] * 3), start))
+    return Grid((size, size, size), from_matvec(np.diag([float(spacing_mm)] * 3), start))
 
 
 def _below_vertex(image: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, int]:

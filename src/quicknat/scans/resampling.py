@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 
 from quicknat.scans.volumes import Grid, Volume
@@ -19,7 +19,7 @@ COINCIDENT_VOXELS = 0.01  # voxels that lie no farther apart than this are the s
 ROUGHER = 1.01  # squared ratio of voxel sides below which a grid is not coarser
 FWHM_PER_SD = np.sqrt(8 * np.log(2))  # of a Gaussian
 TRUNCATE = 4  # standard deviations at which a Gaussian is cut off
-TIE = 1e-5  # probabilities closer than this are equal but for rounding
+TIE = 1e-4  # probabilities closer than this are equal but for rounding, of float32 affines too
 
 
 def canonical(volume: Volume) -> Volume:
@@ -33,7 +33,7 @@ def canonical(volume: Volume) -> Volume:
 
 def moved(affine: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Return the voxel-to-world matrix of the grid that begins at voxel `start` of another."""
-    return nib.affines.from_matvec(affine[:3, :3], apply_affine(affine, start))
+    return from_matvec(affine[:3, :3], apply_affine(affine, start))
 
 
 def _aligned(volume: Volume, grid: Grid) -> tuple[Volume, np.ndarray]:
@@ -125,8 +125,10 @@ def _probabilities(
     data: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]
 ) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:
     """Each label but 0, the box of the target grid where it can be, and its probability there."""
-    values, numbers = np.unique(data, return_inverse=True)
-    numbers = numbers.reshape(data.shape) + (values[0] != 0)  # number 0 is the background
+    values = np.unique(data).astype(int)  # not its inverse, which takes eight bytes a voxel
+    numbers = np.zeros(values.max() + 1, np.uint16)
+    numbers[values] = np.arange(len(values)) + (values[0] != 0)  # number 0 is the background
+    numbers = numbers[data.astype(np.intp) if data.dtype.kind == "f" else data]
     values = values[values != 0]
     sd, to_target = smoothing_sd(matrix), np.linalg.inv(matrix)
     margin = np.ceil(TRUNCATE * sd).astype(int) + 1
@@ -165,11 +167,13 @@ def resample_labels(labels: Volume, grid: Grid) -> np.ndarray:
     found = np.zeros(grid.shape, labels.data.dtype)
     best, total = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     # alternates from voxel to voxel, and is the same seen from either side
-    rings = [np.abs(2 * np.arange(n) - (n - 1)) // 2 for n in grid.shape]
-    alternating = np.where(sum(np.ix_(*rings)) % 2, np.float32(TIE), np.float32(-TIE))
+    x, y, z = (np.abs(2 * np.arange(n) - (n - 1)) // 2 % 2 == 1 for n in grid.shape)
+    earlier = x[:, None, None] ^ y[:, None] ^ z  # whether the earlier of two equal labels wins
+    tie = np.array([-TIE, TIE], np.float32)
     for label, where, probability in _probabilities(labels.data, matrix, grid.shape):
         total[where] += probability
-        larger = probability > best[where] + alternating[where]
+        larger = probability > best[where] + tie[earlier[where].astype(np.uint8)]
         best[where][larger], found[where][larger] = probability[larger], label
-    found[1 - total > best - alternating] = 0
+    total += best
+    found[total < 1 + tie[earlier.astype(np.uint8)]] = 0  # the background's is 1 less all others
     return found

@@ -65,11 +65,10 @@ def _as_coarse_as(native: Grid, probabilities: torch.Tensor, affine: np.ndarray)
     sd = smoothing_sd(np.linalg.inv(affine) @ native.affine)
     if not sd.any():
         return probabilities
-    smooth = [
-        ndimage.gaussian_filter(part, sd, mode="nearest", truncate=TRUNCATE)
-        for part in probabilities.numpy()
-    ]
-    return torch.from_numpy(np.stack(smooth))
+    smooth = np.empty(probabilities.shape, np.float32)
+    for one, part in zip(smooth, probabilities.numpy(), strict=True):
+        ndimage.gaussian_filter(part, sd, mode="nearest", truncate=TRUNCATE, output=one)
+    return torch.from_numpy(smooth)
 
 
 def sample_at(

@@ -109,7 +109,7 @@ def _bend(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
     strength = 2 * ranges.displacement * draw.uniform(1, 1, 1)
     field = strength * draw.normal(2, KNOTS, KNOTS)
     field = F.interpolate(field, maps.shape[2:], mode="bicubic", align_corners=True)
-    # the nearest tissue: the image is painted from what comes out here, so that it fits its classes
+    # the nearest tissue: the image is painted from it, so image and classes match whatever it is
     return F.grid_sample(
         maps, grid + field.movedim(1, -1), mode="nearest", padding_mode="zeros", align_corners=False
     )

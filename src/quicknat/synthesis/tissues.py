@@ -111,12 +111,10 @@ def conformed_tissues(
         grid = Grid(image.shape, affine)
     else:
         grid = conformed_grid(Volume(tissues, labels.affine, labels.path), spacing_mm, size)
-    # together, since what is resampled by itself would fit no more; (0, 0) comes first
-    found, inverse = np.unique(tissues.astype(np.uint16) << 8 | classes, return_inverse=True)
-    pairs = found if found[0] == 0 else np.insert(found, 0, 0)
-    number = inverse.reshape(labels.shape).astype(np.uint16) + np.uint16(len(pairs) - len(found))
-    there = pairs[resample_labels(Volume(number, labels.affine, labels.path), grid)]
-    tissues, classes = (there >> 8).astype(np.uint8), (there & 255).astype(np.uint8)
+    # resampled as pairs: done separately, tissues and classes would no longer match
+    both = tissues.astype(np.uint16) << 8 | classes
+    both = resample_labels(Volume(both, labels.affine, labels.path), grid)
+    tissues, classes = (both >> 8).astype(np.uint8), (both & 255).astype(np.uint8)
     if not classes.any():
         raise InputError(
             labels.path, "lies elsewhere in space than its scan", "give labels on the scan's grid"
