@@ -20,10 +20,10 @@ import typer
 from quicknat.autolabel.atlas import BRAIN_BOX_MM, label_by_atlases
 from quicknat.cli.app import QUICKNAT28, ProtocolFile
 from quicknat.cohort.sheet import Scan, read_sheet
-from quicknat.scans.conform import conform, conform_labels, head_window
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import crop
-from quicknat.scans.volumes import read_volume
+from quicknat.images.conform import conform, conform_labels, head_window
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import crop
+from quicknat.images.volumes import read_volume
 
 
 def boxed(

@@ -28,15 +28,15 @@ import torch
 import typer
 
 from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
+from quicknat.images.conform import conform_file, record_grid
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import AXIS, VIEWS
+from quicknat.images.training_stats import ScanStatistics, summarise
+from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import load_bundle, write_bundle
 from quicknat.model.losses import CombinedLoss
 from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.package_data import label_table
-from quicknat.scans.conform import conform_file, record_grid
-from quicknat.scans.labels import Protocol
-from quicknat.scans.population import ScanStatistics, summarise
-from quicknat.scans.slices import AXIS, VIEWS
-from quicknat.scans.volumes import save_nifti
 from quicknat.segmentation.batch import Options, Task, segment_file
 from quicknat.segmentation.inference import segment
 from quicknat.segmentation.native import to_native

@@ -24,11 +24,11 @@ from nibabel.affines import apply_affine
 
 from quicknat.cohort.sheet import read_sheet
 from quicknat.hardware import computes_in_bfloat16
+from quicknat.images.conform import conform, head_window
+from quicknat.images.resampling import resample_labels
+from quicknat.images.slices import crop
+from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.scans.conform import conform, head_window
-from quicknat.scans.resampling import resample_labels
-from quicknat.scans.slices import crop
-from quicknat.scans.volumes import Grid, Volume, read_volume
 from quicknat.segmentation.inference import aggregate
 from quicknat.segmentation.native import to_native
 

@@ -19,12 +19,12 @@ import typer
 
 from quicknat.hardware import keep_freed_memory
 from quicknat.model.network import NetworkSettings
-from quicknat.synthesis.painting import synthesize
+from quicknat.synthesis.synthesize import synthesize
 from quicknat.synthesis.tissue_table import tissue_table
 from quicknat.training.devices import make_fabric
-from quicknat.training.learner import Learner
 from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import Plan
+from quicknat.training.train_step import TrainStep
 
 
 def main(
@@ -65,7 +65,7 @@ def main(
         warm_start=None,
     )
     fabric = make_fabric(plan.view, plan.settings)
-    learner = Learner(fabric, plan, steps_per_epoch=100)
+    train_step = TrainStep(fabric, plan, steps_per_epoch=100)
     tissues = torch.as_tensor(patches.repeat(8, axis=1).repeat(8, axis=2), device=fabric.device)
     classes = torch.where(tissues < 28, tissues, 0)
     generator = torch.Generator(fabric.device).manual_seed(0)
@@ -74,7 +74,7 @@ def main(
     numbers = iter(range(10**9))
     steps = {
         "paint": lambda: synthesize(tissues, classes, generator),
-        "training step": lambda: learner.step(batch, (next(numbers),), update=True),
+        "training step": lambda: train_step.step(batch, (next(numbers),), update=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):

@@ -23,9 +23,9 @@ from quicknat.hardware import keep_freed_memory
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.training.devices import choose_precision, make_fabric
-from quicknat.training.learner import Learner
 from quicknat.training.optimizers import TrainingSettings, make_optimizer
 from quicknat.training.plan import Plan
+from quicknat.training.train_step import TrainStep
 
 
 def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], Any]:
@@ -46,11 +46,11 @@ def our_step(plan: Plan, **changes: Any) -> Callable[[dict], torch.Tensor]:
     """The step of ``quicknat train`` with these settings."""
     settings = replace(plan.settings, **changes)
     changed = replace(plan, settings=settings)
-    learner = Learner(make_fabric(plan.view, settings), changed, steps_per_epoch=100)
-    if settings.compile and not learner.compile():
+    train_step = TrainStep(make_fabric(plan.view, settings), changed, steps_per_epoch=100)
+    if settings.compile and not train_step.compile():
         raise SystemExit("the network cannot be compiled here")
     numbers = iter(range(10**9))
-    return lambda batch: learner.step(batch, (next(numbers),), update=True)
+    return lambda batch: train_step.step(batch, (next(numbers),), update=True)
 
 
 def main(

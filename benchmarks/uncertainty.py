@@ -20,9 +20,9 @@ import typer
 
 from quicknat.cohort.sheet import read_sheet
 from quicknat.hardware import computes_in_bfloat16
+from quicknat.images.conform import conform
+from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import load_bundle
-from quicknat.scans.conform import conform
-from quicknat.scans.volumes import Grid, Volume, read_volume
 from quicknat.segmentation.inference import segment
 
 FALLING = ("uncertainty", "cv")  # scores that are low where Dice is high

@@ -7,8 +7,10 @@ without a script.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +25,7 @@ from quicknat.package_data import LABEL_TABLES, model_folder, schema_path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / "workflow"
+PACKAGE = ROOT / "src/quicknat"
 UNSET = "–"
 BLOCK = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"\$`([^`]+)`\$")
@@ -48,10 +51,68 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Turn equations into MathML."""
+    """Fill in the tables that are made from docstrings; turn equations into MathML."""
+    for name, tables in {"rules": rules, "packages": packages, "modules": modules}.items():
+        if (mark := f"<!-- {name} -->") in markdown:
+            markdown = markdown.replace(mark, tables())
     markdown = BLOCK.sub(lambda found: convert(found[1], display="block"), markdown)
     # without the span, Markdown would take an equation that begins a line out of its paragraph
     return INLINE.sub(lambda found: f"<span>{convert(found[1])}</span>", markdown)
+
+
+def rules() -> str:
+    """Return the rule files in the order of the data, each with its own first line."""
+    files = re.findall(r'include: "(.+)"', (ROOT / "Snakefile").read_text())
+    lines = (((ROOT / file).read_text().splitlines()[0]).lstrip("# ") for file in files)
+    rows = zip((f"`{Path(file).name}`" for file in files), lines, strict=True)
+    return table(("file", "what its rules do"), rows)
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a module's docstring, as Markdown."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0].replace("``", "`")
+
+
+def package_folders() -> list[Path]:
+    """Return the library's packages but for the command line, a package after those it uses."""
+    folders = {path.parent.name: path.parent for path in PACKAGE.glob("*/__init__.py")}
+    del folders["cli"]
+    return [folders[name] for name in TopologicalSorter(used()).static_order()]
+
+
+def used() -> dict[str, set[str]]:
+    """Return for each package the other packages that its modules import from."""
+    names = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"cli"}
+    return {
+        name: {
+            other
+            for path in (PACKAGE / name).glob("*.py")
+            for other in re.findall(r"(?:from|import) quicknat\.(\w+)", path.read_text())
+            if other in names - {name}
+        }
+        for name in sorted(names)
+    }
+
+
+def packages() -> str:
+    """Return the library's packages: what is in each, and which others it uses."""
+    rows = (
+        (f"`quicknat.{folder.name}`", first_line(folder / "__init__.py"),
+         ", ".join(f"`{other}`" for other in sorted(used()[folder.name])) or UNSET)
+        for folder in package_folders()
+    )  # fmt: skip
+    return table(("package", "what is in it", "uses"), rows)
+
+
+def modules() -> str:
+    """Return the modules of each package, then those beside the packages, a table each."""
+    text = ""
+    for folder in [*package_folders(), PACKAGE]:
+        paths = [path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("__")]
+        name = f"`{folder.name}`" if folder != PACKAGE else "Beside the packages"
+        rows = ((f"`{path.stem}`", first_line(path)) for path in paths)
+        text += f"\n### {name}\n\n" + table(("module", "what it is for"), rows)
+    return text
 
 
 def card(model: str) -> str:

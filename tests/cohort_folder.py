@@ -3,9 +3,9 @@
 import numpy as np
 
 from helpers import LABELS, save, tiny_labels, tiny_scan
-from quicknat.checking.cohort_check import check_cohort
-from quicknat.checking.findings import read_cache, write_cache
-from quicknat.cohort.places import Places
+from quicknat.cohort.check import check_cohort
+from quicknat.cohort.findings import read_cache, write_cache
+from quicknat.cohort.paths import Places
 
 PROTOCOL = LABELS / "quicknat28.tsv"
 COLUMNS = "subject image labels protocol use person session source labels_source"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from helpers import LABELS, ROOT, SHARED, painted_head, real_dseg
-from quicknat.scans.labels import Protocol
-from quicknat.scans.volumes import Volume
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import Volume
 from reliability import Recorder
 
 
@@ -107,9 +107,9 @@ def stack(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
     """A model folder from three very brief real trainings."""
+    from quicknat.images.slices import VIEWS
     from quicknat.model.bundle import write_bundle
     from quicknat.model.network import NetworkSettings
-    from quicknat.scans.slices import VIEWS
     from quicknat.training.launch import train_view
     from quicknat.training.optimizers import TrainingSettings
 

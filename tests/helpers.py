@@ -15,8 +15,8 @@ import numpy as np
 import yaml
 from scipy import ndimage
 
+from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import DATA
-from quicknat.scans.volumes import Volume, read_volume
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -11,9 +11,9 @@ import pandas as pd
 from PIL import Image
 
 from quicknat.cohort.sheet import Scan
+from quicknat.images.labels import Protocol
 from quicknat.report.content import GATHERED_FROM, ReportInputs
 from quicknat.report.pages import SCORE_FIGURES
-from quicknat.scans.labels import Protocol
 
 VIEWS = ("coronal", "axial", "sagittal")
 LAYERS = ("prediction", "prediction_safe", "reference", "reference_safe", "disagreement")

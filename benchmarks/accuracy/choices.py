@@ -24,12 +24,12 @@ from scipy import ndimage
 
 from quicknat.evaluation.metrics import evaluate
 from quicknat.evaluation.scores import interval
+from quicknat.images.conform import head_window, load_conformed, record_grid
+from quicknat.images.slices import AXIS, VIEWS, crop
+from quicknat.images.volumes import read_volume
 from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.model.bundle_format import read_description
 from quicknat.model.losses import prior_offsets
-from quicknat.scans.conform import head_window, load_conformed, record_grid
-from quicknat.scans.slices import AXIS, VIEWS, crop
-from quicknat.scans.volumes import read_volume
 from quicknat.segmentation.inference import HALF, moved, shifted, slice_probabilities
 from quicknat.segmentation.native import to_native
 

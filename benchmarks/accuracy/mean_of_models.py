@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from quicknat.files import folder_written_whole, sha256
+from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import load_bundle
-from quicknat.scans.slices import VIEWS
 
 
 def mean(one: Path, other: Path, output: Path) -> None:

@@ -27,13 +27,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quicknat.cohort.sheet import Scan
+from quicknat.images.conform import head_window, load_conformed
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import crop, filled_enough, to_slices
+from quicknat.images.volumes import read_volume
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import DenseBlock, NetworkSettings, QuickNAT
 from quicknat.package_data import label_table
-from quicknat.scans.conform import head_window, load_conformed
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import crop, filled_enough, to_slices
-from quicknat.scans.volumes import read_volume
 from quicknat.segmentation.inference import filled_slices
 from quicknat.training.data import EpochBatches, augmentation
 from quicknat.training.optimizers import TrainingSettings, learning_rate_factor

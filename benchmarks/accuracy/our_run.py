@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from quicknat.cohort.sheet import Scan, read_sheet
 from quicknat.evaluation.metrics import evaluate
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import read_volume
 from quicknat.model.bundle_format import read_description
-from quicknat.scans.labels import Protocol
-from quicknat.scans.volumes import read_volume
 from quicknat.training.optimizers import TrainingSettings
 
 # from a conformed scan to class indices on the scan's own grid

@@ -46,9 +46,9 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 from our_run import OurRun, Segmenter, Stopwatch, parameters
 
 from quicknat.hardware import computes_in_bfloat16
-from quicknat.scans.conform import load_conformed, record_grid
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import VIEWS
+from quicknat.images.conform import load_conformed, record_grid
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
 from quicknat.segmentation.native import to_native
 from quicknat.training.devices import share_threads
 

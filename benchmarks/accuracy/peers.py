@@ -39,9 +39,9 @@ from peer_networks import train_network
 
 from quicknat.files import written_whole
 from quicknat.hardware import device_name, gpu_works, keep_freed_memory
+from quicknat.images.conform import load_conformed, record_grid
+from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.scans.conform import load_conformed, record_grid
-from quicknat.scans.slices import VIEWS
 from quicknat.segmentation.inference import segment
 
 CORONAL = {"coronal": 1.0, "axial": 0.0, "sagittal": 0.0}  # weights of the views

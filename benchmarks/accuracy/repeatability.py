@@ -23,9 +23,9 @@ from scipy.spatial.transform import Rotation
 
 from quicknat.cli.app import BUNDLED_MODEL, ModelFolder
 from quicknat.evaluation.scores import interval
+from quicknat.images.conform import conform
+from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.scans.conform import conform
-from quicknat.scans.volumes import Grid, Volume, read_volume
 from quicknat.segmentation.inference import segment
 
 DEGREES, MM = 5.0, 3.0  # each drawn evenly from minus to plus that, about and along every axis

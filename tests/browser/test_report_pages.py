@@ -7,10 +7,10 @@ import pytest
 
 from made_up_results import made_up_results
 from quicknat.cohort.sheet import Scan
+from quicknat.images.volumes import Grid
 from quicknat.report.pages import write_report
 from quicknat.report.scan_layers import Layers
 from quicknat.report.viewer import write_viewer_volumes
-from quicknat.scans.volumes import Grid
 
 HOSTILE = """<script>document.title = 'harmed'</script>"'<img src=x onerror="alert(1)">"""
 NASTY = """<img src=x onerror=alert(1)>"'ü"""  # may be part of a file's name

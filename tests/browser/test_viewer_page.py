@@ -12,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.image import imread
 
 from helpers import save
+from quicknat.images.conform import conform_file
+from quicknat.images.volumes import save_nifti
 from quicknat.package_data import TEMPLATES
 from quicknat.report.scan_layers import load_layers
 from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
-from quicknat.scans.conform import conform_file
-from quicknat.scans.volumes import save_nifti
 
 NASTY = """x"'<script>document.title = 'harmed'</script><img src=x onerror="alert(1)">"""
 SCAN = "sub-1"

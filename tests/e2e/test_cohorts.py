@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from helpers import LABELS, ROOT, run_snakemake
-from quicknat.scans.labels import Protocol
-from quicknat.scans.volumes import read_volume
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import read_volume
 
 pytestmark = pytest.mark.slow
 TINY = {

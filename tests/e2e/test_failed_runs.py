@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from helpers import ROOT, job_counts, run_snakemake, save
+from quicknat.failures.table import SILENT, read_failed
 from quicknat.files import sha256
-from quicknat.runs.failures import SILENT, read_failed
 
 pytestmark = pytest.mark.slow
 # the axial training is killed as it begins, as Linux does where memory runs out

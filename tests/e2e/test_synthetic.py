@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from helpers import job_counts, painted_head, real_dseg, run_snakemake
-from quicknat.scans.slices import VIEWS
+from quicknat.images.slices import VIEWS
 
 pytestmark = pytest.mark.slow
 SETTINGS = {

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from quicknat.cli.app import main
+from quicknat.images.labels import Protocol
 from quicknat.model.bundle import Bundle
-from quicknat.scans.labels import Protocol
 
 NOBODY = 65534
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fuzzing import NASTY, contents, damaged, quicknat, refused, workplace
 from quicknat.download import unpacking
-from quicknat.scans.volumes import MAX_BYTES
+from quicknat.images.volumes import MAX_BYTES
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 

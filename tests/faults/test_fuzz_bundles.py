@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT, save
 from quicknat.errors import InputError
+from quicknat.images.conform import load_conformed, record_grid
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS, open_stack
 from quicknat.model.bundle import load_bundle
 from quicknat.model.bundle_format import FORMAT
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import save_weights
 from quicknat.reruns import GRID_FORMAT
-from quicknat.scans.conform import load_conformed, record_grid
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import VIEWS, open_stack
 from quicknat.training.trained import require_fit
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python

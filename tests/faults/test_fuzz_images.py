@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from fuzzing import NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS
-from quicknat.scans.volumes import read_volume
+from quicknat.images.volumes import read_volume
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
@@ -283,7 +283,7 @@ def test_header_extension_is_no_fault(tmp_path):
 
 
 def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr("quicknat.scans.volumes.MAX_BYTES", 10 * MB)
+    monkeypatch.setattr("quicknat.images.volumes.MAX_BYTES", 10 * MB)
     path = put({".nii.gz": gzip.compress(VALID[".nii"][".nii"] + bytes(40 * MB))}, tmp_path)
     done = quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz")
     refused(done, path, "unpacks to more than")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT
 from quicknat.cohort.sheet import LOCAL, read_sheet
+from quicknat.config import check_consistency
 from quicknat.errors import InputError
-from quicknat.runs.settings import check_consistency
-from quicknat.scans.labels import COLUMNS, Protocol
+from quicknat.images.labels import COLUMNS, Protocol
 from quicknat.schema import check, load_schema
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python

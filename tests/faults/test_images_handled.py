@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from quicknat.scans.conform import conform, head_window, record_grid
-from quicknat.scans.population import summarise
-from quicknat.scans.resampling import resample_labels
-from quicknat.scans.volumes import Volume, read_volume
+from quicknat.images.conform import conform, head_window, record_grid
+from quicknat.images.resampling import resample_labels
+from quicknat.images.training_stats import summarise
+from quicknat.images.volumes import Volume, read_volume
 from quicknat.segmentation.batch import Task, segment_file
 from quicknat.segmentation.inference import segment
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from helpers import save, tiny_scan
-from quicknat.report.scan_layers import load_layers
-from quicknat.scans import (
+from quicknat.images import (
     volumes,  # noqa: F401  (before a test gives up the right to read them)
 )
+from quicknat.report.scan_layers import load_layers
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
-from quicknat.checking.verdicts import read_verdicts
+from quicknat.cohort.verdicts import read_verdicts
 
 
 @pytest.fixture

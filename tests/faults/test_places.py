@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
-from quicknat.checking.verdicts import read_verdicts
+from quicknat.cohort.verdicts import read_verdicts
+from quicknat.failures.table import read_failed
 from quicknat.files import sha256
 from quicknat.model import bundle
-from quicknat.runs.failures import read_failed
-from quicknat.training import view as view_training
+from quicknat.training import trainer
 
 pytestmark = pytest.mark.slow  # half a second each, some more
 
@@ -125,7 +125,7 @@ def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, di
 
 @pytest.mark.case(43, 51)
 def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, disk, monkeypatch):
-    save, saved = view_training.save_state, []
+    save, saved = trainer.save_state, []
 
     def save_and_fill(folder, name, *rest):
         save(folder, name, *rest)
@@ -134,7 +134,7 @@ def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, disk
             fill(disk, 4096)
 
     with monkeypatch.context() as patch:
-        patch.setattr(view_training, "save_state", save_and_fill)
+        patch.setattr(trainer, "save_state", save_and_fill)
         done = commands("train", disk)
     assert done.status == 1 and "cannot be written (" in done.lines[-1], done.lines
     assert files(disk) == [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]

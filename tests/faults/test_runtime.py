@@ -16,17 +16,16 @@ import torch
 from safetensors.torch import save_file
 
 from helpers import LABELS, tiny_scan
-from quicknat.causes import explained
-from quicknat.errors import InputError
+from quicknat.errors import InputError, explained
 from quicknat.files import written_whole
+from quicknat.images import conform
+from quicknat.images.slices import VIEWS
 from quicknat.model import bundle
 from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.scans import conform
-from quicknat.scans.slices import VIEWS
 from quicknat.segmentation.inference import aggregate
 from quicknat.training.checkpoint import load_state, save_state
 from quicknat.training.data import SliceDataset
-from quicknat.training.learner import Learner
+from quicknat.training.train_step import TrainStep
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def test_full_shared_memory_is_told_with_the_remedy(train, tmp_path, monkeypatch
     def fail(*_):
         raise RuntimeError(message)
 
-    monkeypatch.setattr(Learner, "step", fail)
+    monkeypatch.setattr(TrainStep, "step", fail)
     done = train()
     done.refused(tmp_path / "model", message[:30], "shared memory (docker run --shm-size=8g)")
 
@@ -123,7 +122,7 @@ def test_full_memory_of_a_gpu_stops_training_with_what_to_change(train, tmp_path
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
 
-    monkeypatch.setattr(Learner, "step", fail)
+    monkeypatch.setattr(TrainStep, "step", fail)
     train().refused(
         tmp_path / "model", "the GPU's memory is full (CUDA out", "lower the batch size"
     )

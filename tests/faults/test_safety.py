@@ -18,7 +18,7 @@ import pytest
 from fuzzing import quicknat
 from helpers import LABELS, ROOT
 from quicknat.cli import app
-from quicknat.scans.slices import VIEWS
+from quicknat.images.slices import VIEWS
 from quicknat.schema import load_schema
 
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))

@@ -16,8 +16,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from helpers import ROOT
+from quicknat.failures.table import Failure, read_failed
 from quicknat.files import sha256
-from quicknat.runs.failures import Failure, read_failed
 from slurm_runs import HEADER, WEIGHTS, Run, make_scan, start_training
 
 pytestmark = pytest.mark.slow

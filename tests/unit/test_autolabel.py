@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from quicknat.autolabel.atlas import label_by_atlases
-from quicknat.scans.conform import conform
-from quicknat.scans.resampling import resample_labels
+from quicknat.images.conform import conform
+from quicknat.images.resampling import resample_labels
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ import torch
 from helpers import LABELS
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import load_bundle, write_bundle
 from quicknat.model.network import QuickNAT
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import VIEWS
 
 
 def test_networks_load_as_they_were_saved(model):

@@ -10,9 +10,9 @@ import pytest
 
 from cohort_folder import constant
 from helpers import LABELS, tiny_scan
-from quicknat.checking import findings
-from quicknat.checking.cohort_check import check_cohort
-from quicknat.checking.examine import examine_image, examine_labels
+from quicknat.cohort import findings
+from quicknat.cohort.check import check_cohort
+from quicknat.cohort.examine import examine_image, examine_labels
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from cohort_folder import SIDE, constant
 from helpers import ROOT, tiny_scan
-from quicknat.checking.verdicts import read_verdicts
 from quicknat.cli import app
+from quicknat.cohort.verdicts import read_verdicts
 
 
 def run(*arguments):

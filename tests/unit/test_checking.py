@@ -6,11 +6,11 @@ import pytest
 
 from cohort_folder import SIDE, constant
 from helpers import save, tiny_labels, tiny_scan
-from quicknat.checking.cohort_check import check_cohort, check_for_workflow
-from quicknat.checking.examine import examine_labels
-from quicknat.checking.space import needed_bytes, space_line
-from quicknat.checking.verdicts import WARNING, Verdict, as_text, read_verdicts, write_verdicts
-from quicknat.cohort.places import Places
+from quicknat.cohort.check import check_cohort, check_for_workflow
+from quicknat.cohort.disk_space import needed_bytes, space_line
+from quicknat.cohort.examine import examine_labels
+from quicknat.cohort.paths import Places
+from quicknat.cohort.verdicts import WARNING, Verdict, as_text, read_verdicts, write_verdicts
 from quicknat.errors import InputError
 
 
@@ -245,5 +245,5 @@ def test_checking_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, quicknat.checking.cohort_check; sys.exit('torch' in sys.modules)"
+    code = "import sys, quicknat.cohort.check; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

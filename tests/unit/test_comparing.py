@@ -5,10 +5,10 @@ import json
 import pytest
 
 from helpers import LABELS
-from quicknat.cohort.places import Places
+from quicknat.cohort.paths import Places
 from quicknat.errors import InputError
+from quicknat.images.slices import VIEWS
 from quicknat.reruns import LOOKS, deciding, file_digest, stable_path, stage_settings, table_digest
-from quicknat.scans.slices import VIEWS
 from quicknat.training.trained import (
     MODEL_FILES,
     require_fit,

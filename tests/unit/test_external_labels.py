@@ -19,9 +19,9 @@ import pytest
 from helpers import LABELS
 from quicknat.autolabel.external import Settings, label_externally, label_scan
 from quicknat.errors import InputError
-from quicknat.scans.conform import conform, conform_labels
-from quicknat.scans.labels import Protocol
-from quicknat.scans.volumes import Grid, Volume, read_volume, save_nifti
+from quicknat.images.conform import conform, conform_labels
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import Grid, Volume, read_volume, save_nifti
 
 METHODS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
 # each finds its image and its result in its arguments; FOLDER is that of the stand-ins

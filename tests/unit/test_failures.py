@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from quicknat.cli import app
 from quicknat.errors import InputError
-from quicknat.runs.failures import (
+from quicknat.failures.finished import complete_scans
+from quicknat.failures.jobs import JobLog
+from quicknat.failures.table import (
     NO_OUTPUT,
     NOT_BEGUN,
     SILENT,
@@ -21,8 +23,6 @@ from quicknat.runs.failures import (
     read_failed,
     write_failed,
 )
-from quicknat.runs.finished import complete_scans
-from quicknat.runs.jobs import JobLog
 
 TRACEBACK = """epoch 1
 Traceback (most recent call last):

@@ -12,9 +12,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch.nn import functional as F
 
-from quicknat.scans.conform import conform, conform_labels, conformed_grid
-from quicknat.scans.resampling import resample, resample_labels
-from quicknat.scans.volumes import Grid, Volume, read_volume
+from quicknat.images.conform import conform, conform_labels, conformed_grid
+from quicknat.images.resampling import resample, resample_labels
+from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.segmentation.native import to_native
 
 # centre and semi-axes in mm: the first two are twins that touch

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from quicknat.errors import InputError
+from quicknat.images.labels import Protocol
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
-from quicknat.scans.labels import Protocol
 
 TABLE = "quicknat28"
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from quicknat.images.conform import conform, record_grid
+from quicknat.images.resampling import resample, resample_labels
+from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.scans.conform import conform, record_grid
-from quicknat.scans.resampling import resample, resample_labels
-from quicknat.scans.volumes import Grid, Volume, read_volume
 from quicknat.segmentation.confidence import normalised_entropy, view_agreement
 from quicknat.segmentation.inference import aggregate, segment, slice_probabilities
 from quicknat.segmentation.native import entropy_to_native, to_native, votes_to_native

@@ -6,7 +6,7 @@ import pytest
 
 from helpers import LABELS
 from quicknat.errors import InputError
-from quicknat.scans.labels import Protocol, parse_ids
+from quicknat.images.labels import Protocol, parse_ids
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_package_imports_no_torch_for_jobs_that_need_none():
 
     code = (
         "import sys, quicknat.cli;"
-        " from quicknat.scans import labels, slices, volumes;"
+        " from quicknat.images import labels, slices, volumes;"
         " from quicknat.cohort import layouts, sheet, survey;"
         " from quicknat.download import fetch, unpacking;"
         " from quicknat.autolabel import atlas, external;"

@@ -13,8 +13,8 @@ import pytest
 
 from helpers import ROOT, save
 from quicknat.errors import InputError
+from quicknat.images.labels import Protocol
 from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
-from quicknat.scans.labels import Protocol
 
 FINDERS = {"label table": (label_table, LABEL_TABLES), "model": (model_folder, MODELS)}
 

@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from quicknat.scans.population import ScanStatistics, asymmetry, describe_scan, summarise, unlike
+from quicknat.images.training_stats import (
+    ScanStatistics,
+    asymmetry,
+    describe_scan,
+    summarise,
+    unlike,
+)
 
 NAMES = ["Background", "Left A", "Right A", "B", "C"]
 PARTNER = np.array([-1, 2, 1, -1, -1])

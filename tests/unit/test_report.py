@@ -10,17 +10,17 @@ import pytest
 
 from helpers import ROOT, dead_links
 from made_up_results import made_up_results, split_tables
-from quicknat.checking.verdicts import Verdict
 from quicknat.cohort.sheet import Scan
+from quicknat.cohort.verdicts import Verdict
 from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
+from quicknat.failures.table import Failure
 from quicknat.files import written_whole
+from quicknat.images.volumes import Volume
 from quicknat.package_data import TEMPLATES
 from quicknat.report.figures import overlay_panel
 from quicknat.report.pages import ADVICE, read_note, write_report
 from quicknat.report.tables import People, demographics, volumes_in_cohort
-from quicknat.runs.failures import Failure
-from quicknat.scans.volumes import Volume
 
 
 def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
@@ -257,7 +257,8 @@ def test_failed_write_leaves_neither_final_nor_temporary_file(tmp_path):
 
 def test_every_quality_flag_has_its_advice():
     sources = [
-        ROOT / f"src/quicknat/{name}.py" for name in ("segmentation/outputs", "scans/population")
+        ROOT / f"src/quicknat/{name}.py"
+        for name in ("segmentation/outputs", "images/training_stats")
     ]
     found = [re.findall(r'(?:"flag": |flag\(\s*)"(\w+)"', path.read_text()) for path in sources]
     assert {name for names in found for name in names} == set(ADVICE)

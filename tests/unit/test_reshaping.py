@@ -6,8 +6,8 @@ import pytest
 
 from fuzzing import quicknat
 from helpers import LABELS
-from quicknat.scans.volumes import read_volume
-from quicknat.synthesis.reshaping import reshape
+from quicknat.images.volumes import read_volume
+from quicknat.synthesis.warping import reshape
 
 BRIGHTNESS = np.array([0, 200, 120, 40], np.float32)  # air, white matter, cortex, a ventricle
 

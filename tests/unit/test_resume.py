@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from helpers import LABELS
 from quicknat.errors import InputError, Interrupted
 from quicknat.model.network import NetworkSettings
-from quicknat.training import view as view_training
+from quicknat.training import trainer
 from quicknat.training.checkpoint import differences, load_state, remove_states, save_state
 from quicknat.training.launch import train_view
-from quicknat.training.learner import Learner
 from quicknat.training.optimizers import TrainingSettings
+from quicknat.training.train_step import TrainStep
 
 # dropout and augmentation on: their randomness must survive too
 SETTINGS = TrainingSettings(
@@ -59,7 +59,7 @@ def train(stacks, protocol, folder, settings=SETTINGS):
 
 def cut_after(monkeypatch, steps, action):
     """Do something in the middle of training, after so many steps."""
-    count, step = 0, Learner.step
+    count, step = 0, TrainStep.step
 
     def counted(self, *arguments):
         nonlocal count
@@ -69,7 +69,7 @@ def cut_after(monkeypatch, steps, action):
             action(self)
         return losses
 
-    monkeypatch.setattr(Learner, "step", counted)
+    monkeypatch.setattr(TrainStep, "step", counted)
 
 
 def cut(*_):
@@ -178,7 +178,7 @@ def test_signal_saves_and_the_next_call_goes_on(
 
 def test_finished_epoch_is_never_trained_again(stacks, tmp_path, protocol, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(view_training, "validate", cut)
+        patch.setattr(trainer, "validate", cut)
         train(stacks, protocol, tmp_path / "m", replace(SETTINGS, checkpoint_minutes=1000))
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         cut_after(patch, 1, cut)
@@ -215,9 +215,9 @@ def test_state_of_another_training_is_refused_with_what_differs(
 def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_state(
     stacks, tmp_path, protocol, monkeypatch
 ):
-    def poison(learner):
+    def poison(train_step):
         with torch.no_grad():
-            learner.network.classifier.weight[0] = torch.nan
+            train_step.network.classifier.weight[0] = torch.nan
 
     with monkeypatch.context() as patch, pytest.raises(InputError) as caught:
         cut_after(patch, 8, poison)
@@ -227,7 +227,7 @@ def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_
     files = sorted((tmp_path / "m/state").glob("*.pt"))
     assert files[-1].stem == "00002-0000002"  # the last update before the poison
     for file in files:
-        weights = torch.load(file, weights_only=True)["learner"]["model"].values()
+        weights = torch.load(file, weights_only=True)["train_step"]["model"].values()
         assert all(value.isfinite().all() for value in weights)
     assert not (tmp_path / "m/model.safetensors").exists()
 
@@ -339,19 +339,19 @@ def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(
 ONE_OF_TWO_FAILS = """
 import torch
 from quicknat.errors import InputError
-from quicknat.scans.labels import Protocol
+from quicknat.images.labels import Protocol
 from quicknat.training.launch import train_view
-from quicknat.training.learner import Learner
+from quicknat.training.train_step import TrainStep
 from quicknat.training.optimizers import TrainingSettings
 
-whole = Learner.step
+whole = TrainStep.step
 
 def step(self, *arguments):
     if self.fabric.global_rank == 1:
         raise torch.OutOfMemoryError("made up")
     return whole(self, *arguments)
 
-Learner.step = step  # in the processes that start this file again, too
+TrainStep.step = step  # in the processes that start this file again, too
 if __name__ == "__main__":
     settings = TrainingSettings(
         epochs=2, learning_rate=0.01, batch_size=1, devices=2, compile=False, precision="32-true"

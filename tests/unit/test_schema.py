@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from helpers import ROOT
+from quicknat.config import check_consistency
 from quicknat.errors import InputError
-from quicknat.runs.settings import check_consistency
 from quicknat.schema import check, load_schema
 from quicknat.training.optimizers import TrainingSettings
 

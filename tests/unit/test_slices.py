@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quicknat.errors import InputError
-from quicknat.scans.slices import VIEWS, crop, open_stack, to_slices, view_stack
+from quicknat.images.slices import VIEWS, crop, open_stack, to_slices, view_stack
 
 
 def test_each_view_cuts_its_own_ras_axis():

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from data_sets import ids, reasons, surfer, tree
-from quicknat.cli.cohorts import Layout
+from quicknat.cli.sheet import Layout
 from quicknat.cohort.layouts import LAYOUTS
 from quicknat.cohort.naming import name_parts
 from quicknat.cohort.sheet import read_sheet

@@ -6,7 +6,7 @@ import torch
 
 from helpers import LABELS
 from quicknat.report.synthesis_figure import contact_sheet
-from quicknat.synthesis.painting import (
+from quicknat.synthesis.synthesize import (
     REFERENCE,
     Ranges,
     _acquisition,

@@ -11,10 +11,10 @@ from scipy import ndimage
 
 from helpers import LABELS
 from quicknat.errors import InputError
-from quicknat.scans.conform import conform
-from quicknat.scans.labels import NUMBERINGS, Protocol, parse_ids
-from quicknat.scans.slices import VIEWS
-from quicknat.scans.volumes import Volume
+from quicknat.images.conform import conform
+from quicknat.images.labels import NUMBERINGS, Protocol, parse_ids
+from quicknat.images.slices import VIEWS
+from quicknat.images.volumes import Volume
 from quicknat.synthesis.tissue_table import tissue_table
 from quicknat.synthesis.tissues import conformed_tissues, split_outside, to_tissues
 
@@ -130,7 +130,7 @@ def test_tissues_need_no_torch():
 
 
 def test_whole_head_of_the_shared_maps_is_tissue(shared, protocol):
-    from quicknat.scans.volumes import read_volume
+    from quicknat.images.volumes import read_volume
 
     volume = read_volume(shared / "data/synthseg_label_maps/training_seg_09.nii.gz")
     volume = Volume(volume.data[::8, ::8, ::8], volume.affine @ np.diag([8, 8, 8, 1]), volume.path)

@@ -11,11 +11,11 @@ from nibabel.affines import apply_affine, voxel_sizes
 
 from helpers import LABELS, save
 from quicknat.errors import InputError
+from quicknat.images.conform import conform_file
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import Volume, save_nifti
 from quicknat.report.scan_layers import MARGIN_MM, load_layers, viewing_grid
 from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
-from quicknat.scans.conform import conform_file
-from quicknat.scans.labels import Protocol
-from quicknat.scans.volumes import Volume, save_nifti
 
 
 def ball(affine, shape=(40, 44, 36), radius_mm=14):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quicknat.errors import InputError
-from quicknat.scans.conform import (
+from quicknat.images.conform import (
     conform,
     conformed_grid,
     head_window,
@@ -16,8 +16,8 @@ from quicknat.scans.conform import (
     source_digest,
     to_uint8,
 )
-from quicknat.scans.resampling import resample, resample_labels
-from quicknat.scans.volumes import Grid, Volume, as_bytes, read_volume, save_nifti
+from quicknat.images.resampling import resample, resample_labels
+from quicknat.images.volumes import Grid, Volume, as_bytes, read_volume, save_nifti
 
 
 def write(path, data, affine=None, code=1):

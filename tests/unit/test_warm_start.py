@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from quicknat.files import sha256
+from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import write_bundle
 from quicknat.model.network import NetworkSettings
-from quicknat.scans.slices import VIEWS
 from quicknat.training.launch import train_view
-from quicknat.training.learner import Learner
 from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import make_plan
+from quicknat.training.train_step import TrainStep
 from quicknat.training.warm_start import WarmStart
 
 # those that the fixture `model` was trained with
@@ -148,7 +148,7 @@ def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
     described["views"]["coronal"]["training"]["precision"] = "32-true"
     (folder / "bundle.json").write_text(json.dumps(described))
     train(present, protocol, tmp_path / "whole", stacks)
-    step, count = Learner.step, iter(range(99))
+    step, count = TrainStep.step, iter(range(99))
 
     def cut_in_the_third(self, *arguments):
         if next(count) == 2:
@@ -156,7 +156,7 @@ def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
         return step(self, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Learner, "step", cut_in_the_third)
+        patch.setattr(TrainStep, "step", cut_in_the_third)
         train(present, protocol, tmp_path / "cut", stacks)
     with caplog.at_level("INFO"):
         train(present, protocol, tmp_path / "cut", stacks)

@@ -119,7 +119,7 @@ def test_imported_weights_start_a_training_of_their_view_and_protocol(golden, tm
     assert len(part[1]) == 3  # midline structures
     import pandas as pd
 
-    from quicknat.scans.labels import Protocol
+    from quicknat.images.labels import Protocol
 
     rows = pd.concat([*part, protocol.table[protocol.table["name"] == "Left putamen"]])
     rows = rows.assign(index=range(5), sagittal=range(5), partner=-1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT, job_counts
-from quicknat.checking.verdicts import Verdict, read_verdicts, write_verdicts
+from quicknat.cohort.verdicts import Verdict, read_verdicts, write_verdicts
 from quicknat.package_data import MODELS, label_table
 
 HEADER = "subject|image|labels|protocol|use|person"

@@ -8,19 +8,19 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config, validate
 
-from quicknat.checking.cohort_check import check_for_workflow
-from quicknat.checking.findings import read_cache
-from quicknat.checking.verdicts import BAD, read_verdicts
-from quicknat.cohort.places import Places
+from quicknat.cohort.check import check_for_workflow
+from quicknat.cohort.findings import read_cache
+from quicknat.cohort.verdicts import BAD, read_verdicts
+from quicknat.cohort.paths import Places
 from quicknat.cohort.sheet import pretraining, read_sheet, read_sources
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.package_data import MODELS, TEMPLATES, label_table, schema_path
 from quicknat.reruns import GRID_FORMAT, LOOKS, deciding, file_digest, stable_path
 from quicknat.reruns import stage_settings, table_digest
-from quicknat.runs.settings import check_consistency
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import VIEWS
+from quicknat.config import check_consistency
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
 from quicknat.schema import check, load_schema
 from quicknat.training.trained import MODEL_FILES, require_fit, trained_stages, untrained_scans
 

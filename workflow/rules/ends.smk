@@ -6,11 +6,11 @@
 import yaml
 from snakemake.logging import logger
 
-from quicknat.checking.findings import write_cache
-from quicknat.checking.verdicts import write_verdicts
+from quicknat.cohort.findings import write_cache
+from quicknat.cohort.verdicts import write_verdicts
 from quicknat.files import remove_temporaries, written_whole
-from quicknat.runs.failures import close_run
-from quicknat.runs.jobs import JobLog
+from quicknat.failures.table import close_run
+from quicknat.failures.jobs import JobLog
 
 FAILED, JOBS, INCOMPLETE = "results/failed.tsv", JobLog(), "results/report/incomplete.html"
 

@@ -29,8 +29,8 @@ from peer_shapes import make_network
 from store import Store, prepare_folds, working_folder
 from torch import Tensor, multiprocessing, nn
 
+from quicknat.images.slices import VIEWS
 from quicknat.model.losses import prior_offsets
-from quicknat.scans.slices import VIEWS
 
 ARMS = (
     "quicknat", "quicknat-synthetic", "quicknat-atlas", "dynunet", "dynunet-synthetic", "basicunet",

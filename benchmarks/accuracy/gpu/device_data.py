@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quicknat.scans.population import BRIGHT
-from quicknat.scans.slices import AXIS, MIN_FOREGROUND, MIN_OF_LARGEST
-from quicknat.synthesis.painting import synthesize
+from quicknat.images.slices import AXIS, MIN_FOREGROUND, MIN_OF_LARGEST
+from quicknat.images.training_stats import BRIGHT
+from quicknat.synthesis.synthesize import synthesize
 
 UNIT_MM = 0.25  # of the fields in a pack
-KNOTS, BIAS_KNOTS = 6, 4  # as in quicknat.synthesis.painting
+KNOTS, BIAS_KNOTS = 6, 4  # as in quicknat.synthesis.synthesize
 
 
 def read_pack(path: Path) -> dict[str, np.ndarray]:
@@ -121,7 +121,7 @@ class Slices:
         return len(self.pairs)
 
     def described(self) -> list[dict]:
-        """Of each scan what :func:`quicknat.scans.population.describe_scan` says of it."""
+        """Of each scan what :func:`quicknat.images.training_stats.describe_scan` says of it."""
         found = []
         for number in self.pairs[:, 0].unique().tolist():
             kept = self.pairs[self.pairs[:, 0] == number, 1]

@@ -31,9 +31,9 @@ from device_data import aggregate, dice, read_pack
 from learning import RATE, added, arguments, learn, our_loss, quicknat_of, set_up, together, warm_up
 from store import Store, prepare_shapes, working_folder
 
+from quicknat.images.slices import VIEWS
 from quicknat.model.losses import prior_offsets
 from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.scans.slices import VIEWS
 
 LEFT_OUT = ("MALC1010", "MALC1015", "MALC1036")
 HEADS = ("CSI1", "CSI2")

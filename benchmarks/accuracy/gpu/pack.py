@@ -24,14 +24,14 @@ import typer
 
 from quicknat.autolabel.atlas import label_by_atlases
 from quicknat.files import written_whole
+from quicknat.images.conform import conform, conform_labels, head_window
+from quicknat.images.labels import Protocol
+from quicknat.images.resampling import resample_labels
+from quicknat.images.slices import crop
+from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import label_table
-from quicknat.scans.conform import conform, conform_labels, head_window
-from quicknat.scans.labels import Protocol
-from quicknat.scans.resampling import resample_labels
-from quicknat.scans.slices import crop
-from quicknat.scans.volumes import Volume, read_volume
-from quicknat.synthesis.reshaping import BOX_MM
 from quicknat.synthesis.tissues import conformed_tissues
+from quicknat.synthesis.warping import BOX_MM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from cross_validate import ATLASES, fold_of

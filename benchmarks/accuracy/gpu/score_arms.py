@@ -22,8 +22,8 @@ from device_data import read_pack
 
 from quicknat.evaluation.metrics import evaluate
 from quicknat.files import written_whole
+from quicknat.images.labels import Protocol
 from quicknat.package_data import label_table
-from quicknat.scans.labels import Protocol
 
 PROTOCOL = label_table("quicknat28")
 SUFFIXES = {"three": "", "coronal": "_coronal"}

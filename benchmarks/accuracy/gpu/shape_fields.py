@@ -19,11 +19,11 @@ import SimpleITK as sitk
 import typer
 
 from quicknat.files import written_whole
+from quicknat.images.labels import Protocol
+from quicknat.images.resampling import resample, resample_labels
+from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import label_table
-from quicknat.scans.labels import Protocol
-from quicknat.scans.resampling import resample, resample_labels
-from quicknat.scans.volumes import Volume, read_volume
-from quicknat.synthesis.reshaping import BOX_MM, bend, grid_around
+from quicknat.synthesis.warping import BOX_MM, bend, grid_around
 
 PROTOCOL = label_table("quicknat28")
 SPACING_MM, NODES_MM = 1.5, 4.0  # of the registration, of what is kept of it

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 import typer
 
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
+from quicknat.images.training_stats import ScanStatistics, summarise
 from quicknat.model.bundle import write_bundle
 from quicknat.model.losses import CombinedLoss
 from quicknat.model.network import NetworkSettings
 from quicknat.package_data import label_table
-from quicknat.scans.labels import Protocol
-from quicknat.scans.population import ScanStatistics, summarise
-from quicknat.scans.slices import VIEWS
 from quicknat.training.model_files import write_model
 from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import Plan

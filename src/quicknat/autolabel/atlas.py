@@ -11,9 +11,9 @@ import SimpleITK as sitk
 
 from quicknat.autolabel.registration import affine_map, deformation, to_image
 from quicknat.errors import InputError
-from quicknat.scans.conform import head_window, load_conformed
-from quicknat.scans.slices import crop
-from quicknat.scans.volumes import as_bytes, read_volume
+from quicknat.images.conform import head_window, load_conformed
+from quicknat.images.slices import crop
+from quicknat.images.volumes import as_bytes, read_volume
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ import numpy as np
 
 from quicknat.cohort.sheet import default_name, find_one
 from quicknat.errors import InputError, Interrupted
-from quicknat.scans.conform import conform_labels, load_conformed
-from quicknat.scans.labels import Protocol
-from quicknat.scans.volumes import Grid, Volume, read_volume, save_nifti
+from quicknat.images.conform import conform_labels, load_conformed
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import Grid, Volume, read_volume, save_nifti
 
 log = logging.getLogger(__name__)
 

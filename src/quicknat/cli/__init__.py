@@ -1,15 +1,19 @@
-"""The command line: one sub-command per rule of the workflow, and the user's own way in.
+"""The command line: a module per stage of the workflow, a sub-command per rule.
 
 Heavy libraries are imported inside the commands that need them, so that ``--help`` and the
 per-scan jobs start at once.
 """
 
+from importlib import import_module
+
 from quicknat.cli.app import app, main
 
 # in the order of the data, which is the order of --help
-from quicknat.cli import cohorts, checks, raw, scans, painting, models, results, pages, ends  # isort: skip
+STAGES = (
+    "sheet", "check", "download", "demo", "convert", "autolabel", "slice", "synthesize", "train",
+    "export", "segment", "evaluate", "report", "handlers",
+)  # fmt: skip
+for stage in STAGES:
+    import_module(f"quicknat.cli.{stage}")
 
-__all__ = [
-    "app", "checks", "cohorts", "ends", "main", "models", "pages", "painting", "raw", "results",
-    "scans",
-]  # fmt: skip
+__all__ = ["app", "main"]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from quicknat.cohort.freesurfer_layouts import fastsurfer, freesurfer, with_freesurfer
 from quicknat.cohort.naming import TAKEN, Finding, LeftOut, scan_named
 from quicknat.cohort.sheet import Scan
-from quicknat.cohort.surfer_layouts import fastsurfer, freesurfer, with_freesurfer
 
 # OASIS-1 is Analyze, whose header does not say it. Washington University's tools wrote the T88_111
 # scans transverse and unflipped: the first voxel is the right, posterior, inferior one

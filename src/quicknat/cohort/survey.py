@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from quicknat.cohort.freesurfer_layouts import with_freesurfer
 from quicknat.cohort.layouts import FOLDERS, IN_ARCHIVES, LAYOUTS
 from quicknat.cohort.naming import Finding, LeftOut
 from quicknat.cohort.sheet import LOCAL, Scan
-from quicknat.cohort.surfer_layouts import with_freesurfer
 from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)

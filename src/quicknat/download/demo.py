@@ -17,8 +17,8 @@ from nibabel.affines import apply_affine
 
 from quicknat.autolabel.registration import labels_at
 from quicknat.files import written_whole
+from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import DATA
-from quicknat.scans.volumes import Volume, read_volume
 
 SPACING_MM = 1.5  # of the copies: quicker than 1 mm, still finer than the demo's 2 mm
 KNOTS_MM = 30  # distance of the elastic field's control points

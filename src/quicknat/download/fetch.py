@@ -13,9 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from quicknat.download.addresses import KINDS, file_name, kind_of, public
-from quicknat.download.bringing import bring
+from quicknat.download.fetchers import bring
 from quicknat.download.transfer import Partial, Patience, Unavailable, transfer
+from quicknat.download.urls import KINDS, file_name, kind_of, public
 from quicknat.errors import InputError
 from quicknat.files import written_whole
 

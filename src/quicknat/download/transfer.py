@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 from urllib3.util import Retry
 
 import quicknat
-from quicknat.download.addresses import public
+from quicknat.download.urls import public
 from quicknat.errors import InputError
 from quicknat.files import written_whole
 from quicknat.progress import ByteProgress

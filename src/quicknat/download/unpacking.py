@@ -18,7 +18,7 @@ from typing import IO
 from quicknat.download.transfer import check_space
 from quicknat.errors import InputError
 from quicknat.files import UNWRITTEN, written_whole
-from quicknat.scans.volumes import MAX_BYTES
+from quicknat.images.volumes import MAX_BYTES
 
 # what Python's readers raise over damaged archives, and over kinds that they cannot read
 # (RuntimeError: an encrypted member, an unknown compression)
@@ -81,7 +81,7 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
 
     Raises:
         InputError: damaged archive, a wanted member that is a link, lies outside the folder or is
-            larger than any image (see :data:`quicknat.scans.volumes.MAX_BYTES`) or than the room on
+            larger than any image (:data:`quicknat.images.volumes.MAX_BYTES`) or than the room on
             the disk, or a pattern that matches nothing.
     """
     archive, folder = Path(archive), Path(folder)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from quicknat.errors import InputError
-from quicknat.scans.labels import Protocol
+from quicknat.images.labels import Protocol
 
 AGGREGATE = "aggregate"  # stands in the column of the views for the result of all three
 

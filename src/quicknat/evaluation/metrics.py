@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
 from quicknat.evaluation.confusion import check_shapes
-from quicknat.scans.labels import Protocol
+from quicknat.images.labels import Protocol
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ import torch
 import quicknat
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
 from quicknat.model.bundle_format import AGAIN, FORMAT, read_description, require_files
 from quicknat.model.losses import prior_offsets
 from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.model.weights import load_weights
 from quicknat.reruns import GRID_FORMAT
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import VIEWS
 
 CARD = """# QuickNAT model
 

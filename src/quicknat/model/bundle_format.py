@@ -9,9 +9,9 @@ from typing import Any
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.images.labels import MAX_CLASSES
+from quicknat.images.slices import VIEWS
 from quicknat.package_data import MODELS
-from quicknat.scans.labels import MAX_CLASSES
-from quicknat.scans.slices import VIEWS
 from quicknat.schema import check
 
 # With 5 and before, conforming moved labels, see quicknat.reruns.GRID_FORMAT. The two bundled

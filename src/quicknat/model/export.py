@@ -13,9 +13,9 @@ import torch
 import quicknat
 from quicknat.errors import InputError
 from quicknat.files import folder_written_whole
-from quicknat.model import network, three_views
+from quicknat.model import network, views
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.model.three_views import ThreeViews
+from quicknat.model.views import ThreeViews
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
@@ -119,7 +119,7 @@ def configuration(bundle: Bundle) -> dict:
         "bundle_root": ".",
         "weights": "$@bundle_root + '/models/model.pt'",
         "network_def": {
-            "_target_": "scripts.three_views.ThreeViews",
+            "_target_": "scripts.views.ThreeViews",
             "settings": {view: asdict(part.settings) for view, part in bundle.networks.items()},
             "sagittal": bundle.protocol.sagittal.tolist(),
             "weights": bundle.weights,
@@ -151,7 +151,7 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
     with folder_written_whole(output) as folder:
         for part in ("configs", "models", "docs", "scripts"):
             (folder / part).mkdir(parents=True)
-        for module in (network, three_views):
+        for module in (network, views):
             shutil.copy(str(module.__file__), folder / "scripts")
         (folder / "scripts/__init__.py").touch()
         torch.save(volumetric(bundle).state_dict(), folder / "models/model.pt")

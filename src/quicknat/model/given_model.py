@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from quicknat.errors import InputError
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
 from quicknat.model.bundle_format import read_description, require_files
 from quicknat.package_data import label_table
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import VIEWS
 
 BUNDLE_FILES = (
     *(f"{view}.safetensors" for view in VIEWS),

@@ -11,9 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from quicknat.checking.verdicts import Verdict
 from quicknat.cohort.sheet import Scan
+from quicknat.cohort.verdicts import Verdict
 from quicknat.evaluation import scores
+from quicknat.failures.table import Failure
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
 from quicknat.report.tables import (
     People,
     demographics,
@@ -21,9 +24,6 @@ from quicknat.report.tables import (
     versions,
     volume_ranges,
 )
-from quicknat.runs.failures import Failure
-from quicknat.scans.labels import Protocol
-from quicknat.scans.slices import VIEWS
 from quicknat.training.history import duration, overfitting
 
 USES = ("pretrain", "train", "val", "test", "segment")

@@ -15,11 +15,11 @@ from matplotlib.ticker import MaxNLocator
 from nibabel.affines import voxel_sizes
 
 from quicknat.files import written_whole
-from quicknat.scans.conform import to_uint8
-from quicknat.scans.labels import Protocol
-from quicknat.scans.resampling import canonical
-from quicknat.scans.slices import AXIS, VIEWS
-from quicknat.scans.volumes import Volume
+from quicknat.images.conform import to_uint8
+from quicknat.images.labels import Protocol
+from quicknat.images.resampling import canonical
+from quicknat.images.slices import AXIS, VIEWS
+from quicknat.images.volumes import Volume
 from quicknat.training.history import STAGES, overfitting
 
 matplotlib.use("agg")

@@ -15,8 +15,8 @@ from nibabel.affines import voxel_sizes
 from PIL import Image
 from scipy import ndimage
 
+from quicknat.images.slices import AXIS, VIEWS
 from quicknat.report.scan_layers import Layers
-from quicknat.scans.slices import AXIS, VIEWS
 
 COLUMNS, ROWS = 7, 3
 PIXELS_PER_MM = 1.5

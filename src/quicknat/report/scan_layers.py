@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from quicknat.scans.conform import darkest, load_conformed
-from quicknat.scans.resampling import canonical, resample, resample_labels
-from quicknat.scans.volumes import Grid, Volume, read_volume, require_same_grid
+from quicknat.images.conform import darkest, load_conformed
+from quicknat.images.resampling import canonical, resample, resample_labels
+from quicknat.images.volumes import Grid, Volume, read_volume, require_same_grid
 
 MARGIN_MM = 25  # of head around the brain
 SPACING_MM = 1.0  # finer voxels would make the page heavy, and the eye does not miss them here

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.ticker import StrMethodFormatter
 
 from quicknat.evaluation import scores
+from quicknat.images.labels import Protocol
 from quicknat.report.figures import plt
 from quicknat.report.score_figures import ACCENT, MANY_POINTS, POINT, height, rows
-from quicknat.scans.labels import Protocol
 
 NAMED = 5  # farthest points that get their names
 HALO = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}

@@ -11,8 +11,8 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from quicknat.evaluation import scores
 from quicknat.evaluation.confusion import AGGREGATE
+from quicknat.images.labels import Protocol
 from quicknat.report.figures import VIEW_COLORS, plt
-from quicknat.scans.labels import Protocol
 
 # Okabe–Ito, told apart also by the colour-blind; a scan each, if there are no more
 SCAN_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from quicknat.images.labels import Protocol
 from quicknat.report.figures import slice_picture
-from quicknat.scans.labels import Protocol
-from quicknat.synthesis.painting import synthesize
+from quicknat.synthesis.synthesize import synthesize
 
 
 def contact_sheet(

@@ -13,9 +13,9 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from quicknat.files import written_whole
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import Grid
 from quicknat.report.scan_layers import Layers
-from quicknat.scans.labels import Protocol
-from quicknat.scans.volumes import Grid
 
 PERCENTILES = (0.5, 99.5)  # of the image, black and white
 # steps between black and white: noise packs badly, and finer steps than these cannot be seen

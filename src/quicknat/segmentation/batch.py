@@ -20,14 +20,13 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import quicknat
-from quicknat.causes import explained
 from quicknat.cohort.sheet import default_name
-from quicknat.errors import InputError, for_users, one_line
+from quicknat.errors import InputError, explained, for_users, one_line
 from quicknat.files import written_whole
+from quicknat.images.conform import conform_file, load_conformed, record_grid, source_digest
+from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
-from quicknat.scans.conform import conform_file, load_conformed, record_grid, source_digest
-from quicknat.scans.slices import VIEWS
 from quicknat.segmentation.inference import segment
 from quicknat.segmentation.lookup import write_lookup_tables
 from quicknat.segmentation.outputs import dataset_description, output_files, write_segmentation

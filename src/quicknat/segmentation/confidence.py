@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from quicknat.scans.labels import Protocol
+from quicknat.images.labels import Protocol
 
 
 def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:

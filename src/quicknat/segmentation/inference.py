@@ -15,13 +15,13 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from quicknat.errors import InputError
+from quicknat.images.conform import head_window
+from quicknat.images.resampling import moved
+from quicknat.images.slices import AXIS, VIEWS, crop, filled_enough
+from quicknat.images.training_stats import BRIGHT, ScanStatistics, describe_scan
+from quicknat.images.volumes import Grid
 from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
-from quicknat.scans.conform import head_window
-from quicknat.scans.population import BRIGHT, ScanStatistics, describe_scan
-from quicknat.scans.resampling import moved
-from quicknat.scans.slices import AXIS, VIEWS, crop, filled_enough
-from quicknat.scans.volumes import Grid
 from quicknat.segmentation.confidence import mean_per_class, normalised_entropy, view_agreement
 from quicknat.segmentation.native import entropy_to_native, to_native, votes_to_native
 from quicknat.segmentation.uncertainty import structure_uncertainty

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quicknat.files import written_whole
-from quicknat.scans.labels import Protocol
+from quicknat.images.labels import Protocol
 
 
 def lookup_tables(protocol: Protocol) -> dict[str, str]:

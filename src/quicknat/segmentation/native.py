@@ -11,15 +11,15 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 from torch.nn import functional as F
 
-from quicknat.scans.labels import Protocol
-from quicknat.scans.resampling import (
+from quicknat.images.labels import Protocol
+from quicknat.images.resampling import (
     TRUNCATE,
     coincides,
     resample,
     resample_labels,
     smoothing_sd,
 )
-from quicknat.scans.volumes import Grid, Volume
+from quicknat.images.volumes import Grid, Volume
 
 
 @torch.inference_mode()

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 import quicknat
-from quicknat.checking.examine import THICK_MM
+from quicknat.cohort.examine import THICK_MM
 from quicknat.files import written_whole
+from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
+from quicknat.images.training_stats import unlike
+from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import Bundle
-from quicknat.scans.labels import Protocol
-from quicknat.scans.population import unlike
-from quicknat.scans.slices import VIEWS
-from quicknat.scans.volumes import save_nifti
 from quicknat.segmentation.inference import Segmentation
 
 # FreeSurfer's numbers of ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior

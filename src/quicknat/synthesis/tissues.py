@@ -9,11 +9,11 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
 from quicknat.errors import InputError
-from quicknat.scans.conform import conformed_grid, load_conformed
-from quicknat.scans.labels import NUMBERINGS, Protocol, parse_ids
-from quicknat.scans.population import BRIGHT
-from quicknat.scans.resampling import resample_labels
-from quicknat.scans.volumes import Grid, Volume
+from quicknat.images.conform import conformed_grid, load_conformed
+from quicknat.images.labels import NUMBERINGS, Protocol, parse_ids
+from quicknat.images.resampling import resample_labels
+from quicknat.images.training_stats import BRIGHT
+from quicknat.images.volumes import Grid, Volume
 from quicknat.synthesis.tissue_table import tissue_table
 
 SPLIT = ("Outside, dark", "Outside, middle", "Outside, bright")

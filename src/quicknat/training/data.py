@@ -26,8 +26,8 @@ from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset, Sampler
 
 from quicknat.errors import InputError
-from quicknat.scans.population import ScanStatistics, describe_scan
-from quicknat.scans.slices import open_stack
+from quicknat.images.slices import open_stack
+from quicknat.images.training_stats import ScanStatistics, describe_scan
 from quicknat.synthesis.tissue_table import tissue_table
 
 AGAIN = "slice all scans again with one label table and size"
@@ -71,7 +71,7 @@ class SliceDataset(Dataset):
 
     Where there are stacks of `tissues`, after the others, an item says by ``tissues`` (bool)
     whether it is out of one. Then its image is not augmented and holds tissue indices, which
-    :func:`quicknat.synthesis.painting.paint` turns into a picture.
+    :func:`quicknat.synthesis.synthesize.paint` turns into a picture.
 
     Raises:
         InputError: a file is no view stack, or its slices have another shape than the others'.

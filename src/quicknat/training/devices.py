@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from quicknat.hardware import computes_in_bfloat16
-from quicknat.scans.slices import VIEWS
+from quicknat.images.slices import VIEWS
 from quicknat.training.history import duration
 from quicknat.training.optimizers import TrainingSettings
 

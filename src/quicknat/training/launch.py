@@ -12,15 +12,14 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessRaisedException
 
-from quicknat.causes import explained
-from quicknat.errors import InputError, Interrupted, one_line
+from quicknat.errors import InputError, Interrupted, explained, one_line
 from quicknat.hardware import keep_freed_memory
-from quicknat.scans.labels import Protocol
+from quicknat.images.labels import Protocol
 from quicknat.training.devices import make_fabric
 from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import Plan, make_plan
 from quicknat.training.signals import forwarded_signals
-from quicknat.training.view import ViewTraining
+from quicknat.training.trainer import Trainer
 from quicknat.training.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def _train(fabric: Fabric, plan: Plan) -> InputError | Interrupted | None:
     torch.backends.cudnn.benchmark = True  # all slices have one shape
     torch.set_float32_matmul_precision("high")
     try:
-        ViewTraining(fabric, plan).run()
+        Trainer(fabric, plan).run()
     except (InputError, Interrupted) as error:
         return error
     except (MemoryError, OSError, RuntimeError) as error:
@@ -81,7 +80,7 @@ def train_view(
         warm_start: the present model; where only new scans are to be learnt, the training starts
             from it and is short. The log says whether, and if not why.
         tissues: view stacks to train on too, whose images are painted while training, see
-            :mod:`quicknat.synthesis.painting`.
+            :mod:`quicknat.synthesis.synthesize`.
 
     Raises:
         InputError: no training slices, stacks of another shape, a loss that is not finite, a

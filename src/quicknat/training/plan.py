@@ -12,9 +12,9 @@ import numpy as np
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.images.labels import Protocol
+from quicknat.images.training_stats import summarise
 from quicknat.reruns import PRACTICAL
-from quicknat.scans.labels import Protocol
-from quicknat.scans.population import summarise
 from quicknat.training.data import SliceDataset
 from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.warm_start import WarmStart, obstacle

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quicknat.errors import InputError
-from quicknat.scans.slices import VIEWS
+from quicknat.images.slices import VIEWS
 
 MODEL_FILES = ("model.safetensors", "model.json", "history.tsv")
 

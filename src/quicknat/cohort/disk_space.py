@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from quicknat.cohort.places import Places
+from quicknat.cohort.paths import Places
 from quicknat.cohort.sheet import Scan
 
 # measured on the demo: bytes of a scan's files by voxel of the conformed cube, and of its slices by

@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from quicknat.errors import InputError
-from quicknat.scans.placement import Transforms, placement
+from quicknat.images.placement import Transforms, placement
 
 MIN_AXIS = 4  # fewer slices along any axis make no volume
 MAX_VOXELS = 1 << 30  # a head at 0.25 mm; what a header claims beyond that, no memory is taken for

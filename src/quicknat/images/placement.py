@@ -82,7 +82,7 @@ def placement(
     Args:
         image: as nibabel loaded it.
         shape: of its three axes.
-        orientation: see :func:`quicknat.scans.volumes.read_volume`.
+        orientation: see :func:`quicknat.images.volumes.read_volume`.
         path: file named in error messages.
 
     Raises:

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from quicknat.download.addresses import NPM, kind_of
 from quicknat.download.transfer import Unavailable, check_space
+from quicknat.download.urls import NPM, kind_of
 
 # only the report's pages need what comes from npm
 DO_WITHOUT = "set 'report.interactive: false'"

@@ -1,10 +1,9 @@
-"""Commands that apply a model and measure what it does."""
+"""The commands of the stage segment: label maps and volumes of scans."""
 
 from __future__ import annotations
 
 import logging
 import os
-import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +12,9 @@ import typer
 
 from quicknat.cli.app import (
     BUNDLED_MODEL,
-    QUICKNAT28,
     STEPS,
     ModelFolder,
     Orientation,
-    ProtocolFile,
     Threads,
     app,
     check_name,
@@ -43,11 +40,6 @@ class Precision(StrEnum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
-
-
-ViewMap = Annotated[
-    Path | None, typer.Option(help="That view's own …_dseg.nii.gz of 'segment --views'.")
-]
 
 
 @app.command()
@@ -128,59 +120,6 @@ def segment(
             log.error("  %s: %s", outcome.name, outcome.reason)
     if failed:
         raise typer.Exit(1)
-
-
-@app.command(rich_help_panel=STEPS)
-def evaluate(
-    prediction: Annotated[Path, typer.Argument(help="…_desc-quicknat_dseg.nii.gz of 'segment'.")],
-    reference: Annotated[Path, typer.Argument(help="Reference classes on the same grid.")],
-    name: Annotated[str, typer.Option(help="Subject, sub-X.")],
-    output: Annotated[
-        Path, typer.Option(help="Table to write; …_views.tsv and …_confusion.tsv go beside it.")
-    ],
-    protocol: ProtocolFile = QUICKNAT28,
-    coronal: ViewMap = None,
-    axial: ViewMap = None,
-    sagittal: ViewMap = None,
-    threads: Threads = 1,
-) -> None:
-    """Compare a segmentation with a reference: Dice, IoU, HD95, volumes; confused structures.
-
-    Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv`
-    """
-    import numpy as np
-    import torch
-
-    from quicknat.evaluation.confusion import confusion_table, count_pairs, view_table
-    from quicknat.evaluation.metrics import evaluate as compare
-    from quicknat.files import written_whole
-    from quicknat.scans.labels import Protocol
-    from quicknat.scans.volumes import as_bytes, read_volume
-
-    # MONAI 1.6 warns at every call of a deprecated argument that it passes itself
-    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
-    torch.set_num_threads(threads)
-    table, ours, theirs = Protocol.read(protocol), read_volume(prediction), read_volume(reference)
-    given = {"coronal": coronal, "axial": axial, "sagittal": sagittal}
-    views = {view: read_volume(path) for view, path in given.items() if path}
-    for volume in (ours, *views.values()):
-        if not np.allclose(volume.affine, theirs.affine, atol=0.01):
-            raise InputError(
-                volume.path, f"lies elsewhere in space than {reference}", "give labels on its grid"
-            )
-    last = len(table.names) - 1
-    maps = {view: as_bytes(volume, last) for view, volume in views.items()}
-    found, truth = as_bytes(ours, last), as_bytes(theirs, last)
-    pairs = count_pairs(found, truth, len(table.names), name)
-    tables = {
-        "": compare(found, truth, ours.affine, table, name),
-        "_views": view_table(pairs, maps, truth, table, name),
-        "_confusion": confusion_table(pairs, table, name),
-    }
-    files = [output.with_stem(output.stem + end) for end in tables]
-    with written_whole(*files) as temporaries:
-        for temporary, scores in zip(temporaries, tables.values(), strict=True):
-            scores.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
 
 
 @app.command(rich_help_panel=STEPS)

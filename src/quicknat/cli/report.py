@@ -25,8 +25,8 @@ def curves(
     """
     import pandas as pd
 
+    from quicknat.images.slices import VIEWS
     from quicknat.report.figures import STAGES, save, training_curves
-    from quicknat.scans.slices import VIEWS
 
     for path in histories:
         if path.parts[-3:-2] not in [(stage,) for stage in STAGES] or path.parts[-2] not in VIEWS:
@@ -49,9 +49,9 @@ def slice_png(
     """
     import matplotlib.image
 
+    from quicknat.images.labels import Protocol
+    from quicknat.images.slices import VIEWS, open_stack
     from quicknat.report.figures import slice_picture
-    from quicknat.scans.labels import Protocol
-    from quicknat.scans.slices import VIEWS, open_stack
 
     view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
     if view not in VIEWS:
@@ -89,9 +89,9 @@ def draw_scores(
     from quicknat.cohort.sheet import read_sheet
     from quicknat.evaluation.scores import with_uncertainty
     from quicknat.evaluation.tables import stack_tables
+    from quicknat.images.labels import Protocol
     from quicknat.report import scatter_figures, score_figures
     from quicknat.report.figures import save
-    from quicknat.scans.labels import Protocol
 
     table = Protocol.read(protocol)
     order = table.names[1:]
@@ -128,12 +128,12 @@ def scan_pictures(
     --volumes volumes.js`
     """
     from quicknat.files import folder_written_whole
+    from quicknat.images.labels import Protocol
+    from quicknat.images.volumes import Volume
     from quicknat.report.figures import overlay_panel, save
     from quicknat.report.mosaics import write_mosaics
     from quicknat.report.scan_layers import load_layers
     from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
-    from quicknat.scans.labels import Protocol
-    from quicknat.scans.volumes import Volume
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
@@ -180,15 +180,15 @@ def report(
 
     Example: see `workflow/rules/report.smk`, which makes everything that the pages show.
     """
-    from quicknat.checking.verdicts import BAD, read_verdicts
     from quicknat.cohort.sheet import read_sheet
+    from quicknat.cohort.verdicts import BAD, read_verdicts
     from quicknat.cohort.writing import read_participants
+    from quicknat.failures.finished import complete_scans
+    from quicknat.failures.table import read_failed
+    from quicknat.images.labels import Protocol
     from quicknat.report.content import ReportInputs
     from quicknat.report.pages import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
     from quicknat.report.tables import People
-    from quicknat.runs.failures import read_failed
-    from quicknat.runs.finished import complete_scans
-    from quicknat.scans.labels import Protocol
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}

@@ -18,11 +18,11 @@ from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.images.labels import Protocol
+from quicknat.images.placement import usable_affine
+from quicknat.images.resampling import canonical, moved, resample, resample_labels
+from quicknat.images.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_volume
 from quicknat.reruns import GRID_FORMAT
-from quicknat.scans.labels import Protocol
-from quicknat.scans.placement import usable_affine
-from quicknat.scans.resampling import canonical, moved, resample, resample_labels
-from quicknat.scans.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_volume
 from quicknat.schema import check
 
 HEAD_HEIGHT_MM = 150  # from the vertex down, a brain with cerebellum fits
@@ -224,11 +224,11 @@ def conform_file(
 
     Args:
         path: the scan.
-        orientation: see :func:`quicknat.scans.volumes.read_volume`; empty where the header says.
+        orientation: see :func:`quicknat.images.volumes.read_volume`; empty where the header says.
         spacing_mm, size: of the conformed grid.
 
     Raises:
-        InputError: see :func:`quicknat.scans.volumes.read_volume` and :func:`conform`.
+        InputError: see :func:`quicknat.images.volumes.read_volume` and :func:`conform`.
     """
     image, grid, record = conform(read_volume(path, orientation), spacing_mm, size)
     source = {"source": str(path), "source_sha256": source_digest(path), "orientation": orientation}

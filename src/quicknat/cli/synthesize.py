@@ -1,4 +1,4 @@
-"""Commands that make something to train on out of label maps."""
+"""Commands that make training data out of label maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import typer
 
 from quicknat.cli.app import (
     QUICKNAT28,
-    STEPS,
     Orientation,
     ProtocolFile,
     Size,
@@ -26,45 +25,6 @@ from quicknat.errors import InputError
 log = logging.getLogger(__name__)
 
 Numbering = Annotated[str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")]
-
-
-@app.command("slice-tissues", rich_help_panel=STEPS)
-def slice_tissues(
-    labels: Annotated[Path, typer.Argument(help="Label map; may be a glob.")],
-    folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
-    name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01_tissues.")],
-    protocol: ProtocolFile = QUICKNAT28,
-    numbering: Numbering = "freesurfer",
-    scan: Annotated[
-        Path | None, typer.Option(help="The conformed scan that it labels, if there is one.")
-    ] = None,
-    spacing: Spacing = 1.0,
-    size: Size = 256,
-    slice_size: SliceSize = 256,
-    orientation: Orientation = "",
-) -> None:
-    """Cut a label map into slices of tissues, which training paints images from.
-
-    With `--scan`, what is bright there outside the labelled brain becomes tissue too.
-
-    Example: `quicknat slice-tissues aseg.mgz --folder slices --name sub-01_tissues`
-    """
-    from quicknat.cohort.sheet import find_one
-    from quicknat.scans.conform import head_window, load_conformed, record_grid
-    from quicknat.scans.labels import Protocol
-    from quicknat.scans.slices import write_stacks
-    from quicknat.scans.volumes import read_volume, require_same_grid
-    from quicknat.synthesis.tissues import conformed_tissues
-
-    path, table = find_one(labels), Protocol.read(protocol)
-    volume = read_volume(path, orientation)
-    if scan:
-        record = load_conformed(scan)[2]
-        require_same_grid(path, volume, record_grid(record))
-        spacing = record["spacing_mm"]
-    tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size, scan)
-    start = head_window(head, spacing, slice_size)
-    write_stacks(tissues, classes, start, slice_size, table, folder, name)
 
 
 @app.command()
@@ -88,11 +48,11 @@ def synthesize(
     import matplotlib.image
 
     from quicknat.files import written_whole
+    from quicknat.images.conform import head_window
+    from quicknat.images.labels import Protocol
+    from quicknat.images.slices import crop, view_stack
+    from quicknat.images.volumes import read_volume
     from quicknat.report.synthesis_figure import contact_sheet
-    from quicknat.scans.conform import head_window
-    from quicknat.scans.labels import Protocol
-    from quicknat.scans.slices import crop, view_stack
-    from quicknat.scans.volumes import read_volume
     from quicknat.synthesis.tissues import conformed_tissues
 
     table, stacks = Protocol.read(protocol), []
@@ -135,9 +95,9 @@ def reshape(
     --output copy_T1w.nii.gz --labels-output copy_dseg.nii.gz`
     """
     from quicknat.files import written_whole
-    from quicknat.scans.labels import Protocol
-    from quicknat.scans.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
-    from quicknat.synthesis.reshaping import reshape_scan
+    from quicknat.images.labels import Protocol
+    from quicknat.images.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
+    from quicknat.synthesis.warping import reshape_scan
 
     table = Protocol.read(protocol)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quicknat.errors import InputError
+from quicknat.failures.jobs import FailedJob
 from quicknat.records import read_records, write_records
-from quicknat.runs.jobs import FailedJob
 
 SILENT = "ended without a message: killed, or out of memory?"
 NOT_BEGUN = "ended before it began"

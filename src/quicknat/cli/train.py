@@ -1,4 +1,4 @@
-"""Commands that make a model."""
+"""The commands of the stage train: one view's network, and the model of all three."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import (
-    MODEL_HELP,
     QUICKNAT28,
     STEPS,
     ProtocolFile,
@@ -22,7 +21,6 @@ from quicknat.cli.app import (
     parsed_json,
     read_list,
 )
-from quicknat.package_data import model_folder
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +58,7 @@ def train(
     Example: `quicknat train coronal --stacks train.txt --validation val.txt
     --settings '{"epochs": 10, "learning_rate": 0.005}' --output model/coronal`
     """
-    from quicknat.scans.labels import Protocol
+    from quicknat.images.labels import Protocol
     from quicknat.training.launch import train_view
     from quicknat.training.optimizers import TrainingSettings
     from quicknat.training.warm_start import WarmStart
@@ -99,32 +97,15 @@ def bundle(
     Example: `quicknat bundle results/models/finetune --output results/model
     --aggregation '{"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}'`
     """
+    from quicknat.images.labels import Protocol
+    from quicknat.images.slices import VIEWS
     from quicknat.model.bundle import write_bundle
-    from quicknat.scans.labels import Protocol
-    from quicknat.scans.slices import VIEWS
 
     write_bundle(
         {view: models / view for view in VIEWS}, Protocol.read(protocol),
         parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output, mirror, shift,
         prior_correction,
     )  # fmt: skip
-    log.info("wrote %s", output)
-
-
-@app.command()
-def export(
-    model: Annotated[Path, typer.Argument(parser=model_folder, metavar="MODEL", help=MODEL_HELP)],
-    output: Annotated[Path, typer.Option(help="Folder to make.")],
-) -> None:
-    """Export a model as a MONAI bundle, whose network runs with torch and MONAI alone.
-
-    It takes and gives whole volumes; what the volumes must be is in the bundle's `docs/README.md`.
-
-    Example: `quicknat export results/model --output quicknat_bundle`
-    """
-    from quicknat.model.export import export_bundle
-
-    export_bundle(model, output)
     log.info("wrote %s", output)
 
 
@@ -145,9 +126,9 @@ def import_weights(
     """
     from quicknat.errors import InputError
     from quicknat.files import written_whole
+    from quicknat.images.labels import Protocol
     from quicknat.model.authors_weights import read_authors_weights
     from quicknat.model.weights import save_weights
-    from quicknat.scans.labels import Protocol
 
     network, classes = read_authors_weights(weights), Protocol.read(protocol).class_names(view)
     if network.n_classes != len(classes):

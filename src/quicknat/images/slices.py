@@ -10,7 +10,7 @@ import numpy as np
 
 from quicknat.errors import InputError
 from quicknat.files import written_whole
-from quicknat.scans.labels import Protocol
+from quicknat.images.labels import Protocol
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from quicknat.errors import InputError
 from quicknat.reruns import stable_path
-from quicknat.scans.slices import VIEWS
 
 
 def check_consistency(config: dict) -> None:
@@ -21,6 +20,6 @@ def check_consistency(config: dict) -> None:
     if initial and stable_path(initial) == "results/model":
         fix = "copy it to another folder first: this workflow writes there"
         raise InputError("configuration", f"'training.initial_model' is {initial}", fix)
-    total = sum(config["aggregation"][view] for view in VIEWS)
+    total = sum(config["aggregation"].values())
     if abs(total - 1) > 1e-6:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")

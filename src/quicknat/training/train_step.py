@@ -13,13 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import QuickNAT
 from quicknat.model.weights import load_weights
-from quicknat.synthesis.painting import paint
+from quicknat.synthesis.synthesize import paint
 from quicknat.training.devices import compiles
 from quicknat.training.optimizers import learning_rate_factor, make_optimizer
 from quicknat.training.plan import Plan
 
 
-class Learner:
+class TrainStep:
     """What learns: everything that a training step changes.
 
     Args:
@@ -68,7 +68,7 @@ class Learner:
 
         Args:
             batch: ``image`` (N, 1, H, W) and ``labels`` (N, H, W); with ``tissues`` as well, what
-                :func:`quicknat.synthesis.painting.paint` takes.
+                :func:`quicknat.synthesis.synthesize.paint` takes.
             position: numbers that painting and dropout are seeded with, besides the settings' seed.
             update: change the weights, with the gradients of all batches since the last update.
         """

@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 
-from quicknat.scans.volumes import Grid, Volume
+from quicknat.images.volumes import Grid, Volume
 
 COINCIDENT_VOXELS = 0.01  # voxels that lie no farther apart than this are the same
 ROUGHER = 1.01  # squared ratio of voxel sides below which a grid is not coarser

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from quicknat.checking.examine import Finding, explain
-from quicknat.checking.findings import File, examine_files
-from quicknat.checking.verdicts import BAD, NOT_HERE, OK, WARNING, Verdict
-from quicknat.cohort.places import Places
+from quicknat.cohort.examine import Finding, explain
+from quicknat.cohort.findings import File, examine_files
+from quicknat.cohort.paths import Places
 from quicknat.cohort.sheet import Scan, examine_sheet, find_all, find_one, side
+from quicknat.cohort.verdicts import BAD, NOT_HERE, OK, WARNING, Verdict
 from quicknat.cohort.writing import PARTICIPANTS, read_participants
 from quicknat.errors import InputError
-from quicknat.scans.volumes import Grid, require_same_grid
+from quicknat.images.volumes import Grid, require_same_grid
 
 log = logging.getLogger(__name__)
 

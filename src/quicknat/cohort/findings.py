@@ -16,10 +16,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 import quicknat
-from quicknat.checking.examine import Finding, examine_image, examine_labels
+from quicknat.cohort.examine import Finding, examine_image, examine_labels
 from quicknat.files import sha256, written_whole
+from quicknat.images.labels import Protocol
 from quicknat.progress import no_bar
-from quicknat.scans.labels import Protocol
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from quicknat.training.history import (
     training_row,
     validation_row,
 )
-from quicknat.training.learner import Learner
 from quicknat.training.model_files import write_model
 from quicknat.training.plan import Plan
 from quicknat.training.signals import outlive_termination, stop_flag
+from quicknat.training.train_step import TrainStep
 from quicknat.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ LOG_SECONDS = 60
 POSITION = ("epoch", "step", "elapsed", "waited", "history", "best")  # all saved as it is
 
 
-class ViewTraining:
+class Trainer:
     """One view's training, from its saved state or the start, to the files of its model.
 
     A position is (epoch, batches done in it). All that is random is drawn from it and the seed
@@ -53,7 +53,7 @@ class ViewTraining:
         self.fabric, self.plan, self.settings = fabric, plan, plan.settings
         workers = share_threads(plan.threads, plan.settings)
         self.batches, self.loader, self.validation_loader = self._loaders(workers)
-        self.learner = Learner(fabric, plan, len(self.batches))
+        self.train_step = TrainStep(fabric, plan, len(self.batches))
         self.epoch, self.step, self.elapsed, self.waited = 1, 0, 0.0, 0.0
         self.sums = torch.zeros(2, device=fabric.device)  # of the epoch's losses, this process's
         self.history: list[dict] = []
@@ -62,13 +62,13 @@ class ViewTraining:
         log.info(
             "%s: %d parameters; %d slices of %d scans to train on, %d scans to validate on; "
             "%s, %s, %d process(es) of %d thread(s) and %d for loading",
-            plan.view, sum(p.numel() for p in self.learner.network.parameters()),
+            plan.view, sum(p.numel() for p in self.train_step.network.parameters()),
             self.batches.n_slices, len(plan.train) + len(plan.tissues), len(plan.validation),
             fabric.device,
             choose_precision(plan.settings.precision), fabric.world_size,
             torch.get_num_threads(), workers,
         )  # fmt: skip
-        self.compiled = plan.settings.compile and self.learner.compile()
+        self.compiled = plan.settings.compile and self.train_step.compile()
 
     def _loaders(self, workers: int) -> tuple[EpochBatches, Any, Any]:
         fabric, plan, settings = self.fabric, self.plan, self.settings
@@ -110,7 +110,7 @@ class ViewTraining:
             setattr(self, name, state[name])
         if self.fabric.is_global_zero:  # the sum over all processes is one process's from here on
             self.sums = state["sums"].to(self.fabric.device)
-        self.learner.load_state_dict(state["learner"])
+        self.train_step.load_state_dict(state["train_step"])
         log.info(
             "%s: going on in epoch %d after %d of its %d steps", self.plan.view, self.epoch,
             self.step, len(self.batches),
@@ -122,7 +122,7 @@ class ViewTraining:
         if self.fabric.is_global_zero:
             name = f"{self.epoch:05d}-{self.step:07d}"
             state = {key: getattr(self, key) for key in POSITION}
-            state |= {"sums": sums, "learner": self.learner.state_dict()}
+            state |= {"sums": sums, "train_step": self.train_step.state_dict()}
             save_state(self.plan.state_folder, name, self.plan.fingerprint, state)
         self.saved = time.monotonic()
 
@@ -177,7 +177,7 @@ class ViewTraining:
                 "precision": choose_precision(self.settings.precision),
                 "compiled": self.compiled,
             }
-            write_model(self.plan, self.learner.loss, self.best["weights"], self.history, facts)
+            write_model(self.plan, self.train_step.loss, self.best["weights"], self.history, facts)
             remove_states(self.plan.state_folder)
             log.info(
                 "%s: kept epoch %d; wrote %s", self.plan.view, self.best["epoch"], self.plan.output
@@ -186,7 +186,7 @@ class ViewTraining:
     def _train_epoch(self) -> None:
         """What is left of one pass over the training slices."""
         settings, total = self.settings, len(self.batches)
-        self.learner.model.train()
+        self.train_step.model.train()
         self.batches.epoch, self.batches.start = self.epoch, self.step
         bar = tqdm(
             desc=f"{self.plan.view} {self.epoch}/{settings.epochs}", total=total, unit="batch",
@@ -199,7 +199,7 @@ class ViewTraining:
             self.waited += time.perf_counter() - clock
             update = (self.step + 1) % settings.accumulate == 0 or self.step + 1 == total
             position = self.epoch, self.step, self.fabric.global_rank
-            self.sums += self.learner.step(batch, position, update)
+            self.sums += self.train_step.step(batch, position, update)
             self.step += 1
             bar.update()
             if self.step % CHECK_STEPS == 0 or self.step == total:
@@ -221,7 +221,7 @@ class ViewTraining:
 
     def _check_finite(self) -> None:
         """End before numbers that are none can reach the saved state."""
-        if not self._agreed(not (self.sums.isfinite().all() & self.learner.finite()))[0]:
+        if not self._agreed(not (self.sums.isfinite().all() & self.train_step.finite()))[0]:
             return
         state = self.plan.state_folder
         kept = any(state.glob("*.json")) if state.exists() else False
@@ -244,11 +244,11 @@ class ViewTraining:
         )  # fmt: skip
 
     def _validate(self) -> tuple[float, np.ndarray]:
-        self.learner.model.eval()
+        self.train_step.model.eval()
         # what is compiled is the training step; validation would take as long to compile again
         with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
             return validate(
-                self.fabric, self.learner.model, self.learner.loss, self.validation_loader,
+                self.fabric, self.train_step.model, self.train_step.loss, self.validation_loader,
                 len(self.plan.classes),
             )  # fmt: skip
 
@@ -257,7 +257,7 @@ class ViewTraining:
         start = time.perf_counter()
         self._save()  # so that an end during validation costs no more than that
         losses = self._reduced(self.sums, "mean").cpu() / len(self.batches)
-        row = training_row(self.epoch, self.learner.rate(self.epoch), *losses.tolist())
+        row = training_row(self.epoch, self.train_step.rate(self.epoch), *losses.tolist())
         score = float(self.epoch)  # without validation scans the latest epoch is the best
         if self.validation_loader:
             row |= validation_row(*self._validate(), self.plan.classes)
@@ -268,7 +268,7 @@ class ViewTraining:
         self.history.append(row)
         if score > self.best["score"]:
             weights = {
-                key: v.detach().clone() for key, v in self.learner.network.state_dict().items()
+                key: v.detach().clone() for key, v in self.train_step.network.state_dict().items()
             }
             self.best = {"score": score, "epoch": self.epoch, "weights": weights}
         log.info("%s %s", self.plan.view, describe_epoch(self.history, self.settings.epochs))

@@ -11,8 +11,8 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from quicknat.errors import InputError, one_line
-from quicknat.scans.labels import Protocol
-from quicknat.scans.volumes import Volume, read_volume
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import Volume, read_volume
 
 THICK_MM = 2.5  # thinner scans are what the networks are trained on
 ALIKE = 0.5  # share of neighbours that are equal: up to 0.1 in T1w scans, 0.9 in label maps

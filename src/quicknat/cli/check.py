@@ -38,12 +38,12 @@ def check(
 
     Example: `quicknat check cohort.tsv --threads 8`
     """
-    from quicknat.checking.cohort_check import check_cohort, check_scans
-    from quicknat.checking.findings import open_cache
-    from quicknat.checking.space import needed_bytes, space_line
-    from quicknat.checking.verdicts import BAD, as_text, write_verdicts
-    from quicknat.cohort.places import Places
+    from quicknat.cohort.check import check_cohort, check_scans
+    from quicknat.cohort.disk_space import needed_bytes, space_line
+    from quicknat.cohort.findings import open_cache
+    from quicknat.cohort.paths import Places
     from quicknat.cohort.sheet import Scan, default_name, examine_sheet, read_sources
+    from quicknat.cohort.verdicts import BAD, as_text, write_verdicts
 
     is_sheet = [path.suffix.lower() == ".tsv" for path in what]
     if any(is_sheet) and len(what) > 1:

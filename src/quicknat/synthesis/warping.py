@@ -11,8 +11,8 @@ import SimpleITK as sitk
 
 from quicknat.autolabel.registration import affine_map, deformation, to_image
 from quicknat.errors import InputError
-from quicknat.scans.resampling import resample, resample_labels
-from quicknat.scans.volumes import Grid, Volume
+from quicknat.images.resampling import resample, resample_labels
+from quicknat.images.volumes import Grid, Volume
 
 BOX_MM = 192  # side of the cube that a copy fills
 ITERATIONS, SMOOTHNESS = (150, 100, 30), 1.0  # ventricles grow to a multiple of their volume

@@ -1,0 +1,92 @@
+"""The command of the stage autolabel: labels for scans that have none."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import (
+    QUICKNAT28,
+    STEPS,
+    Orientation,
+    ProtocolFile,
+    Threads,
+    app,
+    nifti_name,
+)
+
+log = logging.getLogger(__name__)
+
+
+class LabelMethod(StrEnum):
+    """How a scan without labels gets them."""
+
+    atlas = "atlas"
+    recon_all = "recon-all"
+    synthseg = "synthseg"
+    samseg = "samseg"
+
+
+@app.command("auto-label", rich_help_panel=STEPS)
+def auto_label(
+    scan: Annotated[Path, typer.Argument(help="Conformed scan without labels.")],
+    output: Annotated[
+        Path,
+        typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write, on the conformed grid."),
+    ],
+    method: Annotated[LabelMethod, typer.Option(help="Who makes the labels.")] = LabelMethod.atlas,
+    atlas: Annotated[
+        list[Path] | None, typer.Option(help="atlas: conformed labelled scan; repeatable.")
+    ] = None,
+    atlas_labels: Annotated[
+        list[Path] | None, typer.Option(help="atlas: its label map, in the same order.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="atlas: seed of the registration's sampling.")] = 0,
+    image: Annotated[
+        Path | None, typer.Option(help="Other methods: the raw scan; may be a glob.")
+    ] = None,
+    orientation: Orientation = "",
+    protocol: ProtocolFile = QUICKNAT28,
+    subjects_dir: Annotated[
+        Path, typer.Option(help="recon-all: its subjects, named as the scan; finished ones serve.")
+    ] = Path("freesurfer"),
+    license_file: Annotated[
+        str, typer.Option("--license", help="FreeSurfer's license.txt, if not in its own places.")
+    ] = "",
+    gpus: Annotated[int, typer.Option(min=0, help="synthseg: 0 keeps it on the processor.")] = 0,
+    threads: Threads = 1,
+) -> None:
+    """Label a scan by registered atlases, or with recon-all, SynthSeg or SAMSEG.
+
+    Example: `quicknat auto-label T1w.nii.gz --atlas a_T1w.nii.gz --atlas-labels a_dseg.nii.gz
+    --output dseg.nii.gz`
+    """
+    import numpy as np
+
+    from quicknat.files import written_whole
+    from quicknat.images.conform import load_conformed
+    from quicknat.images.volumes import Grid, save_nifti
+
+    if method is LabelMethod.atlas:
+        from quicknat.autolabel.atlas import label_scan
+
+        if not atlas or not atlas_labels or len(atlas) != len(atlas_labels):
+            raise typer.BadParameter("give one --atlas-labels for each --atlas, at least one")
+        pairs = list(zip(atlas, atlas_labels, strict=True))
+        classes = label_scan(scan, pairs, seed, threads)
+    else:
+        from quicknat.autolabel import external as external
+        from quicknat.images.labels import Protocol
+
+        if image is None:
+            raise typer.BadParameter(f"method {method.value} needs --image")
+        settings = external.Settings(subjects_dir.resolve(), license_file, threads, gpus > 0)
+        table = Protocol.read(protocol)
+        classes = external.label_scan(scan, image, orientation, table, method.value, settings)
+    with written_whole(output) as (temporary,):
+        save_nifti(temporary, classes, Grid(classes.shape, load_conformed(scan)[1]))
+    log.info("%s: %d classes by %s", output, len(np.unique(classes)), method.value)

@@ -1,0 +1,79 @@
+"""The command of the stage evaluate: a segmentation beside a reference."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import (
+    QUICKNAT28,
+    STEPS,
+    ProtocolFile,
+    Threads,
+    app,
+)
+from quicknat.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+ViewMap = Annotated[
+    Path | None, typer.Option(help="That view's own …_dseg.nii.gz of 'segment --views'.")
+]
+
+
+@app.command(rich_help_panel=STEPS)
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="…_desc-quicknat_dseg.nii.gz of 'segment'.")],
+    reference: Annotated[Path, typer.Argument(help="Reference classes on the same grid.")],
+    name: Annotated[str, typer.Option(help="Subject, sub-X.")],
+    output: Annotated[
+        Path, typer.Option(help="Table to write; …_views.tsv and …_confusion.tsv go beside it.")
+    ],
+    protocol: ProtocolFile = QUICKNAT28,
+    coronal: ViewMap = None,
+    axial: ViewMap = None,
+    sagittal: ViewMap = None,
+    threads: Threads = 1,
+) -> None:
+    """Compare a segmentation with a reference: Dice, IoU, HD95, volumes; confused structures.
+
+    Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv`
+    """
+    import numpy as np
+    import torch
+
+    from quicknat.evaluation.confusion import confusion_table, count_pairs, view_table
+    from quicknat.evaluation.metrics import evaluate as compare
+    from quicknat.files import written_whole
+    from quicknat.images.labels import Protocol
+    from quicknat.images.volumes import as_bytes, read_volume
+
+    # MONAI 1.6 warns at every call of a deprecated argument that it passes itself
+    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    torch.set_num_threads(threads)
+    table, ours, theirs = Protocol.read(protocol), read_volume(prediction), read_volume(reference)
+    given = {"coronal": coronal, "axial": axial, "sagittal": sagittal}
+    views = {view: read_volume(path) for view, path in given.items() if path}
+    for volume in (ours, *views.values()):
+        if not np.allclose(volume.affine, theirs.affine, atol=0.01):
+            raise InputError(
+                volume.path, f"lies elsewhere in space than {reference}", "give labels on its grid"
+            )
+    last = len(table.names) - 1
+    maps = {view: as_bytes(volume, last) for view, volume in views.items()}
+    found, truth = as_bytes(ours, last), as_bytes(theirs, last)
+    pairs = count_pairs(found, truth, len(table.names), name)
+    tables = {
+        "": compare(found, truth, ours.affine, table, name),
+        "_views": view_table(pairs, maps, truth, table, name),
+        "_confusion": confusion_table(pairs, table, name),
+    }
+    files = [output.with_stem(output.stem + end) for end in tables]
+    with written_whole(*files) as temporaries:
+        for temporary, scores in zip(temporaries, tables.values(), strict=True):
+            scores.to_csv(temporary, sep="\t", index=False, float_format="%.6g")

@@ -1,0 +1,87 @@
+"""The commands of the stage slice: conformed scans into stacks of 2-D slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import (
+    QUICKNAT28,
+    STEPS,
+    Orientation,
+    ProtocolFile,
+    Size,
+    SliceSize,
+    Spacing,
+    app,
+    check_name,
+)
+
+Numbering = Annotated[str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")]
+
+
+@app.command("slice", rich_help_panel=STEPS)
+def slice_(
+    scan: Annotated[Path, typer.Argument(help="Conformed scan.")],
+    labels: Annotated[Path, typer.Argument(help="Its label map.")],
+    folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
+    name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01.")],
+    protocol: ProtocolFile = QUICKNAT28,
+    size: SliceSize = 256,
+) -> None:
+    """Cut a scan into training slices in the three views.
+
+    Example: `quicknat slice T1w.nii.gz dseg.nii.gz --folder slices --name sub-01`
+    """
+    from quicknat.images.conform import head_window, load_conformed
+    from quicknat.images.labels import Protocol
+    from quicknat.images.slices import write_stacks
+    from quicknat.images.volumes import as_bytes, read_volume
+
+    check_name(name)
+    table = Protocol.read(protocol)
+    image, _, record = load_conformed(scan)
+    classes = as_bytes(read_volume(labels), len(table.names) - 1)
+    start = head_window(image, record["spacing_mm"], size)
+    write_stacks(image, classes, start, size, table, folder, name)
+
+
+@app.command("slice-tissues", rich_help_panel=STEPS)
+def slice_tissues(
+    labels: Annotated[Path, typer.Argument(help="Label map; may be a glob.")],
+    folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
+    name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01_tissues.")],
+    protocol: ProtocolFile = QUICKNAT28,
+    numbering: Numbering = "freesurfer",
+    scan: Annotated[
+        Path | None, typer.Option(help="The conformed scan that it labels, if there is one.")
+    ] = None,
+    spacing: Spacing = 1.0,
+    size: Size = 256,
+    slice_size: SliceSize = 256,
+    orientation: Orientation = "",
+) -> None:
+    """Cut a label map into slices of tissues, which training paints images from.
+
+    With `--scan`, what is bright there outside the labelled brain becomes tissue too.
+
+    Example: `quicknat slice-tissues aseg.mgz --folder slices --name sub-01_tissues`
+    """
+    from quicknat.cohort.sheet import find_one
+    from quicknat.images.conform import head_window, load_conformed, record_grid
+    from quicknat.images.labels import Protocol
+    from quicknat.images.slices import write_stacks
+    from quicknat.images.volumes import read_volume, require_same_grid
+    from quicknat.synthesis.tissues import conformed_tissues
+
+    path, table = find_one(labels), Protocol.read(protocol)
+    volume = read_volume(path, orientation)
+    if scan:
+        record = load_conformed(scan)[2]
+        require_same_grid(path, volume, record_grid(record))
+        spacing = record["spacing_mm"]
+    tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size, scan)
+    start = head_window(head, spacing, slice_size)
+    write_stacks(tissues, classes, start, slice_size, table, folder, name)
