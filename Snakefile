@@ -6,16 +6,10 @@ min_version("9.0")
 
 
 # found beside this file from any --directory; --configfile overlays are merged over it
-configfile: f"{workflow.basedir}/config.yaml"
-
-
-# bash's strict mode, which Snakemake's own prefix is, or a failed command before a pipe goes unseen;
-# and a log that cannot be written must not cost the work that it is about: it is on the screen too
-shell.prefix('set -euo pipefail; tee() {{ command tee "$@" || true; }}; ')
+configfile: f"{workflow.current_basedir}/config.yaml"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/software.smk"
 include: "workflow/rules/download.smk"
 include: "workflow/rules/demo.smk"
 include: "workflow/rules/convert.smk"
@@ -26,12 +20,10 @@ include: "workflow/rules/segment.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/pictures.smk"
 include: "workflow/rules/report.smk"
-include: "workflow/rules/ends.smk"
+include: "workflow/rules/handlers.smk"
 
 
-localrules:
-    all,
-    download,
+container: config["container"]
 
 
 rule all:
@@ -40,9 +32,12 @@ rule all:
         # every product, or one that somebody deletes would stay away
         rules.report.output,
         expand(
-            "results/models/finetune/{view}/{file}", view=VIEWS if STAGES else [], file=MODEL_FILES
+            "<results>/models/finetune/{view}/{file}",
+            view=VIEWS if PLAN.stages else [],
+            file=MODEL_FILES,
         ),
         BUNDLED,
-        expand(rules.segment.output.dseg, scan=SEGMENTED),
-        "results/segmentations/volumes.tsv" if SEGMENTED else [],
-        "results/metrics.tsv" if scans("test") else [],
+        expand(rules.segment.output.dseg, scan=PLAN.segmented),
+        rules.volumes.output if PLAN.segmented else [],
+        rules.metrics.output.scores if PLAN.test else [],
+    localrule: True

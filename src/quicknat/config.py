@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quicknat.errors import InputError
 from quicknat.reruns import stable_path
+from quicknat.schema import check, load_schema
 
 
 def check_consistency(config: dict) -> None:
@@ -23,3 +24,21 @@ def check_consistency(config: dict) -> None:
     total = sum(config["aggregation"].values())
     if abs(total - 1) > 1e-6:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
+
+
+def complete(config: dict) -> dict:
+    """Return a configuration with its defaults, checked against the schema."""
+    schema = load_schema("config")
+    check(config, schema, "configuration")
+
+    def filled(values: dict, rule: dict) -> dict:
+        rule = schema["$defs"][rule["$ref"].rsplit("/", 1)[1]] if "$ref" in rule else rule
+        values = dict(values)
+        for key, part in rule.get("properties", {}).items():
+            if "default" in part and key not in values:
+                values[key] = part["default"]
+            if isinstance(values.get(key), dict):
+                values[key] = filled(values[key], part)
+        return values
+
+    return filled(config, schema)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-PRACTICAL = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
+RUNTIME_ONLY = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
 NEW_SCANS = {"new_scans", "warm_start_epochs"}  # when to train and for how long, not how
 SELECTING = {"source", "initial_model"}  # what a stage takes; that is compared itself
 # How voxels of conformed scans are placed. 1: the cube's centre on the field of view's, so that
@@ -37,9 +37,9 @@ def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if key not in NEW_SCANS | SELECTING}
 
 
-def deciding(settings: Mapping[str, Any]) -> str:
+def weight_determining(settings: Mapping[str, Any]) -> str:
     """Those of the training settings that decide the weights, as JSON."""
-    kept = {key: value for key, value in settings.items() if key not in PRACTICAL}
+    kept = {key: value for key, value in settings.items() if key not in RUNTIME_ONLY}
     return json.dumps(kept, sort_keys=True)
 
 

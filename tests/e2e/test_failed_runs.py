@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import ROOT, job_counts, run_snakemake, save
-from quicknat.failures.table import SILENT, read_failed
+from quicknat.failures import SILENT, read_failed
 from quicknat.files import sha256
 
 pytestmark = pytest.mark.slow

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -256,10 +257,10 @@ def test_no_command_but_download_uses_the_network(
         "--output", results / "report/index.html",
     )  # fmt: skip
     ok("failures", results / "failed.tsv")
-    demo = tmp_path / "demo.nii.gz"
-    whole = ROOT / "src/quicknat/data/demo_labels/sub-CSI1_dseg.nii.gz"
-    run.add("demo-scan")  # of a real head, which is not here: it ends, and asks for none
-    quicknat("demo-scan", "CSI1", whole, "--output", demo, "--seed", 1)
+    whole = ROOT / "src/quicknat/data/demo_labels/sub-CSI1_dseg.nii.gz"  # as if it were a scan
+    shutil.copy(whole, tmp_path / "sub-CSI1_ses-16_anat_sub-CSI1_ses-16_T1w.nii.gz")
+    demo = ("--heads", tmp_path, "--folder", tmp_path, "--manifest", tmp_path / "demo.txt")
+    ok("demo", "CSI1x01.nii.gz", *demo)
     run.add("import-weights")  # the same
     quicknat(
         "import-weights", golden / "aux.npz", "--view", "axial", *table, "--output",

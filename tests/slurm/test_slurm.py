@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from helpers import ROOT
-from quicknat.failures.table import Failure, read_failed
+from quicknat.failures import Failure, read_failed
 from quicknat.files import sha256
 from slurm_runs import HEADER, WEIGHTS, Run, make_scan, start_training
 

@@ -3,8 +3,9 @@
 import pytest
 
 from helpers import ROOT
-from quicknat.cohort.sheet import auto_use, examine_sheet, find_one, pretraining, read_sheet
+from quicknat.cohort.sheet import auto_use, examine_sheet, find_one, read_sheet
 from quicknat.errors import InputError
+from quicknat.plan import pretraining
 
 
 def sheet(tmp_path, *rows, columns="subject image labels protocol use person session"):

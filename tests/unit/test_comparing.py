@@ -8,7 +8,14 @@ from helpers import LABELS
 from quicknat.cohort.paths import Places
 from quicknat.errors import InputError
 from quicknat.images.slices import VIEWS
-from quicknat.reruns import LOOKS, deciding, file_digest, stable_path, stage_settings, table_digest
+from quicknat.reruns import (
+    LOOKS,
+    file_digest,
+    stable_path,
+    stage_settings,
+    table_digest,
+    weight_determining,
+)
 from quicknat.training.trained import (
     MODEL_FILES,
     require_fit,
@@ -38,7 +45,7 @@ def test_path_reads_the_same_from_wherever_it_is_named(tmp_path, monkeypatch):
 def test_settings_that_decide_no_weight_are_not_compared():
     settings = stage_settings(CONFIG, "finetune")
     assert settings == {"batch_size": 4, "workers": 2, "epochs": 3, "network": {"filters": 16}}
-    assert json.loads(deciding(settings)).keys() == {"batch_size", "epochs", "network"}
+    assert json.loads(weight_determining(settings)).keys() == {"batch_size", "epochs", "network"}
 
 
 def test_table_is_compared_by_its_cells_but_for_columns_left_out(tmp_path):
@@ -124,4 +131,4 @@ def test_job_depends_on_what_can_change_under_it(tmp_path, monkeypatch):
     assert places.inputs("local", "pair_?.img") == ["PAIR_2.img", "PAIR_2.HDR"]
     assert places.inputs("local", "gone.nii") == []  # its job says so, and others go on
     assert places.inputs("zip", "*/a.nii") == ["raw/zip.members.txt"]
-    assert places.inputs("made", "b.img") == ["raw/made/b.img", "raw/made/b.hdr"]
+    assert places.inputs("made", "b.img") == ["raw/made.members.txt"]

@@ -11,18 +11,18 @@ from typer.testing import CliRunner
 
 from quicknat.cli import app
 from quicknat.errors import InputError
-from quicknat.failures.finished import complete_scans
-from quicknat.failures.jobs import JobLog
-from quicknat.failures.table import (
+from quicknat.failures import (
     NO_OUTPUT,
     NOT_BEGUN,
     SILENT,
     Failure,
+    JobLog,
     close_run,
     find_failures,
     read_failed,
     write_failed,
 )
+from quicknat.report.finished import complete_scans
 
 TRACEBACK = """epoch 1
 Traceback (most recent call last):

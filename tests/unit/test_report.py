@@ -14,7 +14,7 @@ from quicknat.cohort.sheet import Scan
 from quicknat.cohort.verdicts import Verdict
 from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
-from quicknat.failures.table import Failure
+from quicknat.failures import Failure
 from quicknat.files import written_whole
 from quicknat.images.volumes import Volume
 from quicknat.package_data import TEMPLATES

@@ -25,7 +25,7 @@ def test_demo_runs_every_stage_of_the_design(dry_run):
         assert counts[stage] == 3  # one job per view, independent of each other
     assert counts["download"] == counts["unpack"] == 2
     assert counts["convert"] == counts["slice"] + 2  # test scans are not sliced
-    assert counts["auto_label"] == counts["demo_ixi"] > 0
+    assert counts["auto_label"] > 0 and counts["demo"] == 2
     assert counts["segment"] == counts["evaluate"] == counts["pictures"] == 2
     assert counts["bundle"] == counts["metrics"] == counts["report"] == 1
 
@@ -48,23 +48,11 @@ def test_rules_depend_on_each_other_as_in_the_design(tmp_path):
     assert all(order[a] < order[b] for a, b in edges if a in order and b in order)
 
 
-def test_cohort_without_pretraining_scans_skips_that_branch(dry_run):
-    counts = job_counts(dry_run(rows=[HEADER, *TRAIN, VAL, TEST]).text)
-    assert counts["finetune"] == 3 and counts["convert"] == 4 and counts["slice"] == 3
-    assert not {"pretrain", "auto_label", "download", "demo_oasis"} & set(counts)
-
-
 @pytest.mark.slow
 def test_cohort_without_test_scans_is_trained_and_segmented_but_not_scored(dry_run):
     rows = [HEADER, *TRAIN, VAL, "x|x.nii.gz|||segment|"]
     counts = job_counts(dry_run(rows=rows).text)
     assert counts["segment"] == 1 and not {"evaluate", "metrics", "score_figures"} & set(counts)
-
-
-@pytest.mark.slow
-def test_cohort_with_nothing_to_segment_still_ends_in_a_report(dry_run):
-    counts = job_counts(dry_run(rows=[HEADER, *TRAIN, VAL]).text)
-    assert counts["report"] == 1 and not {"segment", "volumes"} & set(counts)
 
 
 SEGMENT = "s1|s1.nii.gz|||segment|"
@@ -83,53 +71,6 @@ def test_program_labels_the_raw_scan_instead_of_atlases(dry_run):
     (command,) = re.findall(r"quicknat auto-label .*", done.text)
     assert "--method recon-all" in command and "--image p1.nii.gz" in command
     assert "--subjects-dir /fs --license='my fs.txt' " in command
-
-
-@pytest.mark.slow
-def test_scan_without_labels_is_refused_where_labels_are_to_be_given(dry_run):
-    overlay = {"auto_labels": {"method": "precomputed"}}
-    done = dry_run(rows=[HEADER, *TRAIN, VAL, PRETRAIN], overlay=overlay)
-    assert done.returncode != 0 and "sub-p1 has no labels" in done.text
-    given = "p1|p1.nii.gz|p1_l.nii.gz|freesurfer|pretrain|"
-    done = dry_run(rows=[HEADER, *TRAIN, VAL, given], overlay=overlay)
-    assert done.returncode == 0 and job_counts(done.text)["convert_labels"] == 4
-
-
-SOURCES = {  # jobs for a scan with an image, one with a label map, one with both
-    "automatic": {"convert": 5, "convert_labels": 4, "auto_label": 1, "slice": 5},
-    "synthetic": {"convert": 4, "convert_labels": 3, "slice": 3, "slice_tissues": 2},
-    "both": {"convert": 5, "convert_labels": 4, "auto_label": 1, "slice": 5, "slice_tissues": 2},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES)
-def test_source_of_pretraining_decides_what_becomes_of_its_rows(dry_run, source):
-    rows = [PRETRAIN, "m1||m1_l.nii.gz|freesurfer|pretrain|"]
-    rows += ["b1|b1.nii.gz|b1_l.nii.gz|freesurfer|pretrain|"]
-    overlay = {"pretrain": {"source": source}, "auto_labels": {"atlases": ["sub-t1"]}}
-    done = dry_run("--printshellcmds", rows=[HEADER, *TRAIN, VAL, *rows], overlay=overlay)
-    counts = job_counts(done.text)
-    preparing = {"convert", "convert_labels", "auto_label", "slice", "slice_tissues"}
-    assert {rule: counts[rule] for rule in preparing if counts[rule]} == SOURCES[source], done.text
-    assert counts["pretrain"] == counts["finetune"] == 3
-    commands = dict(re.findall(r"quicknat slice-tissues (.*?) --orientation=(.*)", done.text))
-    if source != "automatic":
-        assert "--scan" not in commands["m1_l.nii.gz"] and "--scan" in commands["b1_l.nii.gz"]
-
-
-@pytest.mark.slow
-def test_label_maps_alone_are_refused_where_images_are_to_be_learnt(dry_run):
-    rows = [HEADER, *TRAIN, VAL, "m1||m1_l.nii.gz|freesurfer|pretrain|"]
-    done = dry_run(rows=rows)
-    assert done.returncode != 0 and "'pretrain.source' is automatic" in done.text
-
-
-@pytest.mark.slow
-def test_training_scans_alone_are_enough_for_synthetic_pretraining(dry_run):
-    overlay = {"pretrain": {"source": "synthetic"}}
-    counts = job_counts(dry_run(rows=[HEADER, *TRAIN, VAL], overlay=overlay).text)
-    assert (counts["slice_tissues"], counts["slice"], counts["pretrain"]) == (2, 3, 3)
 
 
 @pytest.mark.slow
@@ -187,22 +128,6 @@ def test_finished_model_segments_on_its_own_grid_and_nothing_is_trained(dry_run,
     assert job_counts(done.text)["segment"] == 1, done.text
 
 
-@pytest.mark.slow
-def test_finished_model_is_refused_where_it_is_none_or_has_nothing_to_segment(dry_run, model):
-    done = dry_run(rows=[HEADER, SEGMENT], overlay={"model": "models/nowhere"})
-    assert done.returncode != 0 and "models/nowhere: no such model folder" in done.text
-    done = dry_run(rows=[HEADER, *TRAIN, VAL], overlay={"model": str(model)})
-    assert done.returncode != 0 and "no scan has use=segment or test; name" in done.text
-
-
-@pytest.mark.slow
-def test_sessions_are_scans_of_their_own(dry_run):
-    rows = [HEADER + "|session", TRAIN[0] + "|1", TRAIN[0] + "|2", VAL + "|", TEST + "|"]
-    done = dry_run(rows=rows)
-    assert job_counts(done.text)["slice"] == 3
-    assert "sub-t1_ses-2_space-conformed_T1w.nii.gz" in done.text
-
-
 BAD_SCANS = [
     "b1|absent1.nii.gz|||segment|",
     "b2|absent2.nii.gz|||segment|",
@@ -246,14 +171,6 @@ REFUSED = {
         {"protocol": "atlas99"},
         "allowed: quicknat28, quicknat33, seed4, tissues4",
     ),
-    "unknown atlas": (
-        {"auto_labels": {"atlases": ["sub-Q"]}},
-        "'auto_labels.atlases' is ['sub-Q']; allowed: sub-CSI1",
-    ),
-    "no atlas": (
-        {"auto_labels": {"atlases": []}},
-        "'auto_labels.atlases' is []; allowed: sub-CSI1",
-    ),
     "missing sheet": ({"sheet": "nowhere.tsv"}, "nowhere.tsv: no such file"),
 }
 
@@ -267,25 +184,6 @@ def test_wrong_configuration_is_refused_naming_key_and_choices(dry_run, fault):
     done = dry_run(overlay=overlay)
     assert done.returncode != 0
     assert message in done.text.replace("\n", " ")
-
-
-@pytest.mark.slow
-def test_unknown_sheet_column_is_refused(dry_run):
-    done = dry_run(rows=[HEADER + "|sex", *[row + "|f" for row in (*TRAIN, VAL)]])
-    assert done.returncode != 0 and "unknown key 'sex'" in done.text
-
-
-@pytest.mark.slow
-def test_unknown_source_is_refused_with_the_known_ones(dry_run):
-    rows = [HEADER + "|source", *[row + "|moon" for row in (*TRAIN, VAL)]]
-    done = dry_run(rows=rows)
-    assert done.returncode != 0 and "source 'moon'; allowed: local, img2fmri" in done.text
-
-
-@pytest.mark.slow
-def test_cohort_without_training_scans_is_refused(dry_run):
-    done = dry_run(rows=[HEADER, TEST])
-    assert done.returncode != 0 and "use=train" in done.text
 
 
 @pytest.mark.slow

@@ -4,22 +4,33 @@
 #           ..._space-conformed_dseg.nii.gz  given labels, conformed grid
 #           ..._dseg.nii.gz                  given labels, the scan's own grid
 
+# what `lookup` finds of a scan: path and orientation of its image and of its labels
+ROWS = {name: PATHS.row(scan) for name, scan in PLAN.scans.items()}
+
+
+def raw_image(wildcards):
+    return PATHS.inputs(PLAN.scans[wildcards.scan].source, PLAN.scans[wildcards.scan].image)
+
+
+def raw_labels(wildcards):
+    return PATHS.inputs(PLAN.scans[wildcards.scan].labels_source, PLAN.scans[wildcards.scan].labels)
+
 
 rule convert:
     input:
-        lambda wc: PLACES.inputs(SCANS[wc.scan].source, SCANS[wc.scan].image),
+        raw_image,
     output:
         image=CONFORMED,
-        record="results/scans/{scan}/anat/{scan}_space-conformed_T1w.json",
+        record="<results>/scans/{scan}/anat/{scan}_space-conformed_T1w.json",
     log:
-        "results/logs/convert/{scan}.log",
+        "<results>/logs/convert/{scan}.log",
     benchmark:
-        "results/benchmarks/convert/{scan}.tsv"
+        "<results>/benchmarks/convert/{scan}.tsv"
     conda:
         "../../envs/imaging.yaml"
     params:
-        image=lambda wc: PLACES.path(SCANS[wc.scan].source, SCANS[wc.scan].image),
-        orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].source),
+        image=lookup(dpath="{scan}/image", within=ROWS),
+        orientation=lookup(dpath="{scan}/orientation", within=ROWS),
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         grid_format=GRID_FORMAT,  # what was conformed otherwise is conformed again
@@ -31,24 +42,24 @@ rule convert:
 
 rule convert_labels:
     input:
-        lambda wc: PLACES.inputs(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
+        raw_labels,
         scan=CONFORMED,
     output:
-        conformed="results/scans/{scan}/anat/{scan}_space-conformed_dseg.nii.gz",
-        native="results/scans/{scan}/anat/{scan}_dseg.nii.gz",
+        conformed="<results>/scans/{scan}/anat/{scan}_space-conformed_dseg.nii.gz",
+        native="<results>/scans/{scan}/anat/{scan}_dseg.nii.gz",
     log:
-        "results/logs/convert_labels/{scan}.log",
+        "<results>/logs/convert_labels/{scan}.log",
     benchmark:
-        "results/benchmarks/convert_labels/{scan}.tsv"
+        "<results>/benchmarks/convert_labels/{scan}.tsv"
     conda:
         "../../envs/imaging.yaml"
     params:
-        labels=lambda wc: PLACES.path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
-        orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
-        numbering=lambda wc: SCANS[wc.scan].protocol,
-        protocol=untracked(PROTOCOL),
-        classes=CLASSES,
+        labels=lookup(dpath="{scan}/labels", within=ROWS),
+        orientation=lookup(dpath="{scan}/labels_orientation", within=ROWS),
+        label_convention=lookup(dpath="{scan}/label_convention", within=ROWS),
+        protocol=untracked(config["protocol"]),
+        classes=RUN.classes,
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
-        " --numbering {params.numbering:q} --scan {input.scan:q} --protocol {params.protocol:q}"
+        " --numbering {params.label_convention:q} --scan {input.scan:q} --protocol {params.protocol:q}"
         " --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"

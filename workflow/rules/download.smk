@@ -4,25 +4,34 @@
 #           results/raw/{source}/...          the members
 #           results/raw/{source}.members.txt  their list
 #
-# `download` is a local rule (see Snakefile): on a cluster it runs where snakemake runs, since compute
+# `download` is a local rule: on a cluster it runs where snakemake runs, since compute
 # nodes often have no internet. A transfer that broke off leaves a hidden file, and is resumed from it.
 # Where there is no internet at all: QUICKNAT_DOWNLOADS=folder with the archives, QUICKNAT_OFFLINE=1.
 from quicknat.download.urls import public
+
+ARCHIVES = "|".join(
+    name for name, row in PATHS.sources.items() if row["kind"] not in ("local", "demo")
+)
 
 
 rule download:
     output:
         f"{RAW}/{{source}}.archive",
     log:
-        "results/logs/download/{source}.log",
+        "<results>/logs/download/{source}.log",
     benchmark:
-        "results/benchmarks/download/{source}.tsv"
+        "<results>/benchmarks/download/{source}.tsv"
+    wildcard_constraints:
+        source=ARCHIVES,
+    localrule: True
     conda:
         "../../envs/imaging.yaml"
     params:
-        sources=untracked(SOURCES_TABLE),
+        sources=untracked(RUN.sources),
         # no mirrors, so that another one fetches nothing anew; no password, since logs show this
-        what=lambda wc: [public(SOURCES[wc.source][key]) for key in ("kind", "url", "checksum")],
+        what=lambda wc: [
+            public(PATHS.sources[wc.source][key]) for key in ("kind", "url", "checksum")
+        ],
     shell:
         "quicknat download {params.sources:q} {wildcards.source:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
@@ -34,15 +43,19 @@ rule unpack:
     output:
         f"{RAW}/{{source}}.members.txt",
     log:
-        "results/logs/unpack/{source}.log",
+        "<results>/logs/unpack/{source}.log",
     benchmark:
-        "results/benchmarks/unpack/{source}.tsv"
+        "<results>/benchmarks/unpack/{source}.tsv"
+    wildcard_constraints:
+        source=ARCHIVES,
     conda:
         "../../envs/imaging.yaml"
     params:
-        sources=untracked(SOURCES_TABLE),
-        members=lambda wc: [f"--member={glob}" for glob in SOURCES[wc.source]["members"].split(",")],
-        folder=lambda wc: f"{RAW}/{wc.source}",
+        sources=untracked(RUN.sources),
+        members=lambda wc: [
+            f"--member={glob}" for glob in PATHS.sources[wc.source]["members"].split(",")
+        ],
+        folder=subpath(output[0], strip_suffix=".members.txt"),
     shell:
         "quicknat unpack {input:q} {params.members:q} --folder {params.folder:q}"
         " --manifest {output:q} 2>&1 | tee {log:q}"

@@ -6,24 +6,24 @@
 
 rule evaluate:
     input:
-        prediction="results/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
-        reference="results/scans/{scan}/anat/{scan}_dseg.nii.gz",
+        prediction="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
+        reference="<results>/scans/{scan}/anat/{scan}_dseg.nii.gz",
         coronal=rules.segment.output.coronal,
         axial=rules.segment.output.axial,
         sagittal=rules.segment.output.sagittal,
     output:
-        scores="results/metrics/{scan}.tsv",
-        views="results/metrics/{scan}_views.tsv",
-        confusion="results/metrics/{scan}_confusion.tsv",
+        scores="<results>/metrics/{scan}.tsv",
+        views="<results>/metrics/{scan}_views.tsv",
+        confusion="<results>/metrics/{scan}_confusion.tsv",
     log:
-        "results/logs/evaluate/{scan}.log",
+        "<results>/logs/evaluate/{scan}.log",
     benchmark:
-        "results/benchmarks/evaluate/{scan}.tsv"
+        "<results>/benchmarks/evaluate/{scan}.tsv"
     conda:
         "../../envs/torch.yaml"
     params:
-        protocol=untracked(PROTOCOL),
-        classes=CLASSES,
+        protocol=untracked(config["protocol"]),
+        classes=RUN.classes,
     shell:
         "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {params.protocol:q}"
         " --coronal {input.coronal:q} --axial {input.axial:q} --sagittal {input.sagittal:q}"
@@ -33,17 +33,17 @@ rule evaluate:
 
 rule metrics:
     input:
-        scores=expand("results/metrics/{scan}.tsv", scan=scans("test")),
-        views=expand("results/metrics/{scan}_views.tsv", scan=scans("test")),
-        confusion=expand("results/metrics/{scan}_confusion.tsv", scan=scans("test")),
+        scores=expand("<results>/metrics/{scan}.tsv", scan=PLAN.test),
+        views=expand("<results>/metrics/{scan}_views.tsv", scan=PLAN.test),
+        confusion=expand("<results>/metrics/{scan}_confusion.tsv", scan=PLAN.test),
     output:
-        scores="results/metrics.tsv",
-        views="results/metrics/views.tsv",
-        confusion="results/metrics/confusion.tsv",
+        scores="<results>/metrics.tsv",
+        views="<results>/metrics/views.tsv",
+        confusion="<results>/metrics/confusion.tsv",
     log:
-        "results/logs/metrics/all.log",
+        "<results>/logs/metrics/all.log",
     benchmark:
-        "results/benchmarks/metrics/all.tsv"
+        "<results>/benchmarks/metrics/all.tsv"
     conda:
         "../../envs/imaging.yaml"
     shell:

@@ -1,29 +1,11 @@
-# Figures and the report page.
+# Figures, and the report's pages.
 # Requires: histories, metrics, segmentations.
 # Makes:    results/report/index.html           the cohort
 #           results/report/{scan}.html          each segmented scan
 #           results/report/{figures,volumes,assets}/
 
 
-rule curves:
-    input:
-        expand("results/models/{stage}/{view}/history.tsv", stage=STAGES, view=VIEWS),
-    output:
-        png=report(
-            "results/report/figures/curves.png",
-            caption=f"{TEMPLATES}/curves.rst",
-            category="Training",
-            labels={"figure": "learning curves"},
-        ),
-        svg="results/report/figures/curves.svg",
-    log:
-        "results/logs/curves/all.log",
-    benchmark:
-        "results/benchmarks/curves/all.tsv"
-    conda:
-        "../../envs/imaging.yaml"
-    shell:
-        "quicknat curves {input:q} --output {output.png:q} 2>&1 | tee {log:q}"
+report: f"{TEMPLATES}/workflow.rst"
 
 
 SCORE_FIGURES = {
@@ -35,19 +17,40 @@ SCORE_FIGURES = {
     "confusion": "confused structures",
     "uncertainty": "uncertainty against Dice",
 }
-
-
 LIBRARIES = ("niivue", "datatables") if config["report"]["interactive"] else ()
-# a cohort may bring a note on what its scores mean, and who was scanned
-COHORT_FILES = {"note": COHORT_NOTE, "participants": PEOPLE}
+# a cohort may bring a note on what its scores mean, and its participants' ages
+COHORT_FILES = {
+    "note": Path(PATHS.sheet).with_suffix(".md"),
+    "participants": Path(PATHS.sheet).with_name("participants.tsv"),
+}
 REPORT_OPTIONS = [
-    *("--protocol", PROTOCOL),
-    *(f"--{name}={path}" for name, path in COHORT_FILES.items() if os.path.exists(path)),
-    *([f"--given-model={config['model']}"] if MODEL else []),
+    *("--protocol", config["protocol"]),
+    *(f"--{name}={path}" for name, path in COHORT_FILES.items() if path.exists()),
+    *([f"--given-model={config['model']}"] if RUN.model else []),
     # not an input: the table changes whenever files arrive
-    *([f"--check={CHECKED}"] if SKIPPED else []),
+    *([f"--check={RUN.check}"] if RUN.skipped else []),
 ]
-TEMPLATE_FILES = sorted(str(path) for path in TEMPLATES.rglob("*") if path.is_file())
+
+
+rule curves:
+    input:
+        expand("<results>/models/{stage}/{view}/history.tsv", stage=PLAN.stages, view=VIEWS),
+    output:
+        png=report(
+            "<results>/report/figures/curves.png",
+            caption=f"{TEMPLATES}/curves.rst",
+            category="Training",
+            labels={"figure": "learning curves"},
+        ),
+        svg="<results>/report/figures/curves.svg",
+    log:
+        "<results>/logs/curves/all.log",
+    benchmark:
+        "<results>/benchmarks/curves/all.tsv"
+    conda:
+        "../../envs/imaging.yaml"
+    shell:
+        "quicknat curves {input:q} --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 rule score_figures:
@@ -56,12 +59,12 @@ rule score_figures:
         views=rules.metrics.output.views,
         confusion=rules.metrics.output.confusion,
         # of the test scans alone, so that others to segment draw nothing again
-        volumes=expand(rules.segment.output.volumes, scan=scans("test")),
+        volumes=expand(rules.segment.output.volumes, scan=PLAN.test),
     output:
-        expand("results/report/figures/{name}.svg", name=SCORE_FIGURES),
+        expand("<results>/report/figures/{name}.svg", name=SCORE_FIGURES),
         **{
             name: report(
-                f"results/report/figures/{name}.png",
+                f"<results>/report/figures/{name}.png",
                 caption=f"{TEMPLATES}/{name}.rst",
                 category="Scores",
                 labels={"figure": title},
@@ -69,60 +72,64 @@ rule score_figures:
             for name, title in SCORE_FIGURES.items()
         },
     log:
-        "results/logs/score_figures/all.log",
+        "<results>/logs/score_figures/all.log",
     benchmark:
-        "results/benchmarks/score_figures/all.tsv"
+        "<results>/benchmarks/score_figures/all.tsv"
     conda:
         "../../envs/imaging.yaml"
     params:
-        protocol=untracked(PROTOCOL),
-        classes=CLASSES,
-        sheet=untracked(SHEET),
+        protocol=untracked(config["protocol"]),
+        classes=RUN.classes,
+        sheet=untracked(PATHS.sheet),
         # what the sheet is read for: means are over people
-        persons=[f"{name} {SCANS[name].person}" for name in scans("test")],
+        persons=[f"{name} {PLAN.scans[name].person}" for name in PLAN.test],
+        folder=subpath(output.dice, parent=True),
     shell:
         "quicknat score-figures {input.metrics:q} --views {input.views:q}"
         " --confusion {input.confusion:q} --volumes <(printf '%s\\n' {input.volumes:q})"
         " --sheet {params.sheet:q} --protocol {params.protocol:q}"
-        " --output results/report/figures 2>&1 | tee {log:q}"
+        " --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule report:
     input:
-        curves=rules.curves.output if STAGES else [],
-        scores=rules.score_figures.output if scans("test") else [],
-        metrics=rules.metrics.output if scans("test") else [],
-        pictures=expand(rules.pictures.output, scan=SEGMENTED),
+        curves=rules.curves.output if PLAN.stages else [],
+        scores=rules.score_figures.output if PLAN.test else [],
+        metrics=rules.metrics.output if PLAN.test else [],
+        pictures=expand(rules.pictures.output, scan=PLAN.segmented),
         libraries=expand(f"{RAW}/{{source}}.archive", source=LIBRARIES),
-        qc=expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json", scan=SEGMENTED),
-        volumes="results/segmentations/volumes.tsv" if SEGMENTED else [],
-        bundle="results/model/bundle.json",
+        qc=expand(rules.segment.output.qc, scan=PLAN.segmented),
+        volumes=rules.volumes.output if PLAN.segmented else [],
+        bundle="<results>/model/bundle.json",
     output:
-        page="results/report/index.html",
-        pages=expand("results/report/{scan}.html", scan=SEGMENTED),
-        assets=directory("results/report/assets"),
+        page="<results>/report/index.html",
+        pages=expand("<results>/report/{scan}.html", scan=PLAN.segmented),
+        assets=directory("<results>/report/assets"),
     log:
-        "results/logs/report/page.log",
+        "<results>/logs/report/page.log",
     benchmark:
-        "results/benchmarks/report/page.tsv"
+        "<results>/benchmarks/report/page.tsv"
     conda:
         "../../envs/imaging.yaml"
     params:
         # what is in these files is compared rather than where they are, so that they can move
-        sheet=untracked(SHEET),
+        sheet=untracked(PATHS.sheet),
         options=untracked(REPORT_OPTIONS),
-        contents=[PROTOCOL_DIGEST, *map(file_digest, (*TEMPLATE_FILES, COHORT_NOTE, PEOPLE))],
+        contents=[
+            RUN.label_table,
+            *map(file_digest, sorted(path for path in TEMPLATES.rglob("*") if path.is_file())),
+            *map(file_digest, COHORT_FILES.values()),
+        ],
         # derived from outputs, as Snakemake sees it: where they lie reruns nothing
         libraries=lambda wc, input, output: [
             f"--{name}={path}" for name, path in zip(LIBRARIES, input.libraries)
         ],
-        title=Path(SHEET).stem,
-        cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
-        segmented=SEGMENTED,
-        waiting=WAITING,
-        skipped=SKIPPED,
+        title=Path(PATHS.sheet).stem,
+        cohort=[f"{name} {scan.use}" for name, scan in PLAN.scans.items()],
+        segmented=PLAN.segmented,
+        skipped=RUN.skipped,
+        results=subpath(input.bundle, ancestor=2),
     shell:
-        "quicknat report {params.sheet:q} --results results {params.options:q} {params.libraries:q}"
-        " --segmented <(printf '%s\\n' {params.segmented:q})"
-        " --waiting <(printf '%s\\n' {params.waiting:q})"
+        "quicknat report {params.sheet:q} --results {params.results:q} {params.options:q}"
+        " {params.libraries:q} --segmented <(printf '%s\\n' {params.segmented:q})"
         " --output {output.page:q} 2>&1 | tee {log:q}"

@@ -1,8 +1,6 @@
 # Cut scans into training slices; one job writes the three views of a scan.
-# Requires: the conformed scan and its labels; to paint images from, a raw label map, and the conformed
-# scan that it belongs to if there is one.
-# With keep_slices: false the stacks go once the views are trained, but for those of validation scans:
-# both stages look at these, so that fine-tuning would have pre-training done again by making them.
+# Requires: the conformed scan and its labels; to synthesize images, a raw label map, and the
+# conformed scan that it belongs to if there is one.
 # Makes:    results/slices/{view}/{scan}.npy   uint8 (n, 2, H, W): image, class index
 #           results/slices/{view}/{scan}_tissues.npy   the same with tissue indices for an image
 #           results/slices/{scan}.json, {scan}_tissues.json   window and numbers of the slices kept
@@ -13,67 +11,52 @@ rule slice:
         scan=CONFORMED,
         labels=lambda wc: conformed_labels(wc.scan),
     output:
-        stacks=[
-            path if config["keep_slices"] else temp(path)
-            for path in expand("results/slices/{view}/{{scan}}.npy", view=VIEWS)
-        ],
-        record="results/slices/{scan}.json",
+        stacks=expand("<results>/slices/{view}/{{scan}}.npy", view=VIEWS),
+        record="<results>/slices/{scan}.json",
     log:
-        "results/logs/slice/{scan}.log",
+        "<results>/logs/slice/{scan}.log",
     benchmark:
-        "results/benchmarks/slice/{scan}.tsv"
+        "<results>/benchmarks/slice/{scan}.tsv"
     conda:
         "../../envs/imaging.yaml"
     params:
-        protocol=untracked(PROTOCOL),
-        classes=CLASSES,
+        protocol=untracked(config["protocol"]),
+        classes=RUN.classes,
         size=config["slices"]["size"],
+        folder=subpath(output.record, parent=True),
     shell:
         "quicknat slice {input.scan:q} {input.labels:q} --protocol {params.protocol:q}"
-        " --folder results/slices --name {wildcards.scan:q} --size {params.size}"
+        " --folder {params.folder:q} --name {wildcards.scan:q} --size {params.size}"
         " 2>&1 | tee {log:q}"
-
-
-use rule slice as slice_for_both_stages with:
-    output:
-        stacks=expand("results/slices/{view}/{{scan}}.npy", view=VIEWS),
-        record="results/slices/{scan}.json",
-    wildcard_constraints:
-        scan=NOTHING if config["keep_slices"] else "|".join(scans("val")) or NOTHING,
-
-
-ruleorder: slice_for_both_stages > slice
 
 
 rule slice_tissues:
     input:
-        lambda wc: PLACES.inputs(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
-        scan=lambda wc: CONFORMED.format(scan=wc.scan) if SCANS[wc.scan].image else [],
+        raw_labels,
+        scan=lambda wc: CONFORMED if PLAN.scans[wc.scan].image else [],
     output:
-        stacks=[
-            path if config["keep_slices"] else temp(path)
-            for path in expand("results/slices/{view}/{{scan}}_tissues.npy", view=VIEWS)
-        ],
-        record="results/slices/{scan}_tissues.json",
+        stacks=expand("<results>/slices/{view}/{{scan}}_tissues.npy", view=VIEWS),
+        record="<results>/slices/{scan}_tissues.json",
     log:
-        "results/logs/slice_tissues/{scan}.log",
+        "<results>/logs/slice_tissues/{scan}.log",
     benchmark:
-        "results/benchmarks/slice_tissues/{scan}.tsv"
+        "<results>/benchmarks/slice_tissues/{scan}.tsv"
     conda:
         "../../envs/imaging.yaml"
     params:
-        labels=lambda wc: PLACES.path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
-        orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
-        numbering=lambda wc: SCANS[wc.scan].protocol,
+        labels=lookup(dpath="{scan}/labels", within=ROWS),
+        orientation=lookup(dpath="{scan}/labels_orientation", within=ROWS),
+        label_convention=lookup(dpath="{scan}/label_convention", within=ROWS),
         scan=lambda wc, input: ["--scan", input.scan] if input.scan else [],
-        protocol=untracked(PROTOCOL),
-        classes=CLASSES,
+        protocol=untracked(config["protocol"]),
+        classes=RUN.classes,
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         window=config["slices"]["size"],
         grid_format=GRID_FORMAT,
+        folder=subpath(output.record, parent=True),
     shell:
         "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
-        " --numbering {params.numbering:q} {params.scan:q} --protocol {params.protocol:q}"
-        " --folder results/slices --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
+        " --numbering {params.label_convention:q} {params.scan:q} --protocol {params.protocol:q}"
+        " --folder {params.folder:q} --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
         " --size {params.size:q} --slice-size {params.window:q} 2>&1 | tee {log:q}"

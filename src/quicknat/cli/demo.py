@@ -13,25 +13,35 @@ from quicknat.cli.app import STEPS, Threads, app
 log = logging.getLogger(__name__)
 
 
-@app.command("demo-scan", rich_help_panel=STEPS)
-def demo_scan(
-    head: Annotated[str, typer.Argument(help="Demo head to deform, CSI1 or CSI2.")],
-    image: Annotated[Path, typer.Argument(help="Its T1w scan.")],
-    output: Annotated[Path, typer.Option(help=".img for an OASIS-style pair, else .nii.gz.")],
-    seed: Annotated[int, typer.Option(help="Number of the copy.")],
-    labels: Annotated[Path | None, typer.Option(help="Write the label map too.")] = None,
+@app.command(rich_help_panel=STEPS)
+def demo(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Copies to make, as paths in FOLDER: …CSI1x03….nii.gz is the third copy of CSI1; "
+            ".img an OASIS-1 style pair, its label map beside it."
+        ),
+    ],
+    heads: Annotated[Path, typer.Option(help="Folder of the heads' T1w scans.")],
+    folder: Annotated[Path, typer.Option(help="Folder to write to.")],
+    manifest: Annotated[Path, typer.Option(help="List of what was written.")],
     threads: Threads = 1,
 ) -> None:
-    """Make one scan of the embedded demo cohort: a seeded deformation of a real head.
+    """Make scans of the embedded demo cohort: seeded deformations of two real heads.
 
-    Example: `quicknat demo-scan CSI1 CSI1_T1w.nii.gz --seed 3 --output copy.nii.gz`
+    Example: `quicknat demo CSI1x11-Demo-T1.nii.gz --heads heads --folder demo --manifest list.txt`
     """
     import SimpleITK as sitk
     import torch
 
-    from quicknat.download.demo import make_scan
+    from quicknat.download.demo import make_copy
+    from quicknat.files import written_whole
 
     torch.set_num_threads(threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    make_scan(head, image, output, seed, labels or "")
-    log.info("wrote %s", output)
+    written = []
+    for number, image in enumerate(images, start=1):
+        written += make_copy(image, heads, folder)
+        log.info("%d of %d: %s", number, len(images), folder / image)
+    with written_whole(manifest) as (temporary,):
+        temporary.write_text("\n".join(sorted(written)) + "\n")

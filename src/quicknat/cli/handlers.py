@@ -21,7 +21,7 @@ def failures(
 
     Example: `quicknat failures results/failed.tsv`
     """
-    from quicknat.failures.table import as_text, read_failed
+    from quicknat.failures import as_text, read_failed
 
     if not table.exists():
         typer.echo(f"{table}: no such table: no job failed in the last run, or it ran elsewhere")

@@ -183,10 +183,10 @@ def report(
     from quicknat.cohort.sheet import read_sheet
     from quicknat.cohort.verdicts import BAD, read_verdicts
     from quicknat.cohort.writing import read_participants
-    from quicknat.failures.finished import complete_scans
-    from quicknat.failures.table import read_failed
+    from quicknat.failures import read_failed
     from quicknat.images.labels import Protocol
     from quicknat.report.content import ReportInputs
+    from quicknat.report.finished import complete_scans
     from quicknat.report.pages import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
     from quicknat.report.tables import People
 

@@ -11,7 +11,6 @@ from quicknat.errors import InputError
 from quicknat.reruns import stable_path
 
 NO_SCANS = "npm"  # a kind of source: files of the report's pages
-MADE_BY_WORKFLOW = "demo"  # a kind of source: its files come one by one, from no archive
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Places:
 
     def fetched(self, source: str) -> bool:
         """Whether a source's files, as far as they exist, are all there and whole."""
-        if source == LOCAL or self.sources[source]["kind"] in (LOCAL, MADE_BY_WORKFLOW):
+        if self.in_place(source):
             return True
         return Path(f"{self.raw}/{source}.members.txt").exists()  # written last
 
@@ -52,15 +51,22 @@ class Places:
         other scans go on. A member of an archive hangs on the list of members, since its name may
         be a glob.
         """
-        if not self.in_place(source) and self.sources[source]["kind"] != MADE_BY_WORKFLOW:
-            return [f"{self.raw}/{source}.members.txt"]
-        where = self.path(source, path)
         if not self.in_place(source):
-            return [where, f"{where[:-4]}.hdr"] if where.endswith(".img") else [where]
-        found = find_all(where)
+            return [f"{self.raw}/{source}.members.txt"]
+        found = find_all(self.path(source, path))
         headers = [file.with_suffix(end) for file in found for end in (".hdr", ".HDR")
                    if file.suffix.lower() == ".img"]  # fmt: skip
         return [str(file) for file in [*found, *filter(Path.exists, headers)]]
+
+    def row(self, scan: Scan) -> dict[str, str]:
+        """Return path and orientation of a scan's image and of its labels, "" for what it lacks."""
+        return {
+            "image": self.path(scan.source, scan.image) if scan.image else "",
+            "orientation": self.orientation(scan, scan.source),
+            "labels": self.path(scan.labels_source, scan.labels) if scan.labels else "",
+            "labels_orientation": self.orientation(scan, scan.labels_source),
+            "label_convention": scan.protocol,
+        }
 
     def orientation(self, scan: Scan, source: str) -> str:
         """Stated direction of the axes, of the row or else of its source."""

@@ -49,33 +49,6 @@ def side(use: str) -> str:
     return {"pretrain": "train", "train": "train", "val": "val", "test": "test"}.get(use, "")
 
 
-def pretraining(
-    scans: Mapping[str, Scan], settings: Mapping[str, object]
-) -> tuple[list[str], list[str]]:
-    """What to pre-train on: scans whose images are learnt, and scans whose label maps are painted.
-
-    Label maps of ``use: pretrain`` come first. Only where there is none do those of the training
-    scans serve, so that elsewhere a new training scan leaves pre-training alone.
-
-    Args:
-        scans: by name.
-        settings: of the stage; its ``source`` is automatic (or absent), synthetic or both.
-
-    Raises:
-        InputError: there are scans to pre-train on, but none that `source` can use.
-    """
-    source = settings.get("source", "automatic")
-    rows = [name for name, scan in scans.items() if scan.use == "pretrain"]
-    images = [name for name in rows if scans[name].image]
-    maps = [name for name in rows if scans[name].labels]
-    maps = maps or [name for name, scan in scans.items() if scan.use == "train"]
-    chosen = images if source != "synthetic" else [], maps if source != "automatic" else []
-    if rows and not any(chosen):
-        problem = f"'pretrain.source' is {source}, but the scans to pre-train on are label maps"
-        raise InputError("configuration", problem, "set it to synthetic")
-    return chosen
-
-
 def auto_use(person: str) -> str:
     """``train``, ``val`` or ``test`` (80/10/10) by a hash of the person.
 

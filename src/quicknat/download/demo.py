@@ -1,12 +1,13 @@
 """The embedded demo cohort: seeded deformations of real labelled heads.
 
-Two heads make a poor training set, so the demo bends them: each copy gets its own affine map,
-an elastic field, a bias field, gamma and noise (torchio). What comes out is written as archives
-deliver it: OASIS-1 style Analyze pairs, or IXI style NIfTI.
+Two heads make a poor training set, so the demo deforms them: each copy gets its own affine map,
+an elastic field, a bias field, gamma and noise (torchio). Copies are written as archives deliver
+scans: OASIS-1 style Analyze pairs with a label map, or IXI style NIfTI without one.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -16,17 +17,13 @@ import torchio as tio
 from nibabel.affines import apply_affine
 
 from quicknat.autolabel.registration import labels_at
+from quicknat.errors import InputError
 from quicknat.files import written_whole
 from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import DATA
 
 SPACING_MM = 1.5  # of the copies: quicker than 1 mm, still finer than the demo's 2 mm
 KNOTS_MM = 30  # distance of the elastic field's control points
-
-
-def demo_labels(head: str) -> Path:
-    """Label map of one demo head (FreeSurfer numbering, made with SAMSEG)."""
-    return DATA / f"demo_labels/sub-{head}_dseg.nii.gz"
 
 
 def deform(image: Volume, labels: Volume, seed: int) -> tuple[Volume, Volume]:
@@ -94,25 +91,37 @@ def _save_analyze(path: Path, data: np.ndarray, zooms: np.ndarray) -> None:
         image.to_file_map()
 
 
-def make_scan(
-    head: str, image_path: str | Path, output: str | Path, seed: int, labels_output: str | Path = ""
-) -> None:
-    """Write one deformed copy of a demo head, and its label map if asked for.
+def make_copy(image: str, heads: Path, folder: Path) -> list[str]:
+    """Write one deformed copy of a demo head; in the layout of OASIS-1 its label map, too.
 
     Args:
-        head: name of the demo head (``CSI1`` or ``CSI2``).
-        image_path: the head's T1w scan.
-        output: ``*.img`` for an OASIS-style pair (LAS), else NIfTI.
-        seed: the copy's random seed.
-        labels_output: where its label map goes, same format rule; empty for an unlabelled copy.
+        image: the copy's path in `folder`, which says the rest: ``…CSI1x03….nii.gz`` is the third
+            copy of CSI1; ``….img`` an Analyze pair (LAS) in ``RAW``, with its labels in ``SEG``.
+        heads: folder of the heads' T1w scans.
+        folder: of the source.
+
+    Returns:
+        The paths of what was written, in `folder`.
+
+    Raises:
+        InputError: `image` names no copy of a demo head.
     """
-    image, labels = deform(read_volume(image_path), read_volume(demo_labels(head)), seed)
-    for target, volume in ((output, image), (labels_output, labels)):
-        if not target:
-            continue
-        data = np.rint(volume.data).astype(np.int16)
-        if Path(target).suffix == ".img":
-            _save_analyze(Path(target), data, nib.affines.voxel_sizes(volume.affine))
-            continue
-        with written_whole(target) as (temporary,):
-            nib.save(nib.Nifti1Image(data, volume.affine), temporary)
+    found = re.search(r"(CSI[12])x(\d+)", image)
+    if not found:
+        raise InputError(image, "is no copy of a demo head", "name it CSI1x01, CSI2x07, …")
+    head, number = found[1], int(found[2])
+    seed = 100 * int(head[-1]) + number  # each head and copy its own
+    scan = read_volume(heads / f"sub-{head}_ses-16_anat_sub-{head}_ses-16_T1w.nii.gz")
+    copy, labels = deform(scan, read_volume(DATA / f"demo_labels/sub-{head}_dseg.nii.gz"), seed)
+    if not image.endswith(".img"):
+        with written_whole(folder / image) as (temporary,):
+            nib.save(nib.Nifti1Image(_int16(copy), copy.affine), temporary)
+        return [image]
+    labels_path = image.replace("/RAW/", "/SEG/").replace("_mpr-1_anon.img", "_seg.img")
+    for path, volume in ((image, copy), (labels_path, labels)):
+        _save_analyze(folder / path, _int16(volume), nib.affines.voxel_sizes(volume.affine))
+    return [file for path in (image, labels_path) for file in (path, f"{path[:-4]}.hdr")]
+
+
+def _int16(volume: Volume) -> np.ndarray:
+    return np.rint(volume.data).astype(np.int16)

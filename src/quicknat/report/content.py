@@ -14,7 +14,7 @@ import pandas as pd
 from quicknat.cohort.sheet import Scan
 from quicknat.cohort.verdicts import Verdict
 from quicknat.evaluation import scores
-from quicknat.failures.table import Failure
+from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.report.tables import (

@@ -14,7 +14,7 @@ from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
 from quicknat.images.training_stats import summarise
-from quicknat.reruns import PRACTICAL
+from quicknat.reruns import RUNTIME_ONLY
 from quicknat.training.data import SliceDataset
 from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.warm_start import WarmStart, obstacle
@@ -85,7 +85,7 @@ def make_plan(
     values = asdict(settings)
     network = values.pop("network")
     fingerprint = {
-        "setting": {key: value for key, value in values.items() if key not in PRACTICAL},
+        "setting": {key: value for key, value in values.items() if key not in RUNTIME_ONLY},
         "network": network,
         "protocol": {"classes": names},
         "training scan": training_sums,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quicknat.files import sha256
-from quicknat.reruns import PRACTICAL
+from quicknat.reruns import RUNTIME_ONLY
 from quicknat.training.optimizers import TrainingSettings
 
 
@@ -57,7 +57,7 @@ def obstacle(
     now = {key: value for key, value in asdict(settings).items() if key != "network"}
     then = then | {"epochs": epochs}
     for key in sorted(now.keys() | then.keys()):
-        if key not in PRACTICAL and now.get(key) != then.get(key):
+        if key not in RUNTIME_ONLY and now.get(key) != then.get(key):
             return f"setting {key} was {then.get(key)}, is {now.get(key)}"
     if initial != fingerprint["initial"]["weights"]:
         return "the weights to fine-tune have changed"

@@ -1,0 +1,144 @@
+"""What a run has to do: the one decision that all rules of the workflow follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from quicknat.cohort.sheet import Scan
+from quicknat.errors import InputError
+from quicknat.reruns import stage_settings, weight_determining
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Names of scans by what becomes of them, and the settings of the stages.
+
+    Attributes:
+        scans: every scan of the run by its name, sorted.
+        stages: ``pretrain`` and ``finetune`` as far as they are trained; none with a given model.
+        train, val, test: scans of these splits; `test` and `segment` together are `segmented`.
+        pretrain: scans whose images the networks are pre-trained on.
+        synthesize: scans from whose label maps images to pre-train on are synthesized.
+        unlabelled: those of `pretrain` that automatic labels are made for.
+        atlases: labelled scans that vote on these labels, where that is the method.
+        settings: of each stage, as the JSON that ``quicknat train`` takes.
+        weight_determining: the part of them that decides the weights.
+        warm_start_epochs: epochs after a warm start; 0 trains from scratch.
+    """
+
+    scans: Mapping[str, Scan]
+    stages: Sequence[str] = ()
+    train: Sequence[str] = ()
+    val: Sequence[str] = ()
+    test: Sequence[str] = ()
+    segmented: Sequence[str] = ()
+    pretrain: Sequence[str] = ()
+    synthesize: Sequence[str] = ()
+    unlabelled: Sequence[str] = ()
+    atlases: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    weight_determining: Mapping[str, str] = field(default_factory=dict)
+    warm_start_epochs: int = 0
+
+
+def plan(config: Mapping[str, Any], scans: Sequence[Scan], skipped: Sequence[str] = ()) -> Plan:
+    """Decide what is converted, sliced, trained on, segmented and scored; read and write nothing.
+
+    Args:
+        config: the whole configuration with its defaults filled in. With `model` set, nothing is
+            trained, and only scans to segment matter.
+        scans: rows of the sheet.
+        skipped: names of scans to leave out.
+
+    Raises:
+        InputError: the sheet has no scan for what the configuration asks, or a scan to pre-train
+            on has no labels and no way to get them.
+    """
+    by_name = {scan.id: scan for scan in sorted(scans, key=lambda scan: scan.id)}
+    by_name = {name: scan for name, scan in by_name.items() if name not in skipped}
+
+    def names(*splits: str) -> list[str]:
+        return [name for name, scan in by_name.items() if scan.use in splits]
+
+    test, segmented = names("test"), names("test", "segment")
+    if config["model"]:
+        if not segmented:
+            raise InputError(
+                config["sheet"], "no scan has use=segment or test", "name scans to segment"
+            )
+        return Plan(by_name, test=test, segmented=segmented)
+    train = names("train")
+    if not train:
+        fix = "name scans with labels, or a finished model: model=1mm"
+        raise InputError(config["sheet"], "no scan has use=train", fix)
+    pretrain, synthesize = pretraining(by_name, config.get("pretrain") or {})
+    stages = ["pretrain", "finetune"] if pretrain or synthesize else ["finetune"]
+    if not config.get(stages[0]):
+        raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
+    unlabelled = [name for name in pretrain if not by_name[name].labels]
+    settings = {stage: stage_settings(config, stage) for stage in stages}
+    return Plan(
+        by_name,
+        stages,
+        train,
+        names("val"),
+        test,
+        segmented,
+        pretrain,
+        synthesize,
+        unlabelled,
+        atlases(config, unlabelled, train),
+        {stage: json.dumps(values) for stage, values in settings.items()},
+        {stage: weight_determining(values) for stage, values in settings.items()},
+        config["training"]["warm_start_epochs"] * (config["training"]["new_scans"] == "warm_start"),
+    )
+
+
+def pretraining(
+    scans: Mapping[str, Scan], settings: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Return the scans to pre-train on, and the scans whose label maps images are made of.
+
+    Label maps of the split ``pretrain`` come first. Only where there is none do those of the
+    training scans serve, so that elsewhere a new training scan leaves pre-training alone.
+
+    Args:
+        scans: by name.
+        settings: of the stage; its `source` is automatic (or absent), synthetic or both.
+
+    Raises:
+        InputError: there are scans to pre-train on, but none that `source` can use.
+    """
+    source = settings.get("source", "automatic")
+    rows = [name for name, scan in scans.items() if scan.use == "pretrain"]
+    images = [name for name in rows if scans[name].image]
+    maps = [name for name in rows if scans[name].labels]
+    maps = maps or [name for name, scan in scans.items() if scan.use == "train"]
+    chosen = images if source != "synthetic" else [], maps if source != "automatic" else []
+    if rows and not any(chosen):
+        problem = f"'pretrain.source' is {source}, but the scans to pre-train on are label maps"
+        raise InputError("configuration", problem, "set it to synthetic")
+    return chosen
+
+
+def atlases(
+    config: Mapping[str, Any], unlabelled: Sequence[str], train: Sequence[str]
+) -> Sequence[str]:
+    """Return the atlases that label scans without labels; none where a program does it.
+
+    Raises:
+        InputError: there are scans to label, and the configuration gives no way to do it.
+    """
+    method, chosen = config["auto_labels"]["method"], config["auto_labels"]["atlases"]
+    if not unlabelled or method not in ("atlas", "precomputed"):
+        return ()
+    if method == "precomputed":
+        problem = f"{unlabelled[0]} has no labels, and 'auto_labels.method' is precomputed"
+        raise InputError(config["sheet"], problem, "name its labels, or choose another method")
+    if not chosen or set(chosen) - set(train):
+        problem = f"{unlabelled[0]} has no labels, and 'auto_labels.atlases' is {chosen}"
+        raise InputError("configuration", problem, f"allowed: {', '.join(train)}")
+    return chosen

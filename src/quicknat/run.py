@@ -1,0 +1,117 @@
+"""What the workflow reads before it starts: settings, model, sheet, sources, and the check."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quicknat.cohort.check import check_for_workflow
+from quicknat.cohort.examine import Finding
+from quicknat.cohort.findings import read_cache
+from quicknat.cohort.paths import Places
+from quicknat.cohort.sheet import read_sheet, read_sources
+from quicknat.cohort.verdicts import BAD, Verdict, read_verdicts
+from quicknat.config import check_consistency, complete
+from quicknat.images.labels import Protocol
+from quicknat.model.given_model import given_settings, require_usable
+from quicknat.package_data import MODELS, label_table
+from quicknat.plan import Plan, plan
+from quicknat.reruns import LOOKS, stable_path, table_digest
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the rules of a run need to know.
+
+    Attributes:
+        config: with defaults filled in, and with what a given model decides.
+        plan: what to do.
+        paths: where the cohort's files are; `sources`: the path of the table of sources.
+        model: folder of the given model, "" where one is trained.
+        initial: folder of the model that training starts from, "" for random weights.
+        label_table: what the label table holds; `classes` without its colours, on which no label
+            map depends. Rules compare these and not where the table is.
+        check: path of the check's table; its verdicts and findings are written when a run begins.
+    """
+
+    config: dict[str, Any]
+    plan: Plan
+    paths: Places
+    sources: str
+    model: str
+    initial: str
+    label_table: str
+    classes: str
+    check: Path
+    verdicts: Sequence[Verdict]
+    findings: dict[str, Finding]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Scans that are left out, each with the reason."""
+        return {v.scan: v.reason for v in self.verdicts if v.verdict == BAD}
+
+
+def load_run(config: dict[str, Any], base: str, results: str, raw: str, check: bool) -> Run:
+    """Read and check everything that a run depends on; write nothing.
+
+    Args:
+        config: settings, in which those with a default may be missing.
+        base: the workflow's folder. Paths in `config` are looked for in the current folder, then
+            there.
+        results, raw: folders of the run.
+        check: whether to look into the cohort's files. A job takes the verdicts that the run was
+            started with.
+
+    Raises:
+        InputError: naming the first thing that is wrong.
+    """
+    config = complete(config)
+    model = _model_path(config["model"], base)
+    if model:
+        config |= given_settings(model, config["protocol"])
+    check_consistency(config)
+    sheet, sources = _find(config["sheet"], base), _find(config["sources"], base)
+    here = Path(base).samefile(Path.cwd())
+    paths = Places(sheet, read_sources(sources), raw, "" if here else base)
+    if model and check:
+        require_usable(model, config["protocol"], own=f"{results}/model")
+    Protocol.read(table := label_table(config["protocol"]))  # refuses what is none
+    checked = Path(f"{results}/check.tsv")
+    findings: dict[str, Finding] = {}
+    verdicts: list[Verdict] = []
+    # a job reads which scans the run skips, unless nobody wrote it down: no handlers in a module
+    if not check and config["on_bad_scan"] == "skip" and checked.exists():
+        verdicts = read_verdicts(checked)
+    elif check or config["on_bad_scan"] == "skip":
+        findings = read_cache(checked)
+        threads = min(4, os.cpu_count() or 1)  # no more: this may be a cluster's head node
+        verdicts = check_for_workflow(paths, table, findings, threads, config["on_bad_scan"])
+    skipped = [verdict.scan for verdict in verdicts if verdict.verdict == BAD]
+    return Run(
+        config,
+        plan(config, read_sheet(sheet), skipped),
+        paths,
+        sources,
+        model,
+        _model_path(config["training"]["initial_model"], base),
+        table_digest(table),
+        table_digest(table, without=LOOKS),
+        checked,
+        verdicts,
+        findings,
+    )
+
+
+def _find(path: str, base: str) -> str:
+    """Return a path as it is where it leads somewhere, else as one in the workflow's folder."""
+    found = Path(path).exists() or Path(base).samefile(Path.cwd())
+    return path if found else str(Path(base, path))
+
+
+def _model_path(name: str, base: str) -> str:
+    """Return the folder of a bundled model, or of one that is named by its path; "" for none."""
+    return stable_path(MODELS[name]) if name in MODELS else name and _find(name, base)
