@@ -10,6 +10,11 @@ configfile: f"{workflow.current_basedir}/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+
+
+container: config["container"]
+
+
 include: "workflow/rules/download.smk"
 include: "workflow/rules/demo.smk"
 include: "workflow/rules/convert.smk"
@@ -21,9 +26,6 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/pictures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/handlers.smk"
-
-
-container: config["container"]
 
 
 rule all:

@@ -21,7 +21,7 @@ def check_consistency(config: dict) -> None:
     if initial and stable_path(initial) == "results/model":
         fix = "copy it to another folder first: this workflow writes there"
         raise InputError("configuration", f"'training.initial_model' is {initial}", fix)
-    total = sum(config["aggregation"].values())
+    total = sum(config["aggregation"][view] for view in ("axial", "coronal", "sagittal"))
     if abs(total - 1) > 1e-6:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
 

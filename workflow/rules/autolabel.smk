@@ -34,7 +34,7 @@ else:
 
     rule auto_label_external:
         input:
-            raw_image,
+            lambda wc: PATHS.image_inputs(PLAN.scans[wc.scan]),
             scan=CONFORMED,
         output:
             "<results>/scans/{scan}/anat/{scan}_space-conformed_desc-auto_dseg.nii.gz",

@@ -8,17 +8,9 @@
 ROWS = {name: PATHS.row(scan) for name, scan in PLAN.scans.items()}
 
 
-def raw_image(wildcards):
-    return PATHS.inputs(PLAN.scans[wildcards.scan].source, PLAN.scans[wildcards.scan].image)
-
-
-def raw_labels(wildcards):
-    return PATHS.inputs(PLAN.scans[wildcards.scan].labels_source, PLAN.scans[wildcards.scan].labels)
-
-
 rule convert:
     input:
-        raw_image,
+        lambda wc: PATHS.image_inputs(PLAN.scans[wc.scan]),
     output:
         image=CONFORMED,
         record="<results>/scans/{scan}/anat/{scan}_space-conformed_T1w.json",
@@ -42,7 +34,7 @@ rule convert:
 
 rule convert_labels:
     input:
-        raw_labels,
+        lambda wc: PATHS.label_inputs(PLAN.scans[wc.scan]),
         scan=CONFORMED,
     output:
         conformed="<results>/scans/{scan}/anat/{scan}_space-conformed_dseg.nii.gz",

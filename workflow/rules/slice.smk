@@ -32,7 +32,7 @@ rule slice:
 
 rule slice_tissues:
     input:
-        raw_labels,
+        lambda wc: PATHS.label_inputs(PLAN.scans[wc.scan]),
         scan=lambda wc: CONFORMED if PLAN.scans[wc.scan].image else [],
     output:
         stacks=expand("<results>/slices/{view}/{{scan}}_tissues.npy", view=VIEWS),

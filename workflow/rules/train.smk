@@ -9,12 +9,8 @@
 # state is saved; the shell and `tee` must outlive that, or Snakemake would count the job as over.
 import json
 
-
-def training_threads(wildcards):
-    """The views share the cores, unless a profile says otherwise."""
-    return max(1, (workflow.cores or 1) // len(VIEWS))
-
-
+# the views share the cores, unless a profile says otherwise
+TRAINING_THREADS = lambda wildcards: max(1, (workflow.cores or 1) // len(VIEWS))
 INITIAL = [f"{RUN.initial}/{{view}}.safetensors"] if RUN.initial else []  # of the first stage
 
 if RUN.model:
@@ -54,7 +50,7 @@ else:
         priority: 10
         conda:
             "../../envs/torch.yaml"
-        threads: training_threads
+        threads: TRAINING_THREADS
         params:
             settings=untracked(PLAN.settings.get("pretrain")),
             weight_determining=PLAN.weight_determining.get("pretrain"),
@@ -75,7 +71,7 @@ else:
             train=stacks(PLAN.train),
             val=stacks(PLAN.val),
             initial=(
-                "<results>/models/pretrain/{view}/model.safetensors"
+                ["<results>/models/pretrain/{view}/model.safetensors"]
                 if "pretrain" in PLAN.stages
                 else INITIAL
             ),
@@ -87,7 +83,7 @@ else:
             "<results>/benchmarks/finetune/{view}.tsv"
         conda:
             "../../envs/torch.yaml"
-        threads: training_threads
+        threads: TRAINING_THREADS
         params:
             settings=untracked(PLAN.settings["finetune"]),
             weight_determining=PLAN.weight_determining["finetune"],

@@ -58,6 +58,14 @@ class Places:
                    if file.suffix.lower() == ".img"]  # fmt: skip
         return [str(file) for file in [*found, *filter(Path.exists, headers)]]
 
+    def image_inputs(self, scan: Scan) -> list[str]:
+        """Return what a job depends on that reads a scan's image."""
+        return self.inputs(scan.source, scan.image)
+
+    def label_inputs(self, scan: Scan) -> list[str]:
+        """Return what a job depends on that reads a scan's raw labels."""
+        return self.inputs(scan.labels_source, scan.labels)
+
     def row(self, scan: Scan) -> dict[str, str]:
         """Return path and orientation of a scan's image and of its labels, "" for what it lacks."""
         return {
