@@ -201,7 +201,8 @@ def test_addresses_are_shown_without_secrets(address, shown):
 
 
 def test_no_message_and_no_file_holds_a_password(server, output, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "urllib3")  # as --verbose does
     server.acts = [act(until=HALF), answer(503), answer(404), answer(503), answer(401)]
     server.address = server.address.replace("//", "//me:pass@")
     with pytest.raises(InputError) as caught:

@@ -57,7 +57,7 @@ def _run(address: str, *command: str) -> None:
         raise InputError(public(address), f"there is no {command[0]} on PATH", fix) from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        said = [line for line in lines if "ERROR" in line] or lines
+        said = [line for line in lines if re.search("ERROR|fatal", line)] or lines
         problem = f"cannot be fetched ({said[-1].strip()})"
         raise InputError(public(address), problem, "check address, version and network")
 

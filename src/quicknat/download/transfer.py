@@ -16,6 +16,7 @@ from quicknat.files import check_space
 from quicknat.progress import ByteProgress
 
 log = logging.getLogger(__name__)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)  # below, it shows queries
 
 # in a row without a byte gained, after 0, 2, 4, 8 and 16 s, or what the server asks for
 RETRY = Retry(
