@@ -7,7 +7,6 @@ import re
 import pytest
 
 from quicknat.download.fetch import download
-from quicknat.download.transfer import Patience
 from quicknat.errors import InputError
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -15,7 +14,6 @@ OTHER = random.Random(1).randbytes(300_000)
 HALF = 2 * 65536  # bytes that arrive before a connection breaks: whole chunks
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
-QUICK = Patience(retries=3, pause=0, stall=5)
 
 
 def serve(handler, content=CONTENT, etag='"one"', until=None, ranges=True, headers=()):
@@ -50,19 +48,19 @@ def answer(status, **headers):
     return reply
 
 
-def get(server, output, *mirrors, path="a.zip", checksum=SHA256, patience=QUICK, **options):
+def get(server, output, *mirrors, path="a.zip", checksum=SHA256, **options):
     """Download from the server, where mirrors are other paths."""
-    addresses = [f"{server.address}/{name}" for name in (path, *mirrors)]
-    download("http", addresses[0], checksum, output, addresses[1:], patience=patience, **options)
+    first, *others = [f"{server.address}/{name}" for name in (path, *mirrors)]
+    download(first, checksum, output, others, **options)
 
 
 def only_the_file(output):
     return output.read_bytes() == CONTENT and list(output.parent.iterdir()) == [output]
 
 
-def break_off(server, output, **how):
+def break_off(server, output, checksum=SHA256):
     """A first call that gets half of the file, and no more."""
-    server.acts = [act(until=HALF, **how), answer(404)]
+    server.acts = [act(until=HALF), answer(404)]
     with pytest.raises(InputError, match="404"):
-        get(server, output)
+        get(server, output, checksum=checksum)
     server.seen.clear()

@@ -105,3 +105,11 @@ def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as hexadecimal."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_space(folder: Path, n_bytes: int) -> None:
+    """Raise an :class:`InputError` if the file system of `folder` lacks room for `n_bytes`."""
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        problem = f"{n_bytes / 1e6:.1f} MB more are needed here and {free / 1e6:.1f} MB are free"
+        raise InputError(folder, problem, "make room there")

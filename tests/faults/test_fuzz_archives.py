@@ -183,7 +183,7 @@ def test_member_that_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch
     class Full:
         free = 10
 
-    monkeypatch.setattr("quicknat.download.transfer.shutil.disk_usage", lambda folder: Full)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Full)
     (tmp_path / "a").write_bytes(zipped([("a.img", b"1" * 40)]))
     with pytest.raises(unpacking.InputError, match="make room there"):
         unpacking.unpack(tmp_path / "a", ["*"], tmp_path / "out")

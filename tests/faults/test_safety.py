@@ -129,7 +129,7 @@ def test_command_that_wants_the_network_is_noticed(no_network, tmp_path):
         "source\tkind\turl\tmembers\tchecksum\nx\thttps\thttps://localhost/a\t*\tunpublished\n"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("quicknat.download.transfer.time.sleep", lambda seconds: None)
+        patch.setattr("time.sleep", lambda seconds: None)
         done = quicknat("download", tmp_path / "s.tsv", "x", "--output", tmp_path / "a")
     assert done.status == 1 and no_network
 

@@ -7,6 +7,7 @@ import pytest
 
 from cohort_folder import Cohort
 from file_server import serve
+from quicknat.download import transfer
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,12 @@ def running():
 
 
 @pytest.fixture
-def server(running):
-    """A server that does `acts` in turn, then serves the file.
+def server(running, monkeypatch):
+    """A server that does `acts` in turn, then serves the file; asked four times without pauses.
 
     `seen` are the paths and ranges asked for, `validators` their If-Range.
     """
+    monkeypatch.setattr(transfer, "RETRY", transfer.RETRY.new(total=3, backoff_factor=0))
     running.acts, running.seen, running.validators = [], [], []
     running.address = f"http://127.0.0.1:{running.server_port}"
     return running

@@ -92,13 +92,6 @@ def test_all_faults_of_a_sheet_are_listed_and_its_other_scans_are_checked(cohort
         assert reason in found[scan].reason and "\n" not in found[scan].reason
 
 
-def test_scan_whose_source_is_a_file_of_the_pages_is_refused(cohort):
-    cohort.sources = {"disc": {"kind": "https"}, "viewer": {"kind": "npm"}}
-    cohort.add("a", source="viewer", make=None)
-    reason = cohort.check()["sub-a"].reason
-    assert "source 'viewer', which holds no scans; allowed: local, disc" in reason
-
-
 def test_table_of_people_that_the_report_could_not_read_is_found_before_the_run(cohort):
     cohort.add("a")
     people = cohort.folder / "participants.tsv"

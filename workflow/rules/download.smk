@@ -7,7 +7,7 @@
 # `download` is a local rule: on a cluster it runs where snakemake runs, since compute
 # nodes often have no internet. A transfer that broke off leaves a hidden file, and is resumed from it.
 # Where there is no internet at all: QUICKNAT_DOWNLOADS=folder with the archives, QUICKNAT_OFFLINE=1.
-from quicknat.download.urls import public
+from quicknat.download.transfer import public
 
 ARCHIVES = "|".join(
     name for name, row in PATHS.sources.items() if row["kind"] not in ("local", "demo")

@@ -17,7 +17,6 @@ SCORE_FIGURES = {
     "confusion": "confused structures",
     "uncertainty": "uncertainty against Dice",
 }
-LIBRARIES = ("niivue", "datatables") if config["report"]["interactive"] else ()
 # a cohort may bring a note on what its scores mean, and its participants' ages
 COHORT_FILES = {
     "note": Path(PATHS.sheet).with_suffix(".md"),
@@ -97,7 +96,6 @@ rule report:
         scores=rules.score_figures.output if PLAN.test else [],
         metrics=rules.metrics.output if PLAN.test else [],
         pictures=expand(rules.pictures.output, scan=PLAN.segmented),
-        libraries=expand(f"{RAW}/{{source}}.archive", source=LIBRARIES),
         qc=expand(rules.segment.output.qc, scan=PLAN.segmented),
         volumes=rules.volumes.output if PLAN.segmented else [],
         bundle="<results>/model/bundle.json",
@@ -120,10 +118,6 @@ rule report:
             *map(file_digest, sorted(path for path in TEMPLATES.rglob("*") if path.is_file())),
             *map(file_digest, COHORT_FILES.values()),
         ],
-        # derived from outputs, as Snakemake sees it: where they lie reruns nothing
-        libraries=lambda wc, input, output: [
-            f"--{name}={path}" for name, path in zip(LIBRARIES, input.libraries)
-        ],
         title=Path(PATHS.sheet).stem,
         cohort=[f"{name} {scan.use}" for name, scan in PLAN.scans.items()],
         segmented=PLAN.segmented,
@@ -131,5 +125,5 @@ rule report:
         results=subpath(input.bundle, ancestor=2),
     shell:
         "quicknat report {params.sheet:q} --results {params.results:q} {params.options:q}"
-        " {params.libraries:q} --segmented <(printf '%s\\n' {params.segmented:q})"
+        " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --output {output.page:q} 2>&1 | tee {log:q}"

@@ -125,9 +125,7 @@ def options(
         os.environ["QUICKNAT_QUIET"] = "1"
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s"
     logging.basicConfig(level=level, format=form, stream=sys.stderr)
-    if verbose:  # what was asked of which server, and how often again
-        logging.getLogger("urllib3").setLevel(logging.DEBUG)
-    else:
+    if not verbose:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 

