@@ -80,7 +80,7 @@ def made_up_results(
         more: for the :class:`ReportInputs`.
     """
     names = [scan.id for scan in scans]
-    if tested := [scan.id for scan in scans if scan.use == "test"]:
+    if tested := [scan.id for scan in scans if scan.split == "test"]:
         for path, table in _scores(tested, protocol).items():
             _write(results / path, table)
     _write(results / "segmentations/volumes.tsv", _volumes(names, protocol))

@@ -63,7 +63,7 @@ class Project:
 
     def run(self, *arguments):
         self.sheet.parent.mkdir(exist_ok=True)
-        lines = ["subject\timage\tlabels\tprotocol\tuse", *self.rows]
+        lines = ["subject\timage\tlabels\tlabel_convention\tsplit", *self.rows]
         self.sheet.write_text("\n".join(lines) + "\n")
         overlay = {"sheet": str(self.sheet), **self.settings}
         done = run_snakemake(self.folder, *arguments, overlay=overlay, root=self.root)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT, job_counts
-from quicknat.cohort.verdicts import Verdict, read_verdicts, write_verdicts
+from quicknat.cohort.check import Verdict, read_verdicts, write_verdicts
 from quicknat.package_data import MODELS, label_table
 
-HEADER = "subject|image|labels|protocol|use|person"
+HEADER = "subject|image|labels|label_convention|split|participant"
 TRAIN = ["t1|t1.nii.gz|t1_l.nii.gz|freesurfer|train|", "t2|t2.nii.gz|t2_l.nii.gz|freesurfer|train|"]
 VAL = "v1|v1.nii.gz|v1_l.nii.gz|freesurfer|val|"
 TEST = "e1|e1.nii.gz|e1_l.nii.gz|freesurfer|test|"
@@ -192,7 +192,7 @@ def test_finished_model_is_refused_where_it_is_none_or_has_nothing_to_segment(dr
     done = dry_run(rows=[HEADER, SEGMENT], overlay={"model": "models/nowhere"})
     assert done.returncode != 0 and "models/nowhere: no such model folder" in done.text
     done = dry_run(rows=[HEADER, *TRAIN, VAL], overlay={"model": str(model)})
-    assert done.returncode != 0 and "no scan has use=segment or test; name" in done.text
+    assert done.returncode != 0 and "no scan has split=segment or test; name" in done.text
 
 
 @pytest.mark.slow
@@ -285,7 +285,7 @@ def test_unknown_source_is_refused_with_the_known_ones(dry_run):
 @pytest.mark.slow
 def test_cohort_without_training_scans_is_refused(dry_run):
     done = dry_run(rows=[HEADER, TEST])
-    assert done.returncode != 0 and "use=train" in done.text
+    assert done.returncode != 0 and "split=train" in done.text
 
 
 @pytest.mark.slow

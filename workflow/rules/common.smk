@@ -8,11 +8,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config, validate
 
-from quicknat.cohort.check import check_for_workflow
-from quicknat.cohort.findings import read_cache
-from quicknat.cohort.verdicts import BAD, read_verdicts
+from quicknat.cohort.check import BAD, check_for_workflow, read_verdicts
+from quicknat.cohort.examine import read_cache
 from quicknat.cohort.paths import Places
-from quicknat.cohort.sheet import pretraining, read_sheet, read_sources
+from quicknat.cohort.sheet import SCAN_NAME, pretraining, read_sheet, read_sources
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
 from quicknat.package_data import MODELS, TEMPLATES, label_table, schema_path
@@ -26,7 +25,6 @@ from quicknat.training.trained import MODEL_FILES, require_fit, trained_stages, 
 
 # where downloads go; other workflows of MONAI users keep theirs there too
 RAW = os.path.normpath(os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw")
-SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 NOTHING = "none"  # constrains a wildcard to no value that occurs
 CONFORMED = "results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 CHECKED = Path("results/check.tsv")  # with the cache of the check beside it
@@ -40,9 +38,9 @@ def in_workflow(path):
     return path if base.samefile(Path.cwd()) or os.path.isabs(path) else str(base / path)
 
 
-def scans(*uses):
-    """Names of the scans with any of these uses, sorted."""
-    return [name for name, scan in SCANS.items() if scan.use in uses]
+def scans(*splits):
+    """Names of the scans in any of these splits, sorted."""
+    return [name for name, scan in SCANS.items() if scan.split in splits]
 
 
 def refuse(problem, allowed):
@@ -87,10 +85,10 @@ try:
     if KEPT:
         require_fit("results/model/bundle.json", config)
     elif MODEL and not SEGMENTED:
-        raise InputError(SHEET, "no scan has use=segment or test", "name scans to segment")
+        raise InputError(SHEET, "no scan has split=segment or test", "name scans to segment")
     elif not MODEL and not scans("train"):
         fix = "name scans with labels, or a finished model: model=1mm"
-        raise InputError(SHEET, "no scan has use=train", fix)
+        raise InputError(SHEET, "no scan has split=train", fix)
     WAITING = untrained_scans("results/models/finetune", scans("train")) if KEPT else []
     PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining({} if MODEL else SCANS, config.get("pretrain", {}))
     STAGES = ["pretrain", "finetune"] if PRETRAIN_IMAGES + PRETRAIN_MAPS else ["finetune"]

@@ -45,10 +45,10 @@ rule convert_labels:
     params:
         labels=lambda wc: PLACES.path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
         orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
-        numbering=lambda wc: SCANS[wc.scan].protocol,
+        label_convention=lambda wc: SCANS[wc.scan].label_convention,
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
-        " --numbering {params.numbering:q} --scan {input.scan:q} --protocol {params.protocol:q}"
-        " --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"
+        " --label-convention {params.label_convention:q} --scan {input.scan:q}"
+        " --protocol {params.protocol:q} --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"

@@ -11,7 +11,9 @@ rule pictures:
         prediction=rules.segment.output.dseg,
         uncertainty=rules.segment.output.uncertainty,
         reference=lambda wc: (
-            "results/scans/{scan}/anat/{scan}_dseg.nii.gz" if SCANS[wc.scan].use == "test" else []
+            "results/scans/{scan}/anat/{scan}_dseg.nii.gz"
+            if SCANS[wc.scan].split == "test"
+            else []
         ),
     output:
         overlay=report(

@@ -79,7 +79,7 @@ rule score_figures:
         classes=CLASSES,
         sheet=untracked(SHEET),
         # what the sheet is read for: means are over people
-        persons=[f"{name} {SCANS[name].person}" for name in scans("test")],
+        persons=[f"{name} {SCANS[name].participant}" for name in scans("test")],
     shell:
         "quicknat score-figures {input.metrics:q} --views {input.views:q}"
         " --confusion {input.confusion:q} --volumes <(printf '%s\\n' {input.volumes:q})"
@@ -117,7 +117,7 @@ rule report:
             f"--{name}={path}" for name, path in zip(LIBRARIES, input.libraries)
         ],
         title=Path(SHEET).stem,
-        cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
+        cohort=[f"{name} {scan.split}" for name, scan in SCANS.items()],
         segmented=SEGMENTED,
         waiting=WAITING,
         skipped=SKIPPED,

@@ -1,5 +1,5 @@
 # Cut scans into training slices; one job writes the three views of a scan.
-# Requires: the conformed scan and its labels; to paint images from, a raw label map, and the conformed
+# Requires: the conformed scan and its labels; for synthetic images a raw label map, and the conformed
 # scan that it belongs to if there is one.
 # With keep_slices: false the stacks go once the views are trained, but for those of validation scans:
 # both stages look at these, so that fine-tuning would have pre-training done again by making them.
@@ -64,7 +64,7 @@ rule slice_tissues:
     params:
         labels=lambda wc: PLACES.path(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
         orientation=lambda wc: PLACES.orientation(SCANS[wc.scan], SCANS[wc.scan].labels_source),
-        numbering=lambda wc: SCANS[wc.scan].protocol,
+        label_convention=lambda wc: SCANS[wc.scan].label_convention,
         scan=lambda wc, input: ["--scan", input.scan] if input.scan else [],
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
@@ -74,6 +74,6 @@ rule slice_tissues:
         grid_format=GRID_FORMAT,
     shell:
         "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
-        " --numbering {params.numbering:q} {params.scan:q} --protocol {params.protocol:q}"
-        " --folder results/slices --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
+        " --label-convention {params.label_convention:q} {params.scan:q}"
+        " --protocol {params.protocol:q} --folder results/slices --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
         " --size {params.size:q} --slice-size {params.window:q} 2>&1 | tee {log:q}"

@@ -1,6 +1,6 @@
 """Automatic labels by other people's programs: recon-all, SynthSeg, SAMSEG.
 
-All three number their labels as FreeSurfer does. They get the scan as a NIfTI file that this
+All three follow FreeSurfer's label convention. They get the scan as a NIfTI file that this
 package has read and checked, so that an Analyze file's stated orientation reaches them too.
 """
 
@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quicknat.cohort.sheet import default_name, find_one
+from quicknat.cohort.paths import find_one
+from quicknat.cohort.sheet import default_name
 from quicknat.errors import InputError, Interrupted
 from quicknat.images.conform import conform_labels, load_conformed
 from quicknat.images.labels import Protocol
@@ -48,7 +49,7 @@ class Settings:
     Attributes:
         subjects_dir: where recon-all keeps its subjects, absolute.
         license: FreeSurfer's licence file; empty for FreeSurfer's own places.
-        threads: processor threads.
+        threads: CPU threads.
         gpu: let SynthSeg use one; the others cannot.
     """
 
@@ -199,7 +200,7 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         settings: threads, GPU, licence, folder of recon-all's subjects.
 
     Returns:
-        Labels in FreeSurfer numbering, on the program's grid in the scan's world space.
+        Labels of FreeSurfer's convention, on the program's grid in the scan's world space.
 
     Raises:
         InputError: the program or its licence is missing, it failed, or another one is at work on

@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quicknat.cohort.sheet import LOCAL, Scan, find_all
+from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
 from quicknat.reruns import stable_path
 
 NO_SCANS = "npm"  # a kind of source: files of the report's pages
 MADE_BY_WORKFLOW = "demo"  # a kind of source: its files come one by one, from no archive
+
+
+def find_all(path: str | Path) -> list[Path]:
+    """Return the files that `path` names; its parts may be globs, matched case-insensitively."""
+    path = Path(path)
+    matches = [Path(path.anchor)]
+    try:
+        for part in path.relative_to(path.anchor).parts:
+            matches = [found for folder in matches for found in _children(folder, part)]
+        return [match for match in matches if match.is_file()]
+    except OSError:  # such as a name that is longer than any can be
+        return []
+
+
+def find_one(path: str | Path) -> Path:
+    """Return the one file that `path` names, as :func:`find_all` finds it.
+
+    Raises:
+        InputError: no file matches, or more than one.
+    """
+    files = find_all(path)
+    if not files:
+        raise InputError(path, "no such file", "check the path")
+    if len(files) > 1:
+        raise InputError(
+            path, f"matches {len(files)} files ({files[0].name}, {files[1].name})", "name one"
+        )
+    return files[0]
+
+
+def _children(folder: Path, name: str) -> list[Path]:
+    """What `name` means in a folder: itself, or else all that match it without regard to case."""
+    if (folder / name).exists():
+        return [folder / name]
+    if not folder.is_dir():
+        return []
+    return sorted(c for c in folder.iterdir() if fnmatch.fnmatchcase(c.name.lower(), name.lower()))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Look through a data set on disk or in an archive: its scans, and what is left out and why."""
+"""Survey a data set on disk or in an archive: its scans, and what is left out and why."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quicknat.cohort.freesurfer_layouts import with_freesurfer
-from quicknat.cohort.layouts import FOLDERS, IN_ARCHIVES, LAYOUTS
-from quicknat.cohort.naming import Finding, LeftOut
+from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS, Found, LeftOut, with_freesurfer
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
 
@@ -122,7 +120,12 @@ def survey(
             raise InputError(labels_from, "holds no results of FreeSurfer", "name a SUBJECTS_DIR")
         left_out += unusable
         bare = [
-            replace(scan, labels="", protocol="", use="segment" if scan.use == "auto" else scan.use)
+            replace(
+                scan,
+                labels="",
+                label_convention="",
+                split="segment" if scan.split == "auto" else scan.split,
+            )
             for scan in scans
         ]
         scans, unused = with_freesurfer(bare, results)
@@ -134,12 +137,12 @@ def survey(
     return Survey(name, _distinct(scans), sorted(left_out, key=lambda item: item.path))
 
 
-def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Finding]:
-    """The first layout that finds a scan, or else one that finds something to leave out."""
-    findings: dict[str, Finding] = {}
+def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Found]:
+    """Return the first layout that finds a scan, or else one that finds what to leave out."""
+    findings: dict[str, Found] = {}
     for name in names:
-        if name == FOLDERS and any(left_out for _, left_out in findings.values()):
-            continue  # something particular, of which nothing can be used
+        if name == "folders" and any(left_out for _, left_out in findings.values()):
+            continue  # a specific layout, nothing of which can be used
         findings[name] = LAYOUTS[name](paths)
         if findings[name][0]:
             return name, findings[name]
@@ -147,8 +150,8 @@ def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Finding]:
     return name, findings[name]
 
 
-def _usable(scans: Sequence[Scan], root: Path, source: str) -> Finding:
-    """Scans with absolute paths, or their source; without those that a sheet cannot name."""
+def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
+    """Return scans with absolute paths or their source, without those that no sheet can name."""
     kept, left_out = [], []
     base = None if source != LOCAL else root.resolve()
     for scan in scans:
@@ -167,7 +170,7 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Finding:
 
 
 def _distinct(scans: Sequence[Scan]) -> list[Scan]:
-    """The scans sorted by name; two of one name are refused, since they may be two people."""
+    """Sort scans by name; refuse two of one name, since they may be two participants."""
     named: dict[str, Scan] = {}
     for scan in scans:
         other = named.setdefault(scan.id, scan)

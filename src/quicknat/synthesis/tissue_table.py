@@ -1,4 +1,4 @@
-"""The tissues that images are painted of.
+"""The tissues of synthetic images.
 
 A tissue is what one brightness is drawn for. Left and right of a structure are one tissue, so that
 no image can tell them apart. The columns of ``tissues.tsv``: ``index`` (0 is air), ``name``,
