@@ -57,13 +57,14 @@ class Project:
     def __init__(self, folder):
         self.folder, self.root, self.sheet = folder, ROOT, folder / "cohort.tsv"
         self.rows, self.settings = [row(name) for name in SCANS], copy.deepcopy(SETTINGS)
+        self.header = "subject\timage\tlabels\tlabel_convention\tsplit"
 
     def set(self, section, **values):
         self.settings.setdefault(section, {}).update(values)
 
     def run(self, *arguments):
         self.sheet.parent.mkdir(exist_ok=True)
-        lines = ["subject\timage\tlabels\tlabel_convention\tsplit", *self.rows]
+        lines = [self.header, *self.rows]
         self.sheet.write_text("\n".join(lines) + "\n")
         overlay = {"sheet": str(self.sheet), **self.settings}
         done = run_snakemake(self.folder, *arguments, overlay=overlay, root=self.root)
@@ -192,6 +193,11 @@ def test_reordered_and_commented_rows_rerun_nothing(project):
 
 
 @pytest.mark.case(59)
+def test_renamed_columns_rerun_nothing(project):
+    project.header = "subject\timage\tlabels\tprotocol\tuse"  # as sheets of earlier versions
+    assert project.jobs() == {}
+
+
 def test_touched_raw_files_rerun_nothing(project):
     for path in (project.folder / "data").iterdir():
         os.utime(path)
