@@ -96,6 +96,8 @@ def checked(content: bytes) -> None:
 @example(b"subject\timage\tsplit\timage\na\ta\tsegment\tb\n")
 @example(b"subject\timage\tsplit\n../../evil\ta\tsegment\n")
 @example(b"subject\timage\tsplit\n=1+1\ta\tsegment\n")
+@example(b"subject\timage\tsplit\tuse\na\ta\tsegment\ttrain\n")
+@example(b"subject\timage\tentities\tsplit\na\ta\trun-1/..\tsegment\n")
 def test_any_sheet_is_checked_or_refused_in_one_line(content):
     checked(content)
 

@@ -16,28 +16,8 @@ from quicknat.errors import InputError
 log = logging.getLogger(__name__)
 
 
-class Layout(StrEnum):
-    """How a data set's folders and files are named."""
-
-    oasis1 = "oasis1"
-    ixi = "ixi"
-    bids = "bids"
-    fastsurfer = "fastsurfer"
-    freesurfer = "freesurfer"
-    synthseg = "synthseg"
-    plain = "plain"
-    folders = "folders"
-
-
-class Split(StrEnum):
-    """The splits of the sheet's schema."""
-
-    auto = "auto"
-    pretrain = "pretrain"
-    train = "train"
-    val = "val"
-    test = "test"
-    segment = "segment"
+Layout = StrEnum("Layout", "oasis1 ixi bids fastsurfer freesurfer synthseg plain folders")
+Split = StrEnum("Split", "auto pretrain train val test segment")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -84,6 +84,15 @@ class _Case:
         return Verdict(self.scan.id, self.scan.split, self.image, word, reason)
 
 
+def _problem(about: str | Path, check: Callable[..., object], *arguments: object) -> str:
+    """Return why a check refuses its arguments, without the name of the file; else ""."""
+    try:
+        check(*arguments)
+    except InputError as error:
+        return explain(error, about)
+    return ""
+
+
 def _open_case(scan: Scan, places: Places) -> _Case:
     """Find a scan's files."""
     source, name = (scan.source, scan.image) if scan.image else (scan.labels_source, scan.labels)
@@ -98,13 +107,11 @@ def _open_case(scan: Scan, places: Places) -> _Case:
             case.waiting.append(f"'{source}' is not fetched")
         elif not places.in_place(source) and not find_all(path):
             case.waiting.append(f"{path} is not among the files of '{source}'")
+        elif wrong := _problem(case.image, find_one, path):
+            case.problems.append(wrong)
         else:
-            try:
-                found = find_one(path)
-            except InputError as error:
-                case.problems.append(explain(error, case.image))
-            else:
-                case.files[part] = File(found, places.orientation(scan, source), convention)
+            orientation = places.orientation(scan, source)
+            case.files[part] = File(find_one(path), orientation, convention)
     return case
 
 
@@ -115,16 +122,14 @@ def _judge(case: _Case, findings: Mapping[File, Finding]) -> None:
         finding = findings[file]
         about = "" if part == "image" else f"{file.path}: "
         case.warnings += finding.warnings
-        if finding.problem:
-            case.problems.append(about + finding.problem)
+        case.problems += [about + finding.problem] if finding.problem else []
         if finding.shape:
             x, y, z = finding.shape
             grids[part] = Grid((x, y, z), np.array(finding.affine))
     if len(grids) == 2:
-        try:
-            require_same_grid(case.files["labels"].path, grids["labels"], grids["image"])
-        except InputError as error:
-            case.problems.append(str(error))
+        path = case.files["labels"].path
+        wrong = _problem("", require_same_grid, path, grids["labels"], grids["image"])
+        case.problems += [wrong] if wrong else []
 
 
 def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
@@ -137,13 +142,12 @@ def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
         leak = len({side(case.scan.split) for case in group} - {""}) > 1
         for case in group:
             others = [f"{c.scan.id} ({c.scan.split})" for c in group if c is not case]
-            if others:
-                more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-                names = ", ".join(others[:NAMED]) + more
-                if leak:
-                    case.problems.append(f"the same image is in another split: {names}")
-                else:
-                    case.warnings.append(f"the same image as {names}")
+            more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+            names = ", ".join(others[:NAMED]) + more
+            if others and leak:
+                case.problems.append(f"the same image is in another split: {names}")
+            elif others:
+                case.warnings.append(f"the same image as {names}")
 
 
 def check_scans(
@@ -207,19 +211,16 @@ def check_cohort(
             name = scan.id if fault.scan else "(sheet)"
             verdicts.append(Verdict(name, scan.split, scan.image, BAD, reason))
     people = Path(places.sheet).parent / PARTICIPANTS
-    if people.exists():  # the report would fail over it when all else is done
-        try:
-            read_participants(people)
-        except InputError as error:
-            verdicts.append(Verdict("(people)", "", str(people), BAD, explain(error, people)))
+    # the report would fail over it when all else is done
+    if people.exists() and (reason := _problem(people, read_participants, people)):
+        verdicts.append(Verdict("(people)", "", str(people), BAD, reason))
     reachable = []
     for scan in scans:
-        try:
-            places.require_sources(scan)
-            reachable.append(scan)
-        except InputError as error:
-            reason = " | ".join([*reasons[scan], explain(error, places.sheet)])
+        if reason := _problem(places.sheet, places.require_sources, scan):
+            reason = " | ".join([*reasons[scan], reason])
             verdicts.append(Verdict(scan.id, scan.split, scan.image, BAD, reason))
+        else:
+            reachable.append(scan)
     faulty = bool(verdicts or faults)
     verdicts += check_scans(reachable, places, protocol, cache, threads, reasons)
     return verdicts, faulty

@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS, Found, LeftOut, with_freesurfer
@@ -36,28 +37,24 @@ def list_paths(root: Path) -> list[str]:
     Raises:
         InputError: neither a folder nor a readable archive.
     """
+    if not root.exists():
+        raise InputError(root, "no such folder or archive", "check the path")
     if root.is_dir():
         names = list(_walk(root))
-    elif root.is_file():
+    else:
         try:
             with tarfile.open(root) as archive:
                 names = [member.name + "/" * member.isdir() for member in archive]
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise InputError(
-                root, f"cannot be listed as a tar archive ({error})", "give a folder or a .tar(.gz)"
-            ) from error
-    else:
-        raise InputError(root, "no such folder or archive", "check the path")
+            problem = f"cannot be listed as a tar archive ({error})"
+            raise InputError(root, problem, "give a folder or a .tar(.gz)") from error
     names = [name.removeprefix("./") for name in names]
     return sorted(name for name in names if not any(p.startswith(".") for p in name.split("/")))
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Files and folders below `root`, relative to it; what cannot be read is warned about."""
-
-    def unreadable(error: OSError) -> None:
-        log.warning("left out: %s", error)
-
+    """Yield files and folders below `root`, relative to it; warn of what cannot be read."""
+    unreadable = partial(log.warning, "left out: %s")
     for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         here = Path(folder)
         folders[:] = [n for n in folders if not n.startswith(".") and not _in_circle(here / n)]
@@ -68,10 +65,9 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _in_circle(folder: Path) -> bool:
     """Whether a folder is a link to one that it lies in, by any of the links that lead to it."""
-    if not folder.is_symlink():
-        return False
-    target = folder.resolve()
-    return any(above.resolve().is_relative_to(target) for above in folder.parents)
+    return folder.is_symlink() and any(
+        above.resolve().is_relative_to(folder.resolve()) for above in folder.parents
+    )
 
 
 def survey(
@@ -106,11 +102,8 @@ def survey(
         raise InputError(root, f"is an archive; '{layout}' needs a folder", "unpack it")
     name, (scans, left_out) = _first(names, paths)
     if not scans and not left_out:
-        raise InputError(
-            root,
-            "holds no scan of any layout that was looked for",
-            f"write the sheet yourself (docs/howto/own-data.md); these are: {', '.join(names)}",
-        )
+        fix = f"write the sheet yourself (docs/howto/own-data.md); these are: {', '.join(names)}"
+        raise InputError(root, "holds no scan of any layout that was looked for", fix)
     scans, unusable = _usable(scans, root, source)
     left_out += unusable
     if labels_from:
