@@ -74,7 +74,7 @@ def made_up_results(
 
     Args:
         results: folder to fill.
-        scans: all are shown; those with `use` test are scored.
+        scans: all are shown; those with `split` test are scored.
         protocol: of the labels.
         text: stands wherever a program or a person may have left text.
         more: for the :class:`ReportInputs`.

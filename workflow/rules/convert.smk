@@ -51,4 +51,5 @@ rule convert_labels:
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
         " --label-convention {params.label_convention:q} --scan {input.scan:q}"
-        " --protocol {params.protocol:q} --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"
+        " --protocol {params.protocol:q} --output {output.conformed:q} --native {output.native:q}"
+        " 2>&1 | tee {log:q}"

@@ -75,5 +75,5 @@ rule slice_tissues:
     shell:
         "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
         " --label-convention {params.label_convention:q} {params.scan:q}"
-        " --protocol {params.protocol:q} --folder results/slices --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
-        " --size {params.size:q} --slice-size {params.window:q} 2>&1 | tee {log:q}"
+        " --protocol {params.protocol:q} --folder results/slices --name {wildcards.scan:q}_tissues"
+        " --spacing {params.spacing} --size {params.size:q} --slice-size {params.window:q} 2>&1 | tee {log:q}"

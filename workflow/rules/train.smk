@@ -1,6 +1,6 @@
 # Train the three views, independently: pre-training where there is something for it, fine-tuning.
 # The first is on automatic labels or synthetic images, the second on the given labels.
-# Requires: the stacks of the pretrain, train and val scans; those of tissues, to synthesize images from.
+# Requires: the stacks of the pretrain, train and val scans; those of tissues, for synthetic images.
 # Makes:    results/models/{stage}/{view}/   model.safetensors, model.json, history.tsv
 #           results/model/                   the three views in one folder, ready to segment;
 #                                            with the setting `model`, a copy of that folder

@@ -47,15 +47,14 @@ class Finding:
 
 
 def explain(error: Exception, path: str | Path) -> str:
-    """The error in one line, without the name of the file that the line is about."""
+    """Return the error in one line, without the name of the file that the line is about."""
     return one_line(error).removeprefix(f"{path}: ")
 
 
 def _content(volume: Volume) -> str:
-    """SHA-256 of the voxels in RAS+ order.
+    """Return the SHA-256 of the voxels in RAS+ order.
 
-    Neither compression nor format nor the order of the axes changes it, nor an affine that was
-    moved: another origin makes no other head.
+    Compression, format, the order of the axes and the origin of the affine do not change it.
     """
     ornt = nib.io_orientation(volume.affine)
     data = np.ascontiguousarray(nib.apply_orientation(volume.data, ornt), dtype=np.float32)
@@ -63,14 +62,14 @@ def _content(volume: Volume) -> str:
 
 
 def _piecewise_constant(data: np.ndarray) -> bool:
-    """Whether most of what is bright equals its neighbour along the first axis."""
+    """Whether most bright voxels equal their neighbour along the first axis."""
     here, there = data[:-1], data[1:]
     bright = np.minimum(here, there) > data.mean()
     return bool(np.count_nonzero(bright & (here == there)) > ALIKE * np.count_nonzero(bright))
 
 
 def _oddities(volume: Volume) -> list[str]:
-    """What is unusual about a scan, though it can be used."""
+    """Return what is unusual about a scan that can be used."""
     sizes = voxel_sizes(volume.affine)
     extent, found = sizes * volume.shape, []
     if sizes.max() > THICK_MM:
@@ -84,7 +83,7 @@ def _oddities(volume: Volume) -> list[str]:
 
 
 def examine_image(path: Path, orientation: str) -> Finding:
-    """Read a T1w scan whole and judge it by itself.
+    """Read a whole T1w scan and judge it by itself.
 
     Args:
         path: the file.
@@ -157,7 +156,7 @@ class File:
 
 
 def _stamps(path: Path) -> list[tuple[int, int]]:
-    """Size and time of change of a file, and of the header beside it if it is a pair."""
+    """Return size and time of change of a file, and of the header beside it if it is a pair."""
     headers = [path.with_suffix(end) for end in (".hdr", ".HDR")]
     pair = [path, *headers] if path.suffix.lower() == ".img" else [path]
     return [(s.st_size, s.st_mtime_ns) for s in (p.stat() for p in pair if p.exists())]

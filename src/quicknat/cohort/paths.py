@@ -44,7 +44,7 @@ def find_one(path: str | Path) -> Path:
 
 
 def _children(folder: Path, name: str) -> list[Path]:
-    """What `name` means in a folder: itself, or else all that match it without regard to case."""
+    """Return the file `name` of a folder, or else all that match it case-insensitively."""
     if (folder / name).exists():
         return [folder / name]
     if not folder.is_dir():
@@ -66,7 +66,7 @@ class Places:
     base: str = ""
 
     def path(self, source: str, path: str) -> str:
-        """Path of a file of a source; its last parts may still be a glob."""
+        """Return the path of a file of a source; its last parts may still be a glob."""
         if source == LOCAL:
             return stable_path(Path(self.sheet).parent / path)
         if self.sources[source]["kind"] == LOCAL:
@@ -84,11 +84,11 @@ class Places:
         return source == LOCAL or self.sources[source]["kind"] == LOCAL
 
     def inputs(self, source: str, path: str) -> list[str]:
-        """What a job that reads this file depends on.
+        """Return the inputs of a job that reads this file.
 
         A local file that went missing after the check is no input: the job itself says so, and
-        other scans go on. A member of an archive hangs on the list of members, since its name may
-        be a glob.
+        other scans continue. A member of an archive depends on the list of members, since its name
+        may be a glob.
         """
         if not self.in_place(source) and self.sources[source]["kind"] != MADE_BY_WORKFLOW:
             return [f"{self.raw}/{source}.members.txt"]
@@ -101,11 +101,11 @@ class Places:
         return [str(file) for file in [*found, *filter(Path.exists, headers)]]
 
     def orientation(self, scan: Scan, source: str) -> str:
-        """Stated direction of the axes, of the row or else of its source."""
+        """Return the stated direction of the axes, of the row or else of its source."""
         return scan.orientation or self.sources.get(source, {}).get("orientation", "")
 
     def require_sources(self, scan: Scan) -> None:
-        """Refuse a scan that names a source which the table does not have, or has no scans of.
+        """Refuse a scan whose source is not in the table, or holds no scans.
 
         Raises:
             InputError: naming the scan, and the sources that there are.

@@ -93,21 +93,21 @@ def auto_split(participant: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a table: with one scan of a sheet, or else (None) with the table."""
+    """A fault of a table: of one scan of a sheet, or (None) of the whole table."""
 
     error: InputError
     scan: Scan | None = None
 
 
 def _as_scan(row: Mapping[str, str]) -> Scan:
-    """A row as it stands, with whatever it lacks left empty."""
+    """Return a row as a scan; what it lacks is left empty."""
     known = {field.name for field in fields(Scan)}
     given = {key: value for key, value in row.items() if key in known and value}
     return Scan(**{"subject": "", "image": "", "split": ""} | given)
 
 
 def read_cells(path: Path) -> pd.DataFrame:
-    """The cells of a TSV as text, without lines that begin with ``#``.
+    """Read the cells of a TSV as text, without lines that begin with ``#``.
 
     Raises:
         InputError: cannot be read as a table.
@@ -197,7 +197,7 @@ def read_sources(path: str | Path) -> dict[str, dict[str, str]]:
 
 
 def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dict[str, str]]:
-    """The rows of a table of sources by their names.
+    """Return the rows of a table of sources by their names.
 
     Raises:
         InputError: one name stands in two rows.

@@ -29,7 +29,7 @@ class Survey:
 
 
 def list_paths(root: Path) -> list[str]:
-    """Sorted paths below a folder or in a tar archive, with ``/``; those of folders end with it.
+    """Return sorted paths below a folder or in a tar archive; those of folders end with ``/``.
 
     Names that begin with a dot are left out (``.git``, and what macOS leaves behind). Links to
     folders are followed, but not in circles.

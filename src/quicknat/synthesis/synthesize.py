@@ -25,7 +25,7 @@ REFERENCE = 1 / 1.6  # where `conform.to_uint8` puts the 75th percentile of what
 
 @dataclass(frozen=True)
 class Ranges:
-    """How far everything varies, from slice to slice.
+    """Ranges of all that varies from slice to slice.
 
     Brightness is in units of the scaled image, 0 … 1. *SynthSeg* marks its published ranges; *ours*
     is narrower, since it has to hold for conformed T1w scans only, or wider, since a slice has one
@@ -95,7 +95,7 @@ class _Draw:
 
 
 def _warp(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
-    """Label maps (B, C, H, W) after a random affine map and a smooth displacement; air comes in."""
+    """Warp label maps (B, C, H, W) by a random affine map and a smooth displacement."""
     angle = ranges.rotation * math.pi / 180 * draw.symmetric()
     scale = 1 + ranges.scaling * draw.symmetric(2)
     shear = ranges.shear * draw.symmetric()
@@ -116,7 +116,7 @@ def _warp(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
 
 
 def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
-    """Mean and SD of each tissue in each slice, both (B, T); air is dark."""
+    """Draw mean and SD of each tissue in each slice, both (B, T); air is dark."""
     usual = tissue_table()["t1w"].to_numpy() / 255
     usual = torch.tensor(usual, dtype=torch.float32, device=draw.device)
     anything = draw.uniform(len(usual))
@@ -129,7 +129,7 @@ def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
 
 
 def _acquisition(side: int, draw: _Draw, ranges: Ranges) -> Tensor:
-    """What acquisition along an axis does to a line of pixels, as a matrix (B, side, side).
+    """Return the acquisition along an axis as a matrix on lines of pixels, (B, side, side).
 
     The line is blurred, sampled at a random distance and phase, and interpolated linearly back to
     its pixels. Being a matrix, it can be another one for each slice.
@@ -156,7 +156,7 @@ def _acquisition(side: int, draw: _Draw, ranges: Ranges) -> Tensor:
 
 
 def _rescale(image: Tensor, head: Tensor) -> Tensor:
-    """Scale as conforming does, as far as one slice (B, H, W) tells."""
+    """Scale slices (B, H, W) as conforming scales scans."""
     bright = head & (image > 0.1 * image.amax(dim=(1, 2), keepdim=True))
     # every third pixel: a percentile needs no more, and sorting is what takes time
     values = torch.where(bright, image, torch.nan).flatten(1)[:, ::3]

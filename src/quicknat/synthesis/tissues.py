@@ -55,9 +55,9 @@ def to_tissues(
 
 
 def split_outside(tissues: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Give what is bright in the image but air in the map one of three tissues, by brightness.
+    """Assign bright voxels that the map has as air to one of three tissues, by brightness.
 
-    So that heads have a skull, fat and muscle where only the brain is labelled.
+    Heads so get a skull, fat and muscle where only the brain is labelled.
 
     Args:
         tissues: tissue indices, (X, Y, Z).
@@ -87,7 +87,7 @@ def conformed_tissues(
     size: int,
     scan: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tissues and classes of a label map on the conformed grid.
+    """Return tissues and classes of a label map on the conformed grid.
 
     Args:
         labels: label values on any grid.
