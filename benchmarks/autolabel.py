@@ -34,7 +34,7 @@ def boxed(
         read_volume(folder / scan.image, scan.orientation), spacing_mm, round(256 / spacing_mm)
     )
     given = read_volume(folder / scan.labels, scan.orientation)
-    _, classes = conform_labels(given, scan.protocol, protocol, grid)
+    _, classes = conform_labels(given, scan.label_convention, protocol, grid)
     side = min(round(BRAIN_BOX_MM / spacing_mm), len(image))
     first = head_window(image, spacing_mm, side)
     return crop(image, first, side), crop(classes, first, side)
@@ -67,7 +67,7 @@ def main(
     scores = {}
     for row in rows[:scans]:
         image, truth = heads[row.id]
-        others = [other.id for other in rows if other.person != row.person]
+        others = [other.id for other in rows if other.participant != row.participant]
         if nearest:
             others.sort(key=lambda name: -np.corrcoef(heads[name][0].ravel(), image.ravel())[0, 1])
         chosen = others[:atlases]

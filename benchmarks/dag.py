@@ -35,12 +35,12 @@ def write_cohort(folder: Path, scans: int) -> Path:
     labels = np.zeros((8, 8, 8), np.uint8)
     labels[2:6, 2:6, 2:6] = 2
     nib.save(nib.Nifti1Image(labels, affine), folder / "labels.nii")
-    rows = ["subject\timage\tlabels\tprotocol\tuse"]
+    rows = ["subject\timage\tlabels\tlabel_convention\tsplit"]
     for number in range(scans):
         image = random.integers(0, 200, labels.shape).astype(np.uint8)
         nib.save(nib.Nifti1Image(image, affine), folder / f"{number}.nii")
-        use = ("train", "train", "train", "train", "test")[number % 5]
-        rows.append(f"{number:05d}\t{number}.nii\tlabels.nii\tfreesurfer\t{use}")
+        split = ("train", "train", "train", "train", "test")[number % 5]
+        rows.append(f"{number:05d}\t{number}.nii\tlabels.nii\tfreesurfer\t{split}")
     (folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
     (folder / "overlay.yaml").write_text(OVERLAY.format(sheet=folder / "cohort.tsv"))
     return folder / "overlay.yaml"

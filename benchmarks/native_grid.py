@@ -1,6 +1,6 @@
 """How labels return to a scan's own grid: which way agrees best with manual labels, and its cost.
 
-    python benchmarks/native_grid.py cohort.tsv --model results/model --use val
+    python benchmarks/native_grid.py cohort.tsv --model results/model --split val
 
 - probabilities: interpolated linearly onto the native grid, most probable class there (ours);
 - labels: most probable class on the model's grid, resampled as labels are.
@@ -53,7 +53,7 @@ def both_ways(bundle: Bundle, volume: Volume) -> Iterator[tuple[str, np.ndarray,
 def main(
     sheet: Annotated[Path, typer.Argument(help="Cohort with labelled scans.")],
     model: Annotated[Path, typer.Option(help="Model folder.")],
-    use: Annotated[str, typer.Option(help="Which of its scans.")] = "test",
+    split: Annotated[str, typer.Option(help="Which of its scans.")] = "test",
     threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
 ) -> None:
     """Compare both ways over the scans."""
@@ -61,11 +61,11 @@ def main(
     bundle = load_bundle(model, bfloat16=computes_in_bfloat16(gpu=False))
     names, rows = bundle.protocol.names, []
     for scan in read_sheet(sheet):
-        if scan.use != use:
+        if scan.split != split:
             continue
         volume = read_volume(sheet.parent / scan.image, scan.orientation)
         labels = read_volume(sheet.parent / scan.labels, scan.orientation)
-        truth = bundle.protocol.remap(labels.data, scan.protocol, scan.labels)
+        truth = bundle.protocol.remap(labels.data, scan.label_convention, scan.labels)
         for way, found, seconds in both_ways(bundle, volume):
             both, ours, its = (
                 np.bincount(part.ravel(), minlength=len(names))[1:]

@@ -1,4 +1,4 @@
-"""Seconds to paint a batch of images from label maps, against the training step that follows.
+"""Seconds to synthesize a batch of images from label maps, against the training step that follows.
 
     python benchmarks/synthesis.py --output results/benchmarks/synthesis.json
 
@@ -35,7 +35,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
-    """Time painting and a training step on slices of random patches of all tissues."""
+    """Time synthesis and a training step on slices of random patches of all tissues."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     random = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def main(
     batch["labels"] = classes
     numbers = iter(range(10**9))
     steps = {
-        "paint": lambda: synthesize(tissues, classes, generator),
+        "synthesize": lambda: synthesize(tissues, classes, generator),
         "training step": lambda: train_step.step(batch, (next(numbers),), update=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}

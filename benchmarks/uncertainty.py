@@ -1,6 +1,6 @@
 """Whether the scores of a segmentation predict its Dice: rank correlation per structure.
 
-    python benchmarks/uncertainty.py cohort.tsv --model results/model --use test
+    python benchmarks/uncertainty.py cohort.tsv --model results/model --split test
 
 Each labelled scan is segmented as it is and in degraded copies (noise, blur, ghosting), so that
 there are good and bad results to tell apart. The sheet's scans and labels must be local files on
@@ -50,7 +50,7 @@ def degraded(volume: Volume) -> dict[str, Volume]:
 def main(
     sheet: Annotated[Path, typer.Argument(help="Cohort with labelled scans.")],
     model: Annotated[Path, typer.Option(help="Model folder.")],
-    use: Annotated[str, typer.Option(help="Which of its scans.")] = "test",
+    split: Annotated[str, typer.Option(help="Which of its scans.")] = "test",
     samples: Annotated[int, typer.Option(help="Passes with dropout; 0 for none.")] = 10,
     threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
     output: Annotated[Path | None, typer.Option(help="TSV of every score.")] = None,
@@ -60,11 +60,11 @@ def main(
     bundle = load_bundle(model, bfloat16=computes_in_bfloat16(gpu=False))
     protocol, parts = bundle.protocol, []
     for scan in read_sheet(sheet):
-        if scan.use != use:
+        if scan.split != split:
             continue
         volume = read_volume(sheet.parent / scan.image, scan.orientation)
         labels = read_volume(sheet.parent / scan.labels, scan.orientation)
-        truth = protocol.remap(labels.data, scan.protocol, scan.labels)
+        truth = protocol.remap(labels.data, scan.label_convention, scan.labels)
         for way, copy in degraded(volume).items():
             image, grid, _ = conform(copy, bundle.spacing_mm, bundle.conform_size)
             native = Grid(volume.shape, volume.affine)

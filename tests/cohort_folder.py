@@ -4,11 +4,11 @@ import numpy as np
 
 from helpers import LABELS, save, tiny_labels, tiny_scan
 from quicknat.cohort.check import check_cohort
-from quicknat.cohort.findings import read_cache, write_cache
+from quicknat.cohort.examine import read_cache, write_cache
 from quicknat.cohort.paths import Places
 
 PROTOCOL = LABELS / "quicknat28.tsv"
-COLUMNS = "subject image labels protocol use person session source labels_source"
+COLUMNS = "subject image labels label_convention split participant session source labels_source"
 SIDE = 52  # voxels of 2 mm that a head would fit in
 
 
@@ -19,15 +19,15 @@ class Cohort:
         self.folder, self.table = folder, folder / "out/check.tsv"
         self.rows, self.sources = [], {}
 
-    def add(self, subject, image="", labels="", use="segment", make=tiny_scan, **columns):
+    def add(self, subject, image="", labels="", split="segment", make=tiny_scan, **columns):
         """Add a row, and make its files unless they are there."""
         image = f"{subject}.nii.gz" if image == "" else image or ""
         if image and make and not (self.folder / image).exists():
             make(self.folder / image)
         if labels and not (self.folder / labels).exists():
             tiny_labels(self.folder / labels)
-        row = {"subject": subject, "image": image, "labels": labels, "use": use}
-        self.rows.append(row | {"protocol": "freesurfer" if labels else ""} | columns)
+        row = {"subject": subject, "image": image, "labels": labels, "split": split}
+        self.rows.append(row | {"label_convention": "freesurfer" if labels else ""} | columns)
 
     def check(self):
         """Verdicts by scan; the cache is kept, as `quicknat check` does."""

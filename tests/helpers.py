@@ -65,7 +65,7 @@ def tiny_labels(path: Path, side: int = 12) -> Path:
 
 
 def real_dseg(scan: str, step: int = 2) -> Volume:
-    """A real label map (FreeSurfer numbering) that ships with the package, each `step` voxels."""
+    """A real label map (FreeSurfer's numbers) that ships with the package, each `step` voxels."""
     volume = read_volume(ROOT / f"src/quicknat/data/demo_labels/{scan}_dseg.nii.gz")
     affine = volume.affine @ np.diag([step, step, step, 1.0])
     return Volume(volume.data[::step, ::step, ::step], affine, volume.path)

@@ -71,7 +71,7 @@ def make_project(folder: Path) -> None:
     """Small scans in a tar archive, the sheet, the sources and settings, and nothing else."""
     raw = folder / "scans"
     raw.mkdir(parents=True)
-    lines = ["subject\tsource\timage\tlabels\tlabels_source\tprotocol\tuse"]
+    lines = ["subject\tsource\timage\tlabels\tlabels_source\tlabel_convention\tsplit"]
     for number, (name, use) in enumerate(ROWS):
         dseg = real_dseg(("sub-CSI3", "sub-ds240")[number % 2], step=4)
         head = painted_head(dseg, seed=number)

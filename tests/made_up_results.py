@@ -74,13 +74,13 @@ def made_up_results(
 
     Args:
         results: folder to fill.
-        scans: all are shown; those with `use` test are scored.
+        scans: all are shown; those with `split` test are scored.
         protocol: of the labels.
         text: stands wherever a program or a person may have left text.
         more: for the :class:`ReportInputs`.
     """
     names = [scan.id for scan in scans]
-    if tested := [scan.id for scan in scans if scan.use == "test"]:
+    if tested := [scan.id for scan in scans if scan.split == "test"]:
         for path, table in _scores(tested, protocol).items():
             _write(results / path, table)
     _write(results / "segmentations/volumes.tsv", _volumes(names, protocol))

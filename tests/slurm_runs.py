@@ -34,7 +34,7 @@ COHORT = {
     "d": ("sub-ds240", "test"),
     "p": ("sub-CSI3", "pretrain"),
 }
-HEADER = "subject\tsource\timage\tlabels\tprotocol\tuse"
+HEADER = "subject\tsource\timage\tlabels\tlabel_convention\tsplit"
 
 
 def make_scan(path: Path, scan: str, seed: int) -> Path:

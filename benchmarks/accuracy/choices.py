@@ -192,7 +192,7 @@ def main(
     rows, grid = [], {}
     for run in runs:
         sheet = pd.read_csv(run / "cohort.tsv", sep="\t", dtype=str)
-        subjects = sheet.loc[sheet["use"] == "test", "subject"].tolist()
+        subjects = sheet.loc[sheet["split"] == "test", "subject"].tolist()
         for subject in subjects[: persons or None]:
             found, by_weights = judge(run, subject)
             rows += found

@@ -43,21 +43,21 @@ def write_fold(
 ) -> None:
     """Write the fold's sheet: some to test, all others to train on, and what to pre-train on.
 
-    That is, as an arm's ``pretrain.source`` has it, the cohort's own rows of ``use pretrain``
-    (automatic), label maps to paint from (synthetic), or nothing (''). Rows without labels get them
-    from some of the fold's training scans: that is a configuration of its own.
+    That is, as an arm's ``pretrain.source`` has it, the cohort's own rows of ``split pretrain``
+    (automatic), label maps to synthesize from (synthetic), or nothing (''). Rows without labels get
+    them from some of the fold's training scans: that is a configuration of its own.
     """
-    automatic = cohort[cohort["use"] == "pretrain"]
+    automatic = cohort[cohort["split"] == "pretrain"]
     by_hand = cohort.drop(automatic.index)
-    person = by_hand["person"].where(by_hand["person"] != "", by_hand["subject"])
+    person = by_hand["participant"].where(by_hand["participant"] != "", by_hand["subject"])
     tested = person.map(fold_of(person.tolist(), folds)) == fold
-    rows = by_hand.assign(use=np.where(tested, "test", "train"))
-    painted = [
+    rows = by_hand.assign(split=np.where(tested, "test", "train"))
+    synthetic = [
         {"subject": f"map{number}", "labels": str(file.resolve()),
-         "protocol": "freesurfer", "use": "pretrain"}
+         "label_convention": "freesurfer", "split": "pretrain"}
         for number, file in enumerate(maps)
     ]  # fmt: skip
-    given = {"automatic": automatic, "synthetic": pd.DataFrame(painted)}
+    given = {"automatic": automatic, "synthetic": pd.DataFrame(synthetic)}
     table = pd.concat([rows, given[source]]) if source else rows
     place.mkdir(parents=True, exist_ok=True)
     table.fillna("").to_csv(place / "cohort.tsv", sep="\t", index=False)
@@ -121,7 +121,7 @@ def main(
     arm: Annotated[list[str], typer.Option(help="NAME=overlay.yaml; repeatable.")],
     folder: Annotated[Path, typer.Option(help="Where the runs are and stay.")],
     maps: Annotated[
-        Path | None, typer.Option(help="Folder of label maps (freesurfer) to paint from.")
+        Path | None, typer.Option(help="Folder of label maps (freesurfer) to synthesize from.")
     ] = None,
     folds: Annotated[int, typer.Option(min=2)] = 3,
     only: Annotated[

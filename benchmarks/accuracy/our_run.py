@@ -76,10 +76,10 @@ class OurRun:
         """With which ours was trained."""
         return TrainingSettings.from_dict(self.views[view]["training"])
 
-    def scans(self, use: str) -> list[Scan]:
+    def scans(self, split: str) -> list[Scan]:
         """Those of the sheet that are for ``train`` or ``test``."""
         sheet = read_sheet(self.folder / "cohort.tsv")
-        return [scan for scan in sheet if scan.use == use]
+        return [scan for scan in sheet if scan.split == split]
 
     def stacks(self, view: str) -> list[Path]:
         """The slices that ours learnt from."""

@@ -148,7 +148,7 @@ def main(
         "device": device_name(device),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "persons": {scan.id: scan.person for scan in run.scans("test")},
+        "persons": {scan.id: scan.participant for scan in run.scans("test")},
     }
     files = [folder / f"metrics{suffix}.tsv" for suffix in tables]
     with written_whole(*files, folder / "facts.json") as temporaries:

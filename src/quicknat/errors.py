@@ -1,8 +1,10 @@
-"""The exceptions that users meet."""
+"""The exceptions that users meet, and notices of what was renamed."""
 
 from __future__ import annotations
 
 import errno
+import logging
+import os
 from pathlib import Path
 
 SHARED_MEMORY = "give more shared memory (docker run --shm-size=8g), or set 'workers: 0'"
@@ -70,6 +72,15 @@ def one_line(error: BaseException) -> str:
     """An error's text in one line that any terminal can show, whatever names went into it."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def notice(text: str) -> None:
+    """Log a notice in one line, once in this process and those that it starts."""
+    text = one_line(Exception(text))
+    said = os.environ.get("QUICKNAT_NOTICES", "").split("\n")
+    if text not in said:
+        os.environ["QUICKNAT_NOTICES"] = "\n".join([*said, text])
+        logging.getLogger("quicknat").warning("notice: %s", text)
 
 
 class Interrupted(Exception):

@@ -61,19 +61,19 @@ def plan(config: Mapping[str, Any], scans: Sequence[Scan], skipped: Sequence[str
     by_name = {name: scan for name, scan in by_name.items() if name not in skipped}
 
     def names(*splits: str) -> list[str]:
-        return [name for name, scan in by_name.items() if scan.use in splits]
+        return [name for name, scan in by_name.items() if scan.split in splits]
 
     test, segmented = names("test"), names("test", "segment")
     if config["model"]:
         if not segmented:
             raise InputError(
-                config["sheet"], "no scan has use=segment or test", "name scans to segment"
+                config["sheet"], "no scan has split=segment or test", "name scans to segment"
             )
         return Plan(by_name, test=test, segmented=segmented)
     train = names("train")
     if not train:
         fix = "name scans with labels, or a finished model: model=1mm"
-        raise InputError(config["sheet"], "no scan has use=train", fix)
+        raise InputError(config["sheet"], "no scan has split=train", fix)
     pretrain, synthesize = pretraining(by_name, config.get("pretrain") or {})
     stages = ["pretrain", "finetune"] if pretrain or synthesize else ["finetune"]
     if not config.get(stages[0]):
@@ -113,10 +113,10 @@ def pretraining(
         InputError: there are scans to pre-train on, but none that `source` can use.
     """
     source = settings.get("source", "automatic")
-    rows = [name for name, scan in scans.items() if scan.use == "pretrain"]
+    rows = [name for name, scan in scans.items() if scan.split == "pretrain"]
     images = [name for name in rows if scans[name].image]
     maps = [name for name in rows if scans[name].labels]
-    maps = maps or [name for name, scan in scans.items() if scan.use == "train"]
+    maps = maps or [name for name, scan in scans.items() if scan.split == "train"]
     chosen = images if source != "synthetic" else [], maps if source != "automatic" else []
     if rows and not any(chosen):
         problem = f"'pretrain.source' is {source}, but the scans to pre-train on are label maps"

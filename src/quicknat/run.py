@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quicknat.cohort.check import check_for_workflow
-from quicknat.cohort.examine import Finding
-from quicknat.cohort.findings import read_cache
+from quicknat.cohort.check import BAD, Verdict, check_for_workflow, read_verdicts
+from quicknat.cohort.examine import Finding, read_cache
 from quicknat.cohort.paths import Places
 from quicknat.cohort.sheet import read_sheet, read_sources
-from quicknat.cohort.verdicts import BAD, Verdict, read_verdicts
 from quicknat.config import check_consistency, complete
 from quicknat.images.labels import Protocol
 from quicknat.model.given_model import given_settings, require_usable

@@ -32,8 +32,8 @@ def written(folder, protocol, libraries, scans, text=""):
     return folder / "report"
 
 
-def person(name, use="test"):
-    return Scan(subject=name, image=f"{name}.nii", use=use, person=name)
+def person(name, split="test"):
+    return Scan(subject=name, image=f"{name}.nii", split=split, participant=name)
 
 
 @pytest.fixture(scope="module")

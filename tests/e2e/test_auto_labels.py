@@ -22,7 +22,7 @@ def test_stand_in_labels_the_pretraining_scan_once(tmp_path, head_file, dseg_fil
     program = tmp_path / "bin" / "run_samseg"
     program.write_text(STAND_IN.replace("LABELS", str(tmp_path / "labels.mgz")))
     program.chmod(0o755)
-    image, rows = nib.load(head_file), [["subject", "image", "labels", "protocol", "use"]]
+    image, rows = nib.load(head_file), [["subject", "image", "labels", "label_convention", "split"]]
     for number, use in enumerate(("pretrain", "train", "val"), start=1):
         path = tmp_path / f"p{number}.nii.gz"  # one image in two splits would be refused
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + number, image.affine), path)

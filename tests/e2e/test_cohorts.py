@@ -179,7 +179,7 @@ def test_freesurfer_folder_and_ixi_archive_become_a_cohort_that_runs(
     said = sheet(archive, "--source", "ixi-t1", "--output", tmp_path / "ixi.tsv")
     assert "2 scans of 2 people (layout ixi)" in said and "pretrain  2" in said
     tables = [pd.read_csv(tmp_path / f"{name}.tsv", sep="\t", dtype=str) for name in ("fs", "ixi")]
-    tables[0]["use"] = ["train", "train", "val", "test"]
+    tables[0]["split"] = ["train", "train", "val", "test"]
     pd.concat(tables).to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
     done = run(
         tmp_path, sheet=str(tmp_path / "cohort.tsv"), sources=str(sources),

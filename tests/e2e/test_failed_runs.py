@@ -43,7 +43,7 @@ def make_cohort(folder, head, dseg):
     (folder / "sources.tsv").write_text(f"{table}\n{line}\n")
     given = f"{labels}\tfreesurfer"
     return [
-        "subject\tsource\timage\tlabels\tprotocol\tuse",
+        "subject\tsource\timage\tlabels\tlabel_convention\tsplit",
         f"t\t\tt.nii.gz\t{given}\ttrain",
         f"v\t\tv.nii.gz\t{given}\tval",
         "s\t\ts.nii.gz\t\t\tsegment",

@@ -11,7 +11,7 @@ from helpers import dead_links, job_counts, run_snakemake
 from quicknat.files import sha256
 
 pytestmark = pytest.mark.slow
-SHEET = """subject\timage\tlabels\tprotocol\tuse
+SHEET = """subject\timage\tlabels\tlabel_convention\tsplit
 known\thead.nii.gz\tdseg.nii.gz\tfreesurfer\ttest
 other\tother.nii.gz\t\t\tsegment
 """

@@ -57,13 +57,14 @@ class Project:
     def __init__(self, folder):
         self.folder, self.root, self.sheet = folder, ROOT, folder / "cohort.tsv"
         self.rows, self.settings = [row(name) for name in SCANS], copy.deepcopy(SETTINGS)
+        self.header = "subject\timage\tlabels\tlabel_convention\tsplit"
 
     def set(self, section, **values):
         self.settings.setdefault(section, {}).update(values)
 
     def run(self, *arguments):
         self.sheet.parent.mkdir(exist_ok=True)
-        lines = ["subject\timage\tlabels\tprotocol\tuse", *self.rows]
+        lines = [self.header, *self.rows]
         self.sheet.write_text("\n".join(lines) + "\n")
         overlay = {"sheet": str(self.sheet), **self.settings}
         done = run_snakemake(self.folder, *arguments, overlay=overlay, root=self.root)
@@ -188,6 +189,11 @@ def test_removed_scan_reruns_what_used_it(project, name):
 
 def test_reordered_and_commented_rows_rerun_nothing(project):
     project.rows = ["# a comment", *reversed(project.rows), f"# {row('t3')}"]
+    assert project.jobs() == {}
+
+
+def test_renamed_columns_rerun_nothing(project):
+    project.header = "subject\timage\tlabels\tprotocol\tuse"  # as sheets of earlier versions
     assert project.jobs() == {}
 
 

@@ -19,7 +19,16 @@ from helpers import ROOT, dead_links, job_counts, run_snakemake
 from quicknat.files import sha256
 
 pytestmark = pytest.mark.slow
-COLUMNS = ["subject", "source", "image", "labels", "labels_source", "protocol", "use", "person"]
+COLUMNS = [
+    "subject",
+    "source",
+    "image",
+    "labels",
+    "labels_source",
+    "label_convention",
+    "split",
+    "participant",
+]
 SHEET = (ROOT / "workflow/cohorts/smoke.tsv").read_text()
 
 
@@ -125,22 +134,22 @@ def test_reordered_and_commented_rows_start_no_job(finished):
 
 def test_new_test_scan_is_converted_segmented_and_scored_alone(finished, t1w):
     label = str(ROOT / "src/quicknat/data/demo_labels/sub-ds240_dseg.nii.gz")
-    row = {"subject": "new", "image": str(t1w), "labels": label, "protocol": "freesurfer",
-           "use": "test"}  # fmt: skip
+    row = {"subject": "new", "image": str(t1w), "labels": label,
+           "label_convention": "freesurfer", "split": "test"}  # fmt: skip
     own = dict.fromkeys(["convert", "convert_labels", "segment", "evaluate", "pictures"], 1)
     shared_by_all = dict.fromkeys(["metrics", "volumes", "score_figures", "report"], 1)
     assert dry(finished, with_rows(row)) == own | shared_by_all
 
 
 def test_new_scan_to_segment_runs_only_its_own_jobs_and_the_report(finished, t1w):
-    row = {"subject": "new", "image": str(t1w), "use": "segment"}
+    row = {"subject": "new", "image": str(t1w), "split": "segment"}
     counts = dry(finished, with_rows(row))
     assert counts == {"convert": 1, "segment": 1, "pictures": 1, "volumes": 1, "report": 1}
 
 
 def test_new_scan_out_of_a_known_archive_unpacks_nothing_again(finished):
     member = "img2fmri/derivatives/T1/sub-CSI3_ses-16_anat_sub-CSI3_ses-16_T1w.nii.gz"
-    row = {"subject": "CSI3", "source": "img2fmri", "image": member, "use": "segment"}
+    row = {"subject": "CSI3", "source": "img2fmri", "image": member, "split": "segment"}
     counts = dry(finished, with_rows(row))
     assert counts == {"convert": 1, "segment": 1, "pictures": 1, "volumes": 1, "report": 1}
 
@@ -150,8 +159,8 @@ def test_new_training_scan_trains_again_but_converts_only_itself(finished, t1w):
     image = nib.load(t1w)  # the same voxels would be those of a test scan, and refused
     brighter = nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine, image.header)
     nib.save(brighter, finished / "brighter.nii.gz")
-    row = {"subject": "new", "image": "brighter.nii.gz", "labels": label, "protocol": "freesurfer",
-           "use": "train"}  # fmt: skip
+    row = {"subject": "new", "image": "brighter.nii.gz", "labels": label,
+           "label_convention": "freesurfer", "split": "train"}  # fmt: skip
     counts = dry(finished, with_rows(row))
     assert counts["convert"] == counts["convert_labels"] == counts["slice"] == 1
     assert counts["finetune"] == 3 and "pretrain" not in counts and "download" not in counts
@@ -176,9 +185,9 @@ def test_bad_scans_are_skipped_where_wanted_and_the_report_says_which(finished, 
     shutil.copytree(finished, folder, symlinks=True)
     (folder / "broken.nii.gz").write_bytes(t1w.read_bytes()[:100_000])
     rows = [
-        {"subject": "broken", "image": "broken.nii.gz", "use": "segment"},
-        {"subject": "absent", "image": "absent.nii.gz", "use": "segment"},
-        {"subject": "good", "image": str(t1w), "use": "segment"},
+        {"subject": "broken", "image": "broken.nii.gz", "split": "segment"},
+        {"subject": "absent", "image": "absent.nii.gz", "split": "segment"},
+        {"subject": "good", "image": str(t1w), "split": "segment"},
     ]
     sheet = with_rows(*rows)
     refused = run(folder, sheet=sheet)
@@ -215,8 +224,8 @@ def test_scan_that_proves_bad_after_the_check_fails_alone(finished, t1w, tmp_pat
     line = "\t".join(row.get(column, "") for column in header)
     (folder / "sources.tsv").write_text(f"{sources.read_text().rstrip()}\n{line}\n")
     rows = [
-        {"subject": "late", "source": "late", "image": "late.nii.gz", "use": "segment"},
-        {"subject": "good", "image": str(t1w), "use": "segment"},
+        {"subject": "late", "source": "late", "image": "late.nii.gz", "split": "segment"},
+        {"subject": "good", "image": str(t1w), "split": "segment"},
     ]
     changes = {"sheet": with_rows(*rows), "sources": str(folder / "sources.tsv")}
     done = run(folder, "--keep-going", **changes)

@@ -1,4 +1,4 @@
-"""Pre-training on images that are painted from label maps, without any image or FreeSurfer."""
+"""Pre-training on synthetic images of label maps, without any image or FreeSurfer."""
 
 import json
 
@@ -37,7 +37,7 @@ class Folder:
         self.rows.append("\t".join([name, *paths, "freesurfer", use]))
 
     def run(self, *arguments, **pretrain):
-        lines = ["subject\timage\tlabels\tprotocol\tuse", *self.rows]
+        lines = ["subject\timage\tlabels\tlabel_convention\tsplit", *self.rows]
         (self.folder / "cohort.tsv").write_text("\n".join(lines) + "\n")
         overlay = {"sheet": str(self.folder / "cohort.tsv"), **SETTINGS}
         overlay["pretrain"] = SETTINGS["pretrain"] | pretrain
@@ -73,14 +73,14 @@ def test_label_maps_alone_pretrain_and_another_source_reruns_no_more_than_that(f
     folder.add("m2", "pretrain", labels=real_dseg("sub-CSI3"))
     assert folder.jobs() == {"slice_tissues": 1, **FROM_PRETRAINING}
     folder.rows.pop()
-    # an image to learn, besides: as it is labelled, its labels are painted too
+    # an image to learn, besides: as it is labelled, its labels are synthesized from too
     folder.add("p1", "pretrain", painted_head(real_dseg("sub-CSI3")), real_dseg("sub-CSI3"))
     prepared = {"convert": 1, "convert_labels": 1, "slice": 1}
     assert folder.jobs(source="automatic") == {**prepared, **FROM_PRETRAINING}
     assert folder.jobs(source="both") == {**prepared, "slice_tissues": 1, **FROM_PRETRAINING}
 
 
-def test_painted_and_real_images_pretrain_together(folder):
+def test_synthetic_and_real_images_pretrain_together(folder):
     folder.add("p1", "pretrain", painted_head(real_dseg("sub-CSI3"), 5), real_dseg("sub-CSI3"))
     path = "results/models/pretrain/axial/model.json"
     folder.run(path, source="both")

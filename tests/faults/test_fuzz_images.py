@@ -199,8 +199,8 @@ def test_any_label_map_is_converted_or_refused(files):
         path = put(files, root / "in")
         outputs = [root / "out/dseg.nii.gz", root / "out/native.nii.gz"]
         done = quicknat(
-            "convert-labels", path, "--scan", scan, "--numbering", "freesurfer", "--protocol",
-            LABELS / "quicknat28.tsv", "--output", outputs[0], "--native", outputs[1],
+            "convert-labels", path, "--scan", scan, "--label-convention", "freesurfer",
+            "--protocol", LABELS / "quicknat28.tsv", "--output", outputs[0], "--native", outputs[1],
         )  # fmt: skip
         if done.status:
             refused(done, path)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT
-from quicknat.cohort.sheet import LOCAL, read_sheet
+from quicknat.cohort.sheet import LOCAL, SCAN_NAME, read_sheet
 from quicknat.config import check_consistency
 from quicknat.errors import InputError
 from quicknat.images.labels import COLUMNS, Protocol
@@ -25,24 +25,23 @@ pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs 
 SHEET = load_schema("sheet")
 SOURCES = load_schema("sources")
 CONFIG = load_schema("config")
-VALID = (
-    "subject\timage\tuse\tlabels\tprotocol\na\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
-)
-SCAN_NAME = re.compile(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?")  # the workflow's own rule
+VALID = "subject\timage\tsplit\tlabels\tlabel_convention\n"
+VALID += "a\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
 
 
 @st.composite
 def sheets(draw: st.DrawFn) -> bytes:
     """A table of a sheet's columns, some twice or of other names, in one encoding or another."""
     known = st.sampled_from(list(SHEET["properties"]))
-    header = draw(st.permutations(["subject", "image", "use"]))
+    header = draw(st.permutations(["subject", "image", "split"]))
     header = [*header, *draw(st.lists(st.one_of(known, known, NASTY), max_size=4))]
     usual = {
         "subject": st.sampled_from(["a", "b", "c1"]),
         "image": st.sampled_from(["a.nii", "b.nii", "*.nii", "/dev/null", "a" * 300]),
-        "use": st.sampled_from(SHEET["properties"]["use"]["enum"]),
+        "split": st.sampled_from(SHEET["properties"]["split"]["enum"]),
         "labels": st.sampled_from(["", "a.nii"]),
-        "protocol": st.sampled_from(["", "freesurfer", "quicknat28"]),
+        "label_convention": st.sampled_from(["", "freesurfer", "quicknat28"]),
+        "entities": st.sampled_from(["", "run-1", "run-1_run-", "x-1"]),
         "orientation": st.sampled_from(["", "LAS", "LLL"]),
         "source": st.sampled_from(["", LOCAL, "img2fmri", "nowhere"]),
     }
@@ -82,27 +81,29 @@ def checked(content: bytes) -> None:
         except InputError:
             return
         for scan in scans:  # these names become paths, shell words and HTML
-            assert SCAN_NAME.fullmatch(scan.id), scan
+            assert re.fullmatch(SCAN_NAME, scan.id), scan
             assert re.fullmatch(r"[A-Za-z0-9._-]*", scan.source + scan.labels_source)
-            assert re.fullmatch(r"[A-Za-z0-9_-]*", scan.protocol)
+            assert re.fullmatch(r"[A-Za-z0-9_-]*", scan.label_convention)
 
 
 @given(sheets())
 @example(VALID.encode("utf-16"))
 @example(VALID.encode("utf-8-sig"))
 # one cell too many in each row made pandas take the subject for a row's name, and shifted all
-@example(b"subject\timage\tuse\nx\ta\ta.nii\tsegment\n")
-@example(b"subject\timage\tuse\na\t" + b"a" * 5000 + b"\tsegment\n")  # no file name is so long
-@example(b"subject\timage\tuse\na\ta\x00b\tsegment\n")
-@example(b"subject\timage\tuse\timage\na\ta\tsegment\tb\n")
-@example(b"subject\timage\tuse\n../../evil\ta\tsegment\n")
-@example(b"subject\timage\tuse\n=1+1\ta\tsegment\n")
+@example(b"subject\timage\tsplit\nx\ta\ta.nii\tsegment\n")
+@example(b"subject\timage\tsplit\na\t" + b"a" * 5000 + b"\tsegment\n")  # no file name is so long
+@example(b"subject\timage\tsplit\na\ta\x00b\tsegment\n")
+@example(b"subject\timage\tsplit\timage\na\ta\tsegment\tb\n")
+@example(b"subject\timage\tsplit\n../../evil\ta\tsegment\n")
+@example(b"subject\timage\tsplit\n=1+1\ta\tsegment\n")
+@example(b"subject\timage\tsplit\tuse\na\ta\tsegment\ttrain\n")
+@example(b"subject\timage\tentities\tsplit\na\ta\trun-1/..\tsegment\n")
 def test_any_sheet_is_checked_or_refused_in_one_line(content):
     checked(content)
 
 
 def test_rows_with_a_cell_too_many_are_refused_rather_than_shifted(tmp_path):
-    (tmp_path / "s.tsv").write_text("subject\timage\tuse\nx\ta\ta.nii\tsegment\n")
+    (tmp_path / "s.tsv").write_text("subject\timage\tsplit\nx\ta\ta.nii\tsegment\n")
     with pytest.raises(InputError, match="more cells than its header"):
         read_sheet(tmp_path / "s.tsv")
 

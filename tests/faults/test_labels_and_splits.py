@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
-from quicknat.cohort.verdicts import read_verdicts
+from quicknat.cohort.check import read_verdicts
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def convert_labels(quicknat, convert, tmp_path, labels):
     outputs = [tmp_path / "out" / name for name in ("dseg.nii.gz", "native.nii.gz")]
 
     def run(protocol=LABELS / "quicknat28.tsv"):
-        options = ("--numbering", "freesurfer", "--protocol", protocol)
+        options = ("--label-convention", "freesurfer", "--protocol", protocol)
         options += ("--output", outputs[0], "--native", outputs[1])
         return quicknat("-q", "convert-labels", labels, "--scan", conformed, *options)
 
@@ -65,7 +65,7 @@ def test_fraction_among_labels_is_refused(refused, labels):
 @pytest.mark.case(31)
 def test_unknown_label_is_refused_with_its_value_and_number_of_voxels(refused, labels):
     changed(labels, 777, np.int16, count=3)
-    refused("label value 777 (3 voxels) is not in the freesurfer numbering", "label table")
+    refused("label value 777 (3 voxels) is not in the freesurfer convention", "label table")
 
 
 TABLES = {
@@ -131,9 +131,8 @@ def check(quicknat, tmp_path, monkeypatch):
 def test_swapped_sides_of_a_label_map_are_found_by_the_check(check, labels, tmp_path):
     tiny_scan(tmp_path / "scan.nii.gz")
     save(labels, np.asarray(nib.load(labels).dataobj)[::-1])
-    rows = (
-        "subject\timage\tlabels\tprotocol\tuse\na\tscan.nii.gz\tlabels.nii.gz\tfreesurfer\ttrain\n"
-    )
+    rows = "subject\timage\tlabels\tlabel_convention\tsplit\n"
+    rows += "a\tscan.nii.gz\tlabels.nii.gz\tfreesurfer\ttrain\n"
     done, found = check(rows)
     assert done.status == 1 and found["sub-a"].verdict == "bad"
     assert "left and right are swapped" in found["sub-a"].reason
@@ -145,7 +144,7 @@ def test_subject_without_a_session_stands_beside_subjects_with_one(check, tmp_pa
         tiny_scan(tmp_path / f"{name}.nii.gz")
     rows = ["a\t1\ta.nii.gz", "a\t2\tb.nii.gz", "c\t\tc.nii.gz"]
     done, found = check(
-        "subject\tsession\timage\tuse\n" + "".join(f"{row}\tsegment\n" for row in rows)
+        "subject\tsession\timage\tsplit\n" + "".join(f"{row}\tsegment\n" for row in rows)
     )
     assert done.status == 0 and list(found) == ["sub-a_ses-1", "sub-a_ses-2", "sub-c"]
 
@@ -179,7 +178,7 @@ def test_scan_may_be_a_link(convert, tmp_path):
 @pytest.mark.case(42)
 def test_sheet_of_windows_with_accents_and_spaces_is_read(check, tmp_path):
     tiny_scan(tmp_path / "ein Schädel.nii.gz")
-    done, found = check("subject\timage\tuse\r\n007\tein Schädel.nii.gz\tsegment\r\n")
+    done, found = check("subject\timage\tsplit\r\n007\tein Schädel.nii.gz\tsegment\r\n")
     assert done.status == 0 and list(found) == ["sub-007"]
 
 
@@ -195,16 +194,16 @@ SHEETS = {
 def test_sheet_with_duplicate_rows_or_without_scans_is_refused(check, tmp_path, fault):
     rows, scan, reason = SHEETS[fault]
     tiny_scan(tmp_path / "a.nii.gz")
-    done, found = check(f"subject\timage\tuse\n{rows}")
+    done, found = check(f"subject\timage\tsplit\n{rows}")
     assert done.status == 1 and found[scan].verdict == "bad" and reason in found[scan].reason
 
 
 COLUMNS = {
     "unknown": (
-        ["subject\timage\tuse\tsesion", "a\ta.nii.gz\tsegment\t1"],
+        ["subject\timage\tsplit\tsesion", "a\ta.nii.gz\tsegment\t1"],
         "did you mean 'session'",
     ),
-    "missing": (["subject\timage", "a\ta.nii.gz"], "'use' is missing"),
+    "missing": (["subject\timage", "a\ta.nii.gz"], "'split' is missing"),
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
-from quicknat.cohort.verdicts import read_verdicts
+from quicknat.cohort.check import read_verdicts
 from quicknat.failures import read_failed
 from quicknat.files import sha256
 from quicknat.model import bundle
@@ -66,7 +66,7 @@ def commands(tmp_path, quicknat, stand_in, stack, monkeypatch):
     done = quicknat("-q", "convert", scan, "--output", conformed, "--spacing", 2, "--size", 48)
     assert done.status == 0, done.lines
     classes = tmp_path / "classes.nii.gz"
-    given = (*protocol, "--scan", conformed, "--numbering", "freesurfer")
+    given = (*protocol, "--scan", conformed, "--label-convention", "freesurfer")
     done = quicknat(
         "-q", "convert-labels", labels, *given, "--output", classes, "--native", native
     )  # fmt: skip
@@ -203,7 +203,7 @@ class Project:
         tiny_scan(self.folder / f"{name}.nii.gz")
         tiny_labels(self.folder / f"{name}_dseg.nii.gz")
         self.wanted.append(CONFORMED.format(name))
-        rows = ["subject\timage\tlabels\tprotocol\tuse"]
+        rows = ["subject\timage\tlabels\tlabel_convention\tsplit"]
         for scan, use in {"t": "train", "v": "val", "s": "segment", "n": "segment"}.items():
             labels = f"{scan}_dseg.nii.gz\tfreesurfer" if use != "segment" else "\t"
             if (self.folder / f"{scan}.nii.gz").exists():
@@ -281,7 +281,7 @@ def test_run_on_other_outputs_leaves_the_temporaries_of_the_first_one_alone(proj
     first = project.start()
     half = project.leave_half_written()
     tiny_scan(project.folder / "other.nii.gz")
-    sheet = "subject\timage\tuse\nother\tother.nii.gz\tsegment\n"
+    sheet = "subject\timage\tsplit\nother\tother.nii.gz\tsegment\n"
     (project.folder / "other.tsv").write_text(sheet)
     overlay = project.overlay | {"sheet": str(project.folder / "other.tsv"), "model": "small"}
     second = run_snakemake(project.folder, CONFORMED.format("other"), overlay=overlay)

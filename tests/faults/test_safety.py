@@ -171,7 +171,7 @@ def test_no_command_but_download_uses_the_network(
     subprocess.run(["tar", "cf", raw / "a.tar", "-C", raw, "sub-1.nii.gz"], check=True)
     ok("unpack", raw / "a.tar", "--member=*", "--folder", tmp_path / "u", "--manifest", raw / "m")
     sheet = tmp_path / "cohort.tsv"
-    ok("sheet", raw, "--output", sheet, "--use", "test", "--protocol", "freesurfer")
+    ok("sheet", raw, "--output", sheet, "--split", "test", "--label-convention", "freesurfer")
     ok("check", sheet, "--output", tmp_path / "check.tsv", *table)
     scans, labels = {}, {}
     for name in ("sub-1", "sub-2"):
@@ -180,8 +180,8 @@ def test_no_command_but_download_uses_the_network(
         labels[name] = anat / f"{name}_space-conformed_dseg.nii.gz"
         ok("convert", raw / f"{name}.nii.gz", "--output", scans[name], *grid)
         ok(
-            "convert-labels", raw / f"{name}_dseg.nii.gz", "--scan", scans[name], "--numbering",
-            "freesurfer", *table, "--output", labels[name], "--native",
+            "convert-labels", raw / f"{name}_dseg.nii.gz", "--scan", scans[name],
+            "--label-convention", "freesurfer", *table, "--output", labels[name], "--native",
             anat / f"{name}_dseg.nii.gz",
         )  # fmt: skip
     ok(
@@ -198,11 +198,11 @@ def test_no_command_but_download_uses_the_network(
         "sub-2_tissues", *grid, "--slice-size", 48,
     )  # fmt: skip
     ok(
-        "synthesize", raw / "sub-2_dseg.nii.gz", *table, "--output", tmp_path / "painted.png",
+        "synthesize", raw / "sub-2_dseg.nii.gz", *table, "--output", tmp_path / "synthetic.png",
         "--spacing", 4,
     )  # fmt: skip
     ok(
-        "reshape", raw / "sub-1.nii.gz", "--labels", raw / "sub-1_dseg.nii.gz", "--like",
+        "warp", raw / "sub-1.nii.gz", "--labels", raw / "sub-1_dseg.nii.gz", "--like",
         raw / "sub-2_dseg.nii.gz", *table, "--spacing", 4, "--output", tmp_path / "copy.nii.gz",
         "--labels-output", tmp_path / "copy_dseg.nii.gz",
     )  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 from cohort_folder import constant
 from helpers import LABELS, tiny_scan
-from quicknat.cohort import findings
+from quicknat.cohort import examine
 from quicknat.cohort.check import check_cohort
 from quicknat.cohort.examine import examine_image, examine_labels
 
@@ -23,13 +23,13 @@ def reads(monkeypatch):
     def note(look):
         return lambda path, *rest: (names.append(path.name), look(path, *rest))[1]
 
-    monkeypatch.setattr(findings, "examine_image", note(examine_image))
-    monkeypatch.setattr(findings, "examine_labels", note(examine_labels))
+    monkeypatch.setattr(examine, "examine_image", note(examine_image))
+    monkeypatch.setattr(examine, "examine_labels", note(examine_labels))
     return names
 
 
 def test_second_check_reads_no_good_file_again_and_says_the_same(cohort, reads):
-    cohort.add("a", labels="a_l.nii.gz", use="train")
+    cohort.add("a", labels="a_l.nii.gz", split="train")
     cohort.add("b")
     first = cohort.check()
     assert sorted(reads) == ["a.nii.gz", "a_l.nii.gz", "b.nii.gz"]
@@ -62,7 +62,7 @@ def test_bad_file_and_orientation_that_changed_are_looked_at_again(cohort, reads
     cohort.check()
     assert reads == ["bad.nii.gz"]
     protocol = LABELS / "tissues4.tsv"
-    cohort.add("l", labels="l_l.nii.gz", use="train")
+    cohort.add("l", labels="l_l.nii.gz", split="train")
     cohort.check()
     reads.clear()
     places, _, cache, threads = cohort.arguments()
@@ -97,13 +97,13 @@ def test_copy_in_another_split_is_bad_and_in_the_same_a_warning(cohort, tmp_path
     source = tiny_scan(tmp_path / "a.nii.gz")
     copy(tmp_path / name, source)
     assert source.read_bytes() != (tmp_path / name).read_bytes()
-    cohort.add("a", labels="l.nii.gz", use="train")
-    cohort.add("b", image=name, use="pretrain")
+    cohort.add("a", labels="l.nii.gz", split="train")
+    cohort.add("b", image=name, split="pretrain")
     cohort.add("c")
     found = cohort.check()
     assert "the same image as sub-b (pretrain)" in found["sub-a"].reason
     assert {verdict.verdict for verdict in found.values()} == {"warning"}
-    cohort.rows[1] |= {"use": "test", "labels": "l.nii.gz", "protocol": "freesurfer"}
+    cohort.rows[1] |= {"split": "test", "labels": "l.nii.gz", "label_convention": "freesurfer"}
     found = cohort.check()
     for scan, other in (("sub-a", "sub-b (test)"), ("sub-b", "sub-a (train)")):
         assert found[scan].verdict == "bad"

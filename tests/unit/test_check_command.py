@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from cohort_folder import SIDE, constant
 from helpers import ROOT, tiny_scan
 from quicknat.cli import app
-from quicknat.cohort.verdicts import read_verdicts
+from quicknat.cohort.check import read_verdicts
 
 
 def run(*arguments):
@@ -34,13 +34,13 @@ def test_command_takes_the_orientation_of_files_that_state_none(tmp_path):
     assert run(*arguments, "--orientation", "LAS").exit_code == 0
 
 
-def test_command_checks_a_sheet_and_estimates_the_space(cohort, monkeypatch):
+def test_command_checks_a_sheet(cohort, monkeypatch):
     cohort.add("a")
     cohort.arguments()
     monkeypatch.chdir(ROOT)
     done = run(cohort.folder / "sheet.tsv", "--output", cohort.table)
     assert done.exit_code == 0, done.output
-    assert "sub-a" in done.output and "GB needed" in done.output
+    assert "sub-a" in done.output and f"table: {cohort.table}" in done.output
     cohort.add("b", make=constant)
     cohort.arguments()
     assert run(cohort.folder / "sheet.tsv", "--output", cohort.table).exit_code == 1

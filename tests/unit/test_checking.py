@@ -6,11 +6,16 @@ import pytest
 
 from cohort_folder import SIDE, constant
 from helpers import save, tiny_labels, tiny_scan
-from quicknat.cohort.check import check_cohort, check_for_workflow
-from quicknat.cohort.disk_space import needed_bytes, space_line
+from quicknat.cohort.check import (
+    WARNING,
+    Verdict,
+    as_text,
+    check_cohort,
+    check_for_workflow,
+    read_verdicts,
+    write_verdicts,
+)
 from quicknat.cohort.examine import examine_labels
-from quicknat.cohort.paths import Places
-from quicknat.cohort.verdicts import WARNING, Verdict, as_text, read_verdicts, write_verdicts
 from quicknat.errors import InputError
 
 
@@ -42,11 +47,11 @@ def test_ten_faults_of_ten_scans_are_listed_in_one_go(cohort, tmp_path):
     cohort.add("series", make=four_dimensional)
     cohort.add("nan", make=not_a_number)
     cohort.add("flat", make=constant)
-    cohort.add("shape", labels="small.nii.gz", use="train")
-    cohort.add("number", labels="unknown.nii.gz", use="train")
-    cohort.add("air", image="air_T1w.nii.gz", labels="air.nii.gz", use="train")
-    cohort.add("swapped", image="swapped_T1w.nii.gz", labels="swapped.nii.gz", use="train")
-    cohort.add("good", labels="good_l.nii.gz", use="train")
+    cohort.add("shape", labels="small.nii.gz", split="train")
+    cohort.add("number", labels="unknown.nii.gz", split="train")
+    cohort.add("air", image="air_T1w.nii.gz", labels="air.nii.gz", split="train")
+    cohort.add("swapped", image="swapped_T1w.nii.gz", labels="swapped.nii.gz", split="train")
+    cohort.add("good", labels="good_l.nii.gz", split="train")
     found = cohort.check()
     expected = {
         "absent": "no such file",
@@ -56,7 +61,7 @@ def test_ten_faults_of_ten_scans_are_listed_in_one_go(cohort, tmp_path):
         "nan": "1728 voxels are NaN",
         "flat": "every voxel is 7",
         "shape": "has shape (8, 8, 8), its image (12, 12, 12)",
-        "number": "label value 9999 (1728 voxels) is not in the freesurfer numbering",
+        "number": "label value 9999 (1728 voxels) is not in the freesurfer convention",
         "air": "holds no structure",
         "swapped": "left and right are swapped",
     }
@@ -69,11 +74,11 @@ def test_ten_faults_of_ten_scans_are_listed_in_one_go(cohort, tmp_path):
 
 def test_all_faults_of_a_sheet_are_listed_and_its_other_scans_are_checked(cohort):
     cohort.add("a b", make=None)
-    cohort.add("c", use="testing")
-    cohort.add("d", use="train")  # without labels
-    cohort.add("e", labels="e_l.nii.gz", use="train", person="anna")
-    cohort.add("f", labels="f_l.nii.gz", use="test", person="anna")
-    cohort.add("g", labels="g_l.nii.gz", use="train", protocol="")
+    cohort.add("c", split="testing")
+    cohort.add("d", split="train")  # without labels
+    cohort.add("e", labels="e_l.nii.gz", split="train", participant="anna")
+    cohort.add("f", labels="f_l.nii.gz", split="test", participant="anna")
+    cohort.add("g", labels="g_l.nii.gz", split="train", label_convention="")
     cohort.add("h", source="moon", make=None)
     cohort.add("i", make=constant)
     found = cohort.check()
@@ -82,8 +87,8 @@ def test_all_faults_of_a_sheet_are_listed_and_its_other_scans_are_checked(cohort
         "sub-a b": "letters and digits",
         "sub-c": "allowed: pretrain, train",
         "sub-d": "no labels",
-        "sub-f": "person 'anna' is in train (sub-e) and in test (sub-f)",
-        "sub-g": "no protocol",
+        "sub-f": "participant 'anna' is in train (sub-e) and in test (sub-f)",
+        "sub-g": "no label_convention",
         "sub-h": "source 'moon'; allowed: local",
         "sub-i": "every voxel is 7",
     }
@@ -106,7 +111,7 @@ def test_table_of_people_that_the_report_could_not_read_is_found_before_the_run(
 def test_header_and_rows_of_a_sheet_are_judged_together(cohort, tmp_path):
     arguments = cohort.arguments()
     (tmp_path / "sheet.tsv").write_text(
-        "subject\timage\tuse\tsex\tage\nx\tx.nii.gz\tsegment\tf\t3\n"
+        "subject\timage\tsplit\tsex\tage\nx\tx.nii.gz\tsegment\tf\t3\n"
     )
     verdicts, faulty = check_cohort(*arguments)
     assert faulty
@@ -122,8 +127,8 @@ def test_label_map_in_the_place_of_an_image_is_a_warning(cohort, demo_dseg):
 
 
 def test_labels_of_a_scan_to_segment_are_not_looked_at(cohort):
-    cohort.add("a", labels="a_seg.nii.gz", protocol="tissues4")
-    cohort.add("b", labels="b_seg.nii.gz", protocol="tissues4", use="test")
+    cohort.add("a", labels="a_seg.nii.gz", label_convention="tissues4")
+    cohort.add("b", labels="b_seg.nii.gz", label_convention="tissues4", split="test")
     found = cohort.check()
     assert "cannot be mapped" not in found["sub-a"].reason
     assert "'protocol' in the settings" in found["sub-b"].reason
@@ -162,7 +167,9 @@ def test_scan_of_an_archive_is_not_here_until_it_is_unpacked(cohort, tmp_path):
 
 def test_bad_labels_of_a_scan_that_is_not_here_yet_are_found(cohort):
     cohort.sources = {"disc": {"kind": "https", "url": "https://x/d.tar"}}
-    cohort.add("a", make=None, source="disc", labels="l.nii.gz", use="train", labels_source="local")
+    cohort.add(
+        "a", make=None, source="disc", labels="l.nii.gz", split="train", labels_source="local"
+    )
     assert cohort.check()["sub-a"].verdict == "not here yet"
     (cohort.folder / "l.nii.gz").unlink()
     verdict = cohort.check()["sub-a"]
@@ -184,28 +191,10 @@ def test_run_is_stopped_with_a_line_for_each_bad_scan_or_goes_on_without_them(co
 
 @pytest.mark.case(38)
 def test_fault_of_the_sheet_cannot_be_skipped(cohort):
-    cohort.add("a", labels="a_l.nii.gz", use="train", person="anna")
-    cohort.add("b", labels="b_l.nii.gz", use="test", person="anna")
-    with pytest.raises(InputError, match="person 'anna'"):
+    cohort.add("a", labels="a_l.nii.gz", split="train", participant="anna")
+    cohort.add("b", labels="b_l.nii.gz", split="test", participant="anna")
+    with pytest.raises(InputError, match="participant 'anna'"):
         check_for_workflow(*cohort.arguments(), "skip")
-
-
-def test_space_counts_what_is_missing_and_says_when_there_is_not_enough(cohort, monkeypatch):
-    from quicknat.cohort.sheet import Scan
-
-    sources = {"disc": {"kind": "https", "url": "https://x/d.tar", "size_mb": "1000"}}
-    places = Places("s.tsv", sources, str(cohort.folder / "results/raw"))
-    scans = [Scan("a", "a.nii", "train", source="disc"), Scan("b", "b.nii", "segment")]
-    rest = (places, cohort.folder / "results", 256, 192)
-    everything = needed_bytes(scans, *rest)
-    (cohort.folder / "results/raw").mkdir(parents=True)
-    (cohort.folder / "results/raw/disc.members.txt").touch()
-    assert everything - needed_bytes(scans, *rest) == 2_000_000_000
-    for done in ("scans/sub-a", "scans/sub-b", "segmentations/sub-b", "slices/sub-a.json"):
-        (cohort.folder / "results" / done).mkdir(parents=True)
-    assert needed_bytes(scans, *rest) == 0
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10**9}))
-    assert "NOT ENOUGH" in space_line(2 * 10**9) and "NOT" not in space_line(10**8)
 
 
 def test_table_is_aligned_and_survives_writing(tmp_path):
@@ -224,8 +213,8 @@ def test_table_is_aligned_and_survives_writing(tmp_path):
 
 
 def test_label_map_without_image_is_checked_by_itself(cohort):
-    cohort.add("m", image=None, labels="m_l.nii.gz", use="pretrain")
-    cohort.add("gone", image=None, labels="absent.nii.gz", use="pretrain")
+    cohort.add("m", image=None, labels="m_l.nii.gz", split="pretrain")
+    cohort.add("gone", image=None, labels="absent.nii.gz", split="pretrain")
     (cohort.folder / "absent.nii.gz").unlink()
     verdicts = cohort.check()
     assert verdicts["sub-m"].verdict == "ok" and verdicts["sub-m"].image.endswith("m_l.nii.gz")

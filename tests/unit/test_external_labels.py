@@ -1,7 +1,7 @@
 """Labels by recon-all, SynthSeg and SAMSEG: what they are asked, and what becomes of their answer.
 
 None of the three can be had here. Stand-ins on PATH note their arguments and copy a real label map
-(FreeSurfer numbering) to where the program would write its own.
+(FreeSurfer's convention) to where the program would write its own.
 """
 
 import json

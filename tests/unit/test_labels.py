@@ -22,8 +22,8 @@ def test_each_protocol_has_the_published_number_of_classes(name, classes, sagitt
 
 def test_left_and_right_swap_roles_between_freesurfer_and_neuromorphometrics(protocol):
     hippocampi = {"freesurfer": (17, 53), "neuromorphometrics": (48, 47)}
-    for numbering, (left, right) in hippocampi.items():
-        mapped = protocol.remap(np.array([left, right]), numbering, "x")
+    for convention, (left, right) in hippocampi.items():
+        mapped = protocol.remap(np.array([left, right]), convention, "x")
         assert [protocol.names[i] for i in mapped] == ["Left hippocampus", "Right hippocampus"]
 
 
@@ -62,7 +62,7 @@ def test_files_that_hold_class_indices_pass_unchanged(protocol):
     assert protocol.remap(indices, "quicknat28", "x").tolist() == indices.tolist()
 
 
-def test_unknown_numbering_is_refused_with_the_allowed_ones(protocol):
+def test_unknown_convention_is_refused_with_the_allowed_ones(protocol):
     with pytest.raises(InputError, match="allowed: freesurfer, neuromorphometrics, quicknat28"):
         protocol.remap(np.array([0, 1]), "talairach", "x")
 

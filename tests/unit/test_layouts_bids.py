@@ -6,7 +6,7 @@ from data_sets import ids, reasons, surfer, tree
 from quicknat.cohort.survey import survey
 
 
-def test_bids_sessions_are_scans_of_one_person(tmp_path):
+def test_bids_sessions_are_scans_of_one_participant(tmp_path):
     found = survey(tree(
         tmp_path, "dataset_description.json", "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
         "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii", "sub-02/anat/sub-02_T1w.nii.gz",
@@ -14,15 +14,35 @@ def test_bids_sessions_are_scans_of_one_person(tmp_path):
     ))  # fmt: skip
     assert (found.layout, found.left_out) == ("bids", [])
     assert ids(found) == ["sub-01_ses-a", "sub-01_ses-b", "sub-02"]
-    assert [scan.person for scan in found.scans] == ["01", "01", "02"]
-    assert {scan.use for scan in found.scans} == {"segment"}
+    assert [scan.participant for scan in found.scans] == ["01", "01", "02"]
+    assert {scan.split for scan in found.scans} == {"segment"}
 
 
-def test_first_t1w_of_a_bids_session_is_taken_and_the_others_are_listed(tmp_path):
-    names = [f"sub-01/anat/sub-01_{rest}_T1w.nii.gz" for rest in ("acq-b", "run-1", "run-2")]
-    found = survey(tree(tmp_path, *names))
-    assert [scan.image for scan in found.scans] == [str(tmp_path / names[0])]
-    assert reasons(found) == dict.fromkeys(names[1:], "another of the same scan was taken")
+def test_every_run_and_acquisition_is_a_scan_of_its_own_with_its_own_labels(tmp_path):
+    stems = ["sub-01_acq-b_ce-gad_run-1", "sub-01_run-1", "sub-01_run-2", "sub-02"]
+    names = [f"{stem[:6]}/anat/{stem}_T1w.nii.gz" for stem in stems]
+    label = "derivatives/manual/sub-01/anat/sub-01_run-2_desc-manual_dseg.nii.gz"
+    found = survey(tree(tmp_path, *names, label))
+    assert (ids(found), found.left_out) == (stems, [])
+    assert [scan.participant for scan in found.scans] == ["01", "01", "01", "02"]
+    assert [bool(scan.labels) for scan in found.scans] == [False, False, True, False]
+
+
+def test_scan_whose_entities_bids_does_not_know_stops_no_other(tmp_path):
+    names = [f"sub-01/anat/sub-01_{rest}T1w.nii.gz" for rest in ("", "acq-a.b_")]
+    found = survey(tree(tmp_path, *names, "sub-02/anat/sub-02_T1w.nii.gz"))
+    assert ids(found) == ["sub-01", "sub-02"]
+    assert reasons(found) == {names[1]: "another of the same scan was taken"}
+
+
+def test_freesurfers_result_of_a_session_is_that_of_its_first_run_or_of_the_named_one(tmp_path):
+    root = tree(tmp_path, *(f"sub-01/anat/sub-01_run-{n}_T1w.nii.gz" for n in (1, 2, 3)),
+                *surfer("derivatives/freesurfer/sub-01"),
+                *surfer("derivatives/freesurfer/sub-01_run-3"))  # fmt: skip
+    first, second, third = survey(root).scans
+    assert first.labels == str(root / "derivatives/freesurfer/sub-01/mri/aseg.mgz")
+    assert (second.labels, second.split) == ("", "segment")
+    assert third.labels == str(root / "derivatives/freesurfer/sub-01_run-3/mri/aseg.mgz")
 
 
 @pytest.mark.case(40)
@@ -53,17 +73,17 @@ def test_bids_label_map_must_have_the_scans_entities_and_space(tmp_path, stem, f
     found = survey(tree(tmp_path, "sub-01/anat/sub-01_run-1_T1w.nii.gz", label))
     (scan,) = found.scans
     assert scan.labels == (str(tmp_path / label) if fits else "")
-    assert scan.use == ("auto" if fits else "segment")
+    assert scan.split == ("auto" if fits else "segment")
     unfit = "has not the entities and space of a scan that was taken"
     assert reasons(found) == ({} if fits else {label: unfit})
 
 
-def test_fmripreps_aseg_is_preferred_and_its_numbering_known(tmp_path):
+def test_fmripreps_aseg_is_preferred_and_its_convention_known(tmp_path):
     folder = "derivatives/fmriprep/sub-01/anat/sub-01"
     names = [f"{folder}_{desc}dseg.nii.gz" for desc in ("", "desc-aparcaseg_", "desc-aseg_")]
     found = survey(tree(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", *names))
     assert found.scans[0].labels == str(tmp_path / names[2])
-    assert found.scans[0].protocol == "freesurfer"
+    assert found.scans[0].label_convention == "freesurfer"
     assert sorted(reasons(found)) == sorted(names[:2])
 
 
@@ -76,7 +96,7 @@ def test_freesurfer_in_bids_derivatives_gives_labels_and_the_image_on_their_grid
     ))  # fmt: skip
     one, first, second = found.scans
     assert one.image == str(tmp_path / "derivatives/freesurfer/sub-01/mri/orig.mgz")
-    assert (one.protocol, one.use) == ("freesurfer", "auto")
+    assert (one.label_convention, one.split) == ("freesurfer", "auto")
     # results without session could be of either session
-    assert (first.labels, first.use) == ("", "segment")
+    assert (first.labels, first.split) == ("", "segment")
     assert second.labels == str(tmp_path / "derivatives/freesurfer/sub-02_ses-2/mri/aseg.mgz")

@@ -12,9 +12,9 @@ def test_plain_folder_pairs_scans_with_label_maps_beside(tmp_path, image, kind):
     found = survey(tree(tmp_path, image, f"x y_{kind}.nii.gz", "z.nii", "notes.txt"))
     assert (found.layout, ids(found), found.left_out) == ("plain", ["sub-xy", "sub-z"], [])
     first, second = found.scans
-    assert (first.image, first.use) == (str(tmp_path / image), "auto")
+    assert (first.image, first.split) == (str(tmp_path / image), "auto")
     assert first.labels == str(tmp_path / f"x y_{kind}.nii.gz")
-    assert second.use == "segment"
+    assert second.split == "segment"
 
 
 def test_plain_folder_says_what_it_leaves_out(tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 
 from data_sets import T88, archive, ids, oasis, reasons, surfer, tree
-from quicknat.cohort.sheet import find_one, read_sheet
+from quicknat.cohort.paths import find_one
+from quicknat.cohort.sheet import read_sheet
 from quicknat.cohort.survey import survey
 from quicknat.cohort.writing import write_sheet
 from quicknat.errors import InputError
@@ -17,12 +18,12 @@ def test_oasis1_discs_give_sessions_labels_and_orientation(tmp_path):
     ))  # fmt: skip
     assert (found.layout, found.left_out) == ("oasis1", [])
     assert ids(found) == ["sub-OAS10001_ses-MR1", "sub-OAS10001_ses-MR2", "sub-OAS10007_ses-MR1"]
-    assert [scan.person for scan in found.scans] == ["OAS10001", "OAS10001", "OAS10007"]
+    assert [scan.participant for scan in found.scans] == ["OAS10001", "OAS10001", "OAS10007"]
     last = found.scans[-1]
     stem = "OAS1_0007_MR1_mpr_n3_anon_111_t88_masked_gfc"
     assert last.image == str(tmp_path / f"disc1/OAS1_0007_MR1/{T88}/{stem}.img")
     assert last.labels == str(tmp_path / f"disc1/OAS1_0007_MR1/FSL_SEG/{stem}_fseg.img")
-    assert (last.protocol, last.orientation, last.use) == ("tissues4", "LAS", "auto")
+    assert (last.label_convention, last.orientation, last.split) == ("tissues4", "LAS", "auto")
 
 
 @pytest.mark.parametrize("change", [str.lower, str.upper])
@@ -41,7 +42,7 @@ def test_oasis1_says_what_it_leaves_out(tmp_path):
         *no_header, *two,
     ))  # fmt: skip
     assert ids(found) == [f"sub-OAS1000{n}_ses-MR1" for n in (1, 3, 4)]
-    assert [scan.use for scan in found.scans] == ["segment", "segment", "auto"]
+    assert [scan.split for scan in found.scans] == ["segment", "segment", "auto"]
     assert "_n3_" in found.scans[2].image and "_n3_" in found.scans[2].labels
     assert sorted(reasons(found).values()) == [
         "another of the same scan was taken",
@@ -57,8 +58,13 @@ def test_labels_from_freesurfer_replace_oasis1s_scans_and_tissues(tmp_path):
     one, two = survey(discs, labels_from=subjects).scans
     assert one.image == str(subjects / "OAS1_0001_MR1/mri/orig.mgz")
     assert one.labels == str(subjects / "OAS1_0001_MR1/mri/aseg.mgz")
-    assert (one.protocol, one.orientation, one.use) == ("freesurfer", "", "auto")
-    assert (two.labels, two.protocol, two.orientation, two.use) == ("", "", "LAS", "segment")
+    assert (one.label_convention, one.orientation, one.split) == ("freesurfer", "", "auto")
+    assert (two.labels, two.label_convention, two.orientation, two.split) == (
+        "",
+        "",
+        "LAS",
+        "segment",
+    )
 
 
 def test_labels_from_a_folder_without_results_are_refused(tmp_path):
@@ -73,7 +79,7 @@ def test_ixi_scans_are_for_pretraining(tmp_path):
         "IXI012-HH-1300-T1.nii.gz", "IXI002-Guys-0828-T2.nii.gz",
     ))  # fmt: skip
     assert (found.layout, ids(found)) == ("ixi", ["sub-IXI002", "sub-IXI012"])
-    assert [(s.use, s.labels, s.person) for s in found.scans] == [
+    assert [(s.split, s.labels, s.participant) for s in found.scans] == [
         ("pretrain", "", "IXI002"),
         ("pretrain", "", "IXI012"),
     ]
@@ -86,7 +92,7 @@ def test_ixi_scans_are_for_pretraining(tmp_path):
 def test_ixi_with_freesurfer_results_stays_for_pretraining(tmp_path):
     scans = tree(tmp_path / "ixi", "IXI002-Guys-0828-T1.nii.gz")
     (scan,) = survey(scans, labels_from=tree(tmp_path / "fs", *surfer("IXI002-Guys-0828-T1"))).scans
-    assert (scan.use, scan.protocol) == ("pretrain", "freesurfer")
+    assert (scan.split, scan.label_convention) == ("pretrain", "freesurfer")
 
 
 @pytest.mark.parametrize("prefix", ["", "./"])

@@ -17,13 +17,13 @@ def test_freesurfer_subjects_have_orig_and_aseg(tmp_path):
     anna, bert = found.scans
     assert anna.image == str(root / "anna/mri/orig.mgz")
     assert anna.labels == str(root / "anna/mri/aseg.mgz")
-    assert (anna.protocol, anna.use, anna.person) == ("freesurfer", "auto", "anna")
+    assert (anna.label_convention, anna.split, anna.participant) == ("freesurfer", "auto", "anna")
     assert bert.image == str(root / "bert/mri/T1.mgz")
 
 
 def test_freesurfer_subject_without_aseg_is_to_segment(tmp_path):
     (scan,) = survey(tree(tmp_path, *surfer("anna", "orig.mgz"))).scans
-    assert (scan.use, scan.labels, scan.protocol) == ("segment", "", "")
+    assert (scan.split, scan.labels, scan.label_convention) == ("segment", "", "")
 
 
 LEFT_OUT_OF_SUBJECTS_DIR = {
@@ -64,8 +64,8 @@ def test_synthseg_folder_pairs_scans_with_their_maps(tmp_path):
     found = survey(tree(tmp_path, "a.nii.gz", "a_synthseg.nii.gz", "b.nii.gz"))
     assert found.layout == "synthseg"
     a, b = found.scans
-    assert (a.labels, a.protocol) == (str(tmp_path / "a_synthseg.nii.gz"), "freesurfer")
-    assert (b.labels, b.use) == ("", "segment")
+    assert (a.labels, a.label_convention) == (str(tmp_path / "a_synthseg.nii.gz"), "freesurfer")
+    assert (b.labels, b.split) == ("", "segment")
 
 
 def test_synthseg_map_goes_with_the_image_resampled_to_its_grid(tmp_path):

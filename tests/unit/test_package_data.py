@@ -83,12 +83,14 @@ def test_everything_works_from_a_wheel_in_an_empty_folder(elsewhere, head, demo_
     quicknat, folder = elsewhere
     for name, data in (("a", head.data), ("a_dseg", demo_dseg.data)):
         save(folder / f"{name}.nii.gz", data.astype(np.int16), head.affine)
-    quicknat("sheet", ".", "--output", "cohort.tsv", "--protocol", "freesurfer", "--use", "test")
+    options = ("--label-convention", "freesurfer", "--split", "test")
+    quicknat("sheet", ".", "--output", "cohort.tsv", *options)
     assert "ok" in quicknat("check", "cohort.tsv")
     quicknat("convert", "a.nii.gz", "--output", "T1w.nii.gz", "--spacing", 4, "--size", 64)
     quicknat(
-        "convert-labels", "a_dseg.nii.gz", "--numbering", "freesurfer", "--scan", "T1w.nii.gz",
-        "--protocol", "tissues4", "--output", "dseg.nii.gz", "--native", "native.nii.gz",
+        "convert-labels", "a_dseg.nii.gz", "--label-convention", "freesurfer",
+        "--scan", "T1w.nii.gz", "--protocol", "tissues4", "--output", "dseg.nii.gz",
+        "--native", "native.nii.gz",
     )  # fmt: skip
     # the bundled models take a minute or two of a slow CPU; exporting one loads it as well
     quicknat("segment", "a.nii.gz", "--model", model, "--name", "sub-a", "--output", "out")

@@ -16,7 +16,7 @@ from quicknat.plan import Plan, plan
 def scan(name: str, use: str, image: bool = True, labels: bool = True, session: str = "") -> Scan:
     return Scan(
         name, f"{name}.nii.gz" * image, use, session=session, labels=f"{name}_l.nii.gz" * labels,
-        protocol="freesurfer" * labels, person=name,
+        label_convention="freesurfer" * labels, participant=name,
     )  # fmt: skip
 
 
@@ -120,8 +120,8 @@ def test_warm_start_is_for_where_it_is_asked_for():
 
 
 REFUSED = {
-    "nothing to train on": ([SEGMENT], {}, "no scan has use=train"),
-    "nothing to segment": (TRAIN, {"model": "1mm"}, "no scan has use=segment or test"),
+    "nothing to train on": ([SEGMENT], {}, "no scan has split=train"),
+    "nothing to segment": (TRAIN, {"model": "1mm"}, "no scan has split=segment or test"),
     "no atlas": (
         [*COHORT, UNLABELLED],
         {"auto_labels": {"atlases": []}},

@@ -10,8 +10,8 @@ import pytest
 
 from helpers import ROOT, dead_links
 from made_up_results import made_up_results, split_tables
+from quicknat.cohort.check import Verdict
 from quicknat.cohort.sheet import Scan
-from quicknat.cohort.verdicts import Verdict
 from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
 from quicknat.failures import Failure
@@ -43,21 +43,21 @@ HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
 def hostile_scans():
     """What a sheet with other rules might let through; no slash, for these are names of files."""
     return [
-        Scan(subject="""<img src=x onerror=alert(1)>"'ü""", image=HOSTILE, use="test",
-             person=HOSTILE),
-        Scan(subject="2", image="b.nii", use="segment", person="2"),
+        Scan(subject="""<img src=x onerror=alert(1)>"'ü""", image=HOSTILE, split="test",
+             participant=HOSTILE),
+        Scan(subject="2", image="b.nii", split="segment", participant="2"),
     ]  # fmt: skip
 
 
 def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more(
     tmp_path, protocol
 ):
-    scans = [Scan(subject=str(n), image="a.nii", use="test", person=str(n)) for n in (1, 2)]
+    scans = [Scan(subject=str(n), image="a.nii", split="test", participant=str(n)) for n in (1, 2)]
     inputs = made_up_results(tmp_path / "results", scans, protocol)
     output = tmp_path / "results/report/index.html"
     write_report(inputs, output)
     assert "mean Dice of 2 people" in output.read_text()
-    now = [replace(scans[0], use="segment")]  # and the other one is gone
+    now = [replace(scans[0], split="segment")]  # and the other one is gone
     write_report(replace(inputs, scans=now, segmented=["sub-1"]), output)
     assert "mean Dice of" not in output.read_text()
     assert "mean Dice" not in output.with_name("sub-1.html").read_text()
@@ -92,7 +92,7 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
 
 @pytest.mark.parametrize("use", ["test", "segment"])
 def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use):
-    scans = [Scan(subject="1", image="a.nii", use=use, person="1")]
+    scans = [Scan(subject="1", image="a.nii", split=use, participant="1")]
     inputs = made_up_results(tmp_path / "results", scans, protocol, "said of the scores")
     output = tmp_path / "results/report/index.html"
     write_report(inputs, output)
@@ -130,7 +130,7 @@ def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path):
     path = tmp_path / "participants.tsv"
     path.write_bytes("\ufeffage\tparticipant_id\tsex\n007\tsub-1\t\n".encode())
     people = People(read_participants(path))
-    scan = Scan(subject="1", image="a.nii", use="test")
+    scan = Scan(subject="1", image="a.nii", split="test")
     assert people.columns == ["age", "sex"] and people.of(scan) == ["007", "n/a"]
     assert demographics(people, [scan]) == ["age 7 to 7, median 7 (known of 1)"]
 
@@ -152,7 +152,7 @@ def test_note_in_another_encoding_is_refused(tmp_path):
 
 def test_page_says_what_was_left_out_and_what_waits(tmp_path, protocol):
     inputs = made_up_results(
-        tmp_path, [Scan(subject="1", image="a.nii", use="test", person="1")], protocol,
+        tmp_path, [Scan(subject="1", image="a.nii", split="test", participant="1")], protocol,
         skipped=[Verdict("sub-8", "test", "c.nii", "bad", "is damaged")],
         waiting=["sub-2", "sub-3"],
     )  # fmt: skip
@@ -164,7 +164,7 @@ def test_page_says_what_was_left_out_and_what_waits(tmp_path, protocol):
 
 def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, protocol):
     scans = [
-        Scan(subject=name, image="a.nii", use=use, person=name)
+        Scan(subject=name, image="a.nii", split=use, participant=name)
         for name, use in (("1", "test"), ("2", "segment"), ("9", "segment"))
     ]
     inputs = made_up_results(tmp_path, scans[:2], protocol)
@@ -183,7 +183,7 @@ def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, p
 
 
 def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
-    scan = Scan(subject="1", image="a.nii", use="test", person="1")
+    scan = Scan(subject="1", image="a.nii", split="test", participant="1")
     inputs = made_up_results(tmp_path, [scan], protocol)
     (tmp_path / "model/bundle.json").unlink()
     failed = [Failure("finetune", "axial", "killed", "results/logs/finetune/axial.log", "")]
@@ -193,7 +193,7 @@ def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
 
 
 def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path, protocol):
-    scan = Scan(subject="1", image="a.nii", use="test", person="1")
+    scan = Scan(subject="1", image="a.nii", split="test", participant="1")
     inputs = made_up_results(tmp_path, [scan], protocol, given="malc")
     output = tmp_path / "report/index.html"
     write_report(inputs, output)  # with histories of another run lying there
@@ -204,7 +204,7 @@ def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path
 
 
 def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol):
-    scans = [Scan(subject=name, image="a.nii", use="test", person=name) for name in "123"]
+    scans = [Scan(subject=name, image="a.nii", split="test", participant=name) for name in "123"]
     inputs = made_up_results(tmp_path, scans, protocol)
     bundle = tmp_path / "model/bundle.json"
     described = json.loads(bundle.read_text())
@@ -219,7 +219,7 @@ def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol
 
 
 def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):
-    scans = [Scan(subject=name, image="a.nii", use="segment", person=name) for name in "12"]
+    scans = [Scan(subject=name, image="a.nii", split="segment", participant=name) for name in "12"]
     output = tmp_path / "report/index.html"
     inputs = made_up_results(tmp_path, scans, protocol)
     write_report(inputs, output)

@@ -101,11 +101,15 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
     tmp_path, protocol, monkeypatch
 ):
     persons = {"1": "anna", "2": "anna", "3": "ben", "4": "cleo"}
-    scans = [Scan(subject=s, image="a.nii", use="test", person=p) for s, p in persons.items()]
+    scans = [
+        Scan(subject=s, image="a.nii", split="test", participant=p) for s, p in persons.items()
+    ]
     inputs = made_up_results(tmp_path, scans, protocol)
     rows = [f"{s}\ta.nii\tb.nii\tfreesurfer\ttest\t{p}\n" for s, p in persons.items()]
     sheet = tmp_path / "cohort.tsv"
-    sheet.write_text("subject\timage\tlabels\tprotocol\tuse\tperson\n" + "".join(rows))
+    sheet.write_text(
+        "subject\timage\tlabels\tlabel_convention\tsplit\tparticipant\n" + "".join(rows)
+    )
     for name, part in inputs.table("segmentations/volumes.tsv").groupby("subject"):
         part.drop(columns="subject").to_csv(tmp_path / f"{name}_volumes.tsv", sep="\t")
     (tmp_path / "list.txt").write_text("\n".join(map(str, tmp_path.glob("*_volumes.tsv"))))

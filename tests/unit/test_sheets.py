@@ -3,25 +3,26 @@
 import pytest
 
 from data_sets import oasis, surfer, tree
-from quicknat.cohort.sheet import by_source, find_one, read_sheet
+from quicknat.cohort.paths import find_one
+from quicknat.cohort.sheet import by_source, read_sheet
 from quicknat.cohort.survey import survey
-from quicknat.cohort.writing import add_to_sheet, read_demographics, settle, write_sheet
+from quicknat.cohort.writing import add_to_sheet, read_demographics, resolve, write_sheet
 from quicknat.errors import InputError
 from quicknat.schema import load_schema
 
 
-def test_use_is_given_to_the_scans_that_can_have_it(tmp_path):
+def test_split_is_given_to_the_scans_that_can_have_it(tmp_path):
     scans = survey(tree(tmp_path, *surfer("anna"), *surfer("bert", "orig.mgz"))).scans
-    assert [scan.use for scan in settle(scans, "train")] == ["train", "segment"]
-    assert [scan.use for scan in settle(scans, "pretrain")] == ["pretrain", "pretrain"]
-    assert [scan.use for scan in settle(scans)] == ["auto", "segment"]
+    assert [scan.split for scan in resolve(scans, "train")] == ["train", "segment"]
+    assert [scan.split for scan in resolve(scans, "pretrain")] == ["pretrain", "pretrain"]
+    assert [scan.split for scan in resolve(scans)] == ["auto", "segment"]
 
 
-def test_numbering_that_no_layout_tells_must_be_stated(tmp_path):
+def test_convention_that_no_layout_states_must_be_given(tmp_path):
     scans = survey(tree(tmp_path, "a.nii", "a_seg.nii")).scans
-    with pytest.raises(InputError, match=r"a_seg.nii: .*numbering.*--protocol"):
-        settle(scans)
-    assert [scan.protocol for scan in settle(scans, protocol="seed4")] == ["seed4"]
+    with pytest.raises(InputError, match=r"a_seg.nii: .*convention.*--label-convention"):
+        resolve(scans)
+    assert [scan.label_convention for scan in resolve(scans, convention="seed4")] == ["seed4"]
 
 
 def test_paths_are_relative_below_the_sheet_and_absolute_elsewhere(tmp_path):
@@ -39,7 +40,8 @@ def test_sheet_has_the_schemas_columns_and_is_never_overwritten_unasked(tmp_path
     scans = survey(tree(tmp_path, *surfer("anna"))).scans
     path = tmp_path / "cohort.tsv"
     write_sheet(scans, path)
-    assert path.read_text().splitlines()[0].split("\t") == list(load_schema("sheet")["properties"])
+    columns = [name for name in load_schema("sheet")["properties"] if name != "entities"]
+    assert path.read_text().splitlines()[0].split("\t") == columns
     path.write_text("mine")
     with pytest.raises(InputError, match=r"cohort.tsv: exists; .*--overwrite"):
         write_sheet(scans, path)
@@ -65,7 +67,7 @@ def test_results_of_freesurfer_that_fit_no_scan_are_named(tmp_path):
 def test_path_with_a_brace_is_left_out_and_refused(tmp_path):
     found = survey(tree(tmp_path, "a{b}.nii", "c.nii"))
     assert [scan.id for scan in found.scans] == ["sub-c"] and "a brace" in found.left_out[0].reason
-    (tmp_path / "cohort.tsv").write_text("subject\timage\tuse\na\ta{b}.nii\tsegment\n")
+    (tmp_path / "cohort.tsv").write_text("subject\timage\tsplit\na\ta{b}.nii\tsegment\n")
     with pytest.raises(InputError, match="sub-a has a path with a brace"):
         read_sheet(tmp_path / "cohort.tsv")
 
@@ -92,33 +94,44 @@ def test_new_scans_are_added_to_a_sheet_and_the_rest_of_it_stays(tmp_path):
     scans, sheet, text, cleo = grown(tmp_path)
     found, new = add_to_sheet(scans, sheet)
     assert sheet.read_text() == f"{text}\n{cleo}\n"  # bert was taken out by hand, and stays out
-    assert new == 1 and (found[0].id, found[0].use) == ("sub-anna", "val")
+    assert new == 1 and (found[0].id, found[0].split) == ("sub-anna", "val")
     assert add_to_sheet(scans, sheet)[1] == 0
     assert sheet.read_text() == f"{text}\n{cleo}\n"
 
 
+def test_new_scans_are_added_to_a_sheet_with_old_names_of_columns(tmp_path, caplog):
+    scans, sheet, text, cleo = grown(tmp_path)
+    old = text.replace("label_convention\tsplit\tparticipant", "protocol\tuse\tperson")
+    sheet.write_text(old)
+    found, new = add_to_sheet(scans, sheet)
+    assert old != text and sheet.read_text() == f"{old}\n{cleo}\n"
+    assert new == 1 and found[0].split == "val"
+
+
 def test_new_scans_go_into_the_columns_that_a_sheet_has(tmp_path):
     scans, sheet, _, _ = grown(tmp_path)
-    sheet.write_text("use\tlabels\timage\tprotocol\tsubject\nsegment\t\tx.nii\t\tanna\n")
+    sheet.write_text("split\tlabels\timage\tlabel_convention\tsubject\nsegment\t\tx.nii\t\tanna\n")
     found, new = add_to_sheet(scans[2:], sheet)
     assert new == 1 and [scan.id for scan in found] == ["sub-anna", "sub-cleo"]
-    sheet.write_text("use\timage\tsubject\nsegment\tx.nii\tanna\n")
+    sheet.write_text("split\timage\tsubject\nsegment\tx.nii\tanna\n")
     with pytest.raises(InputError, match="has no column 'labels', which new scans need"):
         add_to_sheet(scans, sheet)
-    assert sheet.read_text() == "use\timage\tsubject\nsegment\tx.nii\tanna\n"
+    assert sheet.read_text() == "split\timage\tsubject\nsegment\tx.nii\tanna\n"
     with pytest.raises(InputError, match="no such file"):
         add_to_sheet(scans, tmp_path / "absent.tsv")
 
 
 def test_rows_without_trailing_cells_and_foreign_line_ends_stay_as_they_are(tmp_path):
     scans, sheet, _, _ = grown(tmp_path)
-    text = "\ufeffsubject\timage\tlabels\tuse\tprotocol\tsession\r\n"
+    text = "\ufeffsubject\timage\tlabels\tsplit\tlabel_convention\tsession\r\n"
     text += "anna\ta.nii\t\tsegment\r\n#bert\tb.nii\t\tsegment\r\n"
     sheet.write_bytes(text.encode())
     _, new = add_to_sheet(scans, sheet)
     found = sheet.read_bytes().decode()
     assert new == 1 and found.startswith(text + "cleo\t") and found.endswith("\t\r\n")
-    sheet.write_text("subject\timage\tuse\tlabels\tprotocol\tage\nanna\ta.nii\tsegment\t\t\t30\n")
+    sheet.write_text(
+        "subject\timage\tsplit\tlabels\tlabel_convention\tage\nanna\ta.nii\tsegment\t\t\t30\n"
+    )
     with pytest.raises(InputError, match=r"cohort\.tsv: unknown key 'age'"):
         add_to_sheet(scans, sheet)
 
@@ -144,10 +157,10 @@ def test_people_of_new_scans_are_added_to_those_that_are_known(tmp_path):
 
 
 def test_invalid_sheet_is_refused_under_its_own_name_and_not_written(tmp_path):
-    scans = settle(survey(tree(tmp_path, "a.nii", "a_seg.nii")).scans, protocol="free surfer")
+    scans = resolve(survey(tree(tmp_path, "a.nii", "a_seg.nii")).scans, convention="free surfer")
     with pytest.raises(InputError) as error:
         write_sheet(scans, tmp_path / "out/cohort.tsv")
-    assert "out/cohort.tsv row 1" in str(error.value) and "'protocol'" in str(error.value)
+    assert "out/cohort.tsv row 1" in str(error.value) and "'label_convention'" in str(error.value)
     assert list((tmp_path / "out").iterdir()) == []
 
 

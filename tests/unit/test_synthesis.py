@@ -1,4 +1,4 @@
-"""Images painted from label maps: seeded, aligned with their classes, like real ones in range."""
+"""Synthetic images of label maps: seeded, aligned with their classes, like real ones in range."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from quicknat.synthesis.synthesize import (
     REFERENCE,
     Ranges,
     _acquisition,
-    _bend,
     _Draw,
-    paint,
+    _warp,
     synthesize,
+    synthesize_batch,
 )
 from quicknat.synthesis.tissue_table import tissue_table
 
@@ -58,7 +58,7 @@ def changed(**values):
     return Ranges(**STILL | values)
 
 
-def test_same_seed_paints_the_same_and_another_another(slices):
+def test_same_seed_gives_the_same_image_and_another_another(slices):
     one, two, other = (synthesize(*slices, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
     assert not torch.equal(one[0], other[0]) and not torch.equal(one[1], other[1])
@@ -105,7 +105,7 @@ def test_largest_displacement_folds_nothing():
     for seed in range(10):
         draw = _Draw(8, generator(seed))
         draw.uniform = lambda *shape: torch.ones(8, *shape)
-        x, y = _bend(maps, draw, ranges).unbind(1)
+        x, y = _warp(maps, draw, ranges).unbind(1)
         inside = (x > 0) & (y > 0)
         assert (x.diff(dim=2) >= 0)[inside[:, :, 1:] & inside[:, :, :-1]].all()
         assert (y.diff(dim=1) >= 0)[inside[:, 1:] & inside[:, :-1]].all()
@@ -124,7 +124,7 @@ def test_pictures_are_scaled_as_conformed_scans_are(slices):
 
 
 @pytest.mark.parametrize("index", [0, 1, 32])
-def test_slice_of_a_single_tissue_is_painted_too(index):
+def test_slice_of_a_single_tissue_is_synthesized_too(index):
     tissues = torch.full((2, SIDE, SIDE), index, dtype=torch.uint8)
     for seed in range(10):
         image, classes = synthesize(tissues, torch.zeros_like(tissues), generator(seed))
@@ -160,20 +160,20 @@ def test_acquisition_keeps_what_is_even_and_blurs_coarse_axes_more():
     assert (coarse @ edge).diff().amax() < (fine @ edge).diff().amax()
 
 
-def test_only_slices_of_tissues_are_painted(slices):
+def test_only_slices_of_tissues_are_synthesized(slices):
     tissues, classes = slices
     batch = {"image": tissues[:, None].float() / 100, "labels": classes}
     batch |= {"tissues": torch.tensor([False, True, False])}
     batch["image"][1] *= 100
-    image, labels = paint(batch, 7)
+    image, labels = synthesize_batch(batch, 7)
     for number in (0, 2):
         assert torch.equal(image[number], batch["image"][number])
         assert torch.equal(labels[number], classes[number])
     assert image[1].max() <= 1 and not torch.equal(labels[1], classes[1])
-    again, _ = paint(batch, 7)
+    again, _ = synthesize_batch(batch, 7)
     assert torch.equal(image, again) and batch["image"][1].max() > 1  # left as it was
     batch["tissues"][:] = False
-    assert torch.equal(paint(batch, 7)[0], batch["image"])
+    assert torch.equal(synthesize_batch(batch, 7)[0], batch["image"])
 
 
 def test_every_tensor_is_made_where_the_slices_are(slices):
@@ -190,7 +190,7 @@ def test_contact_sheet_shows_as_many_samples_as_asked_for(slices, protocol):
     assert np.array_equal(sheet, contact_sheet([stack, stack], protocol, "coronal", 6, 0))
 
 
-def test_command_draws_painted_slices(dseg_file, tmp_path):
+def test_command_draws_synthetic_slices(dseg_file, tmp_path):
     import matplotlib.image
     from typer.testing import CliRunner
 

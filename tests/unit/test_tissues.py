@@ -12,7 +12,7 @@ from scipy import ndimage
 from helpers import LABELS
 from quicknat.errors import InputError
 from quicknat.images.conform import conform
-from quicknat.images.labels import NUMBERINGS, Protocol, parse_ids
+from quicknat.images.labels import CONVENTIONS, Protocol, parse_ids
 from quicknat.images.slices import VIEWS
 from quicknat.images.volumes import Volume
 from quicknat.synthesis.tissue_table import tissue_table
@@ -21,24 +21,24 @@ from quicknat.synthesis.tissues import conformed_tissues, split_outside, to_tiss
 SHIPPED = [Protocol.read(path) for path in sorted(LABELS.glob("*.tsv"))]
 
 
-def numbers(protocol, numbering):
-    return [parse_ids(text) for text in protocol.table[numbering]]
+def numbers(protocol, convention):
+    return [parse_ids(text) for text in protocol.table[convention]]
 
 
-@pytest.mark.parametrize("numbering", NUMBERINGS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("protocol", SHIPPED, ids=lambda protocol: protocol.name)
-def test_every_number_that_a_shipped_protocol_knows_is_a_tissue(protocol, numbering):
-    known = np.concatenate([np.array(ids, int) for ids in numbers(protocol, numbering)])
-    found = to_tissues(known, numbering, protocol, "x")
+def test_every_number_that_a_shipped_protocol_knows_is_a_tissue(protocol, convention):
+    known = np.concatenate([np.array(ids, int) for ids in numbers(protocol, convention)])
+    found = to_tissues(known, convention, protocol, "x")
     assert found.max() < len(tissue_table()) and found.dtype == np.uint8
 
 
-@pytest.mark.parametrize("numbering", NUMBERINGS)
-def test_structures_are_tissues_of_their_own_and_both_sides_the_same(numbering):
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_structures_are_tissues_of_their_own_and_both_sides_the_same(convention):
     protocol = next(protocol for protocol in SHIPPED if protocol.name == "quicknat33")
     tissues = {
-        index: set(to_tissues(np.array(ids), numbering, protocol, "x").tolist())
-        for index, ids in enumerate(numbers(protocol, numbering))
+        index: set(to_tissues(np.array(ids), convention, protocol, "x").tolist())
+        for index, ids in enumerate(numbers(protocol, convention))
         if index
     }
     assert all(0 not in found for found in tissues.values())
@@ -50,12 +50,12 @@ def test_structures_are_tissues_of_their_own_and_both_sides_the_same(numbering):
 
 
 def test_no_number_is_two_tissues():
-    for numbering in NUMBERINGS:
-        known = [n for text in tissue_table()[numbering] for n in parse_ids(text)]
+    for convention in CONVENTIONS:
+        known = [n for text in tissue_table()[convention] for n in parse_ids(text)]
         assert len(known) == len(set(known))
 
 
-def test_map_in_the_protocols_own_classes_is_painted_too(protocol):
+def test_map_in_the_protocols_own_classes_is_taken_too(protocol):
     classes = np.arange(len(protocol.names))
     tissues = to_tissues(classes, "quicknat28", protocol, "x")
     assert tissues[0] == 0 and len(set(tissues.tolist())) == protocol.n_classes("sagittal")

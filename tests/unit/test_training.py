@@ -95,7 +95,7 @@ def test_history_has_the_learning_rate_that_each_epoch_began_with(stack, tmp_pat
 
 
 def test_empty_training_set_is_refused(tmp_path, protocol):
-    with pytest.raises(InputError, match="use=train"):
+    with pytest.raises(InputError, match="split=train"):
         train_view("coronal", protocol, [], [], settings(), tmp_path)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT, job_counts
-from quicknat.cohort.verdicts import Verdict, read_verdicts, write_verdicts
+from quicknat.cohort.check import Verdict, read_verdicts, write_verdicts
 from quicknat.package_data import MODELS, label_table
 
-HEADER = "subject|image|labels|protocol|use|person"
+HEADER = "subject|image|labels|label_convention|split|participant"
 TRAIN = ["t1|t1.nii.gz|t1_l.nii.gz|freesurfer|train|", "t2|t2.nii.gz|t2_l.nii.gz|freesurfer|train|"]
 VAL = "v1|v1.nii.gz|v1_l.nii.gz|freesurfer|val|"
 TEST = "e1|e1.nii.gz|e1_l.nii.gz|freesurfer|test|"

@@ -43,7 +43,7 @@ def test_another_workflow_segments_with_our_rules_and_uses_the_volumes(tmp_path,
     tiny_scan(tmp_path / "a.nii.gz")
     tiny_scan(tmp_path / "b.nii.gz")
     tiny_labels(tmp_path / "b_dseg.nii.gz")
-    rows = ["subject\timage\tlabels\tprotocol\tuse", "a\ta.nii.gz\t\t\tsegment"]
+    rows = ["subject\timage\tlabels\tlabel_convention\tsplit", "a\ta.nii.gz\t\t\tsegment"]
     rows += ["b\tb.nii.gz\tb_dseg.nii.gz\tfreesurfer\ttest"]
     (tmp_path / "cohort.tsv").write_text("\n".join(rows) + "\n")
     settings = {"quicknat": {"sheet": "cohort.tsv", "model": str(model)}}

@@ -29,7 +29,7 @@ def project(tmp_path):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, folder)
-    rows = ["subject\timage\tlabels\tprotocol\tuse"]
+    rows = ["subject\timage\tlabels\tlabel_convention\tsplit"]
     for name, use in SCANS.items():
         tiny_scan(folder / f"{name}.nii.gz")
         tiny_labels(folder / f"{name}_dseg.nii.gz")

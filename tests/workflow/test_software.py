@@ -65,7 +65,7 @@ def environment(tmp_path):
 @pytest.fixture
 def cohort(tmp_path):
     """An overlay for two scans to train on."""
-    rows = ["subject\timage\tlabels\tprotocol\tuse"]
+    rows = ["subject\timage\tlabels\tlabel_convention\tsplit"]
     for name in ("t1", "t2"):
         tiny_scan(tmp_path / f"{name}.nii.gz")
         tiny_labels(tmp_path / f"{name}_l.nii.gz")

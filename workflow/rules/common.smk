@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
+from quicknat.cohort.sheet import SCAN_NAME
 from quicknat.errors import InputError
 from quicknat.images.slices import VIEWS
 from quicknat.model.given_model import BUNDLE_FILES
@@ -17,13 +18,11 @@ from quicknat.reruns import GRID_FORMAT, file_digest
 from quicknat.run import load_run
 from quicknat.training.trained import MODEL_FILES
 
-BASE = str(
-    Path(str(workflow.current_basedir)).parents[1]
-)  # of this workflow, also where another one uses it
+# of this workflow, also where another one uses it
+BASE = str(Path(str(workflow.current_basedir)).parents[1])
 RESULTS = workflow.pathvars.get("results")  # "results", unless the user's `pathvars` say otherwise
 # where downloads go; other workflows of MONAI users keep theirs there too
 RAW = os.path.normpath(os.environ.get("MONAI_DATA_DIRECTORY") or f"{RESULTS}/raw")
-SCAN_NAME = r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?"
 CONFORMED = "<results>/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 BUNDLED = [f"<results>/model/{name}" for name in BUNDLE_FILES]
 

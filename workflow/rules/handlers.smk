@@ -7,8 +7,8 @@
 import yaml
 from snakemake.logging import logger
 
-from quicknat.cohort.findings import write_cache
-from quicknat.cohort.verdicts import write_verdicts
+from quicknat.cohort.examine import write_cache
+from quicknat.cohort.check import write_verdicts
 from quicknat.failures import JobLog, close_run
 from quicknat.files import remove_temporaries, written_whole
 

@@ -81,7 +81,7 @@ rule score_figures:
         classes=RUN.classes,
         sheet=untracked(PATHS.sheet),
         # what the sheet is read for: means are over people
-        persons=[f"{name} {PLAN.scans[name].person}" for name in PLAN.test],
+        participants=[f"{name} {PLAN.scans[name].participant}" for name in PLAN.test],
         folder=subpath(output.dice, parent=True),
     shell:
         "quicknat score-figures {input.metrics:q} --views {input.views:q}"
@@ -119,7 +119,7 @@ rule report:
             *map(file_digest, COHORT_FILES.values()),
         ],
         title=Path(PATHS.sheet).stem,
-        cohort=[f"{name} {scan.use}" for name, scan in PLAN.scans.items()],
+        cohort=[f"{name} {scan.split}" for name, scan in PLAN.scans.items()],
         segmented=PLAN.segmented,
         skipped=RUN.skipped,
         results=subpath(input.bundle, ancestor=2),

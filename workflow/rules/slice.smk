@@ -57,6 +57,6 @@ rule slice_tissues:
         folder=subpath(output.record, parent=True),
     shell:
         "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
-        " --numbering {params.label_convention:q} {params.scan:q} --protocol {params.protocol:q}"
+        " --label-convention {params.label_convention:q} {params.scan:q} --protocol {params.protocol:q}"
         " --folder {params.folder:q} --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
         " --size {params.size:q} --slice-size {params.window:q} 2>&1 | tee {log:q}"

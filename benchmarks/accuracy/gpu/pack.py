@@ -100,8 +100,8 @@ def main(
         start = head_window(head, COARSE_MM, COARSE_WINDOW)
         both = [crop(data, start, COARSE_WINDOW).astype(np.uint8) for data in (drawn, classes)]
         parts[f"map {path.name.removesuffix('.nii.gz')}"] = np.stack(both)
-    by_hand = table[table["protocol"] == "neuromorphometrics"]
-    folds = fold_of(by_hand["person"].tolist(), FOLDS)
+    by_hand = table[table["label_convention"] == "neuromorphometrics"]
+    folds = fold_of(by_hand["participant"].tolist(), FOLDS)
     parts["persons"] = np.array(list(folds))
     parts["folds"] = np.array(list(folds.values()))
     if heads:
@@ -109,7 +109,7 @@ def main(
         with ProcessPoolExecutor(cores) as pool:
             jobs = {}
             for fold in range(FOLDS):
-                training = by_hand[by_hand["person"].map(folds) != fold]
+                training = by_hand[by_hand["participant"].map(folds) != fold]
                 atlases = [
                     coarse(scan, protocol, stripped=False)
                     for scan in training[:ATLASES].to_dict("records")

@@ -23,29 +23,29 @@ from quicknat.images.labels import Protocol
 from quicknat.images.resampling import resample, resample_labels
 from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import label_table
-from quicknat.synthesis.warping import BOX_MM, bend, grid_around
+from quicknat.synthesis.warping import BOX_MM, grid_around, registered
 
 PROTOCOL = label_table("quicknat28")
 SPACING_MM, NODES_MM = 1.5, 4.0  # of the registration, of what is kept of it
 UNIT_MM = 0.1  # displacements are integers of it
 
 
-def classes(path: Path, numbering: str) -> Volume:
+def classes(path: Path, convention: str) -> Volume:
     """A label map in classes of the protocol."""
     volume = read_volume(path)
-    return Volume(Protocol.read(PROTOCOL).remap(volume.data, numbering, path), volume.affine, path)
+    return Volume(Protocol.read(PROTOCOL).remap(volume.data, convention, path), volume.affine, path)
 
 
-def field(image: Path, labels: Path, numbering: str, like: Path, output: Path) -> str:
+def field(image: Path, labels: Path, convention: str, like: Path, output: Path) -> str:
     """Register one scan to one map, and write the displacement.
 
     ``field`` int16 (48, 48, 48, 3): what to add to a point of the map's 192 mm cube to get the
     scan's, along the axes, in tenths of a millimetre. ``cube`` (3,): the scan's cube's centre,
     world mm.
     """
-    own, other = classes(labels, numbering), classes(like, "freesurfer")
+    own, other = classes(labels, convention), classes(like, "freesurfer")
     here, there = grid_around(own, SPACING_MM), grid_around(other, SPACING_MM)
-    bent = bend(
+    bent = registered(
         resample(read_volume(image), here), resample_labels(own, here),
         resample_labels(other, there), SPACING_MM,
     )  # fmt: skip
@@ -78,12 +78,12 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     step, jobs = max(1, len(shapes) // copies), []
     with ProcessPoolExecutor(cores) as pool:
-        for number, scan in enumerate(table[table["use"] == "train"].to_dict("records")):
+        for number, scan in enumerate(table[table["split"] == "train"].to_dict("records")):
             for copy in range(copies):
                 like = shapes[(number + copy * step) % len(shapes)]
                 name = output / f"{scan['subject']}_{like.name.removesuffix('.nii.gz')}.npz"
                 if not name.exists():
-                    job = scan["image"], scan["labels"], scan["protocol"], like, name
+                    job = scan["image"], scan["labels"], scan["label_convention"], like, name
                     jobs.append(pool.submit(field, *(*map(Path, job[:2]), *job[2:])))
         for done in jobs:
             print(done.result(), flush=True)

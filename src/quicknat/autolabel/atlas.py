@@ -1,4 +1,4 @@
-"""Automatic labels for scans that have none: atlases carried over by registration."""
+"""Automatic labels for scans without labels: registered atlases vote."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from quicknat.images.volumes import as_bytes, read_volume
 
 log = logging.getLogger(__name__)
 
-BRAIN_BOX_MM = 192  # side of the box that registration looks at
+BRAIN_BOX_MM = 192  # side of the box that is registered
 ITERATIONS, SMOOTHNESS = (60, 40, 15), 1.5  # of the deformation, see registration.py
 UNDECIDED = 255  # where the atlases vote equally for several labels
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transform:
-    """Transform that takes points of `fixed` to `moving`: affine, then demons."""
+    """Return the transform from points of `fixed` to `moving`: affine, then demons."""
     affine = affine_map(fixed, moving, seed)
     moved = sitk.Resample(moving, fixed, affine, sitk.sitkLinear)
     matched = sitk.HistogramMatching(moved, fixed, 256, 12)
@@ -47,7 +47,7 @@ def label_by_atlases(
         threads: for SimpleITK.
 
     Returns:
-        uint8 class indices; where the vote is tied, the atlas that came to lie best decides.
+        uint8 class indices; ties go to the atlas of highest correlation.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     fixed = to_image(image.astype(np.float32), spacing_mm)
@@ -56,12 +56,10 @@ def label_by_atlases(
         picture = to_image(moving.astype(np.float32), spacing_mm)
         transform = register(fixed, picture, seed)
         moved = sitk.GetArrayFromImage(sitk.Resample(picture, fixed, transform, sitk.sitkLinear))
-        likeness = float(np.corrcoef(moved.ravel(), image.ravel())[0, 1])
-        carried = sitk.Resample(
-            to_image(labels, spacing_mm), fixed, transform, sitk.sitkLabelLinear
-        )
-        log.info("atlas %d of %d: correlation %.3f", number, len(atlases), likeness)
-        votes.append((likeness, carried))
+        correlation = float(np.corrcoef(moved.ravel(), image.ravel())[0, 1])
+        warped = sitk.Resample(to_image(labels, spacing_mm), fixed, transform, sitk.sitkLabelLinear)
+        log.info("atlas %d of %d: correlation %.3f", number, len(atlases), correlation)
+        votes.append((correlation, warped))
     maps = [labels for _, labels in sorted(votes, key=lambda vote: -vote[0])]
     fused = sitk.GetArrayFromImage(sitk.LabelVoting(maps, UNDECIDED))
     return np.where(fused == UNDECIDED, sitk.GetArrayFromImage(maps[0]), fused).astype(np.uint8)
@@ -93,7 +91,7 @@ def label_scan(
                 picture, "is conformed to another spacing than the scan", "convert it again"
             )
         pairs.append((data, as_bytes(read_volume(labels), 255)))
-    # registration looks at the box that holds the brain, which halves its time
+    # only the box that holds the brain is registered, which halves the time
     side = min(round(BRAIN_BOX_MM / spacing), record["size"])
     boxes = [head_window(data, spacing, side) for data, _ in pairs]
     pairs = [

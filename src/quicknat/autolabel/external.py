@@ -1,6 +1,6 @@
-"""Automatic labels by other people's programs: recon-all, SynthSeg, SAMSEG.
+"""Automatic labels by external programs: recon-all, SynthSeg, SAMSEG.
 
-All three number their labels as FreeSurfer does. They get the scan as a NIfTI file that this
+All three follow FreeSurfer's label convention. They get the scan as a NIfTI file that this
 package has read and checked, so that an Analyze file's stated orientation reaches them too.
 """
 
@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quicknat.cohort.sheet import default_name, find_one
+from quicknat.cohort.paths import find_one
+from quicknat.cohort.sheet import default_name
 from quicknat.errors import InputError, Interrupted
 from quicknat.images.conform import conform_labels, load_conformed
 from quicknat.images.labels import Protocol
@@ -43,12 +44,12 @@ PLAIN_TYPES = ("uint8", "int16", "float32")  # voxels that every program reads
 
 @dataclass(frozen=True)
 class Settings:
-    """What a program may use.
+    """Resources and places of a program.
 
     Attributes:
         subjects_dir: where recon-all keeps its subjects, absolute.
         license: FreeSurfer's licence file; empty for FreeSurfer's own places.
-        threads: processor threads.
+        threads: CPU threads.
         gpu: let SynthSeg use one; the others cannot.
     """
 
@@ -59,7 +60,7 @@ class Settings:
 
 
 def find_license(stated: str = "") -> Path:
-    """FreeSurfer's licence file: the stated one, else ``FS_LICENSE``, else in FREESURFER_HOME.
+    """Return FreeSurfer's licence file: the stated one, ``FS_LICENSE``, or in FREESURFER_HOME.
 
     Raises:
         InputError: there is none, which FreeSurfer itself may notice hours later.
@@ -106,7 +107,7 @@ def _run(command: list[str], environment: dict[str, str], messages: str) -> None
 
 @contextmanager
 def _stoppable(program: str, name: str, scripts: Path | None) -> Iterator[None]:
-    """What ends the block early, a signal too, ends the program, and leaves no lock of recon-all.
+    """End the program when its block ends early or by a signal; leave no lock of recon-all.
 
     Args:
         program: that runs in the block.
@@ -134,13 +135,13 @@ def _process_lives(number: int) -> bool:
         os.kill(number, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         return True
     return True
 
 
 def clear_stale_locks(subject: Path) -> None:
-    """Remove the ``IsRunning`` files that a recon-all left which was killed on this machine.
+    """Remove the ``IsRunning`` files of a recon-all that was killed on this machine.
 
     Raises:
         InputError: recon-all may still be at work on the subject, here or on another machine.
@@ -160,7 +161,7 @@ def clear_stale_locks(subject: Path) -> None:
 
 
 def finished_subject(name: str, subjects_dir: Path) -> Path | None:
-    """Label map of a subject that recon-all has finished, None for any other."""
+    """Return the label map of a subject that recon-all has finished, else None."""
     labels = subjects_dir / name / "mri/aseg.mgz"
     at_work = any((subjects_dir / name / "scripts").glob("IsRunning.*"))
     return labels if labels.is_file() and not at_work else None
@@ -169,7 +170,7 @@ def finished_subject(name: str, subjects_dir: Path) -> Path | None:
 def _command(
     method: str, image: Path, name: str, folder: Path, settings: Settings
 ) -> tuple[list[str], Path]:
-    """What to run, and the label map that it will have written."""
+    """Return the command to run, and the label map that it will write."""
     threads = str(settings.threads)
     if method == "samseg":
         command = ["run_samseg", "-i", image, "-o", folder / "samseg", "--threads", threads]
@@ -195,11 +196,11 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         method: ``recon-all``, ``synthseg`` or ``samseg``.
         image: the T1w scan on its own grid.
         name: ``sub-X``, recon-all's name for it; a subject of that name that it has finished is
-            taken as it is, and an unfinished one is gone on with.
+            taken as it is, and an unfinished one is resumed.
         settings: threads, GPU, licence, folder of recon-all's subjects.
 
     Returns:
-        Labels in FreeSurfer numbering, on the program's grid in the scan's world space.
+        Labels of FreeSurfer's convention, on the program's grid in the scan's world space.
 
     Raises:
         InputError: the program or its licence is missing, it failed, or another one is at work on
@@ -220,7 +221,7 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         scripts = subject / "scripts"
         clear_stale_locks(subject)
         subject.parent.mkdir(parents=True, exist_ok=True)
-        messages = f"see {scripts / 'recon-all.log'}; the next run goes on from there"
+        messages = f"see {scripts / 'recon-all.log'}; the next run resumes there"
     with tempfile.TemporaryDirectory(prefix="quicknat-") as temporary:
         path = Path(temporary) / f"{name}_T1w.nii.gz"
         plain = image.data.dtype.newbyteorder("=").name in PLAIN_TYPES

@@ -12,7 +12,7 @@ SHRINK = (4, 2, 1)  # the deformation's levels, coarse to fine
 
 
 def to_image(data: np.ndarray, spacing_mm: float) -> sitk.Image:
-    """An array (X, Y, Z) as an image, whose axes SimpleITK names the other way round."""
+    """Return an array (X, Y, Z) as an image, whose axes SimpleITK names in reverse order."""
     image = sitk.GetImageFromArray(data)
     image.SetSpacing([spacing_mm] * 3)
     return image
@@ -48,7 +48,7 @@ def labels_at(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def affine_map(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transform:
-    """Affine map by mutual information, coarse to fine, from points of `fixed` to `moving`."""
+    """Return the affine map from points of `fixed` to `moving`, by mutual information."""
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     registration.SetMetricSamplingStrategy(registration.RANDOM)
@@ -70,7 +70,7 @@ def affine_map(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transfo
 def deformation(
     fixed: sitk.Image, moving: sitk.Image, iterations: Sequence[int], smoothness: float
 ) -> sitk.Transform:
-    """Smooth invertible deformation (diffeomorphic demons), from points of `fixed` to `moving`.
+    """Return a smooth invertible map (diffeomorphic demons) from points of `fixed` to `moving`.
 
     Args:
         fixed, moving: on one grid, with the same brightness for the same tissue.

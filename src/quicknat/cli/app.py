@@ -8,16 +8,54 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import quicknat
-from quicknat.errors import InputError, Interrupted, for_users, one_line
+from quicknat.errors import InputError, Interrupted, for_users, notice, one_line
 from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
+
+RENAMED_COMMANDS = {"reshape": "warp"}  # old name: name
+RENAMED_OPTIONS = {  # by command
+    "sheet": {"--use": "--split", "--protocol": "--label-convention"},
+    "convert-labels": {"--numbering": "--label-convention"},
+    "slice-tissues": {"--numbering": "--label-convention"},
+    "synthesize": {"--numbering": "--label-convention"},
+    "warp": {
+        "--numbering": "--label-convention", "--like-numbering": "--like-label-convention"
+    },
+}  # fmt: skip
+
+
+def current_names(arguments: list[str]) -> list[str]:
+    """Replace old names of a command and its options, and note each that was replaced."""
+    command, *rest = arguments
+    if command in RENAMED_COMMANDS:
+        notice(f"'quicknat {command}' is now 'quicknat {RENAMED_COMMANDS[command]}'")
+        command = RENAMED_COMMANDS[command]
+    renamed = RENAMED_OPTIONS.get(command, {})
+    options = rest.index("--") if "--" in rest else len(rest)
+    for place, argument in enumerate(rest[:options]):
+        name, equals, value = argument.partition("=")
+        if name in renamed:
+            notice(f"'quicknat {command} {name}' is now '{renamed[name]}'")
+            rest[place] = f"{renamed[name]}{equals}{value}"
+    return [command, *rest]
+
+
+class Commands(TyperGroup):
+    """Commands, which are also found by their old names."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments begin with."""
+        return super().resolve_command(ctx, current_names(args))
+
 
 app = typer.Typer(
     name="quicknat",
+    cls=Commands,
     help="QuickNAT: segment T1-weighted brain MRI, and train the networks that do it.",
     epilog="To segment: `quicknat segment SCAN --output FOLDER`. To train on scans of your own: "
     "`quicknat sheet FOLDER --output cohort.tsv`, `quicknat check cohort.tsv`, then `snakemake "
@@ -59,7 +97,15 @@ Orientation = Annotated[
         "sform, the one to trust where a header's two transforms contradict each other."
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
+Convention = Annotated[
+    str,
+    typer.Option(
+        "--label-convention",
+        help="What the numbers in the label map mean: freesurfer, neuromorphometrics, or the "
+        "protocol.",
+    ),
+]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
 Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel side of the conformed grid, mm.")]
 Size = Annotated[int, typer.Option(min=16, help="Voxels along a side of the conformed cube.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]

@@ -38,7 +38,7 @@ def auto_label(
         Path,
         typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write, on the conformed grid."),
     ],
-    method: Annotated[LabelMethod, typer.Option(help="Who makes the labels.")] = LabelMethod.atlas,
+    method: Annotated[LabelMethod, typer.Option(help="What makes the labels.")] = LabelMethod.atlas,
     atlas: Annotated[
         list[Path] | None, typer.Option(help="atlas: conformed labelled scan; repeatable.")
     ] = None,
@@ -57,7 +57,7 @@ def auto_label(
     license_file: Annotated[
         str, typer.Option("--license", help="FreeSurfer's license.txt, if not in its own places.")
     ] = "",
-    gpus: Annotated[int, typer.Option(min=0, help="synthseg: 0 keeps it on the processor.")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="synthseg: 0 runs it on the CPU.")] = 0,
     threads: Threads = 1,
 ) -> None:
     """Label a scan by registered atlases, or with recon-all, SynthSeg or SAMSEG.
@@ -79,7 +79,7 @@ def auto_label(
         pairs = list(zip(atlas, atlas_labels, strict=True))
         classes = label_scan(scan, pairs, seed, threads)
     else:
-        from quicknat.autolabel import external as external
+        from quicknat.autolabel import external
         from quicknat.images.labels import Protocol
 
         if image is None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import QUICKNAT28, Orientation, ProtocolFile, Size, SliceSize, Threads, app
+from quicknat.cli.app import QUICKNAT28, Orientation, ProtocolFile, Threads, app
 
 SOURCES = Path("workflow/sources.tsv")
 
@@ -25,38 +25,30 @@ def check(
     ] = Path("results/raw"),
     protocol: ProtocolFile = QUICKNAT28,
     output: Annotated[Path, typer.Option(help="Table of verdicts to write.")] = Path("check.tsv"),
-    size: Size = 256,
-    slice_size: SliceSize = 192,
     orientation: Orientation = "",
     threads: Threads = 4,
 ) -> None:
     """Check every scan of a sheet before a run, or image files: status 1 if any is bad.
 
     Where a sheet names sources, run it in the workflow's folder, which their folders are relative
-    to. `--orientation` is for image files only, `--size` and `--slice-size` for the
-    estimate of disk space.
+    to. `--orientation` is for image files only.
 
     Example: `quicknat check cohort.tsv --threads 8`
     """
-    from quicknat.cohort.check import check_cohort, check_scans
-    from quicknat.cohort.disk_space import needed_bytes, space_line
-    from quicknat.cohort.findings import open_cache
+    from quicknat.cohort.check import BAD, as_text, check_cohort, check_scans, write_verdicts
+    from quicknat.cohort.examine import open_cache
     from quicknat.cohort.paths import Places
-    from quicknat.cohort.sheet import Scan, default_name, examine_sheet, read_sources
-    from quicknat.cohort.verdicts import BAD, as_text, write_verdicts
+    from quicknat.cohort.sheet import Scan, default_name, read_sources
 
     is_sheet = [path.suffix.lower() == ".tsv" for path in what]
     if any(is_sheet) and len(what) > 1:
         raise typer.BadParameter("give one sheet, or image files")
-    space = ""
     with open_cache(output) as cache:
         if is_sheet[0]:
             if sources is None and SOURCES.exists():
                 sources = SOURCES
             places = Places(str(what[0]), read_sources(sources) if sources else {}, str(raw))
             verdicts, _ = check_cohort(places, protocol, cache, threads)
-            scans, _ = examine_sheet(what[0])
-            space = space_line(needed_bytes(scans, places, Path("results"), size, slice_size))
         else:
             scans = [
                 Scan(default_name(path)[len("sub-") :], str(path), "", orientation=orientation)
@@ -64,6 +56,6 @@ def check(
             ]
             verdicts = check_scans(scans, Places("", {}, str(raw)), None, cache, threads)
     write_verdicts(output, verdicts)
-    typer.echo("\n".join(filter(None, [as_text(verdicts), space, f"table: {output}"])))
+    typer.echo(f"{as_text(verdicts)}\ntable: {output}")
     if any(verdict.verdict == BAD for verdict in verdicts):
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ import quicknat
 from quicknat.cli.app import (
     QUICKNAT28,
     STEPS,
+    Convention,
     Orientation,
     ProtocolFile,
     Size,
@@ -38,7 +39,7 @@ def convert(
 
     Example: `quicknat convert T1.mgz --output sub-01_space-conformed_T1w.nii.gz`
     """
-    from quicknat.cohort.sheet import find_one
+    from quicknat.cohort.paths import find_one
     from quicknat.files import written_whole
     from quicknat.images.conform import conform_file
     from quicknat.images.volumes import save_nifti
@@ -62,9 +63,7 @@ def convert(
 def convert_labels(
     labels: Annotated[Path, typer.Argument(help="Label map on the scan's grid; may be a glob.")],
     scan: Annotated[Path, typer.Option(help="The conformed scan.")],
-    numbering: Annotated[
-        str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")
-    ],
+    label_convention: Convention,
     output: Annotated[
         Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz on the conformed grid.")
     ],
@@ -76,12 +75,12 @@ def convert_labels(
 ) -> None:
     """Turn a label map into the protocol's classes, on the conformed and on the native grid.
 
-    Example: `quicknat convert-labels aseg.mgz --numbering freesurfer --scan T1w.nii.gz
+    Example: `quicknat convert-labels aseg.mgz --label-convention freesurfer --scan T1w.nii.gz
     --output dseg.nii.gz --native native.nii.gz`
     """
     import numpy as np
 
-    from quicknat.cohort.sheet import find_one
+    from quicknat.cohort.paths import find_one
     from quicknat.files import written_whole
     from quicknat.images.conform import conform_labels, load_conformed, record_grid
     from quicknat.images.labels import Protocol
@@ -92,7 +91,7 @@ def convert_labels(
     source, grid = read_volume(path, orientation), record_grid(record)
     require_same_grid(path, source, grid)
     cube = Grid(image.shape, affine)
-    classes, conformed = conform_labels(source, numbering, Protocol.read(protocol), cube)
+    classes, conformed = conform_labels(source, label_convention, Protocol.read(protocol), cube)
     with written_whole(output, native) as (temporary, temporary_native):
         save_nifti(temporary, conformed, cube)
         save_nifti(temporary_native, classes, grid)

@@ -95,7 +95,7 @@ def draw_scores(
 
     table = Protocol.read(protocol)
     order = table.names[1:]
-    persons = {scan.id: scan.person for scan in read_sheet(sheet)}
+    persons = {scan.id: scan.participant for scan in read_sheet(sheet)}
     found = pd.read_csv(metrics, sep="\t")
     points = with_uncertainty(found, stack_tables(read_list(volumes), subject_from_name=True))
     figures = {
@@ -180,8 +180,8 @@ def report(
 
     Example: see `workflow/rules/report.smk`, which makes everything that the pages show.
     """
+    from quicknat.cohort.check import BAD, read_verdicts
     from quicknat.cohort.sheet import read_sheet
-    from quicknat.cohort.verdicts import BAD, read_verdicts
     from quicknat.cohort.writing import read_participants
     from quicknat.failures import read_failed
     from quicknat.images.labels import Protocol
@@ -197,7 +197,7 @@ def report(
     shown = read_list(segmented)
     failures = read_failed(failed) if failed else []
     if failures:
-        tested = {scan.id for scan in scans if scan.use == "test"}
+        tested = {scan.id for scan in scans if scan.split == "test"}
         shown = complete_scans(results, shown, tested)
     libraries = {"niivue": niivue, "datatables": datatables} if niivue and datatables else None
     inputs = ReportInputs(

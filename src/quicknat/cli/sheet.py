@@ -1,4 +1,4 @@
-"""Commands that make a cohort's sheet out of what people have."""
+"""The command that makes a cohort's sheet out of a data set."""
 
 from __future__ import annotations
 
@@ -16,28 +16,8 @@ from quicknat.errors import InputError
 log = logging.getLogger(__name__)
 
 
-class Layout(StrEnum):
-    """How a data set's folders and files are named."""
-
-    oasis1 = "oasis1"
-    ixi = "ixi"
-    bids = "bids"
-    fastsurfer = "fastsurfer"
-    freesurfer = "freesurfer"
-    synthseg = "synthseg"
-    plain = "plain"
-    folders = "folders"
-
-
-class Use(StrEnum):
-    """What scans are for; see the sheet's schema."""
-
-    auto = "auto"
-    pretrain = "pretrain"
-    train = "train"
-    val = "val"
-    test = "test"
-    segment = "segment"
+Layout = StrEnum("Layout", "oasis1 ixi bids fastsurfer freesurfer synthseg plain folders")
+Split = StrEnum("Split", "auto pretrain train val test segment")
 
 
 @app.command()
@@ -52,18 +32,18 @@ def sheet(
     layout: Annotated[
         Layout | None, typer.Option(help="How it is laid out; by default what it looks like.")
     ] = None,
-    use: Annotated[
-        Use | None,
+    split: Annotated[
+        Split | None,
         typer.Option(
-            help="What the scans are for. By default auto for those with labels, segment for those "
-            "without, pretrain for IXI. Scans without labels can only be for pretrain or segment."
+            help="Split of the scans. By default auto for those with labels, segment for those "
+            "without, pretrain for IXI. Scans without labels can only be pretrain or segment."
         ),
     ] = None,
-    protocol: Annotated[
+    label_convention: Annotated[
         str,
         typer.Option(
-            help="Numbering of label maps where the layout does not tell it: freesurfer, "
-            "neuromorphometrics, or a label protocol's name."
+            help="What the numbers in label maps mean, where the layout does not say it: "
+            "freesurfer, neuromorphometrics, or a label protocol's name."
         ),
     ] = "",
     labels_from: Annotated[
@@ -92,15 +72,15 @@ def sheet(
     `X_labels` or `X_aseg` is the label map of `X`, and a folder for each scan with such files. Only
     names are looked at.
 
-    Subjects keep the letters and digits of their names. Check the column `person` where one person
-    may stand under several names.
+    Subjects keep the letters and digits of their names. Check the column `participant` where one
+    participant may stand under several names.
 
     Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`, and when there are more:
     `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv --add`
     """
     from quicknat.cohort.sheet import LOCAL
     from quicknat.cohort.survey import survey
-    from quicknat.cohort.writing import add_to_sheet, read_demographics, settle, write_sheet
+    from quicknat.cohort.writing import add_to_sheet, read_demographics, resolve, write_sheet
 
     if add and overwrite:
         raise typer.BadParameter("--add and --overwrite contradict each other")
@@ -114,24 +94,24 @@ def sheet(
             log.info("  %-*s  %s", width, item.path, item.reason)
     if not found.scans:
         raise InputError(data, f"holds no scan to write (layout {found.layout})", "see above why")
-    rows = settle(found.scans, use or "", protocol)
-    log.info("%s: %d scans of %d people (layout %s)",
-             data, len(rows), len({row.person for row in rows}), found.layout)  # fmt: skip
+    rows = resolve(found.scans, split or "", label_convention)
+    log.info("%s: %d scans of %d participants (layout %s)",
+             data, len(rows), len({row.participant for row in rows}), found.layout)  # fmt: skip
     if add:
         scans, new = add_to_sheet(rows, output, people)
         log.info("%s: %d of them are new to it, which makes %d", output, new, len(scans))
     else:
         scans = write_sheet(rows, output, people, overwrite)
-    uses = Counter(scan.use for scan in scans)
-    automatic = any(row.use == "auto" for row in rows)
-    for name in Use:
-        if uses[name]:
+    splits = Counter(scan.split for scan in scans)
+    automatic = any(row.split == "auto" for row in rows)
+    for name in Split:
+        if splits[name]:
             chosen = automatic and name in ("train", "val", "test")
-            log.info("  %-8s  %d%s", name, uses[name], "  (by use=auto)" if chosen else "")
-    if uses["train"] and not uses["val"]:
-        log.info("  no scan to validate on: the last epoch's networks will be kept; see 'use'")
-    if uses["train"] and not uses["test"]:
-        log.info("  no scan to test on: there will be no scores; see 'use'")
-    if not uses["train"] and uses["segment"] + uses["test"]:
+            log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if chosen else "")
+    if splits["train"] and not splits["val"]:
+        log.info("  no scan to validate on: the last epoch's networks will be kept; see 'split'")
+    if splits["train"] and not splits["test"]:
+        log.info("  no scan to test on: there will be no scores; see 'split'")
+    if not splits["train"] and splits["segment"] + splits["test"]:
         log.info("  no scan to train on: use a bundled model, --config sheet=%s model=1mm", output)
     log.info("%d left out; wrote %s; next: quicknat check %s", len(found.left_out), output, output)

@@ -10,6 +10,7 @@ import typer
 from quicknat.cli.app import (
     QUICKNAT28,
     STEPS,
+    Convention,
     Orientation,
     ProtocolFile,
     Size,
@@ -18,8 +19,6 @@ from quicknat.cli.app import (
     app,
     check_name,
 )
-
-Numbering = Annotated[str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")]
 
 
 @app.command("slice", rich_help_panel=STEPS)
@@ -54,7 +53,7 @@ def slice_tissues(
     folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
     name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01_tissues.")],
     protocol: ProtocolFile = QUICKNAT28,
-    numbering: Numbering = "freesurfer",
+    label_convention: Convention = "freesurfer",
     scan: Annotated[
         Path | None, typer.Option(help="The conformed scan that it labels, if there is one.")
     ] = None,
@@ -63,13 +62,13 @@ def slice_tissues(
     slice_size: SliceSize = 256,
     orientation: Orientation = "",
 ) -> None:
-    """Cut a label map into slices of tissues, which training paints images from.
+    """Cut a label map into slices of tissues, from which training synthesizes images.
 
     With `--scan`, what is bright there outside the labelled brain becomes tissue too.
 
     Example: `quicknat slice-tissues aseg.mgz --folder slices --name sub-01_tissues`
     """
-    from quicknat.cohort.sheet import find_one
+    from quicknat.cohort.paths import find_one
     from quicknat.images.conform import head_window, load_conformed, record_grid
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import write_stacks
@@ -82,6 +81,6 @@ def slice_tissues(
         record = load_conformed(scan)[2]
         require_same_grid(path, volume, record_grid(record))
         spacing = record["spacing_mm"]
-    tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size, scan)
+    tissues, classes, head = conformed_tissues(volume, label_convention, table, spacing, size, scan)
     start = head_window(head, spacing, slice_size)
     write_stacks(tissues, classes, start, slice_size, table, folder, name)

@@ -10,6 +10,7 @@ import typer
 
 from quicknat.cli.app import (
     QUICKNAT28,
+    Convention,
     Orientation,
     ProtocolFile,
     Size,
@@ -24,24 +25,22 @@ from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
 
-Numbering = Annotated[str, typer.Option(help="freesurfer, neuromorphometrics, or the protocol.")]
-
 
 @app.command()
 def synthesize(
     labels: Annotated[list[Path], typer.Argument(help="Label maps.")],
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     protocol: ProtocolFile = QUICKNAT28,
-    numbering: Numbering = "freesurfer",
+    label_convention: Convention = "freesurfer",
     view: Annotated[View, typer.Option(help="Which slices.")] = View.coronal,
-    samples: Annotated[int, typer.Option(min=1, help="Pictures to paint.")] = 16,
+    samples: Annotated[int, typer.Option(min=1, help="Images to synthesize.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 192,
     orientation: Orientation = "",
 ) -> None:
-    """Draw images painted from label maps beside their classes, to see what a network will see.
+    """Draw synthetic images of label maps beside their classes, as a network will see them.
 
     Example: `quicknat synthesize maps/*.nii.gz --output samples.png`
     """
@@ -58,7 +57,7 @@ def synthesize(
     table, stacks = Protocol.read(protocol), []
     for path in labels[:samples]:
         volume = read_volume(path, orientation)
-        tissues, classes, head = conformed_tissues(volume, numbering, table, spacing, size)
+        tissues, classes, head = conformed_tissues(volume, label_convention, table, spacing, size)
         start = head_window(head, spacing, slice_size)
         tissues, classes = (crop(data, start, slice_size) for data in (tissues, classes))
         stacks.append(view_stack(tissues, classes, view, table)[0])
@@ -67,37 +66,38 @@ def synthesize(
             raise InputError(path, problem, "give a map of a whole brain")
     with written_whole(output) as (temporary,):
         matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
-    log.info("%s: %d pictures painted from %d label map(s)", output, samples, len(stacks))
+    log.info("%s: %d images synthesized from %d label map(s)", output, samples, len(stacks))
 
 
 @app.command()
-def reshape(
+def warp(
     image: Annotated[Path, typer.Argument(help="T1w scan with labels.")],
     labels: Annotated[Path, typer.Option(help="Its label map.")],
-    like: Annotated[Path, typer.Option(help="Label map of somebody else.")],
+    like: Annotated[Path, typer.Option(help="Label map of another brain.")],
     output: Annotated[Path, typer.Option(callback=nifti_name, help="The copy: …_T1w.nii.gz.")],
     labels_output: Annotated[
         Path, typer.Option(callback=nifti_name, help="Its classes: …_dseg.nii.gz.")
     ],
     protocol: ProtocolFile = QUICKNAT28,
-    numbering: Numbering = "freesurfer",
-    like_numbering: Annotated[str, typer.Option(help="The same, of --like.")] = "freesurfer",
+    label_convention: Convention = "freesurfer",
+    like_label_convention: Annotated[str, typer.Option(help="The same, of --like.")] = "freesurfer",
     spacing: Spacing = 1.0,
     orientation: Orientation = "",
     threads: Threads = 1,
 ) -> None:
-    """Deform a labelled scan into the shape of another brain, to train on what a cohort lacks.
+    """Warp a labelled scan into the shape of another brain, to train on shapes that a cohort lacks.
 
-    Such as the wide ventricles of the old, lent by label maps that need no image. In the sheet the
-    copy is a row of its own: the person is that of the scan, the protocol the one given here.
+    For example the wide ventricles of older brains, out of label maps that need no image. In the
+    sheet the warped copy is a row of its own: its participant is that of the scan, its label
+    convention the protocol given here.
 
-    Example: `quicknat reshape young_T1w.nii.gz --labels young_aseg.mgz --like old_aseg.mgz
+    Example: `quicknat warp young_T1w.nii.gz --labels young_aseg.mgz --like old_aseg.mgz
     --output copy_T1w.nii.gz --labels-output copy_dseg.nii.gz`
     """
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol
     from quicknat.images.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
-    from quicknat.synthesis.warping import reshape_scan
+    from quicknat.synthesis.warping import warp_scan
 
     table = Protocol.read(protocol)
 
@@ -105,11 +105,11 @@ def reshape(
         volume = read_volume(path, orientation)
         return Volume(table.remap(volume.data, given, path), volume.affine, path)
 
-    scan, own = read_volume(image, orientation), classes(labels, numbering, orientation)
-    other = classes(like, like_numbering)
+    scan, own = read_volume(image, orientation), classes(labels, label_convention, orientation)
+    other = classes(like, like_label_convention)
     require_same_grid(labels, own, Grid(scan.data.shape, scan.affine))
-    data, found, grid = reshape_scan(scan, own, other, spacing, threads)
+    data, found, grid = warp_scan(scan, own, other, spacing, threads)
     with written_whole(output, labels_output) as (temporary, temporary_labels):
         save_nifti(temporary, data, grid)
         save_nifti(temporary_labels, found, grid)
-    log.info("%s: %s in the shape of %s", output, image, like)
+    log.info("%s: %s warped to %s", output, image, like)

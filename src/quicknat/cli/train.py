@@ -42,7 +42,8 @@ def train(
         int, typer.Option(min=0, help="Epochs after a warm start; 0: start as usual.")
     ] = 2,
     tissues: Annotated[
-        Path | None, typer.Option(help="List of stacks by `slice-tissues`, to paint images from.")
+        Path | None,
+        typer.Option(help="List of stacks by `slice-tissues`, to synthesize images from."),
     ] = None,
     threads: Threads = 1,
 ) -> None:

@@ -3,25 +3,67 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from quicknat.cohort.examine import Finding, explain
-from quicknat.cohort.findings import File, examine_files
-from quicknat.cohort.paths import Places
-from quicknat.cohort.sheet import Scan, examine_sheet, find_all, find_one, side
-from quicknat.cohort.verdicts import BAD, NOT_HERE, OK, WARNING, Verdict
+from quicknat.cohort.examine import File, Finding, examine_files, explain
+from quicknat.cohort.paths import Places, find_all, find_one
+from quicknat.cohort.sheet import Scan, examine_sheet, side
 from quicknat.cohort.writing import PARTICIPANTS, read_participants
 from quicknat.errors import InputError
 from quicknat.images.volumes import Grid, require_same_grid
+from quicknat.records import columns, read_records, write_records
 
 log = logging.getLogger(__name__)
 
-NAMED = 3  # so many of a scan's copies are named
+OK, WARNING, BAD, NOT_HERE = "ok", "warning", "bad", "not here yet"
+NAMED = 3  # copies of a scan to name
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A row: a scan (or the sheet itself), and ``ok``, ``warning``, ``bad`` or ``not here yet``."""
+
+    scan: str
+    split: str
+    image: str
+    verdict: str
+    reason: str = ""
+
+
+def read_verdicts(path: str | Path) -> list[Verdict]:
+    """Read the table of ``quicknat check``.
+
+    Raises:
+        InputError: missing, or another table.
+    """
+    try:
+        return read_records(path, Verdict)
+    except (OSError, ValueError) as error:
+        fix = "run 'quicknat check'"
+        raise InputError(path, f"is no table of a check ({error})", fix) from error
+
+
+def write_verdicts(path: str | Path, verdicts: Sequence[Verdict]) -> None:
+    """Write the table as TSV."""
+    write_records(path, Verdict, verdicts)
+
+
+def as_text(verdicts: Sequence[Verdict]) -> str:
+    """Return the table in aligned columns, and a line of counts."""
+    rows = [tuple(columns(Verdict)), *map(astuple, verdicts)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    summary = ", ".join(f"{counts[kind]} {kind}" for kind in (OK, WARNING, BAD, NOT_HERE))
+    return "\n".join([*lines, "", f"{len(verdicts)} checked: {summary}"])
 
 
 @dataclass
@@ -39,7 +81,16 @@ class _Case:
         ranked = {BAD: self.problems, NOT_HERE: self.waiting, WARNING: self.warnings, OK: [""]}
         word = next(word for word, reasons in ranked.items() if reasons)
         reason = " | ".join(ranked[word])
-        return Verdict(self.scan.id, self.scan.use, self.image, word, reason)
+        return Verdict(self.scan.id, self.scan.split, self.image, word, reason)
+
+
+def _problem(about: str | Path, check: Callable[..., object], *arguments: object) -> str:
+    """Return why a check refuses its arguments, without the name of the file; else ""."""
+    try:
+        check(*arguments)
+    except InputError as error:
+        return explain(error, about)
+    return ""
 
 
 def _open_case(scan: Scan, places: Places) -> _Case:
@@ -48,21 +99,19 @@ def _open_case(scan: Scan, places: Places) -> _Case:
     case = _Case(scan, places.path(source, name))
     wanted = {"image": (scan.source, scan.image), "labels": (scan.labels_source, scan.labels)}
     for part, (source, name) in wanted.items():
-        if not name or (part == "labels" and (not scan.protocol or scan.use == "segment")):
-            continue  # labels without a protocol are a fault of the sheet; to segment takes none
+        convention = scan.label_convention if part == "labels" else ""
+        if not name or (part == "labels" and (not convention or scan.split == "segment")):
+            continue  # labels without a convention are a fault of the sheet; to segment takes none
         path = places.path(source, name)
         if not places.fetched(source):
             case.waiting.append(f"'{source}' is not fetched")
         elif not places.in_place(source) and not find_all(path):
             case.waiting.append(f"{path} is not among the files of '{source}'")
+        elif wrong := _problem(case.image, find_one, path):
+            case.problems.append(wrong)
         else:
-            numbering = scan.protocol if part == "labels" else ""
-            try:
-                found = find_one(path)
-            except InputError as error:
-                case.problems.append(explain(error, case.image))
-            else:
-                case.files[part] = File(found, places.orientation(scan, source), numbering)
+            orientation = places.orientation(scan, source)
+            case.files[part] = File(find_one(path), orientation, convention)
     return case
 
 
@@ -73,16 +122,14 @@ def _judge(case: _Case, findings: Mapping[File, Finding]) -> None:
         finding = findings[file]
         about = "" if part == "image" else f"{file.path}: "
         case.warnings += finding.warnings
-        if finding.problem:
-            case.problems.append(about + finding.problem)
+        case.problems += [about + finding.problem] if finding.problem else []
         if finding.shape:
             x, y, z = finding.shape
             grids[part] = Grid((x, y, z), np.array(finding.affine))
     if len(grids) == 2:
-        try:
-            require_same_grid(case.files["labels"].path, grids["labels"], grids["image"])
-        except InputError as error:
-            case.problems.append(str(error))
+        path = case.files["labels"].path
+        wrong = _problem("", require_same_grid, path, grids["labels"], grids["image"])
+        case.problems += [wrong] if wrong else []
 
 
 def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
@@ -92,16 +139,15 @@ def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
         if "image" in case.files and (content := findings[case.files["image"]].content):
             same[content].append(case)
     for group in same.values():
-        leak = len({side(case.scan.use) for case in group} - {""}) > 1
+        leak = len({side(case.scan.split) for case in group} - {""}) > 1
         for case in group:
-            others = [f"{c.scan.id} ({c.scan.use})" for c in group if c is not case]
-            if others:
-                more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-                names = ", ".join(others[:NAMED]) + more
-                if leak:
-                    case.problems.append(f"the same image is in another split: {names}")
-                else:
-                    case.warnings.append(f"the same image as {names}")
+            others = [f"{c.scan.id} ({c.scan.split})" for c in group if c is not case]
+            more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+            names = ", ".join(others[:NAMED]) + more
+            if others and leak:
+                case.problems.append(f"the same image is in another split: {names}")
+            elif others:
+                case.warnings.append(f"the same image as {names}")
 
 
 def check_scans(
@@ -163,21 +209,18 @@ def check_cohort(
         else:
             scan = fault.scan or Scan("", places.sheet, "")
             name = scan.id if fault.scan else "(sheet)"
-            verdicts.append(Verdict(name, scan.use, scan.image, BAD, reason))
+            verdicts.append(Verdict(name, scan.split, scan.image, BAD, reason))
     people = Path(places.sheet).parent / PARTICIPANTS
-    if people.exists():  # the report would fail over it when all else is done
-        try:
-            read_participants(people)
-        except InputError as error:
-            verdicts.append(Verdict("(people)", "", str(people), BAD, explain(error, people)))
+    # the report would fail over it when all else is done
+    if people.exists() and (reason := _problem(people, read_participants, people)):
+        verdicts.append(Verdict("(people)", "", str(people), BAD, reason))
     reachable = []
     for scan in scans:
-        try:
-            places.require_sources(scan)
+        if reason := _problem(places.sheet, places.require_sources, scan):
+            reason = " | ".join([*reasons[scan], reason])
+            verdicts.append(Verdict(scan.id, scan.split, scan.image, BAD, reason))
+        else:
             reachable.append(scan)
-        except InputError as error:
-            reason = " | ".join([*reasons[scan], explain(error, places.sheet)])
-            verdicts.append(Verdict(scan.id, scan.use, scan.image, BAD, reason))
     faulty = bool(verdicts or faults)
     verdicts += check_scans(reachable, places, protocol, cache, threads, reasons)
     return verdicts, faulty
@@ -191,7 +234,7 @@ def check_for_workflow(
     Args:
         on_bad_scan: ``stop`` refuses a cohort with bad scans; ``skip`` only one whose sheet has
             faults, since who is in which split is then unknown.
-        others: as :func:`check_cohort` takes them.
+        The others are those of :func:`check_cohort`.
 
     Returns:
         The verdicts, to be written once the run begins.

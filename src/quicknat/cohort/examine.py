@@ -1,21 +1,33 @@
-"""Look into one image or label map, and say what it is or why it cannot be used."""
+"""Examine images and label maps, several at a time, and cache what they hold.
+
+Good files are not read again while they stay unchanged, so that a second check of a thousand scans
+takes seconds.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
+from tqdm import tqdm
 
+import quicknat
 from quicknat.errors import InputError, one_line
+from quicknat.files import sha256, written_whole
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import Volume, read_volume
+from quicknat.progress import no_bar
 
 THICK_MM = 2.5  # thinner scans are what the networks are trained on
-ALIKE = 0.5  # share of neighbours that are equal: up to 0.1 in T1w scans, 0.9 in label maps
+ALIKE = 0.5  # fraction of neighbours that are equal: up to 0.1 in T1w scans, 0.9 in label maps
 HEAD_MM = (100, 500)  # a field of view outside these limits holds no head, or has wrong units
 
 
@@ -35,15 +47,14 @@ class Finding:
 
 
 def explain(error: Exception, path: str | Path) -> str:
-    """The error in one line, without the name of the file that the line is about."""
+    """Return the error in one line, without the name of the file that the line is about."""
     return one_line(error).removeprefix(f"{path}: ")
 
 
 def _content(volume: Volume) -> str:
-    """SHA-256 of the voxels in RAS+ order.
+    """Return the SHA-256 of the voxels in RAS+ order.
 
-    Neither compression nor format nor the order of the axes changes it, nor an affine that was
-    moved: another origin makes no other head.
+    Compression, format, the order of the axes and the origin of the affine do not change it.
     """
     ornt = nib.io_orientation(volume.affine)
     data = np.ascontiguousarray(nib.apply_orientation(volume.data, ornt), dtype=np.float32)
@@ -51,14 +62,14 @@ def _content(volume: Volume) -> str:
 
 
 def _piecewise_constant(data: np.ndarray) -> bool:
-    """Whether most of what is bright equals its neighbour along the first axis."""
+    """Whether most bright voxels equal their neighbour along the first axis."""
     here, there = data[:-1], data[1:]
     bright = np.minimum(here, there) > data.mean()
     return bool(np.count_nonzero(bright & (here == there)) > ALIKE * np.count_nonzero(bright))
 
 
 def _oddities(volume: Volume) -> list[str]:
-    """What is unusual about a scan, though it can be used."""
+    """Return what is unusual about a scan that can be used."""
     sizes = voxel_sizes(volume.affine)
     extent, found = sizes * volume.shape, []
     if sizes.max() > THICK_MM:
@@ -72,7 +83,7 @@ def _oddities(volume: Volume) -> list[str]:
 
 
 def examine_image(path: Path, orientation: str) -> Finding:
-    """Read a T1w scan whole and judge it by itself.
+    """Read a whole T1w scan and judge it by itself.
 
     Args:
         path: the file.
@@ -113,25 +124,114 @@ def sides_swapped(classes: np.ndarray, affine: np.ndarray, protocol: Protocol) -
     return sum(verdicts) > len(verdicts) / 2
 
 
-def examine_labels(path: Path, orientation: str, numbering: str, protocol: Protocol) -> Finding:
-    """Read a label map whole and judge it by itself, its image left aside.
+def examine_labels(path: Path, orientation: str, convention: str, protocol: Protocol) -> Finding:
+    """Read a whole label map and judge it without its image.
 
     Args:
         path: the file.
         orientation: as for :func:`examine_image`.
-        numbering: what :meth:`Protocol.remap` takes.
+        convention: label convention of the map, see :meth:`Protocol.remap`.
         protocol: the classes that it is to become.
     """
     try:
         volume = read_volume(path, orientation)
-        classes = protocol.remap(volume.data, numbering, path)
+        classes = protocol.remap(volume.data, convention, path)
     except (InputError, OSError) as error:
         return Finding(explain(error, path))
-    swapped = sides_swapped(classes, volume.affine, protocol)
+    swapped = "left and right are swapped; mirror the labels or repair the header"
     return Finding(
-        problem="left and right are swapped; mirror the labels or repair the header"
-        if swapped
-        else "",
+        problem=swapped if sides_swapped(classes, volume.affine, protocol) else "",
         shape=list(volume.shape),
         affine=volume.affine.tolist(),
     )
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to examine; an image has no label convention."""
+
+    path: Path
+    orientation: str
+    convention: str = ""
+
+
+def _stamps(path: Path) -> list[tuple[int, int]]:
+    """Return size and time of change of a file, and of the header beside it if it is a pair."""
+    headers = [path.with_suffix(end) for end in (".hdr", ".HDR")]
+    pair = [path, *headers] if path.suffix.lower() == ".img" else [path]
+    return [(s.st_size, s.st_mtime_ns) for s in (p.stat() for p in pair if p.exists())]
+
+
+def read_cache(table: Path) -> dict[str, Finding]:
+    """Return the good files of earlier checks, from the cache beside their table of verdicts."""
+    try:
+        content = json.loads(table.with_suffix(".cache.json").read_text())
+        return {key: Finding(**value) for key, value in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # none yet, or of another version: every file is read
+
+
+def write_cache(table: Path, cache: Mapping[str, Finding]) -> None:
+    """Write the cache beside a table of verdicts."""
+    with written_whole(table.with_suffix(".cache.json")) as (temporary,):
+        temporary.write_text(json.dumps({key: asdict(found) for key, found in cache.items()}))
+
+
+@contextmanager
+def open_cache(table: Path) -> Iterator[dict[str, Finding]]:
+    """Yield the cache of a table; write it after the block, also after Ctrl-C, if it changed."""
+    cache = read_cache(table)
+    before = dict(cache)
+    try:
+        yield cache
+    finally:
+        if cache != before:
+            write_cache(table, cache)
+
+
+def examine_files(
+    files: Iterable[File], protocol: Path | None, cache: dict[str, Finding], threads: int
+) -> dict[File, Finding]:
+    """Examine files, except those that the cache has unchanged.
+
+    Args:
+        files: each once.
+        protocol: label protocol (TSV); None if there is no label map among the files.
+        cache: good files of earlier calls; updated to those of this one.
+        threads: files to read at a time (decompression runs in parallel).
+
+    Returns:
+        A finding for each file, which says what is wrong with it.
+
+    Raises:
+        InputError: the protocol cannot be read.
+    """
+    table = Protocol.read(protocol) if protocol else None
+    numbers = (table.name, sha256(protocol)) if table and protocol else ()
+
+    def key(file: File) -> str:
+        ways = (file.orientation, file.convention, *(numbers if file.convention else ()))
+        return json.dumps([quicknat.__version__, str(file.path), _stamps(file.path), *ways])
+
+    def look(file: File) -> Finding:
+        if file.convention and table:
+            return examine_labels(file.path, file.orientation, file.convention, table)
+        return examine_image(file.path, file.orientation)
+
+    keys = {file: key(file) for file in files}
+    found = {name: cache[name] for name in keys.values() if name in cache}
+    fresh = [file for file, name in keys.items() if name not in found]
+    pool = ThreadPoolExecutor(threads)
+    try:
+        findings = tqdm(
+            pool.map(look, fresh), "checking", len(fresh), unit=" files",
+            disable=no_bar() if fresh else True,
+        )  # fmt: skip
+        for file, finding in zip(fresh, findings, strict=True):
+            found[keys[file]] = finding
+    finally:  # also after Ctrl-C: what was read is kept
+        pool.shutdown(cancel_futures=True)
+        # not what is bad: the cause may lie elsewhere (permission, memory, the disk)
+        cache.clear()
+        cache.update({name: finding for name, finding in found.items() if not finding.problem})
+    return {file: found[name] for file, name in keys.items()}

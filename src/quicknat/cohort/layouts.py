@@ -6,14 +6,15 @@ Only names are looked at: no image is opened, and archives are listed without be
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quicknat.cohort.freesurfer_layouts import fastsurfer, freesurfer, with_freesurfer
-from quicknat.cohort.naming import TAKEN, Finding, LeftOut, scan_named
-from quicknat.cohort.sheet import Scan
+from quicknat.cohort.sheet import ENTITIES, Scan
 
+TAKEN = "another of the same scan was taken"
+ANALYZE = "is Analyze; write its row, with 'orientation', yourself"
 # OASIS-1 is Analyze, whose header does not say it. Washington University's tools wrote the T88_111
 # scans transverse and unflipped: the first voxel is the right, posterior, inferior one
 OASIS_ORIENTATION = "LAS"
@@ -25,25 +26,61 @@ IXI_T1 = re.compile(r"IXI\d{3}-[A-Za-z]+-\d+-T1\.nii(\.gz)?", re.IGNORECASE)
 T1 = re.compile(r"(?<![a-z0-9])t1(?![0-9])|mprage", re.IGNORECASE)
 OTHER_CONTRAST = re.compile(r"(?<![a-z0-9])(t2|t2w|flair|bold|dwi|pd|swi|asl)(?![a-z0-9])", re.I)
 PART_OF_A_DATA_SET = re.compile("mri|anat|func|dwi|derivatives|(images|labels)T[rs]", re.IGNORECASE)
+IMAGE = r"\.(?:nii|nii\.gz|mg[zh])"
 LABELS = "dseg|seg|labels|aseg|synthseg"  # ends of the names of label maps
+BIDS_NAME = re.compile(rf"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?({ENTITIES})(?![A-Za-z0-9.-])")
 BIDS_FOLDER = re.compile(r"(sub-[A-Za-z0-9]+/(?:ses-[A-Za-z0-9]+/)?)")
 BIDS_T1W = re.compile(r"anat/(sub-[^/]*)_T1w\.nii(?:\.gz)?")
 BIDS_DSEG = re.compile(
     r"(?:derivatives/[^/]+/)?sub-[^/]+/(?:ses-[^/]+/)?anat/(sub-[^/]*)_dseg\.nii(?:\.gz)?"
 )
+TEMPLATES = ("fsaverage", "cvs_avg35")  # come with FreeSurfer
+FREESURFER_ASEG, FASTSURFER_DKT = "aseg.mgz", "aparc.DKTatlas+aseg.deep.mgz"
 
 
-def oasis1(paths: Sequence[str]) -> Finding:
-    """OASIS-1 discs: the brain in atlas space (T88_111) and FSL's tissue classes of it.
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or folder of the data set that gets no row, and why."""
 
-    A second visit (``_MR2``) is a session of the same person.
+    path: str
+    reason: str
+
+
+Found = tuple[list[Scan], list[LeftOut]]
+
+
+def name_parts(name: str) -> tuple[str, str, str]:
+    """Return subject, session and other entities out of the name of a file or folder.
+
+    ``sub-X_ses-Y_run-1…`` gives X, Y and run-1, ``OAS1_0001_MR2…`` OAS10001 and MR2,
+    ``IXI002-Guys-…`` IXI002. Any other name gives its ASCII letters and digits as the subject.
     """
-    scans, left_out = [], []
-    sessions: dict[str, list[str]] = {}
+    if bids := BIDS_NAME.match(name):
+        return bids[1], bids[2] or "", bids[3].removeprefix("_")
+    if oasis := re.match(r"OAS1_(\d{4})_(MR\d+)", name, re.IGNORECASE):
+        return f"OAS1{oasis[1]}", oasis[2].upper(), ""
+    if ixi := re.match(r"IXI\d{3}(?=-)", name, re.IGNORECASE):
+        return ixi[0].upper(), "", ""
+    return re.sub(r"[^A-Za-z0-9]", "", name), "", ""
+
+
+def scan_named(name: str, image: str, labels: str = "", convention: str = "") -> Scan:
+    """Return a row for the scan of that name: ``auto`` if it has labels, else ``segment``."""
+    subject, session, entities = name_parts(name)
+    return Scan(
+        subject=subject, session=session, entities=entities, participant=subject, image=image,
+        labels=labels, label_convention=convention if labels else "",
+        split="auto" if labels else "segment",
+    )  # fmt: skip
+
+
+def oasis1(paths: Sequence[str]) -> Found:
+    """Find OASIS-1's brains in atlas space (T88_111) and FSL's tissues; visits are sessions."""
+    scans, left_out, sessions = [], [], defaultdict(list)
     headers = {path.lower() for path in paths if path.lower().endswith(".hdr")}
     for path in paths:
         if found := OASIS_SESSION.match(path):
-            sessions.setdefault(found[1], []).append(path)
+            sessions[found[1]].append(path)
     for folder, inside in sessions.items():
         whole = {}
         for pattern in (OASIS_IMAGE, OASIS_LABELS):
@@ -60,101 +97,154 @@ def oasis1(paths: Sequence[str]) -> Finding:
     return scans, left_out
 
 
-def ixi(paths: Sequence[str]) -> Finding:
-    """IXI: one T1w scan per subject, no labels, so for pre-training."""
-    scans: dict[tuple[str, str], Scan] = {}
+def ixi(paths: Sequence[str]) -> Found:
+    """Find IXI's T1w scans, one per subject, without labels, so for pre-training."""
+    scans: dict[str, Scan] = {}
     left_out = []
-    for path in paths:
+    for path in (path for path in paths if IXI_NAME.fullmatch(Path(path).name)):
         name = Path(path).name
-        if not IXI_NAME.fullmatch(name):
-            continue
+        scan = replace(scan_named(name, path), split="pretrain")
         if not IXI_T1.fullmatch(name):
             left_out.append(LeftOut(path, "is not named IXI###-Site-####-T1"))
-            continue
-        scan = scan_named(name, path, use="pretrain")
-        if scans.setdefault((scan.subject, scan.session), scan) is not scan:
+        elif scans.setdefault(scan.id, scan) is not scan:
             left_out.append(LeftOut(path, TAKEN))
     return list(scans.values()), left_out
 
 
-def _entities(stem: str) -> frozenset[str]:
-    """What must agree between the BIDS names of a scan and of a label map on its grid."""
+def _grid_entities(stem: str) -> frozenset[str]:
+    """Return what must agree between the BIDS names of a scan and of a label map on its grid."""
     ignored = ("desc-", "atlas-", "seg-", "label-", "space-T1w", "space-orig")
     return frozenset(part for part in stem.split("_") if not part.startswith(ignored))
 
 
-def bids(paths: Sequence[str]) -> Finding:
-    """A BIDS data set: the first T1w scan of each session.
+def bids(paths: Sequence[str]) -> Found:
+    """Find the T1w scans of a BIDS data set, every run and acquisition as a scan of its own.
 
     Labels are the ``_dseg`` of the same entities, in the data set or its derivatives, on the scan's
     own grid (no ``space``, or T1w or orig); else those of FreeSurfer in the derivatives (see
-    :func:`with_freesurfer`). fMRIPrep's ``desc-aseg`` comes first; its numbering is known.
+    :func:`with_freesurfer`). fMRIPrep's ``desc-aseg`` comes first; its convention is known.
     """
-    visits: dict[str, list[tuple[str, str]]] = {}
-    maps: dict[frozenset[str], list[str]] = {}
+    visits: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    maps: dict[frozenset[str], list[str]] = defaultdict(list)
     for path in paths:
         if folder := BIDS_FOLDER.match(path):
-            scan = BIDS_T1W.fullmatch(path, folder.end())
-            visits.setdefault(folder[1], []).extend([(path, scan[1])] if scan else [])
+            t1w = BIDS_T1W.fullmatch(path, folder.end())
+            visits[folder[1]] += [(path, t1w[1])] if t1w else []
         if label := BIDS_DSEG.fullmatch(path):
-            maps.setdefault(_entities(label[1]), []).append(path)
-    # a subject's folder is no visit if its sessions are
-    visits = {key: found for key, found in visits.items() if found or not _has_session(key, visits)}
-    scans, left_out = [], []
+            maps[_grid_entities(label[1])].append(path)
+    scans, left_out, names = [], [], set()
     for visit, found in visits.items():
-        if not found:
+        # a subject's folder is no visit if its sessions are
+        if not found and not any(other.startswith(visit + "ses-") for other in visits):
             left_out.append(LeftOut(visit, "has no anat/*_T1w.nii or .nii.gz"))
-            continue
-        left_out += [LeftOut(path, TAKEN) for path, _ in found[1:]]
-        image, stem = found[0]
-        fitting = maps.pop(_entities(stem), [""])
-        fitting.sort(key=lambda path: "_desc-aseg_" not in path)
-        left_out += [LeftOut(path, TAKEN) for path in fitting[1:]]
-        known = "freesurfer" if re.search(r"_desc-aseg_|_desc-aparcaseg_", fitting[0]) else ""
-        scans.append(scan_named(stem, image, fitting[0], known))
+        for image, stem in found:
+            fitting = maps.pop(_grid_entities(stem), [""])
+            fitting.sort(key=lambda path: "_desc-aseg_" not in path)
+            known = "freesurfer" if re.search(r"_desc-(aseg|aparcaseg)_", fitting[0]) else ""
+            scan = scan_named(stem, image, fitting[0], known)
+            scans += [] if scan.id in names else [scan]
+            left_out += [
+                LeftOut(path, TAKEN) for path in [image] * (scan.id in names) + fitting[1:]
+            ]
+            names.add(scan.id)
     unfit = "has not the entities and space of a scan that was taken"
     left_out += [LeftOut(path, unfit) for found in maps.values() for path in found]
     surfer, _ = freesurfer([path for path in paths if path.startswith("derivatives/")])
     with_labels, unused = with_freesurfer(scans, surfer)
-    left_out += unused
-    return [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)], left_out
+    merged = [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)]
+    return merged, left_out + unused
 
 
-def _has_session(folder: str, folders: dict) -> bool:
-    return any(other.startswith(folder + "ses-") for other in folders)
+def _surfer(paths: Sequence[str], labels: str) -> Found:
+    scans, files = [], set(paths)
+    subjects = dict.fromkeys(path.rpartition("/mri/")[0] for path in paths if "/mri/" in path)
+    parents = {subject.rpartition("/")[0] for subject in subjects}
+    others = {path[:-1] for path in paths if path.endswith("/")} - subjects.keys() - parents
+    others = {folder for folder in others if folder.rpartition("/")[0] in parents}
+    left_out = [LeftOut(folder, "has no folder 'mri'") for folder in sorted(others)]
+    for subject in subjects:
+        name = Path(subject).name
+        images = [f"{subject}/mri/{image}" for image in ("orig.mgz", "T1.mgz")]
+        image = next((image for image in images if image in files), "")
+        aseg = f"{subject}/mri/{labels}"
+        if name.startswith(TEMPLATES):
+            left_out.append(LeftOut(subject, "comes with FreeSurfer; it is a template"))
+        elif ".long." in name:
+            left_out.append(LeftOut(subject, "is longitudinal; its cross-sectional run is enough"))
+        elif f"{subject}/base-tps" in files:
+            left_out.append(LeftOut(subject, "is the average of a subject's time points"))
+        elif not image:
+            left_out.append(LeftOut(subject, "has neither mri/orig.mgz nor mri/T1.mgz"))
+        else:
+            scans.append(scan_named(name, image, aseg if aseg in files else "", "freesurfer"))
+    return scans, left_out
 
 
-def _beside(paths: Sequence[str], kinds: str, protocol: str = "") -> Finding:
-    """Scans right in a folder; label maps have the scan's name and one of `kinds` at its end."""
-    images: dict[str, list[str]] = {}
-    maps: dict[str, list[str]] = {}
+def freesurfer(paths: Sequence[str]) -> Found:
+    """Find orig.mgz (else T1.mgz) and aseg.mgz in a SUBJECTS_DIR of FreeSurfer."""
+    return _surfer(paths, FREESURFER_ASEG)
+
+
+def fastsurfer(paths: Sequence[str]) -> Found:
+    """Find orig.mgz and the network's own label map in results of FastSurfer."""
+    if not any(path.endswith(f"/mri/{FASTSURFER_DKT}") for path in paths):
+        return [], []
+    return _surfer(paths, FASTSURFER_DKT)
+
+
+def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Found:
+    """Give scans FreeSurfer's image and labels of the same name; also return unused results.
+
+    The image too, since the labels lie on its grid. FreeSurfer merges the runs of a session: a
+    result without run is that of the first; one without session that of a subject with only one.
+    """
+    labelled = {
+        (scan.subject, scan.session, scan.entities): scan for scan in results if scan.labels
+    }
+    names = {(scan.subject, scan.session, scan.entities) for scan in scans}
+    visits = {(scan.subject, scan.session) for scan in scans}
+    several = Counter(subject for subject, _ in visits)
+    found, used = [], set()
+    for scan in scans:
+        keys = [(scan.subject, scan.session, scan.entities), (scan.subject, scan.session, "")]
+        keys += [(scan.subject, "", "")] if several[scan.subject] == 1 else []
+        keys = keys[:1] + [key for key in keys[1:] if key not in names]
+        result = next((labelled[key] for key in keys if key in labelled), None)
+        if result is not None and result.labels not in used:
+            used.add(result.labels)
+            scan = replace(
+                scan, image=result.image, labels=result.labels, source=result.source,
+                label_convention=result.label_convention, orientation="",
+                split="auto" if scan.split == "segment" else scan.split,
+            )  # fmt: skip
+        found.append(scan)
+    unfit = "matches no scan's subject and session"
+    return found, [LeftOut(r.labels, unfit) for r in labelled.values() if r.labels not in used]
+
+
+def _beside(paths: Sequence[str], kinds: str, convention: str = "") -> Found:
+    """Find scans right in a folder; their label maps have their names and one of `kinds`."""
+    images: dict[str, list[str]] = defaultdict(list)
+    maps: dict[str, list[str]] = defaultdict(list)
     left_out = []
     for path in paths:
-        file = re.fullmatch(
-            rf"([^/]+?)(?:_({kinds}))?\.(?:nii|nii\.gz|mg[zh])", path, re.IGNORECASE
-        )
-        if file:
+        if file := re.fullmatch(rf"([^/]+?)(?:_({kinds}))?{IMAGE}", path, re.IGNORECASE):
             target = maps if file[2] else images
-            target.setdefault(re.sub(r"_T1w?$", "", file[1], flags=re.I), []).append(path)
+            target[re.sub(r"_T1w?$", "", file[1], flags=re.I)].append(path)
         elif re.fullmatch(r"[^/]+\.img(\.gz)?", path, re.IGNORECASE):
-            left_out.append(
-                LeftOut(path, "is Analyze; write its row, with 'orientation', yourself")
-            )
+            left_out.append(LeftOut(path, ANALYZE))
     scans = []
     for name, found in images.items():
         label, *others = maps.pop(name, [""])
         left_out += [LeftOut(path, TAKEN) for path in others]
         # several images give several rows, whose equal names are refused
-        scans += [scan_named(name, path, label, protocol) for path in found]
+        scans += [scan_named(name, path, label, convention) for path in found]
     orphans = [path for found in maps.values() for path in found]
     return scans, left_out + [LeftOut(path, "is a label map without its scan") for path in orphans]
 
 
-def synthseg(paths: Sequence[str]) -> Finding:
-    """A folder of X.nii.gz or X_resampled.nii.gz with X_synthseg.nii.gz.
-
-    SynthSeg's maps lie on a 1 mm grid: where X_resampled is there, it is taken in place of X.
-    """
+def synthseg(paths: Sequence[str]) -> Found:
+    """Find X_resampled.nii.gz, on the 1 mm grid of SynthSeg's maps, or X.nii.gz with its map."""
     if not any("_synthseg.nii" in path for path in paths):
         return [], []
     resampled = {path.replace("_resampled.nii", ".nii"): path for path in paths
@@ -167,13 +257,13 @@ def synthseg(paths: Sequence[str]) -> Finding:
     return [replace(scan, image=resampled.get(scan.image, scan.image)) for scan in scans], left_out
 
 
-def plain(paths: Sequence[str]) -> Finding:
-    """A folder of NIfTI or MGZ files; the map of X is X_dseg, X_seg, X_labels or X_aseg."""
+def plain(paths: Sequence[str]) -> Found:
+    """Find NIfTI or MGZ files in a folder; the map of X is X_dseg, X_seg, X_labels or X_aseg."""
     return _beside(paths, LABELS)
 
 
-def folders(paths: Sequence[str]) -> Finding:
-    """A folder for each scan, with its image and maybe a label map.
+def folders(paths: Sequence[str]) -> Found:
+    """Find a folder for each scan, with its image and maybe a label map.
 
     Of several images it is the one whose name has T1 or MPRAGE in it; a single one may be called
     anything but another contrast. A label map is named as in :func:`plain`, or just so:
@@ -181,7 +271,7 @@ def folders(paths: Sequence[str]) -> Finding:
     """
     inside: dict[str, list[str]] = {path[:-1]: [] for path in paths if re.fullmatch("[^/]+/", path)}
     for path in paths:
-        if re.fullmatch(r"[^/]+/[^/]+\.(?:nii|nii\.gz|mg[zh])", path, re.IGNORECASE):
+        if re.fullmatch(rf"[^/]+/[^/]+{IMAGE}", path, re.IGNORECASE):
             inside.setdefault(path.partition("/")[0], []).append(path)
     scans, left_out = [], []
     for folder, files in inside.items():
@@ -195,17 +285,15 @@ def folders(paths: Sequence[str]) -> Finding:
         elif len(images) == 1 and len(maps) <= 1:
             scans.append(scan_named(folder, images[0], "".join(maps)))
         else:
-            count = f"{len(files)} image{'s' if len(files) > 1 else ''}"
-            reason = f"holds {count}; which is the T1w scan, and which its label map?"
+            count = f"holds {len(files)} image{'s' if len(files) > 1 else ''}"
+            reason = f"{count}; which is the T1w scan, and which its label map?"
             left_out.append(LeftOut(folder, reason))
     return scans, left_out
 
 
-# in the order in which they are tried: what is particular first
+# in the order in which they are tried: the most specific first
 LAYOUTS = {
     layout.__name__: layout
     for layout in (oasis1, ixi, bids, fastsurfer, freesurfer, synthseg, plain, folders)
 }
-FOLDERS = folders.__name__  # what is left when nothing particular was recognised
-# OASIS-1 also comes as archives of FreeSurfer results
-IN_ARCHIVES = ("oasis1", "ixi", "freesurfer")
+IN_ARCHIVES = ("oasis1", "ixi", "freesurfer")  # OASIS-1 also comes as results of FreeSurfer

@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quicknat.cohort.sheet import LOCAL, Scan, find_all
+from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
 from quicknat.reruns import stable_path
+
+
+def find_all(path: str | Path) -> list[Path]:
+    """Return the files that `path` names; its parts may be globs, matched case-insensitively."""
+    path = Path(path)
+    matches = [Path(path.anchor)]
+    try:
+        for part in path.relative_to(path.anchor).parts:
+            matches = [found for folder in matches for found in _children(folder, part)]
+        return [match for match in matches if match.is_file()]
+    except OSError:  # such as a name that is longer than any can be
+        return []
+
+
+def find_one(path: str | Path) -> Path:
+    """Return the one file that `path` names, as :func:`find_all` finds it.
+
+    Raises:
+        InputError: no file matches, or more than one.
+    """
+    files = find_all(path)
+    if not files:
+        raise InputError(path, "no such file", "check the path")
+    if len(files) > 1:
+        raise InputError(
+            path, f"matches {len(files)} files ({files[0].name}, {files[1].name})", "name one"
+        )
+    return files[0]
+
+
+def _children(folder: Path, name: str) -> list[Path]:
+    """Return the file `name` of a folder, or else all that match it case-insensitively."""
+    if (folder / name).exists():
+        return [folder / name]
+    if not folder.is_dir():
+        return []
+    return sorted(c for c in folder.iterdir() if fnmatch.fnmatchcase(c.name.lower(), name.lower()))
 
 
 @dataclass(frozen=True)
@@ -25,7 +63,7 @@ class Places:
     base: str = ""
 
     def path(self, source: str, path: str) -> str:
-        """Path of a file of a source; its last parts may still be a glob."""
+        """Return the path of a file of a source; its last parts may still be a glob."""
         if source == LOCAL:
             return stable_path(Path(self.sheet).parent / path)
         if self.sources[source]["kind"] == LOCAL:
@@ -43,11 +81,11 @@ class Places:
         return source == LOCAL or self.sources[source]["kind"] == LOCAL
 
     def inputs(self, source: str, path: str) -> list[str]:
-        """What a job that reads this file depends on.
+        """Return the inputs of a job that reads this file.
 
         A local file that went missing after the check is no input: the job itself says so, and
-        other scans go on. A member of an archive hangs on the list of members, since its name may
-        be a glob.
+        other scans continue. A member of an archive depends on the list of members, since its name
+        may be a glob.
         """
         if not self.in_place(source):
             return [f"{self.raw}/{source}.members.txt"]
@@ -71,11 +109,11 @@ class Places:
             "orientation": self.orientation(scan, scan.source),
             "labels": self.path(scan.labels_source, scan.labels) if scan.labels else "",
             "labels_orientation": self.orientation(scan, scan.labels_source),
-            "label_convention": scan.protocol,
+            "label_convention": scan.label_convention,
         }
 
     def orientation(self, scan: Scan, source: str) -> str:
-        """Stated direction of the axes, of the row or else of its source."""
+        """Return the stated direction of the axes, of the row or else of its source."""
         return scan.orientation or self.sources.get(source, {}).get("orientation", "")
 
     def require_sources(self, scan: Scan) -> None:

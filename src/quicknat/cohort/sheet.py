@@ -1,9 +1,8 @@
-"""The sheet: one row per scan, and who may be in which split."""
+"""The sheet: one row per scan, and which participants are in which split."""
 
 from __future__ import annotations
 
 import csv
-import fnmatch
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from quicknat.errors import InputError
+from quicknat.errors import InputError, notice
 from quicknat.schema import all_problems, load_schema
 
 LOCAL = "local"  # the source of files that lie where the sheet says
+# BIDS entities of a T1w scan other than its subject and session, each with "_" before it
+ENTITIES = "(?:_(?:task|acq|ce|rec|run|echo|part|chunk)-[A-Za-z0-9]+)*"
+SCAN_NAME = f"sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?{ENTITIES}"
 AUTO_SPLIT = ("train",) * 8 + ("val", "test")
+# columns of sheets written by earlier versions, by their names now
+RENAMED = {"use": "split", "person": "participant", "protocol": "label_convention"}
 
 
 @dataclass(frozen=True)
@@ -26,55 +30,57 @@ class Scan:
 
     subject: str
     image: str
-    use: str
+    split: str
     session: str = ""
+    entities: str = ""
     source: str = LOCAL
     labels: str = ""
     labels_source: str = ""
-    protocol: str = ""
-    person: str = ""
+    label_convention: str = ""
+    participant: str = ""
     orientation: str = ""
 
     @property
     def id(self) -> str:
-        """BIDS-style name, ``sub-X`` or ``sub-X_ses-Y``."""
-        return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
+        """BIDS name: ``sub-X[_ses-Y][_acq-…][_run-…]``."""
+        session = f"_ses-{self.session}" if self.session else ""
+        return f"sub-{self.subject}{session}" + (f"_{self.entities}" if self.entities else "")
 
 
-def side(use: str) -> str:
-    """The split that a use belongs to, among which nobody may be shared; "" for ``segment``.
+def side(split: str) -> str:
+    """Return ``train``, ``val`` or ``test``, which must not share a participant; else "".
 
-    A person learnt from must not be judged on, and pre-training is learning too.
+    Pre-training counts as training: who was trained on must not be tested on.
     """
-    return {"pretrain": "train", "train": "train", "val": "val", "test": "test"}.get(use, "")
+    return {"pretrain": "train", "train": "train", "val": "val", "test": "test"}.get(split, "")
 
 
-def auto_use(person: str) -> str:
-    """``train``, ``val`` or ``test`` (80/10/10) by a hash of the person.
+def auto_split(participant: str) -> str:
+    """Return ``train``, ``val`` or ``test`` (80/10/10) by a hash of the participant's name.
 
-    The answer depends on nothing but the name, so adding people never moves the others.
+    It depends on the name alone, so that adding participants never moves others.
     """
-    digest = hashlib.sha256(person.encode()).digest()
+    digest = hashlib.sha256(participant.encode()).digest()
     return AUTO_SPLIT[int.from_bytes(digest[:8], "big") % len(AUTO_SPLIT)]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a table: with one scan of a sheet, or else (None) with the table."""
+    """A fault of a table: of one scan of a sheet, or (None) of the whole table."""
 
     error: InputError
     scan: Scan | None = None
 
 
 def _as_scan(row: Mapping[str, str]) -> Scan:
-    """A row as it stands, with whatever it lacks left empty."""
+    """Return a row as a scan; what it lacks is left empty."""
     known = {field.name for field in fields(Scan)}
     given = {key: value for key, value in row.items() if key in known and value}
-    return Scan(**{"subject": "", "image": "", "use": ""} | given)
+    return Scan(**{"subject": "", "image": "", "split": ""} | given)
 
 
 def read_cells(path: Path) -> pd.DataFrame:
-    """The cells of a TSV as text, without lines that begin with ``#``.
+    """Read the cells of a TSV as text, without lines that begin with ``#``.
 
     Raises:
         InputError: cannot be read as a table.
@@ -97,24 +103,43 @@ def read_cells(path: Path) -> pd.DataFrame:
     return table
 
 
+def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
+    """Return a sheet's columns with the names of earlier versions replaced, which is noted.
+
+    Raises:
+        InputError: a column stands there under both names.
+    """
+    old = [name for name in columns if name in RENAMED]
+    for name in old:
+        if RENAMED[name] in columns:
+            problem = f"has the columns '{RENAMED[name]}' and '{name}', which is its old name"
+            raise InputError(path, problem, f"remove '{name}'")
+    if old:
+        now = ", ".join(f"'{name}' is now '{RENAMED[name]}'" for name in old)
+        notice(f"{path}: columns were renamed: {now}; the old names are still read")
+    return [RENAMED.get(name, name) for name in columns]
+
+
 def examine_table(
     path: str | Path, kind: str
 ) -> tuple[list[dict[str, str]], list[tuple[InputError, dict[str, str]]]]:
-    """Read a TSV of text cells, lines that begin with ``#`` left out, and check every row.
+    """Read a TSV of text cells, without lines that begin with ``#``, and check every row.
 
     Args:
         path: the table.
         kind: its schema, ``sheet`` or ``sources``.
 
     Returns:
-        The rows that the schema accepts (without columns that it does not know), and all that is
-        wrong: each error with its row, an empty one where the header is at fault.
+        The rows that the schema accepts (without columns that it does not know), and all errors:
+        each with its row, an empty one where the header is at fault.
 
     Raises:
-        InputError: cannot be read as a table.
+        InputError: cannot be read as a table, or has a column under two names.
     """
     path, schema = Path(path), load_schema(kind)
     table = read_cells(path)
+    if kind == "sheet":
+        table.columns = current_names(list(table.columns), path)
     names = {"properties": {key: {} for key in schema["properties"]}, "additionalProperties": False}
     header = [e for column in table.columns for e in all_problems({column: ""}, names, path)]
     absent = [key for key in schema["required"] if key not in table.columns]
@@ -145,7 +170,7 @@ def read_sources(path: str | Path) -> dict[str, dict[str, str]]:
 
 
 def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dict[str, str]]:
-    """The rows of a table of sources by their names.
+    """Return the rows of a table of sources by their names.
 
     Raises:
         InputError: one name stands in two rows.
@@ -158,14 +183,14 @@ def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dic
 
 
 def examine_sheet(path: str | Path) -> tuple[list[Scan], list[Fault]]:
-    """Read a sheet, settle ``use: auto``, and collect all that is wrong with it.
+    """Read a sheet, replace ``split: auto``, and collect all its faults.
 
     Returns:
-        Every scan that its row describes, sorted by name, without those of ``use: exclude``; and
+        Every scan that its row describes, sorted by name, without those of ``split: exclude``; and
         the faults in the order in which they are met.
 
     Raises:
-        InputError: cannot be read as a table.
+        InputError: as :func:`examine_table` raises it.
     """
     rows, wrong = examine_table(path, "sheet")
     faults = [Fault(error, _as_scan(row) if row else None) for error, row in wrong]
@@ -173,48 +198,52 @@ def examine_sheet(path: str | Path) -> tuple[list[Scan], list[Fault]]:
     names: set[str] = set()
     split_of: dict[str, Scan] = {}
     for scan in map(_as_scan, rows):
-        person = scan.person or scan.subject
-        use = auto_use(person) if scan.use == "auto" else scan.use
+        who = scan.participant or scan.subject
+        split = auto_split(who) if scan.split == "auto" else scan.split
         source = scan.labels_source or scan.source
-        scan = replace(scan, use=use, person=person, labels_source=source)
-        if use == "exclude":
+        scan = replace(scan, split=split, participant=who, labels_source=source)
+        if split == "exclude":
             continue
         problems = []
         if scan.id in names:
-            problems.append((f"{scan.id} stands in two rows", "remove one, or give each a session"))
-        if use in ("train", "val", "test") and not scan.labels:
+            problems.append(
+                (f"{scan.id} stands in two rows", "remove one, or give each a session or entities")
+            )
+        if split in ("train", "val", "test") and not scan.labels:
             fix = "name them, or use pretrain/segment"
-            problems.append((f"{scan.id} has use={use} but no labels", fix))
-        if not scan.image and not (use == "pretrain" and scan.labels):
-            fix = "name it; only a label map to pre-train on (use=pretrain) can do without"
+            problems.append((f"{scan.id} has split={split} but no labels", fix))
+        if not scan.image and not (split == "pretrain" and scan.labels):
+            fix = "name it; only a label map to pre-train on (split=pretrain) can do without"
             problems.append((f"{scan.id} has no image", fix))
-        if scan.labels and not scan.protocol:
-            problems.append((f"{scan.id} has labels but no protocol", "say their numbering"))
+        if scan.labels and not scan.label_convention:
+            fix = "state it, such as freesurfer"
+            problems.append((f"{scan.id} has labels but no label_convention", fix))
         if set(scan.image + scan.labels) & set("{}"):
             what = f"{scan.id} has a path with a brace, which Snakemake takes for a wildcard"
             problems.append((what, "rename that file or folder, or make a link to it"))
-        if side(use):
-            other = split_of.setdefault(person, scan)
-            if side(use) != side(other.use):
-                what = f"person '{person}' is in {other.use} ({other.id}) and in {use} ({scan.id})"
-                problems.append((what, "keep all scans of a person in one split"))
+        if side(split):
+            other = split_of.setdefault(who, scan)
+            if side(split) != side(other.split):
+                what = f"participant '{who}' is in {other.split} ({other.id}) and in {split}"
+                fix = "keep all scans of a participant in one split"
+                problems.append((f"{what} ({scan.id})", fix))
         faults += [Fault(InputError(path, *problem), scan) for problem in problems]
         names.add(scan.id)
         scans.append(scan)
     if not scans and not faults:
-        faults.append(Fault(InputError(path, "lists no scan", "add rows, or remove use=exclude")))
+        faults.append(Fault(InputError(path, "lists no scan", "add rows, or remove split=exclude")))
     return sorted(scans, key=lambda scan: scan.id), faults
 
 
 def read_sheet(path: str | Path) -> list[Scan]:
-    """Read a sheet, settle ``use: auto``, and guard against leakage.
+    """Read a sheet, replace ``split: auto``, and guard against leakage.
 
     Returns:
-        Scans sorted by name, without those of ``use: exclude``, so that the order of rows and
+        Scans sorted by name, without those of ``split: exclude``, so that the order of rows and
         commented rows change nothing downstream.
 
     Raises:
-        InputError: an invalid row, a scan listed twice, or a person in two splits.
+        InputError: an invalid row, a scan listed twice, or a participant in two splits.
     """
     scans, faults = examine_sheet(path)
     if faults:
@@ -222,45 +251,8 @@ def read_sheet(path: str | Path) -> list[Scan]:
     return scans
 
 
-def find_all(path: str | Path) -> list[Path]:
-    """The files that `path` names; its parts may be globs, matched without regard to case."""
-    path = Path(path)
-    matches = [Path(path.anchor)]
-    try:
-        for part in path.relative_to(path.anchor).parts:
-            matches = [found for folder in matches for found in _children(folder, part)]
-        return [match for match in matches if match.is_file()]
-    except OSError:  # such as a name that is longer than any can be
-        return []
-
-
-def find_one(path: str | Path) -> Path:
-    """The one file that `path` names, as :func:`find_all` finds it.
-
-    Raises:
-        InputError: no file matches, or more than one.
-    """
-    files = find_all(path)
-    if not files:
-        raise InputError(path, "no such file", "check the path")
-    if len(files) > 1:
-        raise InputError(
-            path, f"matches {len(files)} files ({files[0].name}, {files[1].name})", "name one"
-        )
-    return files[0]
-
-
-def _children(folder: Path, name: str) -> list[Path]:
-    """What `name` means in a folder: itself, or else all that match it without regard to case."""
-    if (folder / name).exists():
-        return [folder / name]
-    if not folder.is_dir():
-        return []
-    return sorted(c for c in folder.iterdir() if fnmatch.fnmatchcase(c.name.lower(), name.lower()))
-
-
 def default_name(path: Path) -> str:
-    """``sub-…`` from a file name: its BIDS entities if it has them, else its letters and digits."""
+    """Return ``sub-…`` for a file name: its BIDS entities, else its letters and digits."""
     stem = re.sub(r"(\.nii)?(\.gz)?$|\.(mgz|mgh|img|hdr)$", "", path.name, flags=re.IGNORECASE)
-    entities = re.match(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)", stem)
-    return entities[1] if entities else "sub-" + re.sub(r"[^A-Za-z0-9]", "", stem)
+    name = re.match(SCAN_NAME, stem)
+    return name[0] if name else "sub-" + re.sub(r"[^A-Za-z0-9]", "", stem)

@@ -1,4 +1,4 @@
-"""Look through a data set on disk or in an archive: its scans, and what is left out and why."""
+"""Survey a data set on disk or in an archive: its scans, and what is left out and why."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from quicknat.cohort.freesurfer_layouts import with_freesurfer
-from quicknat.cohort.layouts import FOLDERS, IN_ARCHIVES, LAYOUTS
-from quicknat.cohort.naming import Finding, LeftOut
+from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS, Found, LeftOut, with_freesurfer
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
 
@@ -30,7 +29,7 @@ class Survey:
 
 
 def list_paths(root: Path) -> list[str]:
-    """Sorted paths below a folder or in a tar archive, with ``/``; those of folders end with it.
+    """Return sorted paths below a folder or in a tar archive; those of folders end with ``/``.
 
     Names that begin with a dot are left out (``.git``, and what macOS leaves behind). Links to
     folders are followed, but not in circles.
@@ -38,28 +37,24 @@ def list_paths(root: Path) -> list[str]:
     Raises:
         InputError: neither a folder nor a readable archive.
     """
+    if not root.exists():
+        raise InputError(root, "no such folder or archive", "check the path")
     if root.is_dir():
         names = list(_walk(root))
-    elif root.is_file():
+    else:
         try:
             with tarfile.open(root) as archive:
                 names = [member.name + "/" * member.isdir() for member in archive]
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise InputError(
-                root, f"cannot be listed as a tar archive ({error})", "give a folder or a .tar(.gz)"
-            ) from error
-    else:
-        raise InputError(root, "no such folder or archive", "check the path")
+            problem = f"cannot be listed as a tar archive ({error})"
+            raise InputError(root, problem, "give a folder or a .tar(.gz)") from error
     names = [name.removeprefix("./") for name in names]
     return sorted(name for name in names if not any(p.startswith(".") for p in name.split("/")))
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Files and folders below `root`, relative to it; what cannot be read is warned about."""
-
-    def unreadable(error: OSError) -> None:
-        log.warning("left out: %s", error)
-
+    """Yield files and folders below `root`, relative to it; warn of what cannot be read."""
+    unreadable = partial(log.warning, "left out: %s")
     for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         here = Path(folder)
         folders[:] = [n for n in folders if not n.startswith(".") and not _in_circle(here / n)]
@@ -70,10 +65,9 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _in_circle(folder: Path) -> bool:
     """Whether a folder is a link to one that it lies in, by any of the links that lead to it."""
-    if not folder.is_symlink():
-        return False
-    target = folder.resolve()
-    return any(above.resolve().is_relative_to(target) for above in folder.parents)
+    return folder.is_symlink() and any(
+        above.resolve().is_relative_to(folder.resolve()) for above in folder.parents
+    )
 
 
 def survey(
@@ -108,11 +102,8 @@ def survey(
         raise InputError(root, f"is an archive; '{layout}' needs a folder", "unpack it")
     name, (scans, left_out) = _first(names, paths)
     if not scans and not left_out:
-        raise InputError(
-            root,
-            "holds no scan of any layout that was looked for",
-            f"write the sheet yourself (docs/howto/own-data.md); these are: {', '.join(names)}",
-        )
+        fix = f"write the sheet yourself (docs/howto/own-data.md); these are: {', '.join(names)}"
+        raise InputError(root, "holds no scan of any layout that was looked for", fix)
     scans, unusable = _usable(scans, root, source)
     left_out += unusable
     if labels_from:
@@ -122,7 +113,12 @@ def survey(
             raise InputError(labels_from, "holds no results of FreeSurfer", "name a SUBJECTS_DIR")
         left_out += unusable
         bare = [
-            replace(scan, labels="", protocol="", use="segment" if scan.use == "auto" else scan.use)
+            replace(
+                scan,
+                labels="",
+                label_convention="",
+                split="segment" if scan.split == "auto" else scan.split,
+            )
             for scan in scans
         ]
         scans, unused = with_freesurfer(bare, results)
@@ -134,12 +130,12 @@ def survey(
     return Survey(name, _distinct(scans), sorted(left_out, key=lambda item: item.path))
 
 
-def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Finding]:
-    """The first layout that finds a scan, or else one that finds something to leave out."""
-    findings: dict[str, Finding] = {}
+def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Found]:
+    """Return the first layout that finds a scan, or else one that finds what to leave out."""
+    findings: dict[str, Found] = {}
     for name in names:
-        if name == FOLDERS and any(left_out for _, left_out in findings.values()):
-            continue  # something particular, of which nothing can be used
+        if name == "folders" and any(left_out for _, left_out in findings.values()):
+            continue  # a specific layout, nothing of which can be used
         findings[name] = LAYOUTS[name](paths)
         if findings[name][0]:
             return name, findings[name]
@@ -147,8 +143,8 @@ def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Finding]:
     return name, findings[name]
 
 
-def _usable(scans: Sequence[Scan], root: Path, source: str) -> Finding:
-    """Scans with absolute paths, or their source; without those that a sheet cannot name."""
+def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
+    """Return scans with absolute paths or their source, without those that no sheet can name."""
     kept, left_out = [], []
     base = None if source != LOCAL else root.resolve()
     for scan in scans:
@@ -167,7 +163,7 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Finding:
 
 
 def _distinct(scans: Sequence[Scan]) -> list[Scan]:
-    """The scans sorted by name; two of one name are refused, since they may be two people."""
+    """Sort scans by name; refuse two of one name, since they may be two participants."""
     named: dict[str, Scan] = {}
     for scan in scans:
         other = named.setdefault(scan.id, scan)

@@ -1,55 +1,57 @@
-"""Write a cohort's sheet, and who its people are."""
+"""Write a cohort's sheet, and the table of its participants."""
 
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
-from quicknat.cohort.naming import name_parts
-from quicknat.cohort.sheet import LOCAL, Scan, read_cells, read_sheet
+from quicknat.cohort.layouts import name_parts
+from quicknat.cohort.sheet import LOCAL, Scan, current_names, read_cells, read_sheet
 from quicknat.errors import InputError
 from quicknat.files import written_whole
 from quicknat.schema import load_schema
 
 PARTICIPANTS = "participants.tsv"
+NAME = ("subject", "session", "entities")  # what makes a scan's name
 BIDS_COLUMNS = {"M/F": "sex", "Hand": "handedness", "Age": "age"}  # OASIS's name: BIDS's name
 
 
-def settle(scans: Sequence[Scan], use: str = "", protocol: str = "") -> list[Scan]:
-    """Scans with the use and the numbering of labels that the user states.
+def resolve(scans: Sequence[Scan], split: str = "", convention: str = "") -> list[Scan]:
+    """Return scans with the split and the label convention that the user states.
 
     Args:
         scans: of :func:`quicknat.cohort.survey.survey`.
-        use: for all scans that can have it: those without labels serve to pretrain or segment only.
-        protocol: numbering of the label maps whose layout does not tell it.
+        split: for all scans that can have it: those without labels only pretrain or segment.
+        convention: of the label maps whose layout does not state it.
 
     Raises:
-        InputError: label maps of unknown numbering.
+        InputError: label maps of unknown convention.
     """
-    settled = []
+    resolved = []
     for scan in scans:
-        if use and (scan.labels or use in ("pretrain", "segment")):
-            scan = replace(scan, use=use)
-        if scan.labels and not scan.protocol:
-            if not protocol:
+        if split and (scan.labels or split in ("pretrain", "segment")):
+            scan = replace(scan, split=split)
+        if scan.labels and not scan.label_convention:
+            if not convention:
                 raise InputError(
-                    scan.labels, "is a label map whose numbering nothing tells",
-                    "state it with --protocol, such as freesurfer or neuromorphometrics",
+                    scan.labels, "is a label map of unknown label convention",
+                    "state it with --label-convention, such as freesurfer or neuromorphometrics",
                 )  # fmt: skip
-            scan = replace(scan, protocol=protocol)
-        settled.append(scan)
-    return settled
+            scan = replace(scan, label_convention=convention)
+        resolved.append(scan)
+    return resolved
 
 
 def read_demographics(path: str | Path) -> pd.DataFrame:
-    """OASIS-1's ``oasis_cross-sectional.csv`` as BIDS participants: one row per person.
+    """Read OASIS-1's ``oasis_cross-sectional.csv`` as BIDS participants, one row each.
 
-    Sex, handedness and age get BIDS's names, the other columns keep theirs. Of a person with two
-    sessions it is the first that counts.
+    Sex, handedness and age get BIDS's names, the other columns keep theirs. Of a participant with
+    two sessions the first counts.
 
     Raises:
         InputError: not such a table.
@@ -57,9 +59,8 @@ def read_demographics(path: str | Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise InputError(
-            path, f"cannot be read as a CSV table ({error})", "save it as CSV, UTF-8"
-        ) from error
+        problem = f"cannot be read as a CSV table ({error})"
+        raise InputError(path, problem, "save it as CSV, UTF-8") from error
     if "ID" not in table:
         raise InputError(path, "has no column 'ID'", "give OASIS-1's oasis_cross-sectional.csv")
     table = table.sort_values("ID").rename(columns=BIDS_COLUMNS).replace(["", "N/A"], "n/a")
@@ -68,7 +69,7 @@ def read_demographics(path: str | Path) -> pd.DataFrame:
 
 
 def read_participants(path: str | Path) -> pd.DataFrame:
-    """A BIDS ``participants.tsv``: text by ``participant_id``, "n/a" where nothing is said.
+    """Read a BIDS ``participants.tsv``: text by ``participant_id``, "n/a" where it is empty.
 
     Raises:
         InputError: cannot be read as a table, has no such column, or has one id in two rows.
@@ -87,31 +88,28 @@ def read_participants(path: str | Path) -> pd.DataFrame:
     twice = table["participant_id"][table["participant_id"].duplicated()]
     if len(twice):
         problem = f"has participant_id '{twice.iloc[0]}' in two rows"
-        raise InputError(path, problem, "keep one row per person")
+        raise InputError(path, problem, "keep one row per participant")
     return table.set_index("participant_id")
 
 
 def _cells(scans: Sequence[Scan], sheet: Path) -> pd.DataFrame:
-    """Rows of a sheet as text; paths below its folder are relative to it."""
-    folder = sheet.parent.resolve()
-    rows = []
-    for scan in scans:
-        row = asdict(scan)
-        for key in ("image", "labels"):
-            if row[key] and Path(row[key]).is_relative_to(folder):
-                row[key] = str(Path(row[key]).relative_to(folder))
-        rows.append(row)
-    return pd.DataFrame(rows, columns=list(load_schema("sheet")["properties"]))
+    """Return rows of a sheet as text; paths below its folder are relative to it."""
+    columns = list(load_schema("sheet")["properties"])
+    if not any(scan.entities for scan in scans):  # few data sets have them
+        columns.remove("entities")
+    table = pd.DataFrame(map(asdict, scans), columns=columns)
+    start = f"{sheet.parent.resolve()}{os.sep}"
+    for key in ("image", "labels"):
+        table[key] = table[key].str.removeprefix(start)
+    return table
 
 
 def _as_tsv(table: pd.DataFrame, header: bool = True) -> str:
-    return table.to_csv(
-        sep="\t", index=False, header=header, quoting=csv.QUOTE_NONE, lineterminator="\n"
-    )
+    return table.to_csv(sep="\t", index=False, header=header, quoting=csv.QUOTE_NONE)
 
 
 def _write(sheet: Path, text: str, people: pd.DataFrame | None) -> list[Scan]:
-    """Write a sheet and who its people are, if its reader accepts it."""
+    """Write a sheet and the table of its participants, if the sheet's reader accepts it."""
     files = [sheet] if people is None else [sheet, sheet.with_name(PARTICIPANTS)]
     with written_whole(*files) as temporaries:
         temporaries[0].write_bytes(text.encode())
@@ -138,10 +136,10 @@ def write_sheet(
     """Write a sheet that :func:`quicknat.cohort.sheet.read_sheet` accepts, or none.
 
     Paths below the sheet's folder become relative to it. With `demographics`, `participants.tsv`
-    goes beside the sheet, with those of the scans' people.
+    goes beside the sheet, with those of the scans' participants.
 
     Returns:
-        The scans as the sheet's readers will have them, ``auto`` settled.
+        The scans as the sheet's readers will have them, ``auto`` replaced.
 
     Raises:
         InputError: a file is there already, or the sheet would not be valid.
@@ -150,22 +148,20 @@ def write_sheet(
     files = [output] if demographics is None else [output, output.with_name(PARTICIPANTS)]
     for file in files:
         if file.exists() and not overwrite:
-            raise InputError(
-                file, "exists", "give another name, --add what is new to it, or --overwrite it"
-            )
+            fix = "give another name, --add what is new to it, or --overwrite it"
+            raise InputError(file, "exists", fix)
     people = None if demographics is None else _people_of(scans, demographics)
     return _write(output, _as_tsv(_cells(scans, output)), people)
 
 
-def _mentioned(text: str, columns: Sequence[str]) -> set[tuple[str, str]]:
-    """Subject and session of every row of a sheet, those that are commented out as well."""
-    places = [columns.index(name) if name in columns else -1 for name in ("subject", "session")]
+def _mentioned(text: str, columns: Sequence[str]) -> set[tuple[str, ...]]:
+    """Return the names in every row of a sheet, also of rows that are commented out."""
+    places = [columns.index(name) if name in columns else None for name in NAME]
     found = set()
     for line in text.split("\n"):
         cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
         cells += [""] * len(columns)  # editors drop tabs at the end of a line
-        subject, session = (cells[place] if place >= 0 else "" for place in places)
-        found.add((subject, session))
+        found.add(tuple("" if place is None else cells[place] for place in places))
     return found
 
 
@@ -174,26 +170,26 @@ def add_to_sheet(
     sheet: str | Path,
     demographics: pd.DataFrame | None = None,
 ) -> tuple[list[Scan], int]:
-    """Add rows for those of the scans that a sheet does not have; all else in it stays as it is.
+    """Add rows for those of the scans that a sheet lacks; leave everything else in it unchanged.
 
-    A scan is the same if subject and session are. One whose row is commented out is not added
-    again. With `demographics`, `participants.tsv` gets the people that it lacks.
+    A scan is the same if subject, session and entities are. One whose row is commented out is not
+    added again. With `demographics`, `participants.tsv` gets the participants that it lacks.
 
     Returns:
-        All scans as the sheet's readers will have them, and how many are new.
+        All scans as the sheet's readers will have them, and the number of new ones.
 
     Raises:
         InputError: there is no such sheet, it lacks a column that a new scan needs, or it would not
             be valid.
     """
     sheet = Path(sheet)
-    columns = list(read_cells(sheet).columns)
+    columns = current_names(list(read_cells(sheet).columns), sheet)
     text = sheet.read_bytes().decode()  # line ends and byte order mark stay as they are
     line_end = "\r\n" if "\r\n" in text else "\n"
     there = _mentioned(text, columns)
-    new = [scan for scan in scans if (scan.subject, scan.session) not in there]
+    new = [scan for scan in scans if (scan.subject, scan.session, scan.entities) not in there]
     everything = _cells(new, sheet)
-    implied = {"source": LOCAL, "person": everything["subject"]}  # where a sheet does not say
+    implied = {"source": LOCAL, "participant": everything["subject"]}  # where a sheet has no column
     for name in everything:
         if name not in columns and (everything[name] != implied.get(name, "")).any():
             fix = "add it to the first line, and a tab to each other line"

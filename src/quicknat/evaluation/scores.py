@@ -7,7 +7,7 @@ All functions take the tables that the workflow gathers and leave empty (NaN) wh
 - ``confusion``: subject, reference, prediction, voxels;
 - ``volumes``: subject, name, uncertainty.
 
-A subject is a scan, ``sub-X`` or ``sub-X_ses-Y``; ``order`` are the structures of the protocol.
+A subject is a scan, ``sub-X[_ses-Y][_run-…]``; ``order`` are the structures of the protocol.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ RESAMPLES = 5000
 
 
 def persons_of(subjects: pd.Series, persons: Mapping[str, str] | None = None) -> pd.Series:
-    """Who each scan is of: as `persons` says (scan → person), else the scan without session."""
-    own = subjects.str.replace(r"_ses-.*", "", regex=True)
+    """Who each scan is of: as `persons` says (scan → person), else the name's subject."""
+    own = subjects.str.replace(r"_(ses|task|acq|ce|rec|run|echo|part|chunk)-.*", "", regex=True)
     return own if persons is None else subjects.map(persons).fillna(own)
 
 

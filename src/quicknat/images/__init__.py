@@ -1,1 +1,1 @@
-"""Scans and label maps: read from any format, on one grid, in one numbering, in slices."""
+"""Scans and label maps: read from any format, on one grid, in one label convention, in slices."""

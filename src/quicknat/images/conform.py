@@ -275,13 +275,13 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
 
 
 def conform_labels(
-    labels: Volume, numbering: str, protocol: Protocol, grid: Grid
+    labels: Volume, convention: str, protocol: Protocol, grid: Grid
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn a label map into the protocol's classes.
 
     Args:
         labels: label values on any grid in the scan's world space.
-        numbering: of these values, see :meth:`Protocol.remap`.
+        convention: of these values, see :meth:`Protocol.remap`.
         grid: the conformed grid.
 
     Returns:
@@ -290,5 +290,5 @@ def conform_labels(
     Raises:
         InputError: see :meth:`Protocol.remap`.
     """
-    classes = protocol.remap(labels.data, numbering, labels.path)
+    classes = protocol.remap(labels.data, convention, labels.path)
     return classes, resample_labels(Volume(classes, labels.affine, labels.path), grid)

@@ -1,4 +1,4 @@
-"""Label protocols: which structures a network predicts, and how other numberings map to them."""
+"""Label protocols: the structures that a network predicts, and label conventions mapped to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = [
     "partner",
     "sagittal",
 ]
-NUMBERINGS = ("freesurfer", "neuromorphometrics")
+CONVENTIONS = ("freesurfer", "neuromorphometrics")
 EXAMPLE = "compare it with src/quicknat/data/labels/quicknat28.tsv"
 MAX_CLASSES = 256  # label maps are stored in bytes
 
@@ -76,7 +76,7 @@ class Protocol:
             for column in ("index", "sagittal"):
                 table[column] = table[column].astype(int)
             table["partner"] = table["partner"].replace("", "-1").astype(int)
-            ids = {key: [parse_ids(text) for text in table[key]] for key in NUMBERINGS}
+            ids = {key: [parse_ids(text) for text in table[key]] for key in CONVENTIONS}
         except (ValueError, OverflowError) as error:
             raise InputError(path, f"holds a value that is no number ({error})", EXAMPLE) from error
         if list(table["index"]) != list(range(len(table))) or len(table) < 2:
@@ -167,12 +167,12 @@ class Protocol:
         partners = self.table["partner"].to_numpy()
         return np.where(partners < 0, np.arange(len(partners)), partners)
 
-    def remap(self, source: np.ndarray, numbering: str, where: str | Path) -> np.ndarray:
-        """Turn a label map in another numbering into class indices, uint8, same shape.
+    def remap(self, source: np.ndarray, convention: str, where: str | Path) -> np.ndarray:
+        """Turn a label map of another convention into class indices, uint8, same shape.
 
         Args:
             source: label values; floats are accepted when they are whole numbers.
-            numbering: ``freesurfer``, ``neuromorphometrics``, or this protocol's own name when
+            convention: ``freesurfer``, ``neuromorphometrics``, or this protocol's own name when
                 the file already holds class indices.
             where: file named in error messages.
 
@@ -187,20 +187,20 @@ class Protocol:
                 where, f"label value {odd} is not a whole number",
                 "give the label map itself: not probabilities, and not one that was interpolated",
             )  # fmt: skip
-        if numbering == self.name:
+        if convention == self.name:
             known = {int(index): int(index) for index in self.table["index"]}
-        elif numbering in NUMBERINGS:
+        elif convention in CONVENTIONS:
             known = {
                 number: int(row["index"])
                 for row in self.table.to_dict("records")
-                for number in parse_ids(row[numbering])
+                for number in parse_ids(row[convention])
             }
         else:
             raise InputError(
                 where,
-                f"labels in numbering '{numbering}' cannot be mapped to protocol '{self.name}'",
-                f"allowed: {', '.join([*NUMBERINGS, self.name])}; or predict the classes of "
-                f"'{numbering}', if that is a label table: 'protocol' in the settings",
+                f"labels of convention '{convention}' cannot be mapped to protocol '{self.name}'",
+                f"allowed: {', '.join([*CONVENTIONS, self.name])}; or predict the classes of "
+                f"'{convention}', if that is a label table: 'protocol' in the settings",
             )
         unknown = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if v not in known]
         if unknown:
@@ -208,8 +208,8 @@ class Protocol:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise InputError(
                 where,
-                f"label value {listed}{more} is not in the {numbering} numbering",
-                "check the 'protocol' column of the sheet, or add the value to the label table",
+                f"label value {listed}{more} is not in the {convention} convention",
+                "check the sheet's 'label_convention', or add the value to the label table",
             )
         lookup = np.array([known[int(value)] for value in values], dtype=np.uint8)
         mapped = lookup[np.searchsorted(values, source)]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from quicknat.cohort.check import Verdict
 from quicknat.cohort.sheet import Scan
-from quicknat.cohort.verdicts import Verdict
 from quicknat.evaluation import scores
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
@@ -64,7 +64,7 @@ class ReportInputs:
         Where jobs failed it is put together anew: the gathered one may be of an earlier run. So may
         scores where no scan is to be tested any more.
         """
-        scored = {scan.id for scan in self.scans if scan.use == "test"}
+        scored = {scan.id for scan in self.scans if scan.split == "test"}
         names = [n for n in self.segmented if n in scored or not path.startswith("metrics")]
         if self.complete:
             file = self.results / path
@@ -86,7 +86,7 @@ def scored_content(inputs: ReportInputs) -> dict:
     if metrics is None:
         return {}
     views, confusion = (inputs.table(f"metrics/{name}.tsv") for name in ("views", "confusion"))
-    persons = {scan.id: scan.person for scan in inputs.scans}
+    persons = {scan.id: scan.participant for scan in inputs.scans}
     tables = {
         "scans": scores.by_scan(metrics),
         "structures": scores.by_structure(metrics, order, persons),
@@ -106,7 +106,7 @@ def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: di
     if volumes is None:
         return []
     dice = {row["subject"]: row["dice"] for row in scored.get("scans", [])}
-    uses = {scan.id: scan.use for scan in inputs.scans}
+    uses = {scan.id: scan.split for scan in inputs.scans}
     rows = []
     for name in inputs.segmented:
         quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_text())
@@ -150,7 +150,7 @@ def scan_content(
 
 def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
     """What the cohort's page says of scans, training and run, besides their scores."""
-    uses = pd.Series([scan.use for scan in inputs.scans]).value_counts()
+    uses = pd.Series([scan.split for scan in inputs.scans]).value_counts()
     order = inputs.protocol.names[1:]
     # networks that an earlier run trained say nothing about a given model
     histories = {} if inputs.given else _histories(inputs.results / "models")
@@ -161,7 +161,7 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
         "note": inputs.note,
         "inputs": inputs,
         "uses": [(use, int(uses[use])) for use in USES if use in uses],
-        "n_segmented": sum(scan.use in ("test", "segment") for scan in inputs.scans),
+        "n_segmented": sum(scan.split in ("test", "segment") for scan in inputs.scans),
         "demographics": demographics(inputs.people, inputs.scans),
         "ranges": [] if volumes is None else volume_ranges(volumes, order).to_dict("records"),
         "overfitting": overfitting(histories),
@@ -188,7 +188,7 @@ def _learnt(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
         for key in ("training_scans", "validation_scans")
         for name in entry.get(key, ())
     }
-    return [scan.id for scan in scans if scan.use == "test" and scan.id in names]
+    return [scan.id for scan in scans if scan.split == "test" and scan.id in names]
 
 
 def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:

@@ -1,4 +1,4 @@
-"""A contact sheet of images that are painted from label maps."""
+"""A contact sheet of synthetic images of label maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quicknat.synthesis.synthesize import synthesize
 def contact_sheet(
     stacks: Sequence[np.ndarray], protocol: Protocol, view: str, samples: int, seed: int
 ) -> np.ndarray:
-    """Painted slices, each beside its classes, four in a row: uint8 (H, W, 3).
+    """Synthetic slices, each beside its classes, four in a row: uint8 (H, W, 3).
 
     Args:
         stacks: slices of tissues and classes of one shape, uint8 (n, 2, H, W), one stack for each

@@ -1,1 +1,1 @@
-"""Training data made out of label maps: painted images, and scans in other shapes."""
+"""Training data made out of label maps: synthetic images, and warped scans."""

@@ -1,8 +1,8 @@
-"""Images painted from label maps while a network trains, after SynthSeg's idea.
+"""Synthetic images of label maps while a network trains, after SynthSeg's idea.
 
 Billot et al., *SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without
-retraining*, Medical Image Analysis 86 (2023): bend a label map, draw a brightness for each tissue,
-and spoil the picture as scanners do. Here slice by slice, in torch operations on the device of
+retraining*, Medical Image Analysis 86 (2023): warp a label map, draw a brightness for each tissue,
+and degrade the image as scanners do. Here slice by slice, in torch operations on the device of
 training, without gradients. All that is random comes from one generator.
 """
 
@@ -25,7 +25,7 @@ REFERENCE = 1 / 1.6  # where `conform.to_uint8` puts the 75th percentile of what
 
 @dataclass(frozen=True)
 class Ranges:
-    """How far everything varies, from slice to slice.
+    """Ranges of all that varies from slice to slice.
 
     Brightness is in units of the scaled image, 0 … 1. *SynthSeg* marks its published ranges; *ours*
     is narrower, since it has to hold for conformed T1w scans only, or wider, since a slice has one
@@ -35,11 +35,11 @@ class Ranges:
         rotation: largest angle, degrees (SynthSeg 15; later 20).
         scaling: largest change of size along an axis (SynthSeg 0.15; later 0.2).
         shear: largest shear (SynthSeg 0.012; ours 0.05, which is as much as 3 degrees).
-        shift: largest shift, share of the side (ours: as the augmentation of real slices).
-        displacement: largest SD of the smooth displacement, share of the side: 4 mm of 192
+        shift: largest shift, fraction of the side (ours: as the augmentation of real slices).
+        displacement: largest SD of the smooth displacement, fraction of the side: 4 mm of 192
             (SynthSeg: 3 to 4 voxels of 1 mm). With knots 40 mm apart it does not fold.
-        t1w: share of slices whose tissues are about as bright as in a T1w scan; in the others any
-            tissue may have any brightness, as in SynthSeg. All, since nothing else is segmented:
+        t1w: fraction of slices whose tissues are about as bright as in a T1w scan; in the others
+            any tissue may have any brightness, as in SynthSeg. All, as nothing else is segmented:
             after 407 steps on 20 maps at 2 mm the validation Dice of real T1w slices was 0.30, and
             0.22 with a half. Tissues without a usual brightness have any in all slices.
         t1w_spread: SD of a tissue's brightness about its usual one in these (ours: it differs by
@@ -53,7 +53,7 @@ class Ranges:
         thickness: largest distance of acquired samples, pixels (`quicknat check` warns of 2.5 mm).
         noise: largest SD of Rician noise (ours: 10 of 255).
         gain: SD of the logarithm of brightness: a slice is scaled as its whole scan is.
-        stripped: share of slices without what is outside the brain; half of them keep the fluid.
+        stripped: fraction of slices without what is outside the brain; half of them keep the fluid.
     """
 
     rotation: float = 15
@@ -94,8 +94,8 @@ class _Draw:
         return torch.randn(size, generator=self.generator, device=self.device)
 
 
-def _bend(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
-    """Label maps (B, C, H, W) after a random affine map and a smooth displacement; air comes in."""
+def _warp(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
+    """Warp label maps (B, C, H, W) by a random affine map and a smooth displacement."""
     angle = ranges.rotation * math.pi / 180 * draw.symmetric()
     scale = 1 + ranges.scaling * draw.symmetric(2)
     shear = ranges.shear * draw.symmetric()
@@ -109,14 +109,14 @@ def _bend(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
     strength = 2 * ranges.displacement * draw.uniform(1, 1, 1)
     field = strength * draw.normal(2, KNOTS, KNOTS)
     field = F.interpolate(field, maps.shape[2:], mode="bicubic", align_corners=True)
-    # the nearest tissue: the image is painted from it, so image and classes match whatever it is
+    # the nearest tissue: the image is made from it, so image and classes match whatever it is
     return F.grid_sample(
         maps, grid + field.movedim(1, -1), mode="nearest", padding_mode="zeros", align_corners=False
     )
 
 
 def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
-    """Mean and SD of each tissue in each slice, both (B, T); air is dark."""
+    """Draw mean and SD of each tissue in each slice, both (B, T); air is dark."""
     usual = tissue_table()["t1w"].to_numpy() / 255
     usual = torch.tensor(usual, dtype=torch.float32, device=draw.device)
     anything = draw.uniform(len(usual))
@@ -129,7 +129,7 @@ def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
 
 
 def _acquisition(side: int, draw: _Draw, ranges: Ranges) -> Tensor:
-    """What acquisition along an axis does to a line of pixels, as a matrix (B, side, side).
+    """Return the acquisition along an axis as a matrix on lines of pixels, (B, side, side).
 
     The line is blurred, sampled at a random distance and phase, and interpolated linearly back to
     its pixels. Being a matrix, it can be another one for each slice.
@@ -156,7 +156,7 @@ def _acquisition(side: int, draw: _Draw, ranges: Ranges) -> Tensor:
 
 
 def _rescale(image: Tensor, head: Tensor) -> Tensor:
-    """Scale as conforming does, as far as one slice (B, H, W) tells."""
+    """Scale slices (B, H, W) as conforming scales scans."""
     bright = head & (image > 0.1 * image.amax(dim=(1, 2), keepdim=True))
     # every third pixel: a percentile needs no more, and sorting is what takes time
     values = torch.where(bright, image, torch.nan).flatten(1)[:, ::3]
@@ -168,7 +168,7 @@ def _rescale(image: Tensor, head: Tensor) -> Tensor:
 def synthesize(
     tissues: Tensor, classes: Tensor, generator: torch.Generator, ranges: Ranges | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Paint a picture of each slice of a batch; the same generator state paints the same one.
+    """Synthesize an image of each slice of a batch; one generator state gives one image.
 
     Args:
         tissues: tissue indices (B, H, W), any type; see ``tissues.py``.
@@ -181,7 +181,7 @@ def synthesize(
     """
     ranges = ranges or Ranges()
     draw, (height, width) = _Draw(len(tissues), generator), tissues.shape[1:]
-    maps = _bend(torch.stack([tissues, classes], dim=1).float(), draw, ranges)
+    maps = _warp(torch.stack([tissues, classes], dim=1).float(), draw, ranges)
     tissue, classes = maps[:, 0].long(), maps[:, 1].byte()
 
     region = tissue_table()["region"]
@@ -212,13 +212,13 @@ def synthesize(
     return image.clamp(0, 1)[:, None], classes
 
 
-def paint(batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, H, W) and labels (N, H, W) of a batch, painted where they are to be.
+def synthesize_batch(batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+    """Return images (N, 1, H, W) and labels (N, H, W) of a batch, synthetic where it has tissues.
 
     Args:
         batch: ``image``, ``labels``, and ``tissues`` bool (N,): where it is true the image holds
             tissue indices.
-        seed: of what is painted.
+        seed: of all that is random.
     """
     image, labels = batch["image"].clone(), batch["labels"].clone()
     (which,) = batch["tissues"].nonzero(as_tuple=True)

@@ -1,4 +1,4 @@
-"""The tissues that images are painted of.
+"""The tissues of synthetic images.
 
 A tissue is what one brightness is drawn for. Left and right of a structure are one tissue, so that
 no image can tell them apart. The columns of ``tissues.tsv``: ``index`` (0 is air), ``name``,
@@ -19,6 +19,6 @@ from quicknat.package_data import DATA
 
 @cache
 def tissue_table() -> pd.DataFrame:
-    """The table of tissues, a row each, in the order of their indices."""
+    """Return the table of tissues, a row each, in the order of their indices."""
     table = pd.read_csv(DATA / "tissues.tsv", sep="\t", dtype=str, keep_default_na=False)
     return table.assign(t1w=pd.to_numeric(table["t1w"], errors="coerce"))

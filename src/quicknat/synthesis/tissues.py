@@ -1,4 +1,4 @@
-"""Label maps as tissues: what synthetic pre-training paints images from."""
+"""Label maps as tissues: what images are synthesized from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.cluster.vq import kmeans2
 
 from quicknat.errors import InputError
 from quicknat.images.conform import conformed_grid, load_conformed
-from quicknat.images.labels import NUMBERINGS, Protocol, parse_ids
+from quicknat.images.labels import CONVENTIONS, Protocol, parse_ids
 from quicknat.images.resampling import resample_labels
 from quicknat.images.training_stats import BRIGHT
 from quicknat.images.volumes import Grid, Volume
@@ -19,45 +19,45 @@ from quicknat.synthesis.tissue_table import tissue_table
 SPLIT = ("Outside, dark", "Outside, middle", "Outside, bright")
 
 
-def _known(numbering: str, protocol: Protocol) -> dict[int, int]:
-    """Tissue of each label value in a numbering."""
-    column = numbering if numbering in NUMBERINGS else "freesurfer"
+def _known(convention: str, protocol: Protocol) -> dict[int, int]:
+    """Return the tissue of each label value of a convention."""
+    column = convention if convention in CONVENTIONS else "freesurfer"
     lists = map(parse_ids, tissue_table()[column])
     known = {number: tissue for tissue, numbers in enumerate(lists) for number in numbers}
-    if numbering in NUMBERINGS:
+    if convention in CONVENTIONS:
         return known
     firsts = enumerate(protocol.to_freesurfer().tolist())  # the file holds the protocol's classes
     return {index: known[first] for index, first in firsts if first in known}
 
 
 def to_tissues(
-    labels: np.ndarray, numbering: str, protocol: Protocol, where: str | Path
+    labels: np.ndarray, convention: str, protocol: Protocol, where: str | Path
 ) -> np.ndarray:
     """Turn label values into tissue indices, uint8, same shape.
 
     Args:
         labels: whole numbers.
-        numbering: ``freesurfer``, ``neuromorphometrics``, or the protocol's own name.
-        protocol: only for its own numbering.
+        convention: ``freesurfer``, ``neuromorphometrics``, or the protocol's own name.
+        protocol: only for its own convention.
         where: file named in error messages.
 
     Raises:
         InputError: a value belongs to no tissue.
     """
-    known = _known(numbering, protocol)
+    known = _known(convention, protocol)
     values, inverse = np.unique(labels, return_inverse=True)
     strange = [int(value) for value in values if int(value) not in known]
     if strange:
-        problem = f"label value {strange[0]} ({numbering}) belongs to no tissue"
+        problem = f"label value {strange[0]} ({convention}) belongs to no tissue"
         raise InputError(where, problem, "leave the map out of synthetic pre-training")
     lookup = np.array([known[int(value)] for value in values], dtype=np.uint8)
     return lookup[inverse].reshape(labels.shape)
 
 
 def split_outside(tissues: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Give what is bright in the image but air in the map one of three tissues, by brightness.
+    """Assign bright voxels that the map has as air to one of three tissues, by brightness.
 
-    So that heads have a skull, fat and muscle where only the brain is labelled.
+    Heads so get a skull, fat and muscle where only the brain is labelled.
 
     Args:
         tissues: tissue indices, (X, Y, Z).
@@ -81,17 +81,17 @@ def split_outside(tissues: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 def conformed_tissues(
     labels: Volume,
-    numbering: str,
+    convention: str,
     protocol: Protocol,
     spacing_mm: float,
     size: int,
     scan: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tissues and classes of a label map on the conformed grid.
+    """Return tissues and classes of a label map on the conformed grid.
 
     Args:
         labels: label values on any grid.
-        numbering: of these values, see :meth:`Protocol.remap`.
+        convention: of these values, see :meth:`Protocol.remap`.
         protocol: the classes.
         spacing_mm, size: of the grid, where there is no scan.
         scan: the conformed scan that the labels belong to, if there is one: its grid is taken, and
@@ -104,8 +104,8 @@ def conformed_tissues(
     Raises:
         InputError: see :meth:`Protocol.remap` and :func:`to_tissues`.
     """
-    classes = protocol.remap(labels.data, numbering, labels.path)
-    tissues = to_tissues(labels.data, numbering, protocol, labels.path)
+    classes = protocol.remap(labels.data, convention, labels.path)
+    tissues = to_tissues(labels.data, convention, protocol, labels.path)
     if scan:
         image, affine, _ = load_conformed(scan)
         grid = Grid(image.shape, affine)

@@ -1,7 +1,7 @@
-"""Copies of labelled scans in other people's shapes, for a training to see more kinds of brains.
+"""Labelled scans warped into the shapes of other brains, to train on more kinds of brains.
 
-Fifteen young people have no wide ventricles. A label map of somebody who has, and needs no image,
-lends them: the scan and its labels are deformed until each structure lies where the map has it.
+Fifteen young people have no wide ventricles. A label map of an older brain, which needs no image,
+gives their shape: scan and labels are deformed until each structure lies where the map has it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from quicknat.errors import InputError
 from quicknat.images.resampling import resample, resample_labels
 from quicknat.images.volumes import Grid, Volume
 
-BOX_MM = 192  # side of the cube that a copy fills
+BOX_MM = 192  # side of the cube of a warped copy
 ITERATIONS, SMOOTHNESS = (150, 100, 30), 1.0  # ventricles grow to a multiple of their volume
 BLUR_MM = 1.0
 
 
 def grid_around(classes: Volume, spacing_mm: float) -> Grid:
-    """A cube of 192 mm, RAS+, centred on what is labelled.
+    """Return a cube of 192 mm, RAS+, centred on the labelled voxels.
 
     Raises:
-        InputError: nothing is.
+        InputError: no voxel is labelled.
     """
     labelled = np.argwhere(classes.data > 0)
     if not len(labelled):
@@ -36,13 +36,13 @@ def grid_around(classes: Volume, spacing_mm: float) -> Grid:
     return Grid((size, size, size), affine)
 
 
-def bend(
+def registered(
     image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
 ) -> sitk.Transform:
-    """Where each point of another label map lies in a scan: from points of `like` to the scan's.
+    """Return the smooth map from points of another label map to those of a scan.
 
-    What is registered are two drawings of the label maps: every structure as bright as it is in the
-    scan on average. The map is smooth.
+    Two images of the label maps are registered, in which each structure has its mean brightness in
+    the scan.
 
     Args:
         image: float32 (X, Y, Z), RAS+.
@@ -67,49 +67,49 @@ def bend(
     return sitk.CompositeTransform([affine, deformation(fixed, moved, ITERATIONS, SMOOTHNESS)])
 
 
-def reshape(
+def warp(
     image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A scan and its labels, deformed into the shape of another label map, see :func:`bend`.
+    """Warp a scan and its labels into the shape of another label map, see :func:`registered`.
 
-    Since the deformation is smooth, the copy's labels are still those of its image, and no more
-    than resemble the other map.
+    Since the deformation is smooth, the warped labels still fit the warped image; they only
+    resemble the other map.
 
     Returns:
         The image and its classes on the grid of `like`, float32 and uint8.
     """
-    bent = bend(image, classes, like, spacing_mm, threads)
+    transform = registered(image, classes, like, spacing_mm, threads)
     fixed = to_image(like, spacing_mm)
 
     picture = to_image(image.astype(np.float32), spacing_mm)
     return (
-        sitk.GetArrayFromImage(sitk.Resample(picture, fixed, bent, sitk.sitkLinear)),
+        sitk.GetArrayFromImage(sitk.Resample(picture, fixed, transform, sitk.sitkLinear)),
         sitk.GetArrayFromImage(
-            sitk.Resample(to_image(classes, spacing_mm), fixed, bent, sitk.sitkLabelLinear)
+            sitk.Resample(to_image(classes, spacing_mm), fixed, transform, sitk.sitkLabelLinear)
         ),
     )
 
 
-def reshape_scan(
+def warp_scan(
     image: Volume, classes: Volume, like: Volume, spacing_mm: float, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """:func:`reshape` for volumes on any grids.
+    """Warp volumes on any grids, see :func:`warp`.
 
     Args:
         image: T1w scan.
         classes: class indices on its grid.
         like: class indices of the other map.
-        spacing_mm: voxel side of the copy.
+        spacing_mm: voxel side of the result.
         threads: for SimpleITK.
 
     Returns:
         Image (float32), classes (uint8), and their grid.
 
     Raises:
-        InputError: a map labels nothing.
+        InputError: a map has no labels.
     """
     here, there = (grid_around(volume, spacing_mm) for volume in (classes, like))
-    data, found = reshape(
+    data, found = warp(
         resample(image, here), resample_labels(classes, here), resample_labels(like, there),
         spacing_mm, threads,
     )  # fmt: skip

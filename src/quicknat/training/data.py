@@ -71,7 +71,7 @@ class SliceDataset(Dataset):
 
     Where there are stacks of `tissues`, after the others, an item says by ``tissues`` (bool)
     whether it is out of one. Then its image is not augmented and holds tissue indices, which
-    :func:`quicknat.synthesis.synthesize.paint` turns into a picture.
+    :func:`quicknat.synthesis.synthesize.synthesize_batch` turns into an image.
 
     Raises:
         InputError: a file is no view stack, or its slices have another shape than the others'.

@@ -70,7 +70,7 @@ def make_plan(
     """Check and measure the data, before anything expensive; see :func:`train_view`."""
     if not train and not tissues:
         raise InputError(
-            "training set", f"no scans to train the {view} view on", "add rows with use=train"
+            "training set", f"no scans to train the {view} view on", "add rows with split=train"
         )
     names = protocol.class_names(view)
     training = SliceDataset(train, stride=settings.slice_stride, tissues=tissues)

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import QuickNAT
 from quicknat.model.weights import load_weights
-from quicknat.synthesis.synthesize import paint
+from quicknat.synthesis.synthesize import synthesize_batch
 from quicknat.training.devices import compiles
 from quicknat.training.optimizers import learning_rate_factor, make_optimizer
 from quicknat.training.plan import Plan
@@ -68,7 +68,7 @@ class TrainStep:
 
         Args:
             batch: ``image`` (N, 1, H, W) and ``labels`` (N, H, W); with ``tissues`` as well, what
-                :func:`quicknat.synthesis.synthesize.paint` takes.
+                :func:`quicknat.synthesis.synthesize.synthesize_batch` takes.
             position: numbers that painting and dropout are seeded with, besides the settings' seed.
             update: change the weights, with the gradients of all batches since the last update.
         """
@@ -76,7 +76,7 @@ class TrainStep:
         torch.manual_seed(int(draw))
         image, labels = batch["image"], batch["labels"]
         if "tissues" in batch:
-            image, labels = paint(batch, int(draw))
+            image, labels = synthesize_batch(batch, int(draw))
         with self.fabric.no_backward_sync(self.model, enabled=not update):
             losses = torch.stack(self.loss(self.model(image), labels))
             self.fabric.backward(losses.sum() / self.settings.accumulate)

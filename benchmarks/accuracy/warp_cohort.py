@@ -1,7 +1,7 @@
 """Copies of a cohort's training scans in the shapes of other people's label maps.
 
-    python benchmarks/accuracy/reshape_cohort.py malc.tsv --maps old_maps --copies 2 \
-        --output /scratch/reshaped
+    python benchmarks/accuracy/warp_cohort.py malc.tsv --maps old_maps --copies 2 \
+        --output /scratch/warped
 
 Writes the copies, and ``cohort.tsv``: the given sheet and a row for each copy. The maps are used in
 turn, each as often as any other. What exists is kept.
@@ -34,26 +34,27 @@ def main(
 ) -> None:
     """Make the copies, several at a time."""
     table = pd.read_csv(cohort, sep="\t", dtype=str, keep_default_na=False, comment="#")
-    table["person"] = table["person"].where(table["person"] != "", table["subject"])
+    participant = table["participant"]
+    table["participant"] = participant.where(participant != "", table["subject"])
     shapes = sorted(maps.glob("*.nii.gz"))
     if copies > len(shapes):
         raise SystemExit(f"{maps}: {len(shapes)} label maps do not give {copies} shapes each")
     output.mkdir(parents=True, exist_ok=True)
     step, rows, commands = max(1, len(shapes) // copies), [], []
-    for number, scan in enumerate(table[table["use"] == "train"].to_dict("records")):
+    for number, scan in enumerate(table[table["split"] == "train"].to_dict("records")):
         for copy in range(copies):
             name = f"{scan['subject']}x{copy + 1:02d}"
             files = {kind: output / f"{name}_{kind}.nii.gz" for kind in ("T1w", "dseg")}
             rows.append(
                 scan
                 | {"subject": name, "image": str(files["T1w"]), "labels": str(files["dseg"])}
-                | {"protocol": PROTOCOL.stem}
+                | {"label_convention": PROTOCOL.stem}
             )
             if all(path.exists() for path in files.values()):
                 continue
             commands.append(
-                [sys.executable, "-m", "quicknat", "reshape", scan["image"],
-                 "--labels", scan["labels"], "--numbering", scan["protocol"],
+                [sys.executable, "-m", "quicknat", "warp", scan["image"],
+                 "--labels", scan["labels"], "--label-convention", scan["label_convention"],
                  "--like", str(shapes[(number + copy * step) % len(shapes)]),
                  "--protocol", str(PROTOCOL), "--spacing", str(spacing),
                  "--output", str(files["T1w"]), "--labels-output", str(files["dseg"])]
