@@ -2,9 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,26 +17,11 @@ from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
 from quicknat.failures.table import Failure
 from quicknat.files import written_whole
-from quicknat.images.volumes import Volume
 from quicknat.package_data import TEMPLATES
-from quicknat.report.figures import overlay_panel
+from quicknat.report.content import ReportInputs
+from quicknat.report.libraries import BUNDLES, classic_script, write_libraries
 from quicknat.report.pages import ADVICE, read_note, write_report
-from quicknat.report.tables import People, demographics, volumes_in_cohort
-
-
-def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
-    labels = protocol.remap(demo_dseg.data, "freesurfer", "x")
-    left, right = (protocol.names.index(f"{side} cerebral cortex") for side in ("Left", "Right"))
-    turned = head.affine @ np.diag([-1, 1, 1, 1.0])  # the same scan, stored right to left
-    turned[:3, 3] = head.affine[:3, 3] + head.affine[:3, 0] * (head.shape[0] - 1)
-    for step, affine in ((1, head.affine), (-1, turned)):
-        image, dseg = (Volume(data[::step], affine, head.path) for data in (head.data, labels))
-        figure = overlay_panel(image, dseg, None, protocol, "t")
-        axial = next(axis for axis in figure.axes if axis.get_title() == "prediction")
-        drawn = np.ma.filled(axial.get_images()[1].get_array(), 0)
-        columns = [np.argwhere(drawn == index)[:, 1].mean() for index in (left, right)]
-        assert columns[0] < columns[1]
-
+from quicknat.report.tables import demographics, run_times, volumes_in_cohort
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
 
@@ -67,14 +53,11 @@ def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more
 def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive):
     table = protocol.table.copy()
     table.loc[8, "name"] = HOSTILE
-    for name in ("niivue.js", "datatables.js"):
-        (tmp_path / name).write_text("")
-    libraries = {name: tmp_path / f"{name}.js" for name in ("niivue", "datatables")}
     inputs = made_up_results(
         tmp_path / "results", hostile_scans(), replace(protocol, table=table), HOSTILE,
         skipped=[Verdict("sub-3", "test", HOSTILE, "bad", HOSTILE)], waiting=[HOSTILE, "sub-4"],
-        people=People(pd.DataFrame({"sex": [HOSTILE]}, index=["sub-2"])),
-        libraries=libraries if interactive else None,
+        people=pd.DataFrame({"sex": [HOSTILE]}, index=["sub-2"]),
+        interactive=interactive,
     )  # fmt: skip
     output = tmp_path / "results/report/index.html"
     write_report(inputs, output)
@@ -126,13 +109,15 @@ def test_participants_that_cannot_be_used_are_refused_with_what_to_do(tmp_path, 
     assert caught.value.where == str(path) and caught.value.fix
 
 
-def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path):
+def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path, protocol):
     path = tmp_path / "participants.tsv"
-    path.write_bytes("\ufeffage\tparticipant_id\tsex\n007\tsub-1\t\n".encode())
-    people = People(read_participants(path))
-    scan = Scan(subject="1", image="a.nii", use="test")
-    assert people.columns == ["age", "sex"] and people.of(scan) == ["007", "n/a"]
-    assert demographics(people, [scan]) == ["age 7 to 7, median 7 (known of 1)"]
+    path.write_bytes("\ufeffage\tparticipant_id\tsex\tsite\n007\tsub-1\t\tx\n".encode())
+    scans = [Scan(subject=name, image="a.nii", use="test") for name in "12"]
+    inputs = ReportInputs("", "", tmp_path, scans, (), protocol, people=read_participants(path))
+    assert inputs.known(scans[0]) == {"age": "007", "sex": "n/a"}
+    assert inputs.known(scans[1]) == {"age": "n/a", "sex": "n/a"}
+    described = demographics(inputs.people, ["sub-1", "sub-2"])
+    assert described == ["age 7 to 7, median 7 (known of 1)"]
 
 
 def test_files_beside_the_sheet_that_are_not_there_are_refused(tmp_path):
@@ -262,3 +247,58 @@ def test_every_quality_flag_has_its_advice():
     ]
     found = [re.findall(r'(?:"flag": |flag\(\s*)"(\w+)"', path.read_text()) for path in sources]
     assert {name for names in found for name in names} == set(ADVICE)
+
+
+def test_run_times_are_of_all_jobs_of_a_rule(tmp_path):
+    assert run_times(tmp_path).empty
+    for scan, text in (("1", "s\tmax_rss\n1\t10\n"), ("2", "s\tmax_rss\n3\t-\n")):
+        (tmp_path / "segment").mkdir(exist_ok=True)
+        (tmp_path / f"segment/{scan}.tsv").write_text(text)
+    (row,) = run_times(tmp_path).to_dict("records")
+    assert row == {"rule": "segment", "jobs": 2, "median_s": 2, "total_s": 4, "peak_mb": 10}
+
+
+def test_interactive_page_has_its_scripts_and_their_licences_beside_it(tmp_path, protocol):
+    scan = Scan(subject="1", image="a.nii", use="test", person="1")
+    inputs = made_up_results(tmp_path, [scan], protocol, interactive=True)
+    output = tmp_path / "report/index.html"
+    write_report(inputs, output)
+    assert dead_links(output) == dead_links(output.with_name("sub-1.html")) == []
+    licences = (output.parent / "assets/LICENSES.txt").read_text()
+    assert "Redistribution and use in source and binary forms" in licences  # NiiVue
+    assert "Permission is hereby granted" in licences and "SpryMedia" in licences  # DataTables
+
+
+def test_libraries_are_found_without_being_imported(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from quicknat.report.libraries import write_libraries
+write_libraries(Path({str(tmp_path)!r}))
+print({{"itables", "ipyniivue", "ipywidgets", "anywidget"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "niivue.js",
+        "datatables.js",
+        "LICENSES.txt",
+    }
+
+
+def test_package_of_the_viewer_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(BUNDLES, "niivue", ("no-such-package", "x.js", ""))
+    with pytest.raises(InputError, match=r"needs the package no-such-package; .*interactive"):
+        write_libraries(tmp_path)
+    monkeypatch.setitem(BUNDLES, "niivue", ("itables", "itables/gone.js", ""))
+    with pytest.raises(InputError, match=r"itables [\d.]+: itables/gone.js: .*requirements.lock"):
+        write_libraries(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_module_becomes_a_script_with_what_it_exports():
+    script, notices = classic_script("var a=1;var b=2;export{a as default,b};\n/*! © */\n", "lib")
+    assert script.startswith('"use strict";\nwindow.lib = (() => {\nvar a=1;var b=2;\n')
+    assert "return { default: a, b: b };" in script and notices == "/*! © */"
+    with pytest.raises(ValueError, match="export"):
+        classic_script("var a=1;", "lib")

@@ -37,13 +37,13 @@ SCORE_FIGURES = {
 }
 
 
-LIBRARIES = ("niivue", "datatables") if config["report"]["interactive"] else ()
 # a cohort may bring a note on what its scores mean, and who was scanned
 COHORT_FILES = {"note": COHORT_NOTE, "participants": PEOPLE}
 REPORT_OPTIONS = [
     *("--protocol", PROTOCOL),
     *(f"--{name}={path}" for name, path in COHORT_FILES.items() if os.path.exists(path)),
     *([f"--given-model={config['model']}"] if MODEL else []),
+    *([] if config["report"]["interactive"] else ["--static"]),
     # not an input: the table changes whenever files arrive
     *([f"--check={CHECKED}"] if SKIPPED else []),
 ]
@@ -93,7 +93,6 @@ rule report:
         scores=rules.score_figures.output if scans("test") else [],
         metrics=rules.metrics.output if scans("test") else [],
         pictures=expand(rules.pictures.output, scan=SEGMENTED),
-        libraries=expand(f"{RAW}/{{source}}.archive", source=LIBRARIES),
         qc=expand("results/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json", scan=SEGMENTED),
         volumes="results/segmentations/volumes.tsv" if SEGMENTED else [],
         bundle="results/model/bundle.json",
@@ -112,17 +111,14 @@ rule report:
         sheet=untracked(SHEET),
         options=untracked(REPORT_OPTIONS),
         contents=[PROTOCOL_DIGEST, *map(file_digest, (*TEMPLATE_FILES, COHORT_NOTE, PEOPLE))],
-        # derived from outputs, as Snakemake sees it: where they lie reruns nothing
-        libraries=lambda wc, input, output: [
-            f"--{name}={path}" for name, path in zip(LIBRARIES, input.libraries)
-        ],
+        interactive=config["report"]["interactive"],
         title=Path(SHEET).stem,
         cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
         segmented=SEGMENTED,
         waiting=WAITING,
         skipped=SKIPPED,
     shell:
-        "quicknat report {params.sheet:q} --results results {params.options:q} {params.libraries:q}"
+        "quicknat report {params.sheet:q} --results results {params.options:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --waiting <(printf '%s\\n' {params.waiting:q})"
         " --output {output.page:q} 2>&1 | tee {log:q}"
