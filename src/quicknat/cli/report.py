@@ -153,7 +153,7 @@ def report(
     from quicknat.failures.table import read_failed
     from quicknat.images.labels import Protocol
     from quicknat.report.content import ReportInputs
-    from quicknat.report.pages import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
+    from quicknat.report.pages import read_note, write_report
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
@@ -166,7 +166,7 @@ def report(
         shown = complete_scans(results, shown, tested)
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
-        note=read_note(note) if note else GIVEN_NOTE if given_model else DEFAULT_NOTE,
+        note=read_note(note) if note else "",
         results=results,
         scans=scans,
         segmented=shown,

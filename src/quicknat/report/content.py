@@ -112,13 +112,13 @@ def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: di
         return []
     dice = {row["subject"]: row["dice"] for row in scored.get("scans", [])}
     uses = {scan.id: scan.use for scan in inputs.scans}
+    brains = volumes[volumes["name"] == "Brain"].set_index("subject")["volume_mm3"] / 1000
+    unsure = volumes.groupby("subject")["uncertainty"].mean()
     rows = []
     for name in inputs.segmented:
         quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_text())
-        own = volumes[volumes["subject"] == name].set_index("name")
         row = {"scan": name, "use": uses[name], "dice": dice.get(name), "flags": quality["flags"]}
-        brain_ml = own["volume_mm3"]["Brain"] / 1000
-        rows.append({**row, "brain_ml": brain_ml, "uncertainty": own["uncertainty"].mean()})
+        rows.append({**row, "brain_ml": brains[name], "uncertainty": unsure[name]})
     return sorted(rows, key=lambda row: -len(row["flags"]))
 
 
@@ -159,7 +159,6 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
     bundle = json.loads(path.read_text()) if path.exists() else None
     return {
         "title": inputs.title,
-        "note": inputs.note,
         "inputs": inputs,
         "uses": [(use, int(uses[use])) for use in USES if use in uses],
         "n_segmented": sum(scan.use in ("test", "segment") for scan in inputs.scans),

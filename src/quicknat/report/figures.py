@@ -44,7 +44,8 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     marker = "." if max(map(len, histories.values())) < 30 else ""
-    before, ticks = 0, {}  # epochs of earlier stages; place on the axis of each epoch to name
+    before = 0  # epochs of earlier stages
+    ticks: dict[int, int] = {}  # epochs to name, by their place on the axis
     for stage, title in STAGES.items():
         tables = {view: histories[stage, view] for view in VIEWS if (stage, view) in histories}
         for view, table in tables.items():

@@ -85,9 +85,11 @@ def load_layers(
     _, _, record = load_conformed(scan)
     image = read_volume(record["source"], record["orientation"])
     labels = read_volume(prediction)
-    truth, entropy = (path and read_volume(path) for path in (reference, uncertainty))
-    for layer in filter(None, (labels, truth, entropy)):
-        require_same_grid(layer.path, layer, Grid(image.shape, image.affine))
+    truth = read_volume(reference) if reference else None
+    entropy = read_volume(uncertainty) if uncertainty else None
+    for layer in (labels, truth, entropy):
+        if layer is not None:
+            require_same_grid(layer.path, layer, Grid(image.shape, image.affine))
     grid = viewing_grid(canonical(labels))
     return Layers(
         grid,

@@ -23,20 +23,7 @@ from quicknat.report.libraries import write_libraries
 from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
 
 SCORE_FIGURES = ("dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty")
-
 INCOMPLETE = "incomplete.html"
-
-DEFAULT_NOTE = (
-    "The scores measure agreement with the reference labels named in the sheet, on scans that the "
-    "networks did not see in training. They can be no better than those labels, and they hold for "
-    "scans like these."
-)
-GIVEN_NOTE = (
-    "The scores measure agreement with the reference labels named in the sheet, and can be no "
-    "better than those labels. They hold only if the finished model was not trained on these "
-    "people, which nothing here can prove. Labels drawn by other rules than those that it was "
-    "trained on lower them."
-)
 # what to make of each flag of {scan}_desc-quicknat_qc.json
 ADVICE = {
     "structure_missing": "Look there in the viewer: absent in this head, or not found?",
@@ -51,7 +38,7 @@ ADVICE = {
 
 
 def read_note(path: str | Path) -> str:
-    """A cohort's note, a text file in UTF-8.
+    """Return a cohort's note, a text file in UTF-8.
 
     Raises:
         InputError: cannot be read.

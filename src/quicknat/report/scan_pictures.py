@@ -124,8 +124,8 @@ def mosaic(volume: np.ndarray, view: str, zooms: np.ndarray, classes: bool) -> n
     """
     axis = AXIS[view]
     factors = np.delete(zooms, axis) * PIXELS_PER_MM
-    ends = np.multiply(ENDS, volume.shape[axis] - 1)
-    cuts = volume.take(np.rint(np.linspace(*ends, COLUMNS * ROWS)).astype(int), axis)
+    numbers = np.linspace(*ENDS, COLUMNS * ROWS) * (volume.shape[axis] - 1)
+    cuts = volume.take(np.rint(numbers).astype(int), axis)
     drawn = [
         (_outlines(cut, factors) if classes else ndimage.zoom(cut, factors, order=1)).T[::-1]
         for cut in np.moveaxis(cuts, axis, 0)

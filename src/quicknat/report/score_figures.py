@@ -25,7 +25,7 @@ HALO = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}
 PLAIN = StrMethodFormatter("{x:g}")
 
 
-def _rows(axis: plt.Axes, order: Sequence[str]) -> None:
+def _rows(axis: plt.Axes, order: Sequence[str]) -> plt.Axes:
     """Lay out a row per structure, the first on top, in alternating bands that lead the eye."""
     axis.set(yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
     axis.set_yticklabels(order, fontsize=8)
@@ -33,6 +33,12 @@ def _rows(axis: plt.Axes, order: Sequence[str]) -> None:
     for row in range(0, len(order), 2):
         axis.axhspan(row - 0.5, row + 0.5, color="#f2f4f7", zorder=0)
     axis.grid(axis="x", alpha=0.4)
+    return axis
+
+
+def _panel(width: float, height: float, **options: Any) -> Any:
+    """One axis, or as many as the options say."""
+    return plt.subplots(figsize=(width, height), layout="constrained", **options)[1]
 
 
 def _height(order: Sequence[str]) -> float:
@@ -40,29 +46,27 @@ def _height(order: Sequence[str]) -> float:
     return 0.27 * len(order) + 1.4
 
 
-def _short(protocol: Protocol) -> dict[str, str]:
-    return dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
-
-
-def _title(axis: plt.Axes, text: str) -> None:
-    axis.set_title(text, fontsize=10, loc="left")
-
-
-def _dice_axis(axis: plt.Axes, lowest: float, label: str) -> None:
-    """Show Dice up to 1, down to just below the lowest; the legend below hides nothing."""
-    low = np.floor(10 * lowest - 0.2) / 10 if np.isfinite(lowest) else 0
-    axis.set(xlabel=label, xlim=(max(low, -0.02), 1))
-    _legend(axis)
-
-
-def _legend(axis: plt.Axes) -> None:
+def _finish(axis: Any, label: str, limits: tuple[float, float], title: str = "") -> plt.Figure:
+    """Label a figure with rows; its legend goes below, where it hides nothing."""
+    axis.set(xlabel=label, xlim=limits)
+    axis.set_title(title, fontsize=10, loc="left")
     axis.figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return axis.figure
+
+
+def _dice_limits(lowest: float) -> tuple[float, float]:
+    """From just below the lowest Dice up to 1."""
+    return max(np.floor(10 * lowest - 0.2) / 10 if np.isfinite(lowest) else 0, -0.02), 1
+
+
+def _short(protocol: Protocol) -> dict[str, str]:
+    """Abbreviations of the structures."""
+    return dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
 
 
 def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> plt.Axes:
     """Draw points of each scan in a row per structure; few scans have a colour each."""
-    axis = plt.subplots(figsize=(8, _height(order)), layout="constrained")[1]
-    _rows(axis, order)
+    axis = _rows(_panel(8, _height(order)), order)
     subjects = list(dict.fromkeys(metrics["subject"]))
     few = len(subjects) <= len(SCAN_COLORS)
     # scans side by side within the row, always in the same place
@@ -99,9 +103,8 @@ def dice(
     )  # fmt: skip
     average, low, high = scores.mean_dice(metrics, persons)
     text = f" (95 % interval {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
-    _title(axis, f"Mean Dice {average:.3f}{text}")
-    _dice_axis(axis, metrics["dice"].min(), "Dice")
-    return axis.figure
+    limits = _dice_limits(metrics["dice"].min())
+    return _finish(axis, "Dice", limits, f"Mean Dice {average:.3f}{text}")
 
 
 def hd95(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
@@ -112,14 +115,11 @@ def hd95(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
         axis.plot(median, range(len(order)), "|", color="black", ms=11, mew=2, label="median")
     axis.set_xscale("symlog", linthresh=1, linscale=0.4)
     farthest = metrics["hd95_mm"].max()
-    axis.set_xlim(0, max(5, 1.1 * farthest) if np.isfinite(farthest) else 5)
-    ticks = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
-    axis.set_xticks([tick for tick in ticks if tick <= axis.get_xlim()[1]])
+    end = max(5, 1.1 * farthest) if np.isfinite(farthest) else 5
+    axis.set_xticks([x for x in (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if x <= end])
     axis.xaxis.set_major_formatter(PLAIN)
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlabel("HD95 (mm; logarithmic from 1 mm on)")
-    _legend(axis)
-    return axis.figure
+    return _finish(axis, "HD95 (mm; logarithmic from 1 mm on)", (0, end))
 
 
 def views(
@@ -127,20 +127,17 @@ def views(
 ) -> plt.Figure:
     """Draw mean Dice over persons of each view alone and of their aggregate, per structure."""
     means = scores.by_view(table, order, persons)
-    axis = plt.subplots(figsize=(8, _height(order)), layout="constrained")[1]
-    _rows(axis, order)
+    axis, title = _rows(_panel(8, _height(order)), order), ""
     for view, marker in VIEW_MARKERS.items():
         if view in means:
             color = VIEW_COLORS[view]
             axis.plot(means[view], range(len(order)), marker, color=color, ms=5, label=view)
     axis.plot(means[AGGREGATE], range(len(order)), "D", color="black", ms=5.5, label="all three")
     if len(gains := means["gain"].dropna()):
-        better = f"{(gains > 0).sum()} of {len(gains)} structures"
-        gain = f"mean gain {gains.mean():+.3f}"
-        _title(axis, f"Better together than the best view in {better}; {gain}")
+        title = f"Better together than the best view in {(gains > 0).sum()} of {len(gains)} "
+        title += f"structures; mean gain {gains.mean():+.3f}"
     lowest = means.drop(columns=["structure", "best_view", "gain"]).min(axis=None)
-    _dice_axis(axis, lowest, "mean Dice over people")
-    return axis.figure
+    return _finish(axis, "mean Dice over people", _dice_limits(lowest), title)
 
 
 def confusion(table: pd.DataFrame, protocol: Protocol) -> plt.Figure:
@@ -148,8 +145,7 @@ def confusion(table: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     shares = scores.confusion_matrix(table, protocol.names)
     short = _short(protocol)
     shares = shares.rename(index=short, columns=short)
-    size = (0.28 * shares.shape[1] + 2.4, 0.28 * shares.shape[0] + 1.2)
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    axis = _panel(0.28 * shares.shape[1] + 2.4, 0.28 * shares.shape[0] + 1.2)
     drawn = axis.imshow(shares.where(shares > 0.001), cmap="Blues", norm=LogNorm(0.001, 1))
     for (row, column), share in np.ndenumerate(shares.to_numpy()):
         if share >= 0.02:
@@ -158,10 +154,10 @@ def confusion(table: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     axis.set_yticks(range(len(shares)), shares.index, fontsize=7)
     axis.set_xticks(range(shares.shape[1]), shares.columns, fontsize=7, rotation=90)
     axis.set(xlabel="predicted", ylabel="reference")
-    bar = figure.colorbar(drawn, ax=axis, shrink=0.6, ticks=[0.001, 0.01, 0.1, 1])
+    bar = axis.figure.colorbar(drawn, ax=axis, shrink=0.6, ticks=[0.001, 0.01, 0.1, 1])
     bar.ax.set_yticklabels(["0.1 %", "1 %", "10 %", "100 %"], fontsize=8)
     bar.set_label("share of the reference's voxels", fontsize=8)
-    return figure
+    return axis.figure
 
 
 def _scatter(
@@ -190,7 +186,8 @@ def _scatter(
               rasterized=len(points) > MANY_POINTS)  # fmt: skip
     axis.set(**settings)
     axis.grid(alpha=0.3)
-    short, named = _short(protocol), []
+    short = _short(protocol)
+    named: list[tuple[float, float]] = []
     to_axes = axis.transData + axis.transAxes.inverted()
     for index in distance.nlargest(NAMED).index:
         at, row = (x[index], y[index]), points.loc[index]
@@ -210,7 +207,8 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     """Draw predicted against reference volume, a point per structure and scan."""
     points = metrics[(metrics["volume_mm3"] > 0) & (metrics["reference_mm3"] > 0)]
     points = points.assign(x=points["reference_mm3"] / 1000, y=points["volume_mm3"] / 1000)
-    axis = plt.subplots(figsize=(7.8, 6), layout="constrained")[1]
+    axis = _panel(7.8, 6)
+    axis.set(xlabel="reference volume (ml)", ylabel="predicted volume (ml)")
     settings: dict[str, Any] = {}
     if len(points):
         low, high = points[["x", "y"]].min(axis=None) / 1.5, points[["x", "y"]].max(axis=None) * 1.5
@@ -224,7 +222,6 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     _scatter(axis, points, ("x", "y"), away.abs(), away > 0, protocol, **settings)
     axis.xaxis.set_major_formatter(PLAIN)
     axis.yaxis.set_major_formatter(PLAIN)
-    axis.set(xlabel="reference volume (ml)", ylabel="predicted volume (ml)")
     return axis.figure
 
 
@@ -233,13 +230,13 @@ def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     order = protocol.names[1:]
     points = scores.volume_differences(metrics)
     points["mean"] /= 1000
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12, _height(order)), layout="constrained", width_ratios=(1.2, 1)
-    )
+    left, right = _panel(12, _height(order), ncols=2, width_ratios=(1.2, 1))
     mean, spread = points["difference"].mean(), 1.96 * points["difference"].std()
     away, outer = (points["difference"] - mean).abs(), points["mean"] > 30
+    less = "prediction less reference (% of the mean of both)"
+    labels = {"xlabel": "mean of predicted and reference volume (ml)", "ylabel": less}
     scale = {"xscale": "log"} if len(points) else {}
-    _scatter(left, points, ("mean", "difference"), away, outer, protocol, **scale)
+    _scatter(left, points, ("mean", "difference"), away, outer, protocol, **labels, **scale)
     left.axhline(0, color="black", lw=1)
     if len(points) >= scores.FEWEST:
         low, high = mean - spread, mean + spread
@@ -247,10 +244,8 @@ def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
         left.axhline(low, color=ACCENT, ls="--", label=f"limits {low:+.1f} % to {high:+.1f} %")
         left.axhline(high, color=ACCENT, ls="--")
         left.legend(fontsize=8)
-    left.set(ylabel="prediction less reference (% of the mean of both)")
-    left.set_xlabel("mean of predicted and reference volume (ml)")
     left.xaxis.set_major_formatter(PLAIN)
-    _title(left, "All structures and scans")
+    left.set_title("All structures and scans", fontsize=10, loc="left")
     _rows(right, order)
     right.axvline(0, color="black", lw=1)
     table = scores.bland_altman(metrics, order)
@@ -261,9 +256,9 @@ def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
             ecolor=POINT, elinewidth=2, capsize=3, label="limits of agreement (bias ± 1.96 SD)",
         )  # fmt: skip
     right.plot(table["bias"], table.index, "D", color="black", ms=5, label="bias (mean)")
-    right.set_xlabel("prediction less reference (% of the mean of both)")
+    right.set_xlabel(less)
     right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=2, frameon=False)
-    return figure
+    return right.figure
 
 
 def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
@@ -273,7 +268,7 @@ def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
         points: of :func:`quicknat.evaluation.scores.with_uncertainty`.
         protocol: abbreviations of the structures.
     """
-    axis = plt.subplots(figsize=(7, 5), layout="constrained")[1]
+    axis = _panel(7, 5)
     outer = points["uncertainty"] > points["uncertainty"].median()
     labels = {"xlabel": "mean uncertainty of the structure (normalised entropy)", "ylabel": "Dice"}
     place = ("uncertainty", "dice")
@@ -285,5 +280,5 @@ def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     within = scores.correlation_by_structure(points, protocol.names[1:])["spearman"].dropna()
     if len(within):
         title += f"; within a structure {within.median():.2f} (median)"
-    _title(axis, title)
+    axis.set_title(title, fontsize=10, loc="left")
     return axis.figure
