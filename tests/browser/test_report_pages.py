@@ -5,8 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from made_up_results import made_up_results
-from quicknat.cohort.sheet import Scan
+from made_up_results import made_up_results, person
 from quicknat.images.volumes import Grid
 from quicknat.report.layers import Layers, write_viewer_volumes
 from quicknat.report.pages import write_report
@@ -26,10 +25,6 @@ def written(folder, protocol, scans, text=""):
         write_viewer_volumes(folder / f"report/volumes/{scan.id}.js", scan.id, layers, protocol)
     write_report(inputs, folder / "report/index.html")
     return folder / "report"
-
-
-def person(name, use="test"):
-    return Scan(subject=name, image=f"{name}.nii", use=use, person=name)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT, dead_links
-from made_up_results import made_up_results, split_tables
+from made_up_results import made_up_results, person, split_tables, written
 from quicknat.cohort.sheet import Scan
 from quicknat.cohort.verdicts import Verdict
 from quicknat.cohort.writing import read_participants
@@ -20,7 +20,7 @@ from quicknat.files import written_whole
 from quicknat.package_data import TEMPLATES
 from quicknat.report.content import ReportInputs
 from quicknat.report.libraries import BUNDLES, classic_script, write_libraries
-from quicknat.report.pages import ADVICE, read_note, write_report
+from quicknat.report.pages import ADVICE, read_note
 from quicknat.report.tables import demographics, run_times, volumes_in_cohort
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
@@ -31,22 +31,18 @@ def hostile_scans():
     return [
         Scan(subject="""<img src=x onerror=alert(1)>"'ü""", image=HOSTILE, use="test",
              person=HOSTILE),
-        Scan(subject="2", image="b.nii", use="segment", person="2"),
+        person("2", "segment"),
     ]  # fmt: skip
 
 
 def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more(
     tmp_path, protocol
 ):
-    scans = [Scan(subject=str(n), image="a.nii", use="test", person=str(n)) for n in (1, 2)]
-    inputs = made_up_results(tmp_path / "results", scans, protocol)
-    output = tmp_path / "results/report/index.html"
-    write_report(inputs, output)
-    assert "mean Dice of 2 people" in output.read_text()
-    now = [replace(scans[0], use="segment")]  # and the other one is gone
-    write_report(replace(inputs, scans=now, segmented=["sub-1"]), output)
-    assert "mean Dice of" not in output.read_text()
-    assert "mean Dice" not in output.with_name("sub-1.html").read_text()
+    inputs = made_up_results(tmp_path, [person("1"), person("2")], protocol)
+    assert "mean Dice of 2 people" in written(inputs)
+    now = [person("1", "segment")]  # and the other one is gone
+    assert "mean Dice of" not in written(replace(inputs, scans=now, segmented=["sub-1"]))
+    assert "mean Dice" not in (tmp_path / "report/sub-1.html").read_text()
 
 
 @pytest.mark.parametrize("interactive", [True, False])
@@ -54,17 +50,16 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
     table = protocol.table.copy()
     table.loc[8, "name"] = HOSTILE
     inputs = made_up_results(
-        tmp_path / "results", hostile_scans(), replace(protocol, table=table), HOSTILE,
+        tmp_path, hostile_scans(), replace(protocol, table=table), HOSTILE,
         skipped=[Verdict("sub-3", "test", HOSTILE, "bad", HOSTILE)], waiting=[HOSTILE, "sub-4"],
         people=pd.DataFrame({"sex": [HOSTILE]}, index=["sub-2"]),
         interactive=interactive,
     )  # fmt: skip
-    output = tmp_path / "results/report/index.html"
-    write_report(inputs, output)
+    written(inputs)
     split_tables(inputs)
     failed = replace(inputs, failed=[Failure("segment", HOSTILE, HOSTILE, HOSTILE, HOSTILE)])
-    write_report(failed, output.with_name("incomplete.html"))
-    pages = [path.read_text() for path in output.parent.glob("*.html")]
+    written(failed, "incomplete.html")
+    pages = [path.read_text() for path in tmp_path.glob("report/*.html")]
     assert len(pages) == 4
     assert all("&lt;script&gt;alert(1)" in page for page in pages)
     for page in pages:
@@ -75,16 +70,9 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
 
 @pytest.mark.parametrize("use", ["test", "segment"])
 def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use):
-    scans = [Scan(subject="1", image="a.nii", use=use, person="1")]
-    inputs = made_up_results(tmp_path / "results", scans, protocol, "said of the scores")
-    output = tmp_path / "results/report/index.html"
-    write_report(inputs, output)
-    page = output.read_text()
-    assert (
-        ("A note said of the scores" in page)
-        == ("mean Dice of 1 person" in page)
-        == (use == "test")
-    )
+    page = written(made_up_results(tmp_path, [person("1", use)], protocol, "said of the scores"))
+    found = ["A note said of the scores" in page, "mean Dice of 1 person" in page]
+    assert found == [use == "test"] * 2
     assert ("nothing to score against" in page) == (use == "segment")
 
 
@@ -112,7 +100,7 @@ def test_participants_that_cannot_be_used_are_refused_with_what_to_do(tmp_path, 
 def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path, protocol):
     path = tmp_path / "participants.tsv"
     path.write_bytes("\ufeffage\tparticipant_id\tsex\tsite\n007\tsub-1\t\tx\n".encode())
-    scans = [Scan(subject=name, image="a.nii", use="test") for name in "12"]
+    scans = [person(name) for name in "12"]
     inputs = ReportInputs("", "", tmp_path, scans, (), protocol, people=read_participants(path))
     assert inputs.known(scans[0]) == {"age": "007", "sex": "n/a"}
     assert inputs.known(scans[1]) == {"age": "n/a", "sex": "n/a"}
@@ -137,79 +125,64 @@ def test_note_in_another_encoding_is_refused(tmp_path):
 
 def test_page_says_what_was_left_out_and_what_waits(tmp_path, protocol):
     inputs = made_up_results(
-        tmp_path, [Scan(subject="1", image="a.nii", use="test", person="1")], protocol,
+        tmp_path, [person("1")], protocol, waiting=["sub-2", "sub-3"],
         skipped=[Verdict("sub-8", "test", "c.nii", "bad", "is damaged")],
-        waiting=["sub-2", "sub-3"],
     )  # fmt: skip
-    write_report(inputs, tmp_path / "report/index.html")
-    page = (tmp_path / "report/index.html").read_text()
+    page = written(inputs)
     assert "were left out" in page and "is damaged" in page
     assert "2 of the training scans wait" in page and "sub-2, sub-3." in page
 
 
 def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, protocol):
-    scans = [
-        Scan(subject=name, image="a.nii", use=use, person=name)
-        for name, use in (("1", "test"), ("2", "segment"), ("9", "segment"))
-    ]
+    scans = [person("1"), person("2", "segment"), person("9", "segment")]
     inputs = made_up_results(tmp_path, scans[:2], protocol)
-    output = tmp_path / "report/incomplete.html"
     split_tables(inputs)
     dice = f"{inputs.table('metrics.tsv')['dice'].mean():.3f}"
     (tmp_path / "metrics.tsv").write_text("of an earlier run\n")
     failure = Failure("convert", "sub-9", "no head", "results/logs/convert/sub-9.log", "")
-    write_report(replace(inputs, scans=scans, failed=[failure]), output)
-    page = output.read_text()
+    page = written(replace(inputs, scans=scans, failed=[failure]), "incomplete.html")
     assert "1 job failed" in page and 'href="../logs/convert/sub-9.log"' in page
     assert "2 of 3 scans to segment" in page and f"<b>{dice}</b>" in page
     # neither figures of an earlier run nor links to pages that are not there
     assert "figures/dice.png" not in page and "sub-1.html" not in page
-    assert list(output.parent.glob("sub-*.html")) == []
+    assert list(tmp_path.glob("report/sub-*.html")) == []
 
 
 def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
-    scan = Scan(subject="1", image="a.nii", use="test", person="1")
-    inputs = made_up_results(tmp_path, [scan], protocol)
+    inputs = made_up_results(tmp_path, [person("1")], protocol)
     (tmp_path / "model/bundle.json").unlink()
     failed = [Failure("finetune", "axial", "killed", "results/logs/finetune/axial.log", "")]
-    output = tmp_path / "report/incomplete.html"
-    write_report(replace(inputs, segmented=[], failed=failed), output)
-    assert "finetune" in output.read_text() and "None is finished yet" in output.read_text()
+    page = written(replace(inputs, segmented=[], failed=failed), "incomplete.html")
+    assert "finetune" in page and "None is finished yet" in page
 
 
 def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path, protocol):
-    scan = Scan(subject="1", image="a.nii", use="test", person="1")
-    inputs = made_up_results(tmp_path, [scan], protocol, given="malc")
-    output = tmp_path / "report/index.html"
-    write_report(inputs, output)  # with histories of another run lying there
-    page = output.read_text()
+    inputs = made_up_results(tmp_path, [person("1")], protocol, given="malc")
+    page = written(inputs)  # with histories of another run lying there
     assert "the finished model <strong>malc</strong> segmented this cohort" in page
     assert 'id="training"' not in page and "figures/curves" not in page and "Over-fit" not in page
-    assert "trained on this cohort" not in page and dead_links(output) == []
+    assert "trained on this cohort" not in page
+    assert dead_links(tmp_path / "report/index.html") == []
 
 
 def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol):
-    scans = [Scan(subject=name, image="a.nii", use="test", person=name) for name in "123"]
-    inputs = made_up_results(tmp_path, scans, protocol)
+    inputs = made_up_results(tmp_path, [person(name) for name in "123"], protocol)
     bundle = tmp_path / "model/bundle.json"
     described = json.loads(bundle.read_text())
     described["views"]["axial"] |= {"training_scans": ["sub-3"], "validation_scans": ["sub-1"]}
-    output = tmp_path / "report/index.html"
-    write_report(inputs, output)
-    assert "may have been learnt" not in output.read_text()
+    assert "may have been learnt" not in written(inputs)
     bundle.write_text(json.dumps(described))
-    write_report(inputs, output)
-    page = output.read_text()
+    page = written(inputs)
     assert "2 of the test scans may have been learnt" in page and "sub-1, sub-3. If" in page
 
 
 def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):
-    scans = [Scan(subject=name, image="a.nii", use="segment", person=name) for name in "12"]
-    output = tmp_path / "report/index.html"
+    scans = [person(name, "segment") for name in "12"]
     inputs = made_up_results(tmp_path, scans, protocol)
-    write_report(inputs, output)
-    write_report(replace(inputs, scans=scans[:1], segmented=["sub-1"]), output)
-    assert sorted(p.name for p in output.parent.glob("*.html")) == ["index.html", "sub-1.html"]
+    written(inputs)
+    written(replace(inputs, scans=scans[:1], segmented=["sub-1"]))
+    pages = sorted(path.name for path in tmp_path.glob("report/*.html"))
+    assert pages == ["index.html", "sub-1.html"]
 
 
 def test_percentiles_are_said_of_five_scans_or_more():
@@ -259,12 +232,10 @@ def test_run_times_are_of_all_jobs_of_a_rule(tmp_path):
 
 
 def test_interactive_page_has_its_scripts_and_their_licences_beside_it(tmp_path, protocol):
-    scan = Scan(subject="1", image="a.nii", use="test", person="1")
-    inputs = made_up_results(tmp_path, [scan], protocol, interactive=True)
-    output = tmp_path / "report/index.html"
-    write_report(inputs, output)
-    assert dead_links(output) == dead_links(output.with_name("sub-1.html")) == []
-    licences = (output.parent / "assets/LICENSES.txt").read_text()
+    written(made_up_results(tmp_path, [person("1")], protocol, interactive=True))
+    for name in ("index", "sub-1"):
+        assert dead_links(tmp_path / f"report/{name}.html") == []
+    licences = (tmp_path / "report/assets/LICENSES.txt").read_text()
     assert "Redistribution and use in source and binary forms" in licences  # NiiVue
     assert "Permission is hereby granted" in licences and "SpryMedia" in licences  # DataTables
 
