@@ -9,9 +9,9 @@
 # nor a registry); tests/unit/test_environments.py compares it with the lock and pyproject.toml.
 FROM python:3.11-slim
 
-# git and npm: two kinds of download need them; g++: torch.compile
+# git: for sources of that kind; g++: torch.compile
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ git npm \
+    && apt-get install --yes --no-install-recommends g++ git \
     && rm -rf /var/lib/apt/lists/*
 
 # torch first and by itself, as in the Makefile: --build-arg TORCH=... chooses another build

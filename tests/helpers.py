@@ -28,8 +28,7 @@ def run_snakemake(
 ):
     """Run on `directory`; returns the finished process with both outputs in one text.
 
-    With settings of its own (`overlay`) a run makes a static report, unless they say otherwise: it
-    needs nothing from npm.
+    With settings of its own (`overlay`) a run makes a static report, unless they say otherwise.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(directory), "--cores", "2", *arguments]

@@ -13,10 +13,15 @@ from PIL import Image
 from quicknat.cohort.sheet import Scan
 from quicknat.images.labels import Protocol
 from quicknat.report.content import GATHERED_FROM, ReportInputs
-from quicknat.report.pages import SCORE_FIGURES
+from quicknat.report.pages import SCORE_FIGURES, write_report
 
 VIEWS = ("coronal", "axial", "sagittal")
 LAYERS = ("prediction", "prediction_safe", "reference", "reference_safe", "disagreement")
+
+
+def person(name: str, split: str = "test") -> Scan:
+    """One scan of somebody."""
+    return Scan(subject=name, image=f"{name}.nii", split=split, participant=name)
 
 
 def _write(path: Path, content: object) -> None:
@@ -126,6 +131,12 @@ def made_up_results(
         title=f"Report {text}", note=f"A note {text}", results=results, scans=scans,
         segmented=names, protocol=protocol, **more,
     )  # fmt: skip
+
+
+def written(inputs: ReportInputs, name: str = "index.html") -> str:
+    """Write the report; its page."""
+    write_report(inputs, inputs.results / "report" / name)
+    return (inputs.results / "report" / name).read_text()
 
 
 def split_tables(inputs: ReportInputs) -> None:

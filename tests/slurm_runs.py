@@ -23,7 +23,7 @@ SMALL = {
     "network": {"filters": 4},
     "training": {"batch_size": 8, "precision": "32-true", "compile": False},
     "auto_labels": {"atlases": ["sub-a"]},
-    "report": {"interactive": False},  # which would need npm
+    "report": {"interactive": False},
     "pretrain": {"epochs": 1, "optimizer": "adamw", "learning_rate": 0.004},
     "finetune": {"epochs": 8, "optimizer": "adamw", "learning_rate": 0.004},
 }

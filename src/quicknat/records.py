@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pandas as pd
 
 from quicknat.files import written_whole
 
@@ -14,19 +15,14 @@ Record = TypeVar("Record", bound=Any)  # a dataclass
 
 
 def columns(kind: type[Record]) -> list[str]:
-    """The table's header: the names of the dataclass's fields."""
+    """Return the table's header: the names of the dataclass's fields."""
     return [field.name for field in fields(kind)]
 
 
 def write_records(path: str | Path, kind: type[Record], records: Iterable[Record]) -> None:
     """Write a row per record; a cell may hold line breaks."""
-    with (
-        written_whole(path) as (temporary,),
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns(kind))
-        writer.writerows(astuple(record) for record in records)
+    with written_whole(path) as (temporary,):
+        pd.DataFrame(records, columns=columns(kind)).to_csv(temporary, sep="\t", index=False)
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
@@ -35,11 +31,9 @@ def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
     Raises:
         OSError, ValueError: missing, or another table.
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
-            header, *rows = csv.reader(stream, delimiter="\t")
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
-    if header != columns(kind) or any(len(row) != len(header) for row in rows):
+    # of both engines the one that tells a short row from one with empty cells
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, engine="python")
+    fits = list(table) == columns(kind) and isinstance(table.index, pd.RangeIndex)
+    if not fits or table.isna().any(axis=None):
         raise ValueError(f"its columns are not {', '.join(columns(kind))}")
-    return [kind(*row) for row in rows]
+    return [kind(*row) for row in table.itertuples(index=False, name=None)]

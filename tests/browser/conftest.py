@@ -8,13 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
 import pytest
-
-from helpers import ROOT
-from quicknat.download.fetch import download
-from quicknat.download.transfer import Patience
-from quicknat.errors import InputError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # WebGL drawn by the processor, since test machines have no graphics
@@ -88,20 +82,3 @@ def browse(chromium: Callable) -> Iterator[Callable[..., Opened]]:
         one.page.close()
     assert [one.errors for one in opened if one.errors] == []
     assert [one.outside() for one in opened if one.outside()] == []
-
-
-@pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with niivue.js and datatables.js, fetched as the workflow fetches them."""
-    folder = tmp_path_factory.mktemp("libraries")
-    table = pd.read_csv(ROOT / "workflow/sources.tsv", sep="\t", dtype=str, keep_default_na=False)
-    for row in table[table["kind"] == "npm"].to_dict("records"):
-        try:
-            download(
-                row["kind"], row["url"], row["checksum"], folder / f"{row['source']}.js",
-                row["mirrors"].split(","), patience=Patience(retries=1, pause=0),
-                downloads=os.environ.get("QUICKNAT_DOWNLOADS"),
-            )  # fmt: skip
-        except InputError as error:
-            pytest.skip(f"cannot be fetched here: {error}")
-    return folder

@@ -5,12 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from made_up_results import made_up_results
-from quicknat.cohort.sheet import Scan
+from made_up_results import made_up_results, person
 from quicknat.images.volumes import Grid
+from quicknat.report.layers import Layers, write_viewer_volumes
 from quicknat.report.pages import write_report
-from quicknat.report.scan_layers import Layers
-from quicknat.report.viewer import write_viewer_volumes
 
 HOSTILE = """<script>document.title = 'harmed'</script>"'<img src=x onerror="alert(1)">"""
 NASTY = """<img src=x onerror=alert(1)>"'ü"""  # may be part of a file's name
@@ -18,11 +16,8 @@ SERIOUS = ("serious", "critical")
 WITHIN_S = 5
 
 
-def written(folder, protocol, libraries, scans, text=""):
-    inputs = made_up_results(
-        folder, scans, protocol, text,
-        libraries={name: libraries / f"{name}.js" for name in ("niivue", "datatables")},
-    )  # fmt: skip
+def written(folder, protocol, scans, text=""):
+    inputs = made_up_results(folder, scans, protocol, text, interactive=True)
     labels = np.zeros((24, 24, 24), np.uint8)
     labels[4:20, 4:20, 4:20], labels[8:16, 8:16, 8:16] = 1, 2
     layers = Layers(Grid(labels.shape, np.eye(4)), labels * 100.0, labels, None, None)
@@ -32,20 +27,16 @@ def written(folder, protocol, libraries, scans, text=""):
     return folder / "report"
 
 
-def person(name, split="test"):
-    return Scan(subject=name, image=f"{name}.nii", split=split, participant=name)
-
-
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, protocol, libraries):
+def small(tmp_path_factory, protocol):
     scans = [person(str(k)) for k in range(1, 7)]
-    return written(tmp_path_factory.mktemp("small"), protocol, libraries, scans)
+    return written(tmp_path_factory.mktemp("small"), protocol, scans)
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory, protocol, libraries):
+def large(tmp_path_factory, protocol):
     scans = [person(f"{k:03d}") for k in range(200)]
-    return written(tmp_path_factory.mktemp("large"), protocol, libraries, scans)
+    return written(tmp_path_factory.mktemp("large"), protocol, scans)
 
 
 def rows(page, name):
@@ -125,9 +116,9 @@ def test_scans_lead_from_one_to_the_next_and_back_to_the_cohort(browse, small):
     assert page.url.endswith("index.html")
 
 
-def test_hostile_names_and_texts_do_no_harm(browse, tmp_path, protocol, libraries):
+def test_hostile_names_and_texts_do_no_harm(browse, tmp_path, protocol):
     scans = [person(NASTY), person("2", "segment")]
-    folder = written(tmp_path, protocol, libraries, scans, HOSTILE)
+    folder = written(tmp_path, protocol, scans, HOSTILE)
     page = browse(folder / "index.html").page
     assert "harmed" not in page.title() or "<script>" in page.title()
     page.get_by_role("link", name=f"sub-{NASTY}").first.click()

@@ -15,8 +15,8 @@ from helpers import save
 from quicknat.images.conform import conform_file
 from quicknat.images.volumes import save_nifti
 from quicknat.package_data import TEMPLATES
-from quicknat.report.scan_layers import load_layers
-from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
+from quicknat.report.layers import colour_blind_colors, load_layers, write_viewer_volumes
+from quicknat.report.libraries import write_libraries
 
 NASTY = """x"'<script>document.title = 'harmed'</script><img src=x onerror="alert(1)">"""
 SCAN = "sub-1"
@@ -28,7 +28,7 @@ PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>fine
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory, head, demo_dseg, protocol, libraries):
+def report(tmp_path_factory, head, demo_dseg, protocol):
     """A page with the viewer of a small painted head, and one without reference."""
     folder = tmp_path_factory.mktemp("report")
     table = protocol.table.copy()
@@ -51,7 +51,7 @@ def report(tmp_path_factory, head, demo_dseg, protocol, libraries):
     layers = load_layers(scan, paths["p"], None, None)
     write_viewer_volumes(folder / "volumes/sub-2.js", "sub-2", layers, protocol)
     shutil.copytree(TEMPLATES / "assets", folder / "assets")
-    shutil.copy(libraries / "niivue.js", folder / "assets")
+    write_libraries(folder / "assets")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
     )

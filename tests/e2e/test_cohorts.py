@@ -27,7 +27,7 @@ TINY = {
     "training": {"precision": "32-true", "compile": False},
     "pretrain": {"epochs": 1},
     "finetune": {"epochs": 1},
-    "report": {"interactive": False},  # which would need npm
+    "report": {"interactive": False},
 }
 OASIS = {1: 1000, 2: 1001, 4: 1002, 7: 1006, 14: 1007}  # number on disc 1 -> MALC scan used for it
 

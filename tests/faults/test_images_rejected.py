@@ -12,7 +12,7 @@ from helpers import save, tiny_scan
 from quicknat.images import (
     volumes,  # noqa: F401  (before a test gives up the right to read them)
 )
-from quicknat.report.scan_layers import load_layers
+from quicknat.report.layers import load_layers
 
 
 @pytest.fixture

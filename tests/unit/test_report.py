@@ -2,40 +2,26 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from helpers import ROOT, dead_links
-from made_up_results import made_up_results, split_tables
+from made_up_results import made_up_results, person, split_tables, written
 from quicknat.cohort.check import Verdict
 from quicknat.cohort.sheet import Scan
 from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
 from quicknat.failures import Failure
 from quicknat.files import written_whole
-from quicknat.images.volumes import Volume
 from quicknat.package_data import TEMPLATES
-from quicknat.report.figures import overlay_panel
-from quicknat.report.pages import ADVICE, read_note, write_report
-from quicknat.report.tables import People, demographics, volumes_in_cohort
-
-
-def test_left_of_the_patient_is_drawn_on_the_left(head, demo_dseg, protocol):
-    labels = protocol.remap(demo_dseg.data, "freesurfer", "x")
-    left, right = (protocol.names.index(f"{side} cerebral cortex") for side in ("Left", "Right"))
-    turned = head.affine @ np.diag([-1, 1, 1, 1.0])  # the same scan, stored right to left
-    turned[:3, 3] = head.affine[:3, 3] + head.affine[:3, 0] * (head.shape[0] - 1)
-    for step, affine in ((1, head.affine), (-1, turned)):
-        image, dseg = (Volume(data[::step], affine, head.path) for data in (head.data, labels))
-        figure = overlay_panel(image, dseg, None, protocol, "t")
-        axial = next(axis for axis in figure.axes if axis.get_title() == "prediction")
-        drawn = np.ma.filled(axial.get_images()[1].get_array(), 0)
-        columns = [np.argwhere(drawn == index)[:, 1].mean() for index in (left, right)]
-        assert columns[0] < columns[1]
-
+from quicknat.report.content import ReportInputs
+from quicknat.report.libraries import BUNDLES, classic_script, write_libraries
+from quicknat.report.pages import ADVICE, read_note
+from quicknat.report.tables import demographics, run_times, volumes_in_cohort
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
 
@@ -45,43 +31,35 @@ def hostile_scans():
     return [
         Scan(subject="""<img src=x onerror=alert(1)>"'ü""", image=HOSTILE, split="test",
              participant=HOSTILE),
-        Scan(subject="2", image="b.nii", split="segment", participant="2"),
+        person("2", "segment"),
     ]  # fmt: skip
 
 
 def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more(
     tmp_path, protocol
 ):
-    scans = [Scan(subject=str(n), image="a.nii", split="test", participant=str(n)) for n in (1, 2)]
-    inputs = made_up_results(tmp_path / "results", scans, protocol)
-    output = tmp_path / "results/report/index.html"
-    write_report(inputs, output)
-    assert "mean Dice of 2 people" in output.read_text()
-    now = [replace(scans[0], split="segment")]  # and the other one is gone
-    write_report(replace(inputs, scans=now, segmented=["sub-1"]), output)
-    assert "mean Dice of" not in output.read_text()
-    assert "mean Dice" not in output.with_name("sub-1.html").read_text()
+    inputs = made_up_results(tmp_path, [person("1"), person("2")], protocol)
+    assert "mean Dice of 2 people" in written(inputs)
+    now = [person("1", "segment")]  # and the other one is gone
+    assert "mean Dice of" not in written(replace(inputs, scans=now, segmented=["sub-1"]))
+    assert "mean Dice" not in (tmp_path / "report/sub-1.html").read_text()
 
 
 @pytest.mark.parametrize("interactive", [True, False])
 def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive):
     table = protocol.table.copy()
     table.loc[8, "name"] = HOSTILE
-    for name in ("niivue.js", "datatables.js"):
-        (tmp_path / name).write_text("")
-    libraries = {name: tmp_path / f"{name}.js" for name in ("niivue", "datatables")}
     inputs = made_up_results(
-        tmp_path / "results", hostile_scans(), replace(protocol, table=table), HOSTILE,
-        skipped=[Verdict("sub-3", "test", HOSTILE, "bad", HOSTILE)], waiting=[HOSTILE, "sub-4"],
-        people=People(pd.DataFrame({"sex": [HOSTILE]}, index=["sub-2"])),
-        libraries=libraries if interactive else None,
+        tmp_path, hostile_scans(), replace(protocol, table=table), HOSTILE,
+        skipped=[Verdict("sub-3", "test", HOSTILE, "bad", HOSTILE)],
+        people=pd.DataFrame({"sex": [HOSTILE]}, index=["sub-2"]),
+        interactive=interactive,
     )  # fmt: skip
-    output = tmp_path / "results/report/index.html"
-    write_report(inputs, output)
+    written(inputs)
     split_tables(inputs)
     failed = replace(inputs, failed=[Failure("segment", HOSTILE, HOSTILE, HOSTILE, HOSTILE)])
-    write_report(failed, output.with_name("incomplete.html"))
-    pages = [path.read_text() for path in output.parent.glob("*.html")]
+    written(failed, "incomplete.html")
+    pages = [path.read_text() for path in tmp_path.glob("report/*.html")]
     assert len(pages) == 4
     assert all("&lt;script&gt;alert(1)" in page for page in pages)
     for page in pages:
@@ -92,16 +70,9 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
 
 @pytest.mark.parametrize("use", ["test", "segment"])
 def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use):
-    scans = [Scan(subject="1", image="a.nii", split=use, participant="1")]
-    inputs = made_up_results(tmp_path / "results", scans, protocol, "said of the scores")
-    output = tmp_path / "results/report/index.html"
-    write_report(inputs, output)
-    page = output.read_text()
-    assert (
-        ("A note said of the scores" in page)
-        == ("mean Dice of 1 person" in page)
-        == (use == "test")
-    )
+    page = written(made_up_results(tmp_path, [person("1", use)], protocol, "said of the scores"))
+    found = ["A note said of the scores" in page, "mean Dice of 1 person" in page]
+    assert found == [use == "test"] * 2
     assert ("nothing to score against" in page) == (use == "segment")
 
 
@@ -126,13 +97,15 @@ def test_participants_that_cannot_be_used_are_refused_with_what_to_do(tmp_path, 
     assert caught.value.where == str(path) and caught.value.fix
 
 
-def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path):
+def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path, protocol):
     path = tmp_path / "participants.tsv"
-    path.write_bytes("\ufeffage\tparticipant_id\tsex\n007\tsub-1\t\n".encode())
-    people = People(read_participants(path))
-    scan = Scan(subject="1", image="a.nii", split="test")
-    assert people.columns == ["age", "sex"] and people.of(scan) == ["007", "n/a"]
-    assert demographics(people, [scan]) == ["age 7 to 7, median 7 (known of 1)"]
+    path.write_bytes("\ufeffage\tparticipant_id\tsex\tsite\n007\tsub-1\t\tx\n".encode())
+    scans = [person(name) for name in "12"]
+    inputs = ReportInputs("", "", tmp_path, scans, (), protocol, people=read_participants(path))
+    assert inputs.known(scans[0]) == {"age": "007", "sex": "n/a"}
+    assert inputs.known(scans[1]) == {"age": "n/a", "sex": "n/a"}
+    described = demographics(inputs.people, ["sub-1", "sub-2"])
+    assert described == ["age 7 to 7, median 7 (known of 1)"]
 
 
 def test_files_beside_the_sheet_that_are_not_there_are_refused(tmp_path):
@@ -150,81 +123,65 @@ def test_note_in_another_encoding_is_refused(tmp_path):
     assert read_note(path) == "Köpfe"
 
 
-def test_page_says_what_was_left_out_and_what_waits(tmp_path, protocol):
+def test_page_says_what_was_left_out(tmp_path, protocol):
     inputs = made_up_results(
-        tmp_path, [Scan(subject="1", image="a.nii", split="test", participant="1")], protocol,
+        tmp_path, [person("1")], protocol,
         skipped=[Verdict("sub-8", "test", "c.nii", "bad", "is damaged")],
-        waiting=["sub-2", "sub-3"],
     )  # fmt: skip
-    write_report(inputs, tmp_path / "report/index.html")
-    page = (tmp_path / "report/index.html").read_text()
+    page = written(inputs)
     assert "were left out" in page and "is damaged" in page
-    assert "2 of the training scans wait" in page and "sub-2, sub-3." in page
 
 
 def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, protocol):
-    scans = [
-        Scan(subject=name, image="a.nii", split=use, participant=name)
-        for name, use in (("1", "test"), ("2", "segment"), ("9", "segment"))
-    ]
+    scans = [person("1"), person("2", "segment"), person("9", "segment")]
     inputs = made_up_results(tmp_path, scans[:2], protocol)
-    output = tmp_path / "report/incomplete.html"
     split_tables(inputs)
     dice = f"{inputs.table('metrics.tsv')['dice'].mean():.3f}"
     (tmp_path / "metrics.tsv").write_text("of an earlier run\n")
     failure = Failure("convert", "sub-9", "no head", "results/logs/convert/sub-9.log", "")
-    write_report(replace(inputs, scans=scans, failed=[failure]), output)
-    page = output.read_text()
+    page = written(replace(inputs, scans=scans, failed=[failure]), "incomplete.html")
     assert "1 job failed" in page and 'href="../logs/convert/sub-9.log"' in page
     assert "2 of 3 scans to segment" in page and f"<b>{dice}</b>" in page
     # neither figures of an earlier run nor links to pages that are not there
     assert "figures/dice.png" not in page and "sub-1.html" not in page
-    assert list(output.parent.glob("sub-*.html")) == []
+    assert list(tmp_path.glob("report/sub-*.html")) == []
 
 
 def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
-    scan = Scan(subject="1", image="a.nii", split="test", participant="1")
-    inputs = made_up_results(tmp_path, [scan], protocol)
+    inputs = made_up_results(tmp_path, [person("1")], protocol)
     (tmp_path / "model/bundle.json").unlink()
     failed = [Failure("finetune", "axial", "killed", "results/logs/finetune/axial.log", "")]
-    output = tmp_path / "report/incomplete.html"
-    write_report(replace(inputs, segmented=[], failed=failed), output)
-    assert "finetune" in output.read_text() and "None is finished yet" in output.read_text()
+    page = written(replace(inputs, segmented=[], failed=failed), "incomplete.html")
+    assert "finetune" in page and "None is finished yet" in page
 
 
 def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path, protocol):
-    scan = Scan(subject="1", image="a.nii", split="test", participant="1")
-    inputs = made_up_results(tmp_path, [scan], protocol, given="malc")
-    output = tmp_path / "report/index.html"
-    write_report(inputs, output)  # with histories of another run lying there
-    page = output.read_text()
+    inputs = made_up_results(tmp_path, [person("1")], protocol, given="malc")
+    page = written(inputs)  # with histories of another run lying there
     assert "the finished model <strong>malc</strong> segmented this cohort" in page
     assert 'id="training"' not in page and "figures/curves" not in page and "Over-fit" not in page
-    assert "trained on this cohort" not in page and dead_links(output) == []
+    assert "trained on this cohort" not in page
+    assert dead_links(tmp_path / "report/index.html") == []
 
 
 def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol):
-    scans = [Scan(subject=name, image="a.nii", split="test", participant=name) for name in "123"]
-    inputs = made_up_results(tmp_path, scans, protocol)
+    inputs = made_up_results(tmp_path, [person(name) for name in "123"], protocol)
     bundle = tmp_path / "model/bundle.json"
     described = json.loads(bundle.read_text())
     described["views"]["axial"] |= {"training_scans": ["sub-3"], "validation_scans": ["sub-1"]}
-    output = tmp_path / "report/index.html"
-    write_report(inputs, output)
-    assert "may have been learnt" not in output.read_text()
+    assert "may have been learnt" not in written(inputs)
     bundle.write_text(json.dumps(described))
-    write_report(inputs, output)
-    page = output.read_text()
+    page = written(inputs)
     assert "2 of the test scans may have been learnt" in page and "sub-1, sub-3. If" in page
 
 
 def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):
-    scans = [Scan(subject=name, image="a.nii", split="segment", participant=name) for name in "12"]
-    output = tmp_path / "report/index.html"
+    scans = [person(name, "segment") for name in "12"]
     inputs = made_up_results(tmp_path, scans, protocol)
-    write_report(inputs, output)
-    write_report(replace(inputs, scans=scans[:1], segmented=["sub-1"]), output)
-    assert sorted(p.name for p in output.parent.glob("*.html")) == ["index.html", "sub-1.html"]
+    written(inputs)
+    written(replace(inputs, scans=scans[:1], segmented=["sub-1"]))
+    pages = sorted(path.name for path in tmp_path.glob("report/*.html"))
+    assert pages == ["index.html", "sub-1.html"]
 
 
 def test_percentiles_are_said_of_five_scans_or_more():
@@ -262,3 +219,56 @@ def test_every_quality_flag_has_its_advice():
     ]
     found = [re.findall(r'(?:"flag": |flag\(\s*)"(\w+)"', path.read_text()) for path in sources]
     assert {name for names in found for name in names} == set(ADVICE)
+
+
+def test_run_times_are_of_all_jobs_of_a_rule(tmp_path):
+    assert run_times(tmp_path).empty
+    for scan, text in (("1", "s\tmax_rss\n1\t10\n"), ("2", "s\tmax_rss\n3\t-\n")):
+        (tmp_path / "segment").mkdir(exist_ok=True)
+        (tmp_path / f"segment/{scan}.tsv").write_text(text)
+    (row,) = run_times(tmp_path).to_dict("records")
+    assert row == {"rule": "segment", "jobs": 2, "median_s": 2, "total_s": 4, "peak_mb": 10}
+
+
+def test_interactive_page_has_its_scripts_and_their_licences_beside_it(tmp_path, protocol):
+    written(made_up_results(tmp_path, [person("1")], protocol, interactive=True))
+    for name in ("index", "sub-1"):
+        assert dead_links(tmp_path / f"report/{name}.html") == []
+    licences = (tmp_path / "report/assets/LICENSES.txt").read_text()
+    assert "Redistribution and use in source and binary forms" in licences  # NiiVue
+    assert "Permission is hereby granted" in licences and "SpryMedia" in licences  # DataTables
+
+
+def test_libraries_are_found_without_being_imported(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from quicknat.report.libraries import write_libraries
+write_libraries(Path({str(tmp_path)!r}))
+print({{"itables", "ipyniivue", "ipywidgets", "anywidget"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "niivue.js",
+        "datatables.js",
+        "LICENSES.txt",
+    }
+
+
+def test_package_of_the_viewer_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(BUNDLES, "niivue", ("no-such-package", "x.js", ""))
+    with pytest.raises(InputError, match=r"needs the package no-such-package; .*interactive"):
+        write_libraries(tmp_path)
+    monkeypatch.setitem(BUNDLES, "niivue", ("itables", "itables/gone.js", ""))
+    with pytest.raises(InputError, match=r"itables [\d.]+: itables/gone.js: .*requirements.lock"):
+        write_libraries(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_module_becomes_a_script_with_what_it_exports():
+    script, notices = classic_script("var a=1;var b=2;export{a as default,b};\n/*! © */\n", "lib")
+    assert script.startswith('"use strict";\nwindow.lib = (() => {\nvar a=1;var b=2;\n')
+    assert "return { default: a, b: b };" in script and notices == "/*! © */"
+    with pytest.raises(ValueError, match="export"):
+        classic_script("var a=1;", "lib")

@@ -11,7 +11,7 @@ from made_up_results import made_up_results
 from quicknat.cli import app
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
-from quicknat.report import scatter_figures, score_figures
+from quicknat.report import score_figures
 from quicknat.report.content import scored_content
 from quicknat.report.figures import plt, save, training_curves
 
@@ -45,8 +45,8 @@ def draw(name, table, protocol):
         return score_figures.views(views_of(table), STRUCTURES)
     if name == "uncertainty":
         points = table.assign(uncertainty=1 - table["dice"]).dropna(subset="dice")
-        return scatter_figures.uncertainty(points.reset_index(drop=True), protocol)
-    return getattr(scatter_figures, name)(table, protocol)
+        return score_figures.uncertainty(points.reset_index(drop=True), protocol)
+    return getattr(score_figures, name)(table, protocol)
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ def test_farthest_points_are_named_by_abbreviation_and_scan(protocol):
     table = metrics(2)
     table.loc[4, "volume_mm3"] = 3 * table.loc[4, "reference_mm3"]
     names = [text.get_text() for text in draw("volumes", table, protocol).axes[0].texts]
-    assert "R-Put, sub-1" in names and len(names) <= scatter_figures.NAMED
+    assert "R-Put, sub-1" in names and len(names) <= score_figures.NAMED
 
 
 def test_title_of_uncertainty_tells_the_rank_correlation(protocol):

@@ -14,8 +14,14 @@ from quicknat.errors import InputError
 from quicknat.images.conform import conform_file
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import Volume, save_nifti
-from quicknat.report.scan_layers import MARGIN_MM, load_layers, viewing_grid
-from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
+from quicknat.report.layers import (
+    MARGIN_MM,
+    colour_blind_colors,
+    load_layers,
+    viewing_grid,
+    write_viewer_volumes,
+)
+from quicknat.report.scan_pictures import COLUMNS, ROWS, mosaic, overlay_panel
 
 
 def ball(affine, shape=(40, 44, 36), radius_mm=14):
@@ -30,10 +36,10 @@ def ball(affine, shape=(40, 44, 36), radius_mm=14):
 
 
 @pytest.fixture
-def written(tmp_path, protocol):
-    """Write the ball on a grid; call the viewer's writer; give the file."""
+def layers_on(tmp_path):
+    """Write the ball on a grid, and load it as the report does."""
 
-    def write(affine, labels=None, reference=None, uncertainty=None, name="sub-1"):
+    def load(affine, labels=None, reference=None, uncertainty=None):
         image, found = ball(affine)
         save(tmp_path / "image.nii.gz", image, affine)
         conformed, grid, record = conform_file(tmp_path / "image.nii.gz", "", 2, 48)
@@ -44,9 +50,18 @@ def written(tmp_path, protocol):
         for key, data in layers.items():
             path = tmp_path / f"{key}.nii.gz"
             paths.append(None if data is None else save(path, data, affine))
-        output = tmp_path / "volumes" / f"{name}.js"
-        layers = load_layers(tmp_path / "scan.nii.gz", *paths)
-        write_viewer_volumes(output, name, layers, protocol)
+        return load_layers(tmp_path / "scan.nii.gz", *paths)
+
+    return load
+
+
+@pytest.fixture
+def written(layers_on, tmp_path, protocol):
+    """Call the viewer's writer; give the file."""
+
+    def write(affine, **layers):
+        output = tmp_path / "volumes/sub-1.js"
+        write_viewer_volumes(output, "sub-1", layers_on(affine, **layers), protocol)
         return output
 
     return write
@@ -67,7 +82,23 @@ TURNED = nib.affines.from_matvec(  # left to right, oblique, slices first
 )
 
 
-@pytest.mark.parametrize("affine", [np.diag([1, 1, 1, 1.0]), np.diag([-1, -1, 2, 1.0]), TURNED])
+AFFINES = [np.diag([1, 1, 1, 1.0]), np.diag([-1, -1, 2, 1.0]), TURNED]
+
+
+@pytest.mark.parametrize("affine", AFFINES)
+def test_left_of_the_patient_is_drawn_on_the_left(layers_on, affine, protocol):
+    layers = layers_on(affine)
+    figure = overlay_panel(layers, protocol, "t")
+    axial = next(axis for axis in figure.axes if axis.get_title() == "prediction")
+    drawn = mosaic(layers.prediction, "axial", voxel_sizes(layers.grid.affine), True)
+    rows, columns = (n // parts for n, parts in zip(drawn.shape, (ROWS, COLUMNS), strict=True))
+    middle = drawn[rows : 2 * rows, 3 * columns : 4 * columns]
+    for picture in (np.ma.filled(axial.get_images()[1].get_array(), 0), middle):
+        left, right = (np.argwhere(picture == index)[:, 1].mean() for index in (1, 2))
+        assert left < right
+
+
+@pytest.mark.parametrize("affine", AFFINES)
 def test_layers_share_a_grid_with_axes_near_ras_and_left_stays_left(written, affine):
     layers = content(written(affine, reference=ball(affine)[1]))
     images = {key: unpacked(layers[key]) for key in ("image", "prediction", "reference")}

@@ -26,6 +26,7 @@ REPORT_OPTIONS = [
     *("--protocol", config["protocol"]),
     *(f"--{name}={path}" for name, path in COHORT_FILES.items() if path.exists()),
     *([f"--given-model={config['model']}"] if RUN.model else []),
+    *([] if config["report"]["interactive"] else ["--static"]),
     # not an input: the table changes whenever files arrive
     *([f"--check={RUN.check}"] if RUN.skipped else []),
 ]
@@ -118,6 +119,7 @@ rule report:
             *map(file_digest, sorted(path for path in TEMPLATES.rglob("*") if path.is_file())),
             *map(file_digest, COHORT_FILES.values()),
         ],
+        interactive=config["report"]["interactive"],
         title=Path(PATHS.sheet).stem,
         cohort=[f"{name} {scan.split}" for name, scan in PLAN.scans.items()],
         segmented=PLAN.segmented,

@@ -36,36 +36,6 @@ def curves(
     save(training_curves(tables), output, output.with_suffix(".svg"), dpi=160)
 
 
-@app.command("slice-png")
-def slice_png(
-    stack: Annotated[Path, typer.Argument(help="Training stack, …/{view}/{scan}.npy.")],
-    output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
-    protocol: ProtocolFile = QUICKNAT28,
-    stride: Annotated[int, typer.Option(min=1, help="Every so many-th slice.")] = 10,
-) -> None:
-    """Draw training slices and their classes as PNG files, to look at.
-
-    Example: `quicknat slice-png results/slices/coronal/sub-01.npy --output slices`
-    """
-    import matplotlib.image
-
-    from quicknat.images.labels import Protocol
-    from quicknat.images.slices import VIEWS, open_stack
-    from quicknat.report.figures import slice_picture
-
-    view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
-    if view not in VIEWS:
-        raise InputError(
-            stack, f"lies in no folder named {', '.join(VIEWS)}", "give a stack that 'slice' wrote"
-        )
-    colors = table.view_colors(view)
-    output.mkdir(parents=True, exist_ok=True)
-    for number in range(0, len(pairs), stride):
-        path = output / f"{stack.stem}_{view}_{number:03d}.png"
-        matplotlib.image.imsave(path, slice_picture(pairs[number], colors))
-    log.info("%s: %d pictures", output, len(range(0, len(pairs), stride)))
-
-
 @app.command("score-figures", rich_help_panel=STEPS)
 def draw_scores(
     metrics: Annotated[Path, typer.Argument(help="Gathered metrics table.")],
@@ -90,7 +60,7 @@ def draw_scores(
     from quicknat.evaluation.scores import with_uncertainty
     from quicknat.evaluation.tables import stack_tables
     from quicknat.images.labels import Protocol
-    from quicknat.report import scatter_figures, score_figures
+    from quicknat.report import score_figures
     from quicknat.report.figures import save
 
     table = Protocol.read(protocol)
@@ -102,10 +72,10 @@ def draw_scores(
         "dice": score_figures.dice(found, order, persons),
         "views": score_figures.views(pd.read_csv(views, sep="\t"), order, persons),
         "hd95": score_figures.hd95(found, order),
-        "volumes": scatter_figures.volumes(found, table),
-        "bland_altman": scatter_figures.bland_altman(found, table),
+        "volumes": score_figures.volumes(found, table),
+        "bland_altman": score_figures.bland_altman(found, table),
         "confusion": score_figures.confusion(pd.read_csv(confusion, sep="\t"), table),
-        "uncertainty": scatter_figures.uncertainty(points, table),
+        "uncertainty": score_figures.uncertainty(points, table),
     }
     for name, figure in figures.items():
         save(figure, output / f"{name}.png", output / f"{name}.svg", dpi=160)
@@ -129,18 +99,13 @@ def scan_pictures(
     """
     from quicknat.files import folder_written_whole
     from quicknat.images.labels import Protocol
-    from quicknat.images.volumes import Volume
-    from quicknat.report.figures import overlay_panel, save
-    from quicknat.report.mosaics import write_mosaics
-    from quicknat.report.scan_layers import load_layers
-    from quicknat.report.viewer import colour_blind_colors, write_viewer_volumes
+    from quicknat.report.figures import save
+    from quicknat.report.layers import colour_blind_colors, load_layers, write_viewer_volumes
+    from quicknat.report.scan_pictures import overlay_panel, write_mosaics
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
-    place = layers.grid.affine, scan
-    truth = None if layers.reference is None else Volume(layers.reference, *place)
-    image, labels = Volume(layers.image, *place), Volume(layers.prediction, *place)
-    save(overlay_panel(image, labels, truth, table, name), overlay)
+    save(overlay_panel(layers, table, name), overlay)
     with folder_written_whole(mosaics) as folder:
         write_mosaics(folder, layers, table.colors, colour_blind_colors(table))
     write_viewer_volumes(volumes, name, layers, table)
@@ -162,24 +127,22 @@ def report(
     check: Annotated[
         Path | None, typer.Option(help="Table of verdicts, where bad scans were skipped.")
     ] = None,
-    waiting: Annotated[
-        Path | None, typer.Option(help="File that lists scans which frozen models have not seen.")
-    ] = None,
     failed: Annotated[
         Path | None, typer.Option(help="Table of failed jobs: show it, and what is finished.")
     ] = None,
     given_model: Annotated[
         Path | None, typer.Option(help="Finished model that segmented, where nothing was trained.")
     ] = None,
-    niivue: Annotated[Path | None, typer.Option(help="Script of NiiVue.")] = None,
-    datatables: Annotated[Path | None, typer.Option(help="Script of DataTables.")] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive/--static", help="With viewer, and tables that sort.")
+    ] = True,
 ) -> None:
     """Write the report's pages from a results folder.
 
-    Without the two scripts the pages have no viewer, and tables that do not sort.
-
     Example: see `workflow/rules/report.smk`, which makes everything that the pages show.
     """
+    import pandas as pd
+
     from quicknat.cohort.check import BAD, read_verdicts
     from quicknat.cohort.sheet import read_sheet
     from quicknat.cohort.writing import read_participants
@@ -187,32 +150,28 @@ def report(
     from quicknat.images.labels import Protocol
     from quicknat.report.content import ReportInputs
     from quicknat.report.finished import complete_scans
-    from quicknat.report.pages import DEFAULT_NOTE, GIVEN_NOTE, read_note, write_report
-    from quicknat.report.tables import People
+    from quicknat.report.pages import read_note, write_report
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
-    unseen = read_list(waiting) if waiting else []
     scans = [s for s in read_sheet(sheet) if s.id not in left_out]
     shown = read_list(segmented)
     failures = read_failed(failed) if failed else []
     if failures:
         tested = {scan.id for scan in scans if scan.split == "test"}
         shown = complete_scans(results, shown, tested)
-    libraries = {"niivue": niivue, "datatables": datatables} if niivue and datatables else None
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
-        note=read_note(note) if note else GIVEN_NOTE if given_model else DEFAULT_NOTE,
+        note=read_note(note) if note else "",
         results=results,
         scans=scans,
         segmented=shown,
         protocol=Protocol.read(protocol),
         skipped=skipped,
         failed=failures,
-        people=People(read_participants(participants) if participants else None),
-        waiting=unseen,
+        people=read_participants(participants) if participants else pd.DataFrame(),
         given=given_model.name if given_model else "",
-        libraries=libraries,
+        interactive=interactive,
     )
     write_report(inputs, output)
     log.info("wrote %s", output)

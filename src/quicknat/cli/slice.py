@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,9 @@ from quicknat.cli.app import (
     app,
     check_name,
 )
+from quicknat.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 @app.command("slice", rich_help_panel=STEPS)
@@ -84,3 +88,33 @@ def slice_tissues(
     tissues, classes, head = conformed_tissues(volume, label_convention, table, spacing, size, scan)
     start = head_window(head, spacing, slice_size)
     write_stacks(tissues, classes, start, slice_size, table, folder, name)
+
+
+@app.command("slice-png")
+def slice_png(
+    stack: Annotated[Path, typer.Argument(help="Training stack, …/{view}/{scan}.npy.")],
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    protocol: ProtocolFile = QUICKNAT28,
+    stride: Annotated[int, typer.Option(min=1, help="Every so many-th slice.")] = 10,
+) -> None:
+    """Draw training slices and their classes as PNG files, to look at.
+
+    Example: `quicknat slice-png results/slices/coronal/sub-01.npy --output slices`
+    """
+    import matplotlib.image
+
+    from quicknat.images.labels import Protocol
+    from quicknat.images.slices import VIEWS, open_stack
+    from quicknat.report.figures import slice_picture
+
+    view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
+    if view not in VIEWS:
+        raise InputError(
+            stack, f"lies in no folder named {', '.join(VIEWS)}", "give a stack that 'slice' wrote"
+        )
+    colors = table.view_colors(view)
+    output.mkdir(parents=True, exist_ok=True)
+    for number in range(0, len(pairs), stride):
+        path = output / f"{stack.stem}_{view}_{number:03d}.png"
+        matplotlib.image.imsave(path, slice_picture(pairs[number], colors))
+    log.info("%s: %d pictures", output, len(range(0, len(pairs), stride)))

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,8 @@ from quicknat.evaluation import scores
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.report.tables import (
-    People,
-    demographics,
-    run_times,
-    versions,
-    volume_ranges,
-)
-from quicknat.training.history import duration, overfitting
+from quicknat.report.tables import DEMOGRAPHICS, demographics, run_times, versions, volume_ranges
+from quicknat.training.history import STAGES, duration, overfitting
 
 USES = ("pretrain", "train", "val", "test", "segment")
 # each scan's own rows of the tables that a complete run gathers
@@ -48,10 +43,9 @@ class ReportInputs:
     protocol: Protocol
     skipped: Sequence[Verdict] = ()  # scans of the sheet that the run left out
     failed: Sequence[Failure] = ()  # jobs
-    people: People = field(default_factory=People)
-    waiting: Sequence[str] = ()  # scans to train on that the models have not seen
+    people: pd.DataFrame = field(default_factory=pd.DataFrame)  # of participants.tsv, by sub-X
     given: str = ""  # name of the finished model that segmented, where nothing was trained
-    libraries: Mapping[str, Path] | None = None  # scripts by name of source; None: a static report
+    interactive: bool = False  # with viewer, and tables that sort
 
     @property
     def complete(self) -> bool:
@@ -59,7 +53,7 @@ class ReportInputs:
         return not self.failed
 
     def table(self, path: str) -> pd.DataFrame | None:
-        """A table of all scans, None where there is none.
+        """Return a table of all scans, None where there is none.
 
         Where jobs failed it is put together anew: the gathered one may be of an earlier run. So may
         scores where no scan is to be tested any more.
@@ -73,15 +67,25 @@ class ReportInputs:
         parts = [pd.read_csv(file, sep="\t").assign(subject=name) for name, file in files.items()]
         return pd.concat(parts, ignore_index=True) if parts else None
 
+    @property
+    def columns(self) -> list[str]:
+        """What is known of people."""
+        return [name for name in DEMOGRAPHICS if name in self.people]
+
+    def known(self, scan: Scan) -> dict[str, str]:
+        """Return that for the subject of a scan, n/a where it is not known."""
+        rows = self.people[self.columns].reindex([f"sub-{scan.subject}"]).fillna("n/a")
+        return dict(rows.iloc[0])
+
     def files(self, scan: str) -> dict[str, Path]:
-        """What there is of a segmented scan, by the end of its name."""
+        """Return the files of a segmented scan, by the ends of their names."""
         folder = self.results / "segmentations" / scan / "anat"
         start = f"{scan}_desc-"
         return {path.name.removeprefix(start): path for path in sorted(folder.glob(f"{start}*"))}
 
 
 def scored_content(inputs: ReportInputs) -> dict:
-    """What the scores say, as records; empty without test scans."""
+    """Return what the scores say, as records; nothing without test scans."""
     metrics, order = inputs.table("metrics.tsv"), inputs.protocol.names[1:]
     if metrics is None:
         return {}
@@ -102,54 +106,50 @@ def scored_content(inputs: ReportInputs) -> dict:
 
 
 def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: dict) -> list[dict]:
-    """A row per segmented scan, flagged ones first."""
+    """Return a row per segmented scan, flagged ones first."""
     if volumes is None:
         return []
     dice = {row["subject"]: row["dice"] for row in scored.get("scans", [])}
     uses = {scan.id: scan.split for scan in inputs.scans}
+    brains = volumes[volumes["name"] == "Brain"].set_index("subject")["volume_mm3"] / 1000
+    unsure = volumes.groupby("subject")["uncertainty"].mean()
     rows = []
     for name in inputs.segmented:
         quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_text())
-        own = volumes[volumes["subject"] == name].set_index("name")
         row = {"scan": name, "use": uses[name], "dice": dice.get(name), "flags": quality["flags"]}
-        row["brain_ml"] = own["volume_mm3"]["Brain"] / 1000
-        row["uncertainty"] = own["uncertainty"].mean()
-        rows.append(row)
+        rows.append({**row, "brain_ml": brains[name], "uncertainty": unsure[name]})
     return sorted(rows, key=lambda row: -len(row["flags"]))
 
 
 def scan_content(
     inputs: ReportInputs, row: dict, volumes: pd.DataFrame, scored: pd.DataFrame | None
 ) -> dict:
-    """What one scan's page shows."""
+    """Return what one scan's page shows."""
     name, files = row["scan"], inputs.files(row["scan"])
     own = volumes[volumes["subject"] == name].drop(columns="subject")
     if scored is not None:
-        columns = ["structure", "dice", "hd95_mm", "reference_mm3"]
-        own = own.merge(
-            scored[scored["subject"] == name][columns], "left", left_on="name", right_on="structure"
-        )
+        measures = scored[scored["subject"] == name].set_index("structure")
+        own = own.join(measures[["dice", "hd95_mm", "reference_mm3"]], on="name")
     (scan,) = (scan for scan in inputs.scans if scan.id == name)
     mosaics = inputs.results / "report" / "figures" / name
     return {
+        "title": name,
         "row": row,
         "scan": name,
         "record": scan,
-        "known": dict(zip(inputs.people.columns, inputs.people.of(scan), strict=True)),
+        "known": inputs.known(scan),
         "has_reference": (mosaics / "axial_reference.png").exists(),
         "has_uncertainty": (mosaics / "axial_uncertainty.png").exists(),
         "views": ("axial", "coronal", "sagittal"),
         "volumes": own.to_dict("records"),
         "scored": scored is not None and name in set(scored["subject"]),
         "provenance": json.loads(files["quicknat_dseg.json"].read_text()),
-        "files": {
-            path.name: f"../segmentations/{name}/anat/{path.name}" for path in files.values()
-        },
+        "files": {p.name: f"../segmentations/{name}/anat/{p.name}" for p in files.values()},
     }
 
 
 def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
-    """What the cohort's page says of scans, training and run, besides their scores."""
+    """Return what the cohort's page says of scans, training and run, besides their scores."""
     uses = pd.Series([scan.split for scan in inputs.scans]).value_counts()
     order = inputs.protocol.names[1:]
     # networks that an earlier run trained say nothing about a given model
@@ -158,30 +158,31 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
     bundle = json.loads(path.read_text()) if path.exists() else None
     return {
         "title": inputs.title,
-        "note": inputs.note,
         "inputs": inputs,
         "uses": [(use, int(uses[use])) for use in USES if use in uses],
         "n_segmented": sum(scan.split in ("test", "segment") for scan in inputs.scans),
-        "demographics": demographics(inputs.people, inputs.scans),
+        "demographics": demographics(inputs.people, [f"sub-{s.subject}" for s in inputs.scans]),
         "ranges": [] if volumes is None else volume_ranges(volumes, order).to_dict("records"),
         "overfitting": overfitting(histories),
         "training_times": {
             view: " + ".join(
-                duration(table["seconds"].sum()) for (_, v), table in histories.items() if v == view
+                duration(histories[stage, view]["seconds"].sum())
+                for stage in STAGES
+                if (stage, view) in histories
             )
             for view in VIEWS
         },
         "sagittal_classes": inputs.protocol.n_classes("sagittal"),
         "bundle": bundle,
         "learnt": _learnt(bundle, inputs.scans) if bundle else [],
-        "times": run_times(inputs.results / "benchmarks"),
+        "times": run_times(inputs.results / "benchmarks").to_dict("records"),
         "software": versions(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
 
 
 def _learnt(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
-    """Test scans that have the names of scans which a model was trained or chosen on."""
+    """Return test scans with the names of scans that a model was trained or chosen on."""
     names = {
         name
         for entry in bundle["views"].values()
@@ -192,10 +193,6 @@ def _learnt(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
 
 
 def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
-    """Histories of the trained networks by stage and view, stages in their order."""
-    files = [
-        folder / stage / view / "history.tsv"
-        for stage in ("pretrain", "finetune")
-        for view in VIEWS
-    ]
-    return {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in files if p.exists()}
+    """Return the histories of the trained networks by stage and view, stages in their order."""
+    found = {key: folder.joinpath(*key, "history.tsv") for key in product(STAGES, VIEWS)}
+    return {key: pd.read_csv(path, sep="\t") for key, path in found.items() if path.exists()}

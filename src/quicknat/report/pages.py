@@ -18,24 +18,12 @@ from quicknat.report.content import (
     scan_content,
     scored_content,
 )
+from quicknat.report.layers import colour_blind_colors
+from quicknat.report.libraries import write_libraries
 from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
-from quicknat.report.viewer import colour_blind_colors
 
 SCORE_FIGURES = ("dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty")
-
 INCOMPLETE = "incomplete.html"
-
-DEFAULT_NOTE = (
-    "The scores measure agreement with the reference labels named in the sheet, on scans that the "
-    "networks did not see in training. They can be no better than those labels, and they hold for "
-    "scans like these."
-)
-GIVEN_NOTE = (
-    "The scores measure agreement with the reference labels named in the sheet, and can be no "
-    "better than those labels. They hold only if the finished model was not trained on these "
-    "people, which nothing here can prove. Labels drawn by other rules than those that it was "
-    "trained on lower them."
-)
 # what to make of each flag of {scan}_desc-quicknat_qc.json
 ADVICE = {
     "structure_missing": "Look there in the viewer: absent in this head, or not found?",
@@ -50,7 +38,7 @@ ADVICE = {
 
 
 def read_note(path: str | Path) -> str:
-    """A cohort's note, a text file in UTF-8.
+    """Return a cohort's note, a text file in UTF-8.
 
     Raises:
         InputError: cannot be read.
@@ -93,7 +81,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
     """
     environment, folder = _environment(), output.parent
     shared = {
-        "interactive": inputs.libraries is not None,
+        "interactive": inputs.interactive,
         "complete": inputs.complete,
         "protocol": inputs.protocol,
         "safe_colors": [f"#{bytes(c).hex()}" for c in colour_blind_colors(inputs.protocol)],
@@ -105,36 +93,32 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
     volumes = None if gathered is None else volumes_in_cohort(gathered)
     scored, metrics = scored_content(inputs), inputs.table("metrics.tsv")
     overview = overview_rows(inputs, volumes, scored)
-    pages, template = {}, environment.get_template("scan.html.j2")
-    for number, row in enumerate(overview if inputs.complete else ()):
-        before, after = (overview[k]["scan"] if 0 <= k < len(overview) else None
-                         for k in (number - 1, number + 1))  # fmt: skip
-        content = scan_content(inputs, row, volumes, metrics)
-        pages[folder / f"{row['scan']}.html"] = template.render(
-            title=row["scan"],
-            before=before,
-            after=after,
-            n_scans=len(overview),
-            **content,
+    for source in sorted((TEMPLATES / "assets").iterdir()):
+        with written_whole(folder / "assets" / source.name) as (temporary,):
+            shutil.copyfile(source, temporary)
+    if inputs.interactive:
+        write_libraries(folder / "assets")
+    figures: tuple[str, ...] = ()
+    if inputs.complete:
+        figures = (() if inputs.given else ("curves",)) + (SCORE_FIGURES if scored else ())
+    pages = {
+        output: environment.get_template("cohort.html.j2").render(
+            **cohort_content(inputs, volumes),
+            scores=scored,
+            overview=overview,
+            figures=figures,
+            captions={name: (TEMPLATES / f"{name}.rst").read_text() for name in figures},
+            weights=page_weights(folder, inputs.segmented, figures),
             **shared,
         )
-    assets = {path.name: path for path in sorted((TEMPLATES / "assets").iterdir())}
-    assets |= {f"{name}.js": path for name, path in (inputs.libraries or {}).items()}
-    for name, source in assets.items():
-        with written_whole(folder / "assets" / name) as (temporary,):
-            shutil.copyfile(source, temporary)
-    figures = (() if inputs.given else ("curves",)) + (SCORE_FIGURES if scored else ())
-    figures = figures if inputs.complete else ()
-    pages[output] = environment.get_template("cohort.html.j2").render(
-        **cohort_content(inputs, volumes),
-        scores=scored,
-        overview=overview,
-        figures=figures,
-        captions={name: (TEMPLATES / f"{name}.rst").read_text() for name in figures},
-        weights=page_weights(folder, inputs.segmented, figures),
-        **shared,
-    )
+    }
     if inputs.complete:
+        template, names = environment.get_template("scan.html.j2"), [r["scan"] for r in overview]
+        around = zip(["", *names], [*names[1:], ""], overview, strict=False)
+        for before, after, row in around:
+            content = scan_content(inputs, row, volumes, metrics)
+            steps = {"before": before, "after": after, "n_scans": len(overview)}
+            pages[folder / f"{row['scan']}.html"] = template.render(**content, **steps, **shared)
         for path in [*folder.glob("sub-*.html"), folder / INCOMPLETE]:
             if path not in pages:
                 path.unlink(missing_ok=True)

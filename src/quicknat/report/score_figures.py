@@ -1,8 +1,9 @@
-"""Pictures of a cohort's scores, each legible with one test scan and with hundreds."""
+"""Figures of a cohort's scores, each legible with one test scan and with hundreds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,43 +20,58 @@ SCAN_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 POINT, ACCENT = "#0072B2", "#D55E00"
 MANY_POINTS = 3000  # beyond, SVG files hold the points as a picture, or they would be huge
 VIEW_MARKERS = {"coronal": "o", "axial": "^", "sagittal": "s"}
+NAMED = 5  # farthest points that get their names
+HALO = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}
+PLAIN = StrMethodFormatter("{x:g}")
 
 
-def rows(axis: plt.Axes, order: Sequence[str]) -> None:
-    """A row per structure, the first on top, in alternating bands that lead the eye."""
+def _rows(axis: plt.Axes, order: Sequence[str]) -> plt.Axes:
+    """Lay out a row per structure, the first on top, in alternating bands that lead the eye."""
     axis.set(yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
     axis.set_yticklabels(order, fontsize=8)
     axis.tick_params(axis="y", length=0)
     for row in range(0, len(order), 2):
         axis.axhspan(row - 0.5, row + 0.5, color="#f2f4f7", zorder=0)
     axis.grid(axis="x", alpha=0.4)
+    return axis
 
 
-def height(order: Sequence[str]) -> float:
-    """Inches that so many rows need."""
+def _panel(width: float, height: float, **options: Any) -> Any:
+    """One axis, or as many as the options say."""
+    return plt.subplots(figsize=(width, height), layout="constrained", **options)[1]
+
+
+def _height(order: Sequence[str]) -> float:
+    """Inches that the rows need."""
     return 0.27 * len(order) + 1.4
 
 
-def _dice_axis(axis: plt.Axes, lowest: float, label: str) -> None:
-    """Dice up to 1, down to just below the lowest."""
-    low = np.floor(10 * lowest - 0.2) / 10 if np.isfinite(lowest) else 0
-    axis.set(xlabel=label, xlim=(max(low, -0.02), 1))
+def _finish(axis: Any, label: str, limits: tuple[float, float], title: str = "") -> plt.Figure:
+    """Label a figure with rows; its legend goes below, where it hides nothing."""
+    axis.set(xlabel=label, xlim=limits)
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return axis.figure
 
 
-def _legend(figure: plt.Figure) -> None:
-    """Below the plot, where it hides nothing."""
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+def _dice_limits(lowest: float) -> tuple[float, float]:
+    """From just below the lowest Dice up to 1."""
+    return max(np.floor(10 * lowest - 0.2) / 10 if np.isfinite(lowest) else 0, -0.02), 1
 
 
-def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> tuple:
-    """Points of each scan in a row per structure; few scans have a colour each."""
-    figure, axis = plt.subplots(figsize=(8, height(order)), layout="constrained")
-    rows(axis, order)
-    places = {name: row for row, name in enumerate(order)}
+def _short(protocol: Protocol) -> dict[str, str]:
+    """Abbreviations of the structures."""
+    return dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
+
+
+def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> plt.Axes:
+    """Draw points of each scan in a row per structure; few scans have a colour each."""
+    axis = _rows(_panel(8, _height(order)), order)
     subjects = list(dict.fromkeys(metrics["subject"]))
     few = len(subjects) <= len(SCAN_COLORS)
     # scans side by side within the row, always in the same place
     shifts = dict(zip(subjects, np.linspace(-0.3, 0.3, len(subjects) + 2)[1:-1], strict=True))
+    places = {name: row for row, name in enumerate(order)}
     heights = metrics["structure"].map(places) + metrics["subject"].map(shifts)
     colors = dict(zip(subjects, SCAN_COLORS, strict=False)) if few else {"a test scan": POINT}
     for label, color in colors.items():
@@ -65,98 +81,204 @@ def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> tuple:
             ms=5 if few else 2.5, alpha=0.9 if few else 0.35, mew=0,
             rasterized=len(metrics) > MANY_POINTS,
         )  # fmt: skip
-    return figure, axis
+    return axis
 
 
 def dice(
     metrics: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
 ) -> plt.Figure:
-    """Dice per structure: a point per scan; of several the mean and its interval over persons.
+    """Draw Dice per structure: a point per scan; of several the mean and interval over persons.
 
     `persons` says who each scan is of, as for :func:`quicknat.evaluation.scores.mean_dice`.
     """
-    figure, axis = _strips(metrics, "dice", order)
-    table = scores.by_structure(metrics, order, persons)
-    places, mean = np.arange(len(order)), table["dice"]
-    known = table["dice_low"].notna()
+    axis = _strips(metrics, "dice", order)
+    table = scores.by_structure(metrics, order, persons).reset_index(drop=True)
+    known = table.dropna(subset="dice_low")
     if metrics["subject"].nunique() > 1:
-        label = "mean, 95 % interval" if known.any() else "mean"
-        axis.plot(mean, places, "|", color="black", ms=11, mew=2, label=label)
-    reach = [mean - table["dice_low"], table["dice_high"] - mean]
+        label = "mean, 95 % interval" if len(known) else "mean"
+        axis.plot(table["dice"], table.index, "|", color="black", ms=11, mew=2, label=label)
     axis.errorbar(
-        mean[known], places[known], xerr=[part[known] for part in reach], fmt="none",
-        ecolor="black", elinewidth=1.5, capsize=3,
+        known["dice"], known.index, fmt="none", ecolor="black", elinewidth=1.5, capsize=3,
+        xerr=[known["dice"] - known["dice_low"], known["dice_high"] - known["dice"]],
     )  # fmt: skip
     average, low, high = scores.mean_dice(metrics, persons)
     text = f" (95 % interval {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
-    _dice_axis(axis, metrics["dice"].min(), "Dice")
-    axis.set_title(f"Mean Dice {average:.3f}{text}", fontsize=10, loc="left")
-    _legend(figure)
-    return figure
+    limits = _dice_limits(metrics["dice"].min())
+    return _finish(axis, "Dice", limits, f"Mean Dice {average:.3f}{text}")
 
 
 def hd95(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
-    """95 % Hausdorff distance per structure: a point per scan, of several the median."""
-    figure, axis = _strips(metrics, "hd95_mm", order)
+    """Draw the 95 % Hausdorff distance per structure: a point per scan, of several the median."""
+    axis = _strips(metrics, "hd95_mm", order)
     if metrics["subject"].nunique() > 1:
         median = metrics.groupby("structure")["hd95_mm"].median().reindex(list(order))
         axis.plot(median, range(len(order)), "|", color="black", ms=11, mew=2, label="median")
     axis.set_xscale("symlog", linthresh=1, linscale=0.4)
     farthest = metrics["hd95_mm"].max()
-    ticks = [0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
-    axis.set_xlim(0, max(5, 1.1 * farthest) if np.isfinite(farthest) else 5)
-    axis.set_xticks([tick for tick in ticks if tick <= axis.get_xlim()[1]])
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    end = max(5, 1.1 * farthest) if np.isfinite(farthest) else 5
+    axis.set_xticks([x for x in (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if x <= end])
+    axis.xaxis.set_major_formatter(PLAIN)
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlabel("HD95 (mm; logarithmic from 1 mm on)")
-    _legend(figure)
-    return figure
+    return _finish(axis, "HD95 (mm; logarithmic from 1 mm on)", (0, end))
 
 
 def views(
     table: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
 ) -> plt.Figure:
-    """Mean Dice over persons of each view alone and of their aggregate, per structure."""
+    """Draw mean Dice over persons of each view alone and of their aggregate, per structure."""
     means = scores.by_view(table, order, persons)
-    figure, axis = plt.subplots(figsize=(8, height(order)), layout="constrained")
-    rows(axis, order)
-    places = range(len(order))
+    axis, title = _rows(_panel(8, _height(order)), order), ""
     for view, marker in VIEW_MARKERS.items():
         if view in means:
-            axis.plot(means[view], places, marker, color=VIEW_COLORS[view], ms=5, label=view)
-    axis.plot(means[AGGREGATE], places, "D", color="black", ms=5.5, label="all three")
-    gains = means["gain"].dropna()
-    if len(gains):
-        better = f"{(gains > 0).sum()} of {len(gains)} structures"
-        axis.set_title(
-            f"Better together than the best view in {better}; mean gain {gains.mean():+.3f}",
-            fontsize=10,
-            loc="left",
-        )
+            color = VIEW_COLORS[view]
+            axis.plot(means[view], range(len(order)), marker, color=color, ms=5, label=view)
+    axis.plot(means[AGGREGATE], range(len(order)), "D", color="black", ms=5.5, label="all three")
+    if len(gains := means["gain"].dropna()):
+        title = f"Better together than the best view in {(gains > 0).sum()} of {len(gains)} "
+        title += f"structures; mean gain {gains.mean():+.3f}"
     lowest = means.drop(columns=["structure", "best_view", "gain"]).min(axis=None)
-    _dice_axis(axis, lowest, "mean Dice over people")
-    _legend(figure)
-    return figure
+    return _finish(axis, "mean Dice over people", _dice_limits(lowest), title)
 
 
 def confusion(table: pd.DataFrame, protocol: Protocol) -> plt.Figure:
-    """Which class the voxels of each reference class were given; a row adds up to 100 %."""
+    """Draw which class the voxels of each reference class were given; a row adds up to 100 %."""
     shares = scores.confusion_matrix(table, protocol.names)
-    short = dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
-    down, across = ([short[name] for name in names] for names in (shares.index, shares.columns))
-    side = 0.28
-    figure, axis = plt.subplots(
-        figsize=(side * len(across) + 2.4, side * len(down) + 1.2), layout="constrained"
-    )
+    short = _short(protocol)
+    shares = shares.rename(index=short, columns=short)
+    axis = _panel(0.28 * shares.shape[1] + 2.4, 0.28 * shares.shape[0] + 1.2)
     drawn = axis.imshow(shares.where(shares > 0.001), cmap="Blues", norm=LogNorm(0.001, 1))
     for (row, column), share in np.ndenumerate(shares.to_numpy()):
         if share >= 0.02:
             axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6,
                       color="white" if share > 0.1 else "black")  # fmt: skip
-    axis.set_yticks(range(len(down)), down, fontsize=7)
-    axis.set_xticks(range(len(across)), across, fontsize=7, rotation=90)
+    axis.set_yticks(range(len(shares)), shares.index, fontsize=7)
+    axis.set_xticks(range(shares.shape[1]), shares.columns, fontsize=7, rotation=90)
     axis.set(xlabel="predicted", ylabel="reference")
-    bar = figure.colorbar(drawn, ax=axis, shrink=0.6, ticks=[0.001, 0.01, 0.1, 1])
+    bar = axis.figure.colorbar(drawn, ax=axis, shrink=0.6, ticks=[0.001, 0.01, 0.1, 1])
     bar.ax.set_yticklabels(["0.1 %", "1 %", "10 %", "100 %"], fontsize=8)
     bar.set_label("share of the reference's voxels", fontsize=8)
-    return figure
+    return axis.figure
+
+
+def _scatter(
+    axis: plt.Axes,
+    points: pd.DataFrame,
+    place: tuple[str, str],
+    distance: pd.Series,
+    left: pd.Series,
+    protocol: Protocol,
+    **settings: Any,
+) -> None:
+    """Draw a point per structure and scan; name the farthest, which no other name may overlap.
+
+    Args:
+        axis: to draw on.
+        points: subject, structure, and the columns of `place`.
+        place: names of the columns drawn along x and y.
+        distance: of each point; those with the largest get names.
+        left: whether a point's name is to go to its left rather than right, if there is room.
+        protocol: abbreviations.
+        settings: of the axis, on which depends where there is room.
+    """
+    few = len(points) <= 200
+    x, y = (points[name] for name in place)
+    axis.plot(x, y, "o", color=POINT, ms=5 if few else 3, alpha=0.7 if few else 0.25, mew=0,
+              rasterized=len(points) > MANY_POINTS)  # fmt: skip
+    axis.set(**settings)
+    axis.grid(alpha=0.3)
+    short = _short(protocol)
+    named: list[tuple[float, float]] = []
+    to_axes = axis.transData + axis.transAxes.inverted()
+    for index in distance.nlargest(NAMED).index:
+        at, row = (x[index], y[index]), points.loc[index]
+        across, up = to_axes.transform(at)
+        if any(abs(across - other) < 0.4 and abs(up - level) < 0.03 for other, level in named):
+            continue
+        named.append((across, up))
+        leftwards = across > 0.78 or (across > 0.18 and left[index])
+        axis.annotate(
+            f"{short[row['structure']]}, {row['subject']}", at, fontsize=7, bbox=HALO,
+            textcoords="offset points", xytext=(-5, 2) if leftwards else (5, -5),
+            ha="right" if leftwards else "left",
+        )  # fmt: skip
+
+
+def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
+    """Draw predicted against reference volume, a point per structure and scan."""
+    points = metrics[(metrics["volume_mm3"] > 0) & (metrics["reference_mm3"] > 0)]
+    points = points.assign(x=points["reference_mm3"] / 1000, y=points["volume_mm3"] / 1000)
+    axis = _panel(7.8, 6)
+    axis.set(xlabel="reference volume (ml)", ylabel="predicted volume (ml)")
+    settings: dict[str, Any] = {}
+    if len(points):
+        low, high = points[["x", "y"]].min(axis=None) / 1.5, points[["x", "y"]].max(axis=None) * 1.5
+        settings = {"xscale": "log", "yscale": "log", "aspect": "equal", "ylim": (low, high)}
+        settings["xlim"] = low, 5 * high  # room for the names on the right
+        for factor, label in ((1, "equal volumes"), (1.1, "±10 %"), (1 / 1.1, None)):
+            style, line = "-" if factor == 1 else ":", [factor * low, factor * high]
+            axis.plot([low, high], line, style, color="black", lw=1, label=label)
+        axis.legend(loc="upper left", fontsize=8)
+    away = np.log(points["y"] / points["x"])
+    _scatter(axis, points, ("x", "y"), away.abs(), away > 0, protocol, **settings)
+    axis.xaxis.set_major_formatter(PLAIN)
+    axis.yaxis.set_major_formatter(PLAIN)
+    return axis.figure
+
+
+def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
+    """Draw differences of volumes against their means, and each structure's bias with limits."""
+    order = protocol.names[1:]
+    points = scores.volume_differences(metrics)
+    points["mean"] /= 1000
+    left, right = _panel(12, _height(order), ncols=2, width_ratios=(1.2, 1))
+    mean, spread = points["difference"].mean(), 1.96 * points["difference"].std()
+    away, outer = (points["difference"] - mean).abs(), points["mean"] > 30
+    less = "prediction less reference (% of the mean of both)"
+    labels = {"xlabel": "mean of predicted and reference volume (ml)", "ylabel": less}
+    scale = {"xscale": "log"} if len(points) else {}
+    _scatter(left, points, ("mean", "difference"), away, outer, protocol, **labels, **scale)
+    left.axhline(0, color="black", lw=1)
+    if len(points) >= scores.FEWEST:
+        low, high = mean - spread, mean + spread
+        left.axhline(mean, color=ACCENT, label=f"bias {mean:+.1f} %")
+        left.axhline(low, color=ACCENT, ls="--", label=f"limits {low:+.1f} % to {high:+.1f} %")
+        left.axhline(high, color=ACCENT, ls="--")
+        left.legend(fontsize=8)
+    left.xaxis.set_major_formatter(PLAIN)
+    left.set_title("All structures and scans", fontsize=10, loc="left")
+    _rows(right, order)
+    right.axvline(0, color="black", lw=1)
+    table = scores.bland_altman(metrics, order)
+    known = table.dropna(subset="low")
+    if len(known):
+        right.errorbar(
+            known["bias"], known.index, xerr=known["high"] - known["bias"], fmt="none",
+            ecolor=POINT, elinewidth=2, capsize=3, label="limits of agreement (bias ± 1.96 SD)",
+        )  # fmt: skip
+    right.plot(table["bias"], table.index, "D", color="black", ms=5, label="bias (mean)")
+    right.set_xlabel(less)
+    right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=2, frameon=False)
+    return right.figure
+
+
+def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
+    """Draw Dice against the uncertainty that the segmentation itself reports.
+
+    Args:
+        points: of :func:`quicknat.evaluation.scores.with_uncertainty`.
+        protocol: abbreviations of the structures.
+    """
+    axis = _panel(7, 5)
+    outer = points["uncertainty"] > points["uncertainty"].median()
+    labels = {"xlabel": "mean uncertainty of the structure (normalised entropy)", "ylabel": "Dice"}
+    place = ("uncertainty", "dice")
+    _scatter(axis, points, place, -points["dice"], outer, protocol, ylim=(None, 1), **labels)
+    rho = scores.rank_correlation(points)
+    title = "too few points for a rank correlation"
+    if np.isfinite(rho):
+        title = f"Spearman's ρ = {rho:.2f} over all points"
+    within = scores.correlation_by_structure(points, protocol.names[1:])["spearman"].dropna()
+    if len(within):
+        title += f"; within a structure {within.median():.2f} (median)"
+    axis.set_title(title, fontsize=10, loc="left")
+    return axis.figure

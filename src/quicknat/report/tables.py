@@ -1,10 +1,9 @@
-"""Tables of the report: people, run times, versions, volumes against the cohort."""
+"""Tables of the report: participants, run times, versions, volumes against the cohort."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,71 +11,33 @@ import numpy as np
 import pandas as pd
 
 import quicknat
-from quicknat.cohort.sheet import Scan
 
-PACKAGES = [
-    "snakemake",
-    "torch",
-    "monai",
-    "lightning-fabric",
-    "torchio",
-    "nibabel",
-    "SimpleITK",
-    "scipy",
-    "numpy",
-    "pandas",
-    "matplotlib",
-]
-
-
-DEMOGRAPHICS = ["age", "sex", "handedness"]
+PACKAGES = (
+    "snakemake", "torch", "monai", "lightning-fabric", "torchio", "nibabel", "SimpleITK", "scipy",
+    "numpy", "pandas", "matplotlib",
+)  # fmt: skip
+DEMOGRAPHICS = ("age", "sex", "handedness")  # columns of a BIDS participants.tsv
 FEWEST_SCANS = 5  # scans below which a percentile says nothing
 TOTAL = "All structures"
 
 
-@dataclass(frozen=True)
-class People:
-    """Who was scanned: a BIDS ``participants.tsv``, its columns chosen by :data:`DEMOGRAPHICS`."""
-
-    table: pd.DataFrame | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        return [] if self.table is None else [c for c in DEMOGRAPHICS if c in self.table]
-
-    def of(self, scan: Scan) -> list[str]:
-        """What is known of the scan's subject, by column."""
-        if self.table is None:
-            return []
-        name = f"sub-{scan.subject}"
-        known = name in self.table.index
-        return [self.table.at[name, column] if known else "n/a" for column in self.columns]
-
-
-def run_times(folder: Path) -> list[dict]:
-    """Jobs, seconds and peak memory of each rule, from Snakemake's benchmark files.
+def run_times(folder: Path) -> pd.DataFrame:
+    """Return jobs, seconds and peak memory of each rule, from Snakemake's benchmark files.
 
     A folder is a rule, a file in it is a job.
     """
-    rows = []
-    for rule in sorted({path.parent for path in folder.glob("*/*.tsv")}):
-        jobs = pd.concat(
-            [pd.read_csv(path, sep="\t", na_values="-") for path in sorted(rule.glob("*.tsv"))]
-        )
-        rows.append(
-            {
-                "rule": rule.name,
-                "jobs": len(jobs),
-                "median_s": jobs["s"].median(),
-                "total_s": jobs["s"].sum(),
-                "peak_mb": jobs["max_rss"].max(),
-            }
-        )
-    return rows
+    jobs = [
+        pd.read_csv(path, sep="\t", na_values="-").assign(rule=path.parent.name)
+        for path in sorted(folder.glob("*/*.tsv"))
+    ]
+    table = pd.concat(jobs) if jobs else pd.DataFrame(columns=["rule", "s", "max_rss"])
+    columns = {"jobs": "size", "median_s": "median", "total_s": "sum"}
+    rules = table.groupby("rule")
+    return rules["s"].agg(**columns).assign(peak_mb=rules["max_rss"].max()).reset_index()
 
 
 def page_weights(folder: Path, scans: Sequence[str], figures: Sequence[str]) -> dict[str, float]:
-    """How much a browser loads, in MB: ``cohort``'s page, the heaviest ``scan``'s page; ``folder``.
+    """Return the MB that a browser loads: ``cohort``'s page, heaviest ``scan``'s page; ``folder``.
 
     The cohort's page with all of its pictures, which load as they come into view; small text files
     do not count.
@@ -85,22 +46,20 @@ def page_weights(folder: Path, scans: Sequence[str], figures: Sequence[str]) -> 
     def size(*paths: Path) -> float:
         return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
 
+    drawn, volumes = folder / "figures", folder / "volumes"
     code = size(*(folder / "assets").glob("*"))
-    figures_size = size(*(folder / "figures" / f"{name}.png" for name in figures))
-    thumbnails = size(*(folder / "figures" / name / "thumbnail.jpg" for name in scans))
-    own = [
-        size(folder / "volumes" / f"{name}.js", *(folder / "figures" / name).glob("*"))
-        for name in scans
-    ]
+    pictures = [drawn / f"{name}.png" for name in figures]
+    pictures += [drawn / name / "thumbnail.jpg" for name in scans]
+    own = [size(volumes / f"{name}.js", *(drawn / name).glob("*")) for name in scans]
     return {
-        "cohort": code + figures_size + thumbnails,
+        "cohort": code + size(*pictures),
         "scan": code + max(own, default=0),
         "folder": size(*folder.rglob("*")),
     }
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the results depend on."""
+    """Return the versions of what the results depend on."""
     found = {"quicknat": quicknat.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -110,13 +69,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def demographics(people: People, scans: Sequence[Scan]) -> list[str]:
-    """What is known of the people behind `scans`, in a few words each: ages, sexes, hands."""
-    if people.table is None:
-        return []
-    subjects = list(dict.fromkeys(f"sub-{scan.subject}" for scan in scans))
-    known, words = people.table.reindex(subjects), []
-    for column in people.columns:
+def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
+    """Describe `subjects` (sub-X) in a few words each: ages, sexes, hands.
+
+    Args:
+        people: text, by subject; its columns :data:`DEMOGRAPHICS` are described.
+        subjects: those to describe, each counted once.
+    """
+    known, words = people.reindex(list(dict.fromkeys(subjects))), []
+    for column in (name for name in DEMOGRAPHICS if name in known):
         values = known[column].replace("n/a", np.nan).dropna()
         numbers = pd.to_numeric(values, errors="coerce").dropna()
         if column == "age" and len(numbers):
@@ -143,19 +104,14 @@ def volumes_in_cohort(volumes: pd.DataFrame) -> pd.DataFrame:
 
 
 def volume_ranges(volumes: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Of each structure over all segmented scans: median and range of volume, and whose they are.
+    """Return each structure's median and range of volume (mm³) over all scans, and whose they are.
 
     Returns:
-        name, median, smallest, smallest_scan, largest, largest_scan; mm³.
+        name, median, smallest, smallest_scan, largest, largest_scan.
     """
     table = volumes.pivot(index="subject", columns="name", values="volume_mm3")[list(order)]
-    return pd.DataFrame(
-        {
-            "name": list(order),
-            "median": table.median().to_numpy(),
-            "smallest": table.min().to_numpy(),
-            "smallest_scan": table.idxmin().to_numpy(),
-            "largest": table.max().to_numpy(),
-            "largest_scan": table.idxmax().to_numpy(),
-        }
-    )
+    found = {
+        "median": table.median(), "smallest": table.min(), "smallest_scan": table.idxmin(),
+        "largest": table.max(), "largest_scan": table.idxmax(),
+    }  # fmt: skip
+    return pd.DataFrame(found).rename_axis("name").reset_index()

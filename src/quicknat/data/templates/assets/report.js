@@ -1,6 +1,7 @@
 "use strict";
 // Tables of the report: sorted by a click on a heading, paged and searched where long, saved as TSV.
 (() => {
+  const DataTable = window.datatables.default;
   const PAGE = 50; // rows; no protocol's structures fill more
 
   const cellText = (cell) => cell.textContent.trim().replace(/\s+/g, " ");

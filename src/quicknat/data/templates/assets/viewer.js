@@ -87,11 +87,21 @@
     return found.join(" · ");
   };
 
+  // NiiVue comes as a notebook's widget, which keeps the class of its viewer to itself. Functions among
+  // the options become methods of the viewer that it makes, and this one is called at once.
+  const viewerClass = async () => {
+    let made = null;
+    const opts = { drawingEnabled: true, createEmptyDrawing() { made = this; } };
+    const model = { get: (key) => (key === "opts" ? opts : undefined), on() {}, off() {} };
+    await window.niivue.default.initialize({ model });
+    return made.constructor;
+  };
+
   const show = async () => {
     const given = new Promise((done) => { window.quicknatVolumes = done; });
     await Promise.all([script(box.dataset.niivue), script(box.dataset.volumes)]);
     scan = await given;
-    const { Niivue, NVImage } = window.niivue;
+    const Niivue = await viewerClass();
     nv = new Niivue({
       logLevel: "error", loadingText: "", dragAndDropEnabled: false, scrollRequiresFocus: true,
       isRadiologicalConvention: false, sliceType: 3, multiplanarShowRender: 0, dragMode: 9,
@@ -106,14 +116,15 @@
       requestAnimationFrame(() => { waiting = false; paint(); });
     };
     await nv.attachToCanvas(canvas);
-    const colormaps = { image: "gray", uncertainty: "inferno" };
-    for (const key of ["image", ...LABELS, "uncertainty"].filter((name) => scan[name])) {
-      const options = { base64: scan[key], name: `${key}.nii.gz`, colormap: colormaps[key] ?? "gray" };
-      if (key === "uncertainty") Object.assign(options, { cal_min: 0.05, cal_max: 1 });
-      layers[key] = await NVImage.loadFromBase64(options);
+    const shown = ["image", ...LABELS, "uncertainty"].filter((name) => scan[name]);
+    await nv.loadVolumes(shown.map((key) => ({
+      url: `data:application/gzip;base64,${scan[key]}`, name: `${key}.nii.gz`,
+      ...(key === "uncertainty" ? { colormap: "inferno", cal_min: 0.05, cal_max: 1 } : {}),
+    })));
+    for (const [number, key] of shown.entries()) {
+      layers[key] = nv.volumes[number];
       delete scan[key]; // megabytes
       if (LABELS.includes(key)) filled[key] = layers[key].img;
-      nv.addVolume(layers[key]);
     }
     for (const one of scan.structures) {
       const choice = new Option(one.name + (one.centre ? "" : " (not found)"), one.index);

@@ -1,0 +1,72 @@
+"""NiiVue and DataTables for the report's pages, out of the Python packages that carry them."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from quicknat.errors import InputError
+from quicknat.files import written_whole
+
+# name on the page: Python package, the bundle in it, what its licence file does not say
+BUNDLES = {
+    "niivue": ("ipyniivue", "ipyniivue/static/widget.js", "NiiVue and its Jupyter widget."),
+    "datatables": (
+        "itables", "itables/html/dt_bundle.js",
+        "DataTables and jQuery, as itables bundles them. The text below is the MIT License, under\n"
+        "which they are too. Whose they are, and what else the file holds, is said after it.",
+    ),
+}  # fmt: skip
+EXPORTS = re.compile(r"\bexport\s*\{([^{}]*)\}\s*;?\s*((?:/\*.*\*/)?)\s*$", re.DOTALL)
+
+
+def classic_script(module: str, name: str) -> tuple[str, str]:
+    """Turn a bundled ES module into a script: browsers load no modules from disk.
+
+    Args:
+        module: text without imports, whose exports are named in one statement at its end.
+        name: of the object of the window that holds what is exported.
+
+    Returns:
+        The script, and the comment on licences that ends it.
+
+    Raises:
+        ValueError: no such module.
+    """
+    found = EXPORTS.search(module)
+    if found is None:
+        raise ValueError("does not end in one export statement")
+    pairs = [item.split(" as ") for item in found[1].split(",")]
+    exported = ", ".join(f"{pair[-1].strip()}: {pair[0].strip()}" for pair in pairs)
+    start = f'"use strict";\nwindow.{name} = (() => {{\n{module[: found.start()]}\n'
+    return f"{start}return {{ {exported} }};\n}})();\n{found[2]}\n", found[2]
+
+
+def write_libraries(folder: Path) -> None:
+    """Write ``niivue.js``, ``datatables.js`` and their ``LICENSES.txt`` into a folder.
+
+    Raises:
+        InputError: a package is not installed, or carries other files than expected.
+    """
+    files, licences = {}, []
+    for name, (package, path, note) in BUNDLES.items():
+        try:
+            found = distribution(package)  # which does not import it
+            module = Path(str(found.locate_file(path))).read_text(encoding="utf-8")
+            files[f"{name}.js"], notices = classic_script(module, name)
+            licence = found.read_text("licenses/LICENSE")
+            if licence is None:
+                raise ValueError("its licence is not there")
+        except PackageNotFoundError as error:
+            fix = f"pip install {package}, or set 'report: {{interactive: false}}' (--static)"
+            raise InputError("report", f"its viewer needs the package {package}", fix) from error
+        except (OSError, ValueError) as error:
+            fix = "install the version that requirements.lock names"
+            raise InputError(f"{package} {found.version}", f"{path}: {error}", fix) from error
+        title = f"{name}.js: {path} of the Python package {package} {found.version}"
+        licences.append(f"{title}\n{note}\n\n{licence}\n{notices}\n")
+    files["LICENSES.txt"] = f"{'=' * 80}\n\n".join(licences)
+    with written_whole(*(folder / name for name in files)) as temporaries:
+        for temporary, text in zip(temporaries, files.values(), strict=True):
+            temporary.write_text(text, encoding="utf-8")
