@@ -1,12 +1,13 @@
 # What all rules share: the checked configuration, the cohort, and where its files are.
-# Requires: config.yaml, the sheet and the sources table, all three checked against their schemas.
+# Requires: config.yaml, the sheet and the sources table, all three checked.
 import json
 import os
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import update_config, validate
+from snakemake.logging import logger
+from snakemake.utils import update_config
 
 from quicknat.cohort.check import check_for_workflow
 from quicknat.cohort.findings import read_cache
@@ -15,14 +16,13 @@ from quicknat.cohort.paths import Places
 from quicknat.cohort.sheet import pretraining, read_sheet, read_sources
 from quicknat.errors import InputError
 from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
-from quicknat.package_data import MODELS, TEMPLATES, label_table, schema_path
-from quicknat.reruns import GRID_FORMAT, LOOKS, deciding, file_digest, stable_path
-from quicknat.reruns import stage_settings, table_digest
-from quicknat.config import check_consistency
+from quicknat.package_data import MODELS, TEMPLATES, label_table
+from quicknat.reruns import GRID_FORMAT, LOOKS, file_digest, stable_path, table_digest
+from quicknat.reruns import weight_determining
+from quicknat.config import Config, check_consistency, stage_settings
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.schema import check, load_schema
-from quicknat.training.trained import MODEL_FILES, require_fit, trained_stages, untrained_scans
+from quicknat.training.model_files import MODEL_FILES
 
 # where downloads go; other workflows of MONAI users keep theirs there too
 RAW = os.path.normpath(os.environ.get("MONAI_DATA_DIRECTORY") or "results/raw")
@@ -55,11 +55,14 @@ def model_path(name):
 
 
 try:
-    check(config, load_schema("config"), "configuration")
-    validate(config, str(schema_path("config")))  # fills in the defaults
+    notify = logger.warning if workflow.is_main_process else None
+    chosen = Config.read(config, notify=notify).model_dump()
+    config.clear()  # of old names
+    config.update(chosen)
     MODEL = model_path(config["model"])
     update_config(config, given_settings(MODEL, config["protocol"]) if MODEL else {})
-    check_consistency(config)
+    CONFIG = Config.read(config)
+    check_consistency(CONFIG)
     SHEET, SOURCES_TABLE = in_workflow(config["sheet"]), in_workflow(config["sources"])
     PEOPLE = os.path.join(os.path.dirname(SHEET), "participants.tsv")  # ages and the like
     COHORT_NOTE = os.path.splitext(SHEET)[0] + ".md"  # what the cohort's scores do and do not mean
@@ -81,28 +84,20 @@ try:
     SCANS = {scan.id: scan for scan in read_sheet(SHEET) if scan.id not in SKIPPED}
     SEGMENTED = scans("test", "segment")
     new_scans = config["training"]["new_scans"]
-    trained = [] if MODEL else trained_stages("results/models")
-    KEPT = new_scans == "freeze" and "finetune" in trained  # then models are files like others
-    FROZEN = KEPT or MODEL != ""  # nothing is trained
-    if KEPT:
-        require_fit("results/model/bundle.json", config)
-    elif MODEL and not SEGMENTED:
+    if MODEL and not SEGMENTED:
         raise InputError(SHEET, "no scan has use=segment or test", "name scans to segment")
     elif not MODEL and not scans("train"):
         fix = "name scans with labels, or a finished model: model=1mm"
         raise InputError(SHEET, "no scan has use=train", fix)
-    WAITING = untrained_scans("results/models/finetune", scans("train")) if KEPT else []
     PRETRAIN_IMAGES, PRETRAIN_MAPS = pretraining({} if MODEL else SCANS, config.get("pretrain", {}))
     STAGES = ["pretrain", "finetune"] if PRETRAIN_IMAGES + PRETRAIN_MAPS else ["finetune"]
-    STAGES = trained if FROZEN else STAGES
-    if not FROZEN and STAGES[0] not in config:
-        raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
+    STAGES = [] if MODEL else STAGES
     INITIAL = model_path(config["training"]["initial_model"])  # where its first stage starts from
     INITIAL = [f"{INITIAL}/{{view}}.safetensors"] if INITIAL else []
-    SETTINGS = {s: json.dumps(stage_settings(config, s)) for s in STAGES if s in config}
+    SETTINGS = {stage: stage_settings(CONFIG, stage).model_dump() for stage in STAGES}
     WARM_START_EPOCHS = config["training"]["warm_start_epochs"] * (new_scans == "warm_start")
     LABEL_METHOD = config["auto_labels"]["method"]
-    UNLABELLED = [name for name in PRETRAIN_IMAGES if not (SCANS[name].labels or FROZEN)]
+    UNLABELLED = [name for name in PRETRAIN_IMAGES if not (SCANS[name].labels or MODEL)]
     ATLASES = config["auto_labels"]["atlases"] if UNLABELLED and LABEL_METHOD == "atlas" else []
     if UNLABELLED and LABEL_METHOD == "atlas" and not ATLASES or set(ATLASES) - set(scans("train")):
         problem = f"{UNLABELLED[0]} has no labels, and 'auto_labels.atlases' is {ATLASES}"

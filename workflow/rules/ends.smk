@@ -46,6 +46,6 @@ onerror:
     if os.path.exists(FAILED):  # a page that cannot be made changes nothing about the end
         shell(
             "quicknat report {SHEET:q} --results results {REPORT_OPTIONS:q} --failed {FAILED:q}"
-            " --segmented <(printf '%s\\n' {SEGMENTED:q}) --waiting <(printf '%s\\n' {WAITING:q})"
+            " --segmented <(printf '%s\\n' {SEGMENTED:q})"
             " --output {INCOMPLETE:q} || true"
         )

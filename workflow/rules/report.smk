@@ -119,10 +119,8 @@ rule report:
         title=Path(SHEET).stem,
         cohort=[f"{name} {scan.use}" for name, scan in SCANS.items()],
         segmented=SEGMENTED,
-        waiting=WAITING,
         skipped=SKIPPED,
     shell:
         "quicknat report {params.sheet:q} --results results {params.options:q} {params.libraries:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
-        " --waiting <(printf '%s\\n' {params.waiting:q})"
         " --output {output.page:q} 2>&1 | tee {log:q}"

@@ -1,8 +1,6 @@
 # Cut scans into training slices; one job writes the three views of a scan.
-# Requires: the conformed scan and its labels; to paint images from, a raw label map, and the conformed
-# scan that it belongs to if there is one.
-# With keep_slices: false the stacks go once the views are trained, but for those of validation scans:
-# both stages look at these, so that fine-tuning would have pre-training done again by making them.
+# Requires: the conformed scan and its labels; to synthesize images from, a raw label map, and the
+# conformed scan that it belongs to if there is one.
 # Makes:    results/slices/{view}/{scan}.npy   uint8 (n, 2, H, W): image, class index
 #           results/slices/{view}/{scan}_tissues.npy   the same with tissue indices for an image
 #           results/slices/{scan}.json, {scan}_tissues.json   window and numbers of the slices kept
@@ -13,10 +11,7 @@ rule slice:
         scan=CONFORMED,
         labels=lambda wc: conformed_labels(wc.scan),
     output:
-        stacks=[
-            path if config["keep_slices"] else temp(path)
-            for path in expand("results/slices/{view}/{{scan}}.npy", view=VIEWS)
-        ],
+        stacks=expand("results/slices/{view}/{{scan}}.npy", view=VIEWS),
         record="results/slices/{scan}.json",
     log:
         "results/logs/slice/{scan}.log",
@@ -34,26 +29,12 @@ rule slice:
         " 2>&1 | tee {log:q}"
 
 
-use rule slice as slice_for_both_stages with:
-    output:
-        stacks=expand("results/slices/{view}/{{scan}}.npy", view=VIEWS),
-        record="results/slices/{scan}.json",
-    wildcard_constraints:
-        scan=NOTHING if config["keep_slices"] else "|".join(scans("val")) or NOTHING,
-
-
-ruleorder: slice_for_both_stages > slice
-
-
 rule slice_tissues:
     input:
         lambda wc: PLACES.inputs(SCANS[wc.scan].labels_source, SCANS[wc.scan].labels),
         scan=lambda wc: CONFORMED.format(scan=wc.scan) if SCANS[wc.scan].image else [],
     output:
-        stacks=[
-            path if config["keep_slices"] else temp(path)
-            for path in expand("results/slices/{view}/{{scan}}_tissues.npy", view=VIEWS)
-        ],
+        stacks=expand("results/slices/{view}/{{scan}}_tissues.npy", view=VIEWS),
         record="results/slices/{scan}_tissues.json",
     log:
         "results/logs/slice_tissues/{scan}.log",

@@ -1,6 +1,6 @@
 # Train the three views, independently: pre-training where there is something for it, fine-tuning.
-# The first is on automatic labels or painted images, the second on the given labels.
-# Requires: the stacks of the pretrain, train and val scans; those of tissues, to paint images from.
+# The first is on automatic labels or synthetic images, the second on the given labels.
+# Requires: the stacks of the pretrain, train and val scans; those of tissues, to synthesize images from.
 # Makes:    results/models/{stage}/{view}/   model.safetensors, model.json, history.tsv
 #           results/model/                   the three views in one folder, ready to segment;
 #                                            with the setting `model`, a copy of that folder
@@ -22,15 +22,15 @@ rule pretrain:
     benchmark:
         "results/benchmarks/pretrain/{view}.tsv"
     wildcard_constraints:
-        view=NOTHING if FROZEN else "|".join(VIEWS),
+        view=NOTHING if MODEL else "|".join(VIEWS),
     # all views before any fine-tuning, or one view's two stages come last and alone
     priority: 10
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
     params:
-        settings=untracked(SETTINGS.get("pretrain")),
-        deciding=lambda wc: deciding(stage_settings(config, "pretrain")),
+        settings=untracked(json.dumps(SETTINGS.get("pretrain"))),
+        determining=lambda wc: weight_determining(SETTINGS["pretrain"]),
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
         folder=lambda wc: f"results/models/pretrain/{wc.view}",
@@ -57,13 +57,13 @@ rule finetune:
     benchmark:
         "results/benchmarks/finetune/{view}.tsv"
     wildcard_constraints:
-        view=NOTHING if FROZEN else "|".join(VIEWS),
+        view=NOTHING if MODEL else "|".join(VIEWS),
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
     params:
-        settings=untracked(SETTINGS.get("finetune")),
-        deciding=lambda wc: deciding(stage_settings(config, "finetune")),
+        settings=untracked(json.dumps(SETTINGS.get("finetune"))),
+        determining=lambda wc: weight_determining(SETTINGS["finetune"]),
         protocol=untracked(PROTOCOL),
         classes=CLASSES,
         folder=lambda wc: f"results/models/finetune/{wc.view}",
@@ -95,7 +95,7 @@ rule bundle:
         "../../envs/torch.yaml"
     params:
         aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
-        passes=[f"--{key}" for key in ("mirror", "shift") if config["aggregation"][key]],
+        passes=[f"--{key}" for key in ("flip", "shift") if config["aggregation"][key]],
         prior=config["aggregation"]["prior_correction"],
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],

@@ -127,8 +127,6 @@ def options(
     logging.basicConfig(level=level, format=form, stream=sys.stderr)
     if verbose:  # what was asked of which server, and how often again
         logging.getLogger("urllib3").setLevel(logging.DEBUG)
-    else:
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ PACKAGES = [
     "snakemake",
     "torch",
     "monai",
-    "lightning-fabric",
     "torchio",
     "nibabel",
     "SimpleITK",
     "scipy",
     "numpy",
     "pandas",
+    "pydantic",
     "matplotlib",
 ]
 
