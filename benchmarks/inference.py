@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import typer
 
+from quicknat.config import Network, TrainingSettings
 from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
 from quicknat.images.conform import conform_file, record_grid
 from quicknat.images.labels import Protocol
@@ -41,7 +42,6 @@ from quicknat.segmentation.batch import Options, Task, segment_file
 from quicknat.segmentation.inference import segment
 from quicknat.segmentation.native import to_native
 from quicknat.training.model_files import write_model
-from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import Plan
 
 PROTOCOL = label_table("quicknat28")
@@ -57,9 +57,7 @@ def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
     for view in VIEWS:
         torch.manual_seed(0)
         classes = protocol.class_names(view)
-        settings = TrainingSettings(
-            epochs=1, learning_rate=1.0, network=NetworkSettings(filters=filters)
-        )
+        settings = TrainingSettings(epochs=1, learning_rate=1.0, network=Network(filters=filters))
         counts = np.ones(len(classes), dtype=int)
         statistics = ScanStatistics(counts, counts.astype(float), 0.5)
         plan = Plan(
@@ -77,13 +75,12 @@ def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
             counts=counts,
             population=summarise([statistics], protocol.partners(view)),
             fingerprint={
-                "network": vars(settings.network),
                 "initial": {"weights": None},
                 "training scan": {},
                 "validation scan": {},
             },
         )
-        weights = QuickNAT(len(classes), settings.network).state_dict()
+        weights = QuickNAT(len(classes), NetworkSettings(filters=filters)).state_dict()
         facts = {"best_epoch": 0, "best_val_dice": None}
         loss = CombinedLoss(counts.astype(np.float32), 1.0)
         write_model(plan, loss, weights, [{"epoch": 0}], facts)

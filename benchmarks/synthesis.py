@@ -17,12 +17,10 @@ import numpy as np
 import torch
 import typer
 
+from quicknat.config import Network, TrainingSettings
 from quicknat.hardware import keep_freed_memory
-from quicknat.model.network import NetworkSettings
 from quicknat.synthesis.synthesize import synthesize
 from quicknat.synthesis.tissue_table import tissue_table
-from quicknat.training.devices import make_fabric
-from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import Plan
 from quicknat.training.train_step import TrainStep
 
@@ -53,7 +51,7 @@ def main(
             optimizer="adamw",
             batch_size=batch_size,
             compile=False,
-            network=NetworkSettings(filters=filters),
+            network=Network(filters=filters),
         ),
         output=Path(),
         initial=None,
@@ -64,28 +62,28 @@ def main(
         fingerprint={},
         warm_start=None,
     )
-    fabric = make_fabric(plan.view, plan.settings)
-    train_step = TrainStep(fabric, plan, steps_per_epoch=100)
-    tissues = torch.as_tensor(patches.repeat(8, axis=1).repeat(8, axis=2), device=fabric.device)
+    train_step = TrainStep(plan, steps_per_epoch=100)
+    device = train_step.device
+    tissues = torch.as_tensor(patches.repeat(8, axis=1).repeat(8, axis=2), device=device)
     classes = torch.where(tissues < 28, tissues, 0)
-    generator = torch.Generator(fabric.device).manual_seed(0)
-    batch = {"image": torch.rand(batch_size, 1, size, size, device=fabric.device)}
+    generator = torch.Generator(device).manual_seed(0)
+    batch = {"image": torch.rand(batch_size, 1, size, size, device=device)}
     batch["labels"] = classes
     numbers = iter(range(10**9))
     steps = {
         "synthesize": lambda: synthesize(tissues, classes, generator),
-        "training step": lambda: train_step.step(batch, (next(numbers),), update=True),
+        "training step": lambda: train_step.step(batch, (next(numbers),)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if fabric.device.type == "cuda":
+            if device.type == "cuda":
                 torch.cuda.synchronize()
             if number:  # the first is a warm-up
                 seconds[name].append(time.perf_counter() - start)
-    cuda = fabric.device.type == "cuda"
+    cuda = device.type == "cuda"
     hardware = torch.cuda.get_device_name() if cuda else f"{threads} thread(s)"
     print(f"{filters} filters, {batch_size} x {size} x {size}, {hardware}")
     for name, times in seconds.items():

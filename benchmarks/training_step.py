@@ -19,18 +19,18 @@ import numpy as np
 import torch
 import typer
 
+from quicknat.config import Network, TrainingSettings
 from quicknat.hardware import keep_freed_memory
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.training.devices import choose_precision, make_fabric
-from quicknat.training.optimizers import TrainingSettings, make_optimizer
 from quicknat.training.plan import Plan
-from quicknat.training.train_step import TrainStep
+from quicknat.training.train_step import TrainStep, choose_device, choose_precision, make_optimizer
 
 
 def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], Any]:
     """What one would write first: fp32, default memory format, nothing compiled."""
-    network = QuickNAT(len(plan.classes), plan.settings.network).to(device)
+    shape = NetworkSettings(**plan.settings.network.model_dump())
+    network = QuickNAT(len(plan.classes), shape).to(device)
     loss = CombinedLoss(class_weights(plan.counts), edge_weight(plan.counts)).to(device)
     optimizer = make_optimizer(network, plan.settings)
 
@@ -44,13 +44,12 @@ def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], Any]:
 
 def our_step(plan: Plan, **changes: Any) -> Callable[[dict], torch.Tensor]:
     """The step of ``quicknat train`` with these settings."""
-    settings = replace(plan.settings, **changes)
-    changed = replace(plan, settings=settings)
-    train_step = TrainStep(make_fabric(plan.view, settings), changed, steps_per_epoch=100)
+    settings = plan.settings.model_copy(update=changes)
+    train_step = TrainStep(replace(plan, settings=settings), steps_per_epoch=100)
     if settings.compile and not train_step.compile():
         raise SystemExit("the network cannot be compiled here")
     numbers = iter(range(10**9))
-    return lambda batch: train_step.step(batch, (next(numbers),), update=True)
+    return lambda batch: train_step.step(batch, (next(numbers),))
 
 
 def main(
@@ -78,7 +77,7 @@ def main(
             epochs=1,
             learning_rate=0.01,
             batch_size=batch_size,
-            network=NetworkSettings(filters=filters),
+            network=Network(filters=filters),
         ),
         output=Path(),
         initial=None,
@@ -89,7 +88,7 @@ def main(
         fingerprint={},
         warm_start=None,
     )
-    device = make_fabric(plan.view, plan.settings).device
+    device = choose_device(plan.view)
     batch = {
         "image": torch.rand(batch_size, 1, size, size, device=device),
         "labels": torch.as_tensor(labels, device=device),

@@ -21,6 +21,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from typer.cli import get_docs_for_click
 
+from quicknat.config import Config, Settings, section_model
 from quicknat.package_data import LABEL_TABLES, model_folder, schema_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,38 +133,35 @@ def commands() -> str:
 
 
 def settings() -> str:
-    """Every key of the configuration: what it may be, what it is, what it means."""
-    schema = read_yaml(schema_path("config"))
+    """Return every key of the configuration: what it may be, what it is, what it means."""
     demo = read_yaml(ROOT / "config.yaml")
     paper = read_yaml(WORKFLOW / "configs/paper.yaml")
-    properties = schema["properties"]
-    for name, value in properties.items():
-        if "$ref" in value:
-            properties[name] = schema["$defs"][value["$ref"].rsplit("/", 1)[1]]
-    plain = {name: value for name, value in properties.items() if "properties" not in value}
+    sections = {name: section_model(field) for name, field in Config.model_fields.items()}
     text = (
         "# Settings\n\n"
         "Give a setting on the command line (`--config sheet=cohort.tsv`), or several in a file of "
         "your own (`--configfile mine.yaml`), which holds only what differs from `config.yaml`. A "
         "key that is not here is refused.\n\n"
-        "*Default*: the value in `config.yaml`, or where that says nothing, the schema's. "
+        "*Default*: the value in `config.yaml`, or where that says nothing, the library's. "
         "*Paper*: where `workflow/configs/paper.yaml` gives another.\n"
     )
-    text += "\n## At the top\n\n" + setting_rows(plain, demo, paper)
-    for name, part in properties.items():
-        if name not in plain:
-            about = f"{part['description']}\n\n" if "description" in part else ""
-            rows = setting_rows(part["properties"], demo.get(name, {}), paper.get(name, {}))
+    text += "\n## At the top\n\n" + setting_rows(Config, demo, paper)
+    for name, section in sections.items():
+        if section:
+            about = f"{section.__doc__}\n\n" if section.__doc__ else ""
+            rows = setting_rows(section, demo.get(name, {}), paper.get(name, {}))
             text += f"\n## {name}\n\n{about}{rows}"
     return text
 
 
-def setting_rows(properties: dict, demo: dict, paper: dict) -> str:
-    """The settings of one part as a table; `demo` and `paper` hold its values in the two files."""
+def setting_rows(section: type[Settings], demo: dict, paper: dict) -> str:
+    """Return a section as a table; `demo` and `paper` hold its values in the two files."""
+    rules = section.model_json_schema()["properties"]
     rows = (
-        (f"`{name}`", allowed(rule), shown(demo.get(name, rule.get("default", UNSET))),
-         shown(paper.get(name, UNSET)), rule.get("description", ""))
-        for name, rule in properties.items()
+        (f"`{name}`", allowed(rules[name]),
+         shown(demo.get(name, rules[name].get("default", UNSET))),
+         shown(paper.get(name, UNSET)), (field.description or "").replace("\n", " "))
+        for name, field in section.model_fields.items() if not section_model(field)
     )  # fmt: skip
     return table(("key", "may be", "default", "paper", "what"), rows)
 
@@ -207,7 +205,9 @@ def label_tables() -> str:
 
 
 def allowed(rule: dict) -> str:
-    """What a value may be, in words."""
+    """Return what a value may be, in words."""
+    if "anyOf" in rule:
+        return " or ".join(allowed(part) for part in rule["anyOf"])
     if "enum" in rule:
         return ", ".join(f"`{value}`" for value in rule["enum"])
     kinds = rule.get("type", "string")

@@ -107,11 +107,10 @@ def stack(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
     """A model folder from three very brief real trainings."""
+    from quicknat.config import Network, TrainingSettings
     from quicknat.images.slices import VIEWS
     from quicknat.model.bundle import write_bundle
-    from quicknat.model.network import NetworkSettings
-    from quicknat.training.launch import train_view
-    from quicknat.training.optimizers import TrainingSettings
+    from quicknat.training.trainer import train_view
 
     folder = tmp_path_factory.mktemp("model")
     settings = TrainingSettings(
@@ -121,7 +120,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
         batch_size=8,
         augment=False,
         compile=False,
-        network=NetworkSettings(4, "CSSE", 0.0),
+        network=Network(filters=4, dropout=0.0),
     )
     random = np.random.default_rng(0)
     for view in VIEWS:

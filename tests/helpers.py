@@ -50,6 +50,11 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path
     return path
 
 
+def changed(settings, **values):
+    """Settings of a model in `quicknat.config`, with other values."""
+    return type(settings)(**{**dict(settings), **values})
+
+
 def tiny_scan(path: Path, side: int = 12) -> Path:
     """Write a small cube of noise, another one for each file name."""
     random = np.random.default_rng(zlib.crc32(path.name.encode()))

@@ -110,7 +110,7 @@ def made_up_results(
         _write(figures / f"{name}.png", Image.new("RGB", (600, 400), "white"))
         _write(figures / f"{name}.svg", '<svg xmlns="http://www.w3.org/2000/svg"/>')
     view = {
-        "network": {"filters": 4, "squeeze_excitation": "NONE", "dropout": 0.0},
+        "network": {"filters": 4, "squeeze_excitation": "none", "dropout": 0.0},
         "training": {"optimizer": text, "learning_rate": 1, "epochs": 2},
         "best_epoch": 1, "best_val_dice": 0.5, "sha256": "0" * 64,
     }  # fmt: skip

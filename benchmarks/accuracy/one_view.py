@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quicknat.cohort.sheet import Scan
+from quicknat.config import TrainingSettings
 from quicknat.images.conform import head_window, load_conformed
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import crop, filled_enough, to_slices
@@ -36,14 +37,14 @@ from quicknat.model.network import DenseBlock, NetworkSettings, QuickNAT
 from quicknat.package_data import label_table
 from quicknat.segmentation.inference import filled_slices
 from quicknat.training.data import EpochBatches, augmentation
-from quicknat.training.optimizers import TrainingSettings, learning_rate_factor
+from quicknat.training.train_step import learning_rate_factor
 
 VIEW, SPACING_MM, SIZE = "coronal", 2.0, 96
 ROOT = Path(__file__).parents[2]
 
 
 class Loss(StrEnum):
-    """``batch`` and ``slice``: ours, see ``training.dice_over``; ``monai``: its DiceCELoss."""
+    """``batch`` and ``slice``: ours, see ``training.dice_reduction``; ``monai``: its DiceCELoss."""
 
     batch = "batch"
     slice = "slice"
@@ -151,7 +152,7 @@ def main(
     classes = protocol.n_classes(VIEW)
     data = Slabs(run, neighbours, protocol)
     network = QuickNAT(classes, NetworkSettings(filters=filters, dropout=dropout))
-    network.encoders[0] = DenseBlock(2 * neighbours + 1, filters, network.settings.kernel)
+    network.encoders[0] = DenseBlock(2 * neighbours + 1, filters)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = torch.compile(network, dynamic=False)
     criterion = make_loss(loss, np.bincount(data.labels.ravel(), minlength=classes), power, edge)

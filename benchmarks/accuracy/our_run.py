@@ -15,11 +15,11 @@ from torch import nn
 from tqdm import tqdm
 
 from quicknat.cohort.sheet import Scan, read_sheet
+from quicknat.config import TrainingSettings
 from quicknat.evaluation.metrics import evaluate
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import read_volume
 from quicknat.model.bundle_format import read_description
-from quicknat.training.optimizers import TrainingSettings
 
 # from a conformed scan to class indices on the scan's own grid
 Segmenter = Callable[[Path], np.ndarray]
@@ -74,7 +74,7 @@ class OurRun:
 
     def settings(self, view: str) -> TrainingSettings:
         """With which ours was trained."""
-        return TrainingSettings.from_dict(self.views[view]["training"])
+        return TrainingSettings.read(self.views[view]["training"])
 
     def scans(self, split: str) -> list[Scan]:
         """Those of the sheet that are for ``train`` or ``test``."""

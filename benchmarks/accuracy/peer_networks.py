@@ -18,9 +18,14 @@ from peer_shapes import make_network
 from torch import nn
 from torch.utils.data import DataLoader
 
-from quicknat.training.data import EpochBatches, SliceDataset, augmentation
-from quicknat.training.devices import choose_precision, make_fabric, share_threads
-from quicknat.training.optimizers import TrainingSettings, learning_rate_factor
+from quicknat.config import TrainingSettings
+from quicknat.training.data import EpochBatches, SliceDataset, augmentation, share_threads
+from quicknat.training.train_step import (
+    AUTOCAST,
+    choose_device,
+    choose_precision,
+    learning_rate_factor,
+)
 
 LEARNING_RATE = 0.001
 STEPS = 10_000  # that the time is divided into, for the learning rate
@@ -53,17 +58,18 @@ def train_network(
         The network in evaluation mode, and facts of its training.
     """
     settings = run.settings(view)
-    fabric = make_fabric(view, settings)
-    workers = share_threads(threads, settings)
+    device, precision = choose_device(view), choose_precision(settings.precision)
+    workers = share_threads(threads, settings.workers)
     slices = SliceDataset(run.stacks(view), seed=settings.seed)
     if settings.augment:
         slices.transform = augmentation(slices[0]["labels"].shape[0])
     torch.manual_seed(settings.seed)
-    network = make_network(peer, classes, run.views[view]["network"]["filters"])
+    network = make_network(peer, classes, run.views[view]["network"]["filters"]).to(device)
     optimizer: Any = torch.optim.AdamW(
         network.parameters(), lr=LEARNING_RATE, weight_decay=settings.weight_decay
     )
-    model, optimizer = fabric.setup(network, optimizer)
+    dtype = AUTOCAST.get(precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
     loss = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
     schedule = TrainingSettings(
         epochs=1, learning_rate=LEARNING_RATE, optimizer="adamw", warmup=settings.warmup
@@ -77,9 +83,12 @@ def train_network(
         for group in optimizer.param_groups:
             factor = learning_rate_factor(int(share * STEPS), STEPS, schedule)
             group["lr"] = LEARNING_RATE * factor
-        image, labels = batch["image"].to(fabric.device), batch["labels"].to(fabric.device)
-        fabric.backward(loss(model(image).float(), labels[:, None]))
-        optimizer.step()
+        image, labels = batch["image"].to(device), batch["labels"].to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            logits = network(image)
+        scaler.scale(loss(logits.float(), labels[:, None])).backward()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         steps += 1
     return network.eval(), {
@@ -87,5 +96,5 @@ def train_network(
         **stopwatch.times(),
         "steps": steps,
         "batch_size": settings.batch_size,
-        "precision": choose_precision(settings.precision),
+        "precision": precision,
     }

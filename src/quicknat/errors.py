@@ -16,7 +16,7 @@ REMEDIES = {
     "allocate memory": "give the job more memory, or lower the batch size",
     "busy or unavailable": "wait for the GPU, take another one, or hide it (CUDA_VISIBLE_DEVICES=)",
 }
-SMALLER = "lower the batch size (in training raise 'accumulate' by as much), or use a larger GPU"
+SMALLER = "lower the batch size, or use a larger GPU"
 
 
 class InputError(Exception):
@@ -45,7 +45,7 @@ def for_users(error: Exception) -> Exception:
 
 
 def explained(error: Exception, where: str | Path) -> InputError | None:
-    """Full memory or disk, a killed loader process or a busy GPU in one line; else None.
+    """Return full memory or disk, a killed worker or a busy GPU in one line; else None.
 
     Args:
         error: as torch raised it.
@@ -84,7 +84,7 @@ def notice(text: str) -> None:
 
 
 class Interrupted(Exception):
-    """A signal ended the work; its state is saved, and the same command goes on from there.
+    """A signal ended the work; its state is saved, and the same command resumes it.
 
     The command line exits with status 75 (EX_TEMPFAIL of sysexits.h: try again).
     """

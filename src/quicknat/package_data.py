@@ -33,7 +33,7 @@ def model_folder(name: str | Path) -> Path:
 
 
 def schema_path(name: str) -> Path:
-    """Return the JSON Schema (YAML) of ``config``, ``sheet`` or ``sources``."""
+    """Return the JSON Schema (YAML) of ``sheet`` or ``sources``."""
     return DATA / f"schemas/{name}.schema.yaml"
 
 

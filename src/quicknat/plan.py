@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 from quicknat.cohort.sheet import Scan
+from quicknat.config import Config, Pretrain, stage_settings
 from quicknat.errors import InputError
-from quicknat.reruns import stage_settings, weight_determining
+from quicknat.reruns import weight_determining
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Plan:
     warm_start_epochs: int = 0
 
 
-def plan(config: Mapping[str, Any], scans: Sequence[Scan], skipped: Sequence[str] = ()) -> Plan:
+def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> Plan:
     """Decide what is converted, sliced, trained on, segmented and scored; read and write nothing.
 
     Args:
-        config: the whole configuration with its defaults filled in. With `model` set, nothing is
-            trained, and only scans to segment matter.
+        config: all settings. With `model` set, nothing is trained, and only scans to segment
+            matter.
         scans: rows of the sheet.
         skipped: names of scans to leave out.
 
@@ -64,22 +65,21 @@ def plan(config: Mapping[str, Any], scans: Sequence[Scan], skipped: Sequence[str
         return [name for name, scan in by_name.items() if scan.split in splits]
 
     test, segmented = names("test"), names("test", "segment")
-    if config["model"]:
+    if config.model:
         if not segmented:
             raise InputError(
-                config["sheet"], "no scan has split=segment or test", "name scans to segment"
+                config.sheet, "no scan has split=segment or test", "name scans to segment"
             )
         return Plan(by_name, test=test, segmented=segmented)
     train = names("train")
     if not train:
         fix = "name scans with labels, or a finished model: model=1mm"
-        raise InputError(config["sheet"], "no scan has split=train", fix)
-    pretrain, synthesize = pretraining(by_name, config.get("pretrain") or {})
+        raise InputError(config.sheet, "no scan has split=train", fix)
+    pretrain, synthesize = pretraining(by_name, config.pretrain)
+    stages: list[Literal["pretrain", "finetune"]]
     stages = ["pretrain", "finetune"] if pretrain or synthesize else ["finetune"]
-    if not config.get(stages[0]):
-        raise InputError("configuration", "'pretrain' is missing", "the sheet has pretrain scans")
     unlabelled = [name for name in pretrain if not by_name[name].labels]
-    settings = {stage: stage_settings(config, stage) for stage in stages}
+    settings = {stage: stage_settings(config, stage).model_dump() for stage in stages}
     return Plan(
         by_name,
         stages,
@@ -93,12 +93,12 @@ def plan(config: Mapping[str, Any], scans: Sequence[Scan], skipped: Sequence[str
         atlases(config, unlabelled, train),
         {stage: json.dumps(values) for stage, values in settings.items()},
         {stage: weight_determining(values) for stage, values in settings.items()},
-        config["training"]["warm_start_epochs"] * (config["training"]["new_scans"] == "warm_start"),
+        config.training.warm_start_epochs * (config.training.new_scans == "warm_start"),
     )
 
 
 def pretraining(
-    scans: Mapping[str, Scan], settings: Mapping[str, Any]
+    scans: Mapping[str, Scan], settings: Pretrain | None
 ) -> tuple[list[str], list[str]]:
     """Return the scans to pre-train on, and the scans whose label maps images are made of.
 
@@ -107,12 +107,12 @@ def pretraining(
 
     Args:
         scans: by name.
-        settings: of the stage; its `source` is automatic (or absent), synthetic or both.
+        settings: of the stage, if there is one.
 
     Raises:
         InputError: there are scans to pre-train on, but none that `source` can use.
     """
-    source = settings.get("source", "automatic")
+    source = settings.source if settings else "automatic"
     rows = [name for name, scan in scans.items() if scan.split == "pretrain"]
     images = [name for name in rows if scans[name].image]
     maps = [name for name in rows if scans[name].labels]
@@ -124,20 +124,18 @@ def pretraining(
     return chosen
 
 
-def atlases(
-    config: Mapping[str, Any], unlabelled: Sequence[str], train: Sequence[str]
-) -> Sequence[str]:
+def atlases(config: Config, unlabelled: Sequence[str], train: Sequence[str]) -> Sequence[str]:
     """Return the atlases that label scans without labels; none where a program does it.
 
     Raises:
         InputError: there are scans to label, and the configuration gives no way to do it.
     """
-    method, chosen = config["auto_labels"]["method"], config["auto_labels"]["atlases"]
+    method, chosen = config.auto_labels.method, config.auto_labels.atlases
     if not unlabelled or method not in ("atlas", "precomputed"):
         return ()
     if method == "precomputed":
         problem = f"{unlabelled[0]} has no labels, and 'auto_labels.method' is precomputed"
-        raise InputError(config["sheet"], problem, "name its labels, or choose another method")
+        raise InputError(config.sheet, problem, "name its labels, or choose another method")
     if not chosen or set(chosen) - set(train):
         problem = f"{unlabelled[0]} has no labels, and 'auto_labels.atlases' is {chosen}"
         raise InputError("configuration", problem, f"allowed: {', '.join(train)}")

@@ -1,4 +1,4 @@
-"""What decides a result, told so that nothing else shows: the workflow compares runs by it."""
+"""What determines a result, and nothing else: the workflow compares runs by it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 RUNTIME_ONLY = {"workers", "compile", "checkpoint_minutes"}  # settings that leave the result alone
-NEW_SCANS = {"new_scans", "warm_start_epochs"}  # when to train and for how long, not how
-SELECTING = {"source", "initial_model"}  # what a stage takes; that is compared itself
 # How voxels of conformed scans are placed. 1: the cube's centre on the field of view's, so that
 # they fell half-way between a scan's voxels where it has an odd number of them, and labels moved to
 # one side. 2: on the scan's own voxels.
@@ -31,14 +29,8 @@ def stable_path(path: str | Path) -> str:
     return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)
 
 
-def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Settings of a stage, ``pretrain`` or ``finetune``, as `quicknat train` takes them."""
-    merged = {**config["training"], **config[stage], "network": config["network"]}
-    return {key: value for key, value in merged.items() if key not in NEW_SCANS | SELECTING}
-
-
 def weight_determining(settings: Mapping[str, Any]) -> str:
-    """Those of the training settings that decide the weights, as JSON."""
+    """Return those of the training settings that determine the weights, as JSON."""
     kept = {key: value for key, value in settings.items() if key not in RUNTIME_ONLY}
     return json.dumps(kept, sort_keys=True)
 

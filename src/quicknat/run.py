@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from quicknat.cohort.check import BAD, Verdict, check_for_workflow, read_verdict
 from quicknat.cohort.examine import Finding, read_cache
 from quicknat.cohort.paths import Places
 from quicknat.cohort.sheet import read_sheet, read_sources
-from quicknat.config import check_consistency, complete
+from quicknat.config import Config, check_consistency
 from quicknat.images.labels import Protocol
 from quicknat.model.given_model import given_settings, require_usable
 from quicknat.package_data import MODELS, label_table
 from quicknat.plan import Plan, plan
 from quicknat.reruns import LOOKS, stable_path, table_digest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Run:
         return {v.scan: v.reason for v in self.verdicts if v.verdict == BAD}
 
 
-def load_run(config: dict[str, Any], base: str, results: str, raw: str, check: bool) -> Run:
+def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check: bool) -> Run:
     """Read and check everything that a run depends on; write nothing.
 
     Args:
@@ -67,35 +70,36 @@ def load_run(config: dict[str, Any], base: str, results: str, raw: str, check: b
     Raises:
         InputError: naming the first thing that is wrong.
     """
-    config = complete(config)
-    model = _model_path(config["model"], base)
+    chosen = Config.read(config, notify=log.warning if check else None)  # jobs need not repeat it
+    model = _model_path(chosen.model, base)
     if model:
-        config |= given_settings(model, config["protocol"])
-    check_consistency(config)
-    sheet, sources = _find(config["sheet"], base), _find(config["sources"], base)
+        given = given_settings(model, chosen.protocol)
+        chosen = Config.read(chosen.model_dump() | given)
+    check_consistency(chosen)
+    sheet, sources = _find(chosen.sheet, base), _find(chosen.sources, base)
     here = Path(base).samefile(Path.cwd())
     paths = Places(sheet, read_sources(sources), raw, "" if here else base)
     if model and check:
-        require_usable(model, config["protocol"], own=f"{results}/model")
-    Protocol.read(table := label_table(config["protocol"]))  # refuses what is none
+        require_usable(model, chosen.protocol, own=f"{results}/model")
+    Protocol.read(table := label_table(chosen.protocol))  # refuses what is none
     checked = Path(f"{results}/check.tsv")
     findings: dict[str, Finding] = {}
     verdicts: list[Verdict] = []
     # a job reads which scans the run skips, unless nobody wrote it down: no handlers in a module
-    if not check and config["on_bad_scan"] == "skip" and checked.exists():
+    if not check and chosen.on_bad_scan == "skip" and checked.exists():
         verdicts = read_verdicts(checked)
-    elif check or config["on_bad_scan"] == "skip":
+    elif check or chosen.on_bad_scan == "skip":
         findings = read_cache(checked)
         threads = min(4, os.cpu_count() or 1)  # no more: this may be a cluster's head node
-        verdicts = check_for_workflow(paths, table, findings, threads, config["on_bad_scan"])
+        verdicts = check_for_workflow(paths, table, findings, threads, chosen.on_bad_scan)
     skipped = [verdict.scan for verdict in verdicts if verdict.verdict == BAD]
     return Run(
-        config,
-        plan(config, read_sheet(sheet), skipped),
+        chosen.model_dump(),
+        plan(chosen, read_sheet(sheet), skipped),
         paths,
         sources,
         model,
-        _model_path(config["training"]["initial_model"], base),
+        _model_path(chosen.training.initial_model, base),
         table_digest(table),
         table_digest(table, without=LOOKS),
         checked,

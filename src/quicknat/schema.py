@@ -1,4 +1,4 @@
-"""Check tables and settings against JSON Schema, with errors a user can act on."""
+"""Check tables and model folders against JSON Schema, with errors a user can act on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import reprlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,32 +45,35 @@ _Validator = extend(
 
 @cache
 def load_schema(name: str) -> dict:
-    """Return the JSON Schema of ``config``, ``sheet`` or ``sources``."""
+    """Return the JSON Schema of ``sheet`` or ``sources``."""
     return yaml.safe_load(schema_path(name).read_text())
 
 
-def _dotted(parts: Any) -> str:
-    """Keys as a path, in printable characters and no more than a line holds."""
+def dotted(parts: Any) -> str:
+    """Return keys as a path, in printable characters and no more than a line holds."""
     text = ".".join(str(part) for part in parts)
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
+def unknown_key(path: Sequence, allowed: Sequence[str]) -> tuple[str, str]:
+    """Return what is wrong with a key, and which there are, in one line each."""
+    near = difflib.get_close_matches(str(path[-1]), allowed, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"unknown key '{dotted(path)}'", f"{hint}allowed here: {', '.join(allowed)}"
+
+
 def _explain(error: Any) -> tuple[str, str]:  # a ValidationError; its type has parts unset
     """What is wrong, and what would be right, in one line each."""
-    key = _dotted(error.absolute_path)
+    key = dotted(error.absolute_path)
     if error.validator == "additionalProperties":
         allowed = list(error.schema["properties"])
         unknown = next(name for name in error.instance if name not in allowed)
-        near = difflib.get_close_matches(str(unknown), allowed, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"unknown key '{_dotted([*error.absolute_path, unknown])}'", (
-            f"{hint}allowed here: {', '.join(allowed)}"
-        )
+        return unknown_key([*error.absolute_path, unknown], allowed)
     if error.validator == "required":
         missing = next(name for name in error.validator_value if name not in error.instance)
-        return f"'{_dotted([*error.absolute_path, missing])}' is missing", "add it"
-    value = _shown(error.instance)
+        return f"'{dotted([*error.absolute_path, missing])}' is missing", "add it"
+    value = shown(error.instance)
     fixes = {
         "enum": lambda rule: "allowed: " + ", ".join(str(v) or "(empty)" for v in rule),
         "type": lambda rule: f"must be {rule if isinstance(rule, str) else ' or '.join(rule)}",
@@ -83,8 +87,8 @@ def _explain(error: Any) -> tuple[str, str]:  # a ValidationError; its type has 
     return f"'{key}' is {value}", fix
 
 
-def _shown(value: Any) -> str:
-    """A value in few words; YAML's aliases make nested ones that no memory holds written out."""
+def shown(value: Any) -> str:
+    """Return a value in few words; YAML's aliases make nested ones too large to write out."""
     if isinstance(value, (list, dict)):
         return reprlib.repr(value)
     text = json.dumps(value, default=str)

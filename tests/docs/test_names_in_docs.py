@@ -13,10 +13,9 @@ from snakemake.cli import get_argument_parser
 
 from helpers import ROOT
 from quicknat.cli import app
-from quicknat.schema import load_schema
+from quicknat.config import Config, section_model
 
 COMMAND = typer.main.get_command(app)
-SCHEMA = load_schema("config")
 RULES = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
 PAGES = documents()
 KEYS = {"--config", "-C"}
@@ -24,11 +23,8 @@ KEYS = {"--config", "-C"}
 
 def sections():
     """Keys of each part of the configuration, by its name."""
-    parts = {"": SCHEMA}
-    for name, part in SCHEMA["properties"].items():
-        reference = part.get("$ref", "").rpartition("/")[2]
-        parts[name] = SCHEMA["$defs"][reference] if reference else part
-    return {name: set(part.get("properties", ())) for name, part in parts.items()}
+    parts = {name: section_model(field) for name, field in Config.model_fields.items()}
+    return {"": set(parts)} | {name: set(part.model_fields) for name, part in parts.items() if part}
 
 
 def wrong_quicknat(words):

@@ -144,33 +144,24 @@ def test_added_scan_to_pretrain_on_without_labels_gets_them(project):
     assert project.jobs() == {"convert": 1, "auto_label": 1, "slice": 1, **PRETRAIN}
 
 
-@pytest.mark.parametrize("value", ["warm_start", "freeze"])
-def test_another_choice_for_new_scans_reruns_nothing_by_itself(project, value):
-    project.set("training", new_scans=value, warm_start_epochs=7)
+def test_another_choice_for_new_scans_reruns_nothing_by_itself(project):
+    project.set("training", new_scans="warm_start", warm_start_epochs=7)
     assert project.jobs() == {}
 
 
-FROZEN = {
-    "a scan to train on": (["t3"], REPORT),
-    "a validation scan": (["v2"], REPORT),
-    "a scan to pre-train on": (["p2"], REPORT),
-    "a scan to segment": (["s2"], {"convert": 1, **SEGMENT_S}),
-}
+def test_old_names_of_settings_rerun_nothing_and_are_noticed(project):
+    project.set("pretrain", step_epochs=10)
+    project.set("training", dice_over="batch", mirror=False, accumulate=1)
+    project.set("network", squeeze_excitation="CSSE")
+    project.settings["keep_slices"] = False
+    text = project.run("--dry-run")
+    assert job_counts(text) == {}
+    assert "'training.dice_over' is now 'training.dice_reduction'; please rename it" in text
 
 
-@pytest.mark.parametrize("what", FROZEN)
-def test_added_scan_trains_nothing_where_models_are_frozen(project, what):
-    names, jobs = FROZEN[what]
-    project.set("training", new_scans="freeze", batch_size=4)
-    project.set("network", filters=6)
-    project.rows += [row(name) for name in names]
-    assert project.jobs() == jobs
-
-
-def test_frozen_models_refuse_another_grid(project):
+def test_keeping_frozen_models_is_refused_with_what_to_do_instead(project):
     project.set("training", new_scans="freeze")
-    project.set("conform", spacing_mm=3.9)
-    with pytest.raises(AssertionError, match=r"'conform.spacing_mm' is 3.9, .* have 4.0"):
+    with pytest.raises(AssertionError, match="freeze, which is gone; copy results/model elsewhere"):
         project.jobs()
 
 
@@ -302,26 +293,10 @@ def test_forced_rule_runs_with_all_that_follows(project):
     assert project.jobs("-R", "evaluate") == {**SCORE, **REPORT}
 
 
-def test_frozen_models_stay_while_the_report_names_the_scans_that_wait(project):
-    models = sorted(project.folder.glob("results/models/*/*/model.safetensors"))
-    before = [sha256(path) for path in models]
-    project.set("training", new_scans="freeze")
-    project.rows += [row("t3")]
-    project.run()
-    page = (project.folder / "results/report/index.html").read_text()
-    assert "were not trained on sub-t3." in page
-    assert [sha256(path) for path in models] == before
-    assert not list(project.folder.glob("results/s*/**/*sub-t3*"))
-    assert project.jobs() == {}
-    project.set("training", new_scans="retrain")  # thawed
-    assert project.jobs() == NEW_TO_TRAIN
-
-
-def test_warm_start_goes_on_from_the_present_model_and_slices_need_not_be_kept(project):
+def test_warm_start_continues_from_the_present_model(project):
     results = project.folder / "results"
     before = {path.stem: sha256(path) for path in results.glob("model/*.safetensors")}
     project.set("training", new_scans="warm_start", warm_start_epochs=2)
-    project.settings["keep_slices"] = False
     assert project.jobs() == {}
     project.rows += [row("t3")]
     assert project.jobs() == NEW_TO_TRAIN
@@ -333,8 +308,6 @@ def test_warm_start_goes_on_from_the_present_model_and_slices_need_not_be_kept(p
         assert history["epoch"].tolist() == [1, 2]
         assert f"{view}: warm start from results/model/{view}.safetensors, 2 epoch(s)" in text
         assert f"from <code>{checksum[:12]}" in (results / "report/index.html").read_text()
-    # pre-training did not run, so that its stack is still there; validation's always is
-    assert {path.stem for path in results.glob("slices/*/*.npy")} == {"sub-p1", "sub-v1"}
     assert project.jobs() == {}
     rows = list(project.rows)
     for what in ("a scan to segment", "a test scan"):
@@ -342,4 +315,4 @@ def test_warm_start_goes_on_from_the_present_model_and_slices_need_not_be_kept(p
         project.rows = rows + [row(name) for name in names]
         assert project.jobs() == jobs
     project.rows = [*rows, row("t4")]
-    assert project.jobs() == {**NEW_TO_TRAIN, "slice": 4}
+    assert project.jobs() == NEW_TO_TRAIN

@@ -117,7 +117,7 @@ def test_report_links_to_nothing_but_files_of_the_results(finished):
         assert dead_links(page) == []
         assert "<script" not in text  # 'interactive' is false here
     index = pages[0].read_text()
-    for text in ("sub-ds240", "Left hippocampus", "sub-CSI1x01", "lightning-fabric", "pretrain"):
+    for text in ("sub-ds240", "Left hippocampus", "sub-CSI1x01", "pydantic", "pretrain"):
         assert text in index
 
 
@@ -260,7 +260,7 @@ def test_retry_of_a_terminated_training_goes_on_where_it_was(finished, tmp_path)
     done = run(folder, "--retries", "1", "--until", "finetune", finetune=stage, training=training)
     assert done.returncode == 0, done.text[-5000:]
     assert terminated and "axial: stopped in epoch 2" in done.text
-    assert "axial: going on in epoch 2" in done.text
+    assert "axial: resuming in epoch 2" in done.text
     history = pd.read_csv(folder / "results/models/finetune/axial/history.tsv", sep="\t")
     assert history["epoch"].tolist() == [1, 2, 3]
     assert not (folder / "results/models/finetune/axial/state").exists()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT
 from quicknat.cohort.sheet import LOCAL, SCAN_NAME, read_sheet
-from quicknat.config import check_consistency
+from quicknat.config import Config, check_consistency
 from quicknat.errors import InputError
 from quicknat.images.labels import COLUMNS, Protocol
 from quicknat.schema import check, load_schema
@@ -24,7 +24,6 @@ pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs 
 
 SHEET = load_schema("sheet")
 SOURCES = load_schema("sources")
-CONFIG = load_schema("config")
 VALID = "subject\timage\tsplit\tlabels\tlabel_convention\n"
 VALID += "a\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
 
@@ -143,16 +142,16 @@ def settled(config: object) -> None:
     """As the workflow checks a configuration: it is usable, or refused in one line."""
     EXAMPLES[os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]] += 1
     try:
-        check(config, CONFIG, "configuration")
-        check_consistency({**config, "aggregation": DEFAULT.get("aggregation", {})})
+        found = Config.read(config, notify=None)
+        check_consistency(found)
     except InputError as error:
         text = str(error)
         assert text.startswith("configuration: ") and "\n" not in text and len(text) < 2000
     else:
-        for section in ("conform", "slices", "network", "finetune"):
-            values = [v for v in config[section].values() if isinstance(v, (int, float))]
-            assert all(abs(value) < float("inf") for value in values), values
-        assert isinstance(config["conform"]["size"], int) and config["conform"]["size"] <= 1024
+        for section in found.model_dump().values():
+            values = section.values() if isinstance(section, dict) else [section]
+            assert all(abs(v) < float("inf") for v in values if isinstance(v, (int, float)))
+        assert isinstance(found.conform.size, int) and found.conform.size <= 1024
 
 
 @given(st.data())
@@ -187,24 +186,24 @@ def test_endless_value_is_refused_in_a_short_line(value, where):
     if where == "sheet" and isinstance(value, str):
         value = config["sheet"] = [value]  # else it is a path like another
     with pytest.raises(InputError) as error:
-        check(config, CONFIG, "configuration")
+        Config.read(config)
     assert where in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 256.0, True])
 def test_number_that_no_command_takes_is_refused(value):
     with pytest.raises(InputError, match=r"conform\.size"):
-        check({**DEFAULT, "conform": {"spacing_mm": 1.0, "size": value}}, CONFIG, "configuration")
+        Config.read({**DEFAULT, "conform": {"spacing_mm": 1.0, "size": value}})
     if value != 256:
         with pytest.raises(InputError, match=r"conform\.spacing_mm"):
             conform = {"spacing_mm": value, "size": 256}
-            check({**DEFAULT, "conform": conform}, CONFIG, "configuration")
+            Config.read({**DEFAULT, "conform": conform})
 
 
 @pytest.mark.parametrize("key", ["a" * 5000, "a\nerror: b", "\x1b[2J"])
 def test_unknown_key_is_named_in_one_short_printable_line(key):
     with pytest.raises(InputError) as error:
-        check({**DEFAULT, key: 1}, CONFIG, "configuration")
+        Config.read({**DEFAULT, key: 1})
     text = str(error.value)
     assert "unknown key" in text and text.isprintable() and len(text) < 1000
 

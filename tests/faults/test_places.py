@@ -140,7 +140,7 @@ def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, disk
     assert files(disk) == [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]
     (disk / "filler").unlink()
     done = commands("train", disk)
-    assert done.status == 0 and "going on in epoch 1" in done.lines[0], done.lines
+    assert done.status == 0 and "resuming in epoch 1" in done.lines[0], done.lines
     assert "model/model.safetensors" in files(disk)
 
 

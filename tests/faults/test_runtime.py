@@ -267,8 +267,8 @@ def test_file_in_place_of_the_output_folder_is_refused(convert, tmp_path):
 
 
 def untrained(n_classes, slices):
-    """A network with random weights that tells many classes apart."""
-    network = QuickNAT(n_classes, NetworkSettings(4, "CSSE", 0.0)).train()
+    """A network with random weights and many classes."""
+    network = QuickNAT(n_classes, NetworkSettings(4, "scse", 0.0)).train()
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1  # one pass sets its statistics, so that features vary around zero

@@ -19,8 +19,8 @@ import pytest
 from fuzzing import quicknat
 from helpers import LABELS, ROOT
 from quicknat.cli import app
+from quicknat.config import Conform, Slices, Training
 from quicknat.images.slices import VIEWS
-from quicknat.schema import load_schema
 
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -48,16 +48,12 @@ def test_every_value_in_a_shell_command_is_quoted(path):
         assert not loose, f"{path.name}: {loose} in {block}"
 
 
-def test_values_left_unquoted_are_numbers_in_the_schema():
-    schema = load_schema("config")
-    parts = schema["properties"]
+def test_values_left_unquoted_are_numbers_in_the_settings():
     found = [
-        parts["conform"]["properties"]["spacing_mm"], parts["conform"]["properties"]["size"],
-        parts["slices"]["properties"]["size"],
-        parts["training"]["properties"]["seed"],
-        parts["training"]["properties"]["warm_start_epochs"],
+        *Conform.model_fields.values(), *Slices.model_fields.values(),
+        Training.model_fields["seed"], Training.model_fields["warm_start_epochs"],
     ]  # fmt: skip
-    assert all(setting["type"] in ("number", "integer") for setting in found)
+    assert all(field.annotation in (float, int) for field in found)
 
 
 @pytest.mark.parametrize("path", [*RULES, ROOT / "Snakefile"], ids=lambda path: path.stem)

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from helpers import tiny_scan
+from quicknat.config import TrainingSettings
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights
-from quicknat.training.launch import train_view
-from quicknat.training.optimizers import TrainingSettings
+from quicknat.training.trainer import train_view
 
-NETWORK = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.2)
+NETWORK = NetworkSettings(filters=4, squeeze_excitation="scse", dropout=0.2)
 FILES = ("model.safetensors", "model.json")
 
 

@@ -113,7 +113,7 @@ def outcomes(finished: Run, tmp_path_factory: pytest.TempPathFactory):
 def assert_as_undisturbed(run: Run, finished: Run) -> None:
     """It ended well, after it went on where it was, and with the same weights to the bit."""
     assert run.process.returncode == 0, run.text[-5000:]
-    assert "going on in epoch" in (run.folder / "results/logs/finetune/axial.log").read_text()
+    assert "resuming in epoch" in (run.folder / "results/logs/finetune/axial.log").read_text()
     # safetensors itself writes what is said about the tensors in any order, so not file by file
     weights, expected = load_file(run.folder / WEIGHTS), load_file(finished.folder / WEIGHTS)
     assert weights.keys() == expected.keys()

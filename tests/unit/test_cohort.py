@@ -8,7 +8,6 @@ from helpers import ROOT
 from quicknat.cohort.paths import find_one
 from quicknat.cohort.sheet import auto_split, default_name, examine_sheet, read_sheet
 from quicknat.errors import InputError
-from quicknat.plan import pretraining
 
 
 def sheet(
@@ -163,35 +162,3 @@ def test_file_is_found_by_glob_and_without_regard_to_case(tmp_path):
 def test_shipped_sheets_are_valid():
     for path in sorted((ROOT / "workflow/cohorts").glob("*.tsv")):
         assert read_sheet(path), path
-
-
-PRETRAINING = {  # scans by their images, and by synthetic images of their labels
-    "automatic": (["sub-image", "sub-pair"], []),
-    "synthetic": ([], ["sub-map", "sub-pair"]),
-    "both": (["sub-image", "sub-pair"], ["sub-map", "sub-pair"]),
-}
-
-
-@pytest.mark.parametrize("source", PRETRAINING)
-def test_source_of_pretraining_says_which_rows_are_used_and_how(tmp_path, source):
-    rows = ["image|a.nii|||pretrain||", "map||l.nii|freesurfer|pretrain||"]
-    rows += ["pair|b.nii|m.nii|freesurfer|pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
-    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows))}
-    assert pretraining(scans, {"source": source}) == PRETRAINING[source]
-    assert pretraining(scans, {}) == PRETRAINING["automatic"]
-
-
-def test_training_scans_are_synthesized_where_no_row_to_pretrain_on_has_labels(tmp_path):
-    rows = ["image|a.nii|||pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
-    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows))}
-    assert pretraining(scans, {"source": "synthetic"}) == ([], ["sub-t"])
-    assert pretraining(scans, {"source": "both"}) == (["sub-image"], ["sub-t"])
-    scans.pop("sub-image")
-    assert pretraining(scans, {"source": "automatic"}) == ([], [])
-
-
-def test_maps_without_image_are_refused_where_images_are_to_be_learnt(tmp_path):
-    rows = ["map||l.nii|freesurfer|pretrain||", "t|t.nii|u.nii|freesurfer|train||"]
-    scans = {scan.id: scan for scan in read_sheet(sheet(tmp_path, *rows))}
-    with pytest.raises(InputError, match="'pretrain.source' is automatic.*set it to synthetic"):
-        pretraining(scans, {"source": "automatic"})

@@ -24,7 +24,7 @@ def test_model_brings_its_grid_its_protocol_and_how_it_segments(model):
         "conform": {"spacing_mm": 4.0, "size": 64},
         "slices": {"size": 48},
         "aggregation": {
-            "coronal": 0.4, "axial": 0.4, "sagittal": 0.2, "mirror": False, "shift": False,
+            "coronal": 0.4, "axial": 0.4, "sagittal": 0.2, "flip": False, "shift": False,
             "prior_correction": 0.0,
         },
     }  # fmt: skip

@@ -53,17 +53,17 @@ def test_dice_loss_is_zero_for_certain_truth_and_one_minus_overlap_otherwise():
     assert dice_loss(even, labels).item() == pytest.approx(1 - (1 / 3 + 3 / 5) / 2, abs=1e-4)
 
 
-def test_dice_over_a_batch_is_that_of_its_slices_side_by_side():
+def test_dice_of_a_batch_is_that_of_its_slices_side_by_side():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 4, 5, 6, generator=generator)
     labels = torch.randint(4, (3, 5, 6), generator=generator)
     side_by_side = torch.cat(tuple(logits), dim=2)[None], torch.cat(tuple(labels), dim=1)[None]
-    together = dice_loss(logits, labels, over="batch").item()
+    together = dice_loss(logits, labels, reduction="batch").item()
     assert together == pytest.approx(dice_loss(*side_by_side).item(), rel=1e-6)
     assert together != pytest.approx(dice_loss(logits, labels).item(), rel=1e-3)
 
 
-def test_the_loss_takes_dice_over_what_it_is_told():
+def test_the_loss_takes_dice_of_slices_or_batches_as_asked():
     logits = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(3)[:, None, None].expand(3, 5, 6)
     for over in ("slice", "batch"):

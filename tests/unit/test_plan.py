@@ -8,7 +8,7 @@ import yaml
 
 from helpers import ROOT
 from quicknat.cohort.sheet import Scan, read_sheet
-from quicknat.config import complete
+from quicknat.config import Config
 from quicknat.errors import InputError
 from quicknat.plan import Plan, plan
 
@@ -31,7 +31,7 @@ def settings(**sections):
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     for name, value in sections.items():
         config[name] = {**config.get(name, {}), **value} if isinstance(value, dict) else value
-    return complete(config)
+    return Config.read(config)
 
 
 def planned(scans, skipped=(), **sections):
@@ -153,8 +153,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_done_is_refused(case):
     scans, sections, message = REFUSED[case]
-    config = settings(**{key: value for key, value in sections.items() if value is not None})
-    config = {key: value for key, value in config.items() if sections.get(key, 0) is not None}
+    config = settings(**sections)
     with pytest.raises(InputError) as error:
         plan(config, scans)
     assert message in str(error.value)

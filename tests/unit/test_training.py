@@ -8,24 +8,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quicknat.config import Network, TrainingSettings
 from quicknat.errors import InputError
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.training.data import SliceDataset, augmentation
-from quicknat.training.launch import train_view
-from quicknat.training.optimizers import TrainingSettings, learning_rate_factor, make_optimizer
 from quicknat.training.plan import make_plan
+from quicknat.training.train_step import learning_rate_factor, make_optimizer
+from quicknat.training.trainer import train_view
 
-SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
+SMALL = NetworkSettings(filters=4, squeeze_excitation="scse", dropout=0.0)
 
 
 def settings(**changes):
-    base = {"epochs": 2, "learning_rate": 0.01, "optimizer": "adamw", "network": SMALL}
+    base = {"epochs": 2, "learning_rate": 0.01, "optimizer": "adamw"}
+    base |= {"network": Network(filters=4, dropout=0.0)}
     base |= {"batch_size": 4, "compile": False, "precision": "32-true"}
     return TrainingSettings(**{**base, **changes})
 
 
 def test_sgd_follows_the_paper_and_divides_by_ten_every_ten_epochs():
-    chosen = settings(optimizer="sgd", epochs=25, step_epochs=10)
+    chosen = settings(optimizer="sgd", epochs=25, lr_step_epochs=10)
     factors = [learning_rate_factor(5 * epoch, 5, chosen) for epoch in (0, 9, 10, 19, 20)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     group = make_optimizer(QuickNAT(3, SMALL), chosen).param_groups[0]
@@ -88,7 +90,7 @@ def test_loss_that_is_not_finite_stops_and_leaves_no_model(stack, tmp_path, prot
 
 
 def test_history_has_the_learning_rate_that_each_epoch_began_with(stack, tmp_path, protocol):
-    chosen = settings(epochs=3, optimizer="sgd", step_epochs=1, learning_rate=0.01)
+    chosen = settings(epochs=3, optimizer="sgd", lr_step_epochs=1, learning_rate=0.01)
     train_view("coronal", protocol, [stack], [], chosen, tmp_path / "m")
     history = pd.read_csv(tmp_path / "m/history.tsv", sep="\t")
     assert history["learning_rate"].tolist() == pytest.approx([0.01, 0.001, 0.0001])
@@ -100,8 +102,8 @@ def test_empty_training_set_is_refused(tmp_path, protocol):
 
 
 @pytest.mark.slow
-def test_loader_processes_accumulation_and_bf16_train_too(stack, tmp_path, protocol):
-    chosen = settings(workers=1, accumulate=2, precision="bf16-mixed")
+def test_workers_and_bf16_train_too(stack, tmp_path, protocol):
+    chosen = settings(workers=1, precision="bf16-mixed")
     train_view("coronal", protocol, [stack], [stack], chosen, tmp_path / "m")
     history = pd.read_csv(tmp_path / "m/history.tsv", sep="\t")
     assert len(history) == 2 and np.isfinite(history["train_loss"]).all()
@@ -124,11 +126,11 @@ def test_stacks_that_do_not_fit_are_refused_by_name(stack, tmp_path, protocol):
 
 
 def test_unknown_setting_is_refused_by_name():
-    with pytest.raises(InputError, match="epoks"):
-        TrainingSettings.from_dict({"epoks": 3, "learning_rate": 1})
+    with pytest.raises(InputError, match="unknown key 'epoks'; did you mean 'epochs'"):
+        TrainingSettings.read({"epoks": 3, "learning_rate": 1})
 
 
-def test_augmentation_never_mirrors_and_keeps_classes_whole(tmp_path):
+def test_augmentation_never_flips_and_keeps_classes_whole(tmp_path):
     pair = np.zeros((1, 2, 48, 48), np.uint8)
     pair[0, :, :24] = 1  # one half is class 1
     pair[0, 0] *= 200
@@ -143,7 +145,7 @@ def test_augmentation_never_mirrors_and_keeps_classes_whole(tmp_path):
         assert item["image"].min() >= 0 and item["image"].max() <= 1
 
 
-def test_mirrored_slices_have_their_sides_swapped_and_nothing_else_changed(stack, tissue_stack):
+def test_flipped_slices_have_their_sides_swapped_and_nothing_else_changed(stack, tissue_stack):
     sides = np.array([0, 2, 1, 3, 4])  # classes 1 and 2 are partners
     plain = SliceDataset([stack], tissues=[tissue_stack])
     mirrored = SliceDataset([stack], tissues=[tissue_stack], swapped=sides)
@@ -163,8 +165,8 @@ def test_mirrored_slices_have_their_sides_swapped_and_nothing_else_changed(stack
 
 
 @pytest.mark.parametrize("view", ["coronal", "axial", "sagittal"])
-def test_mirroring_is_for_views_that_show_both_sides(stack, tmp_path, protocol, view):
-    chosen = settings(mirror=True)
+def test_flipping_is_for_views_that_show_both_sides(stack, tmp_path, protocol, view):
+    chosen = settings(flip=True)
     plan = make_plan(view, protocol, [stack], [], chosen, tmp_path, None, 1)
     assert (plan.swapped is None) == (view == "sagittal")
     plan = make_plan(view, protocol, [stack], [], settings(), tmp_path, None, 1)
@@ -222,7 +224,7 @@ def test_tissues_have_voxels_but_no_brightness(stack, tissue_stack):
 
 
 @pytest.mark.parametrize("images", [0, 1])
-def test_network_trains_on_painted_images_alone_or_with_real_ones(
+def test_network_trains_on_synthetic_images_alone_or_with_real_ones(
     stack, tissue_stack, tmp_path, protocol, images
 ):
     chosen, folder = settings(epochs=1), tmp_path / "m"

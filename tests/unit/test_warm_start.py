@@ -2,22 +2,20 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers import changed
+from quicknat.config import Network, TrainingSettings
 from quicknat.files import sha256
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import write_bundle
-from quicknat.model.network import NetworkSettings
-from quicknat.training.launch import train_view
-from quicknat.training.optimizers import TrainingSettings
-from quicknat.training.plan import make_plan
+from quicknat.training.plan import WarmStart, make_plan
 from quicknat.training.train_step import TrainStep
-from quicknat.training.warm_start import WarmStart
+from quicknat.training.trainer import train_view
 
 # those that the fixture `model` was trained with
 SETTINGS = TrainingSettings(
@@ -27,7 +25,7 @@ SETTINGS = TrainingSettings(
     batch_size=8,
     augment=False,
     compile=False,
-    network=NetworkSettings(4, "CSSE", 0.0),
+    network=Network(filters=4, dropout=0.0),
 )
 
 
@@ -49,19 +47,30 @@ def plan(present, protocol, train=None, settings=SETTINGS, validation=(), initia
     return make_plan("coronal", protocol, chosen, validation, settings, output, initial, 1, start)
 
 
-def test_new_training_scan_is_learnt_from_the_present_weights_in_few_epochs(present, protocol):
+def test_new_training_scan_is_trained_on_from_the_present_weights_in_few_epochs(present, protocol):
     weights = present[0] / "coronal.safetensors"
     made = plan(present, protocol)
     assert made.warm_start == {"sha256": sha256(weights), "stage_epochs": 1}
-    assert made.initial == str(weights) and made.settings == replace(SETTINGS, epochs=3)
+    assert made.initial == str(weights) and made.settings == changed(SETTINGS, epochs=3)
     cold = make_plan("coronal", protocol, present[1], [], SETTINGS, "out", None, 1)
-    assert made.fingerprint != cold.fingerprint  # so that neither goes on from the other's state
+    assert made.fingerprint != cold.fingerprint  # so that neither resumes from the other's state
 
 
-def test_new_validation_scan_and_practical_settings_allow_it(present, protocol):
+def test_new_validation_scan_and_runtime_settings_allow_it(present, protocol):
     old, new = present[1]
-    settings = replace(SETTINGS, workers=1, checkpoint_minutes=3)
+    settings = changed(SETTINGS, workers=1, checkpoint_minutes=3)
     assert plan(present, protocol, train=[old], validation=[new], settings=settings).warm_start
+
+
+def test_model_with_the_old_names_of_its_settings_allows_it(present, protocol):
+    described = json.loads((present[0] / "bundle.json").read_text())
+    entry = described["views"]["coronal"]
+    entry["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
+    training = entry["training"]
+    training |= {"dice_over": training.pop("dice_reduction"), "mirror": training.pop("flip")}
+    training |= {"step_epochs": training.pop("lr_step_epochs"), "accumulate": 1, "devices": 1}
+    (present[0] / "bundle.json").write_text(json.dumps(described))
+    assert plan(present, protocol).warm_start
 
 
 def without_model(folder, stacks):
@@ -82,6 +91,12 @@ def with_other_labels(folder, stacks):
     (folder / "bundle.json").write_text(json.dumps(described))
 
 
+def with_another_kernel(folder, stacks):
+    described = json.loads((folder / "bundle.json").read_text())
+    described["views"]["coronal"]["network"]["kernel"] = 7
+    (folder / "bundle.json").write_text(json.dumps(described))
+
+
 def of_earlier_version(folder, stacks):
     described = json.loads((folder / "bundle.json").read_text())
     described["views"]["coronal"]["data"] = None
@@ -93,6 +108,7 @@ FILES = {
     with_other_weights: "has changed since the model was made",
     with_changed_scan: "training scan coronal has changed or is gone",
     with_other_labels: "it has other classes",
+    with_another_kernel: "'kernel' is 7, but that is gone",
     of_earlier_version: "does not say enough about the model",
 }
 
@@ -111,9 +127,9 @@ def test_other_model_or_changed_scan_forbids_it_and_the_log_says_why(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"settings": replace(SETTINGS, epochs=2)}, "setting epochs was 1, is 2"),
-        ({"settings": replace(SETTINGS, learning_rate=0.1)}, "setting learning_rate was 0.001"),
-        ({"settings": replace(SETTINGS, network=NetworkSettings(6, "CSSE", 0.0))}, "the network"),
+        ({"settings": changed(SETTINGS, epochs=2)}, "setting epochs was 1, is 2"),
+        ({"settings": changed(SETTINGS, learning_rate=0.1)}, "setting learning_rate was 0.001"),
+        ({"settings": changed(SETTINGS, network=Network(filters=6, dropout=0.0))}, "the network"),
         ({"initial": True}, "the weights to fine-tune have changed"),
         ({"train": "old"}, "no scan is new"),
         ({"train": "new"}, "training scan coronal has changed or is gone"),
@@ -135,7 +151,7 @@ def test_any_other_change_forbids_it(present, protocol, caplog, changes, reason)
 
 def train(present, protocol, output, stacks):
     start = WarmStart(present[0] / "coronal.safetensors", 2)
-    settings = replace(SETTINGS, checkpoint_minutes=0, precision="32-true")
+    settings = changed(SETTINGS, checkpoint_minutes=0, precision="32-true")
     train_view("coronal", protocol, stacks, [], settings, output, None, 1, start)
 
 
@@ -160,19 +176,19 @@ def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
         train(present, protocol, tmp_path / "cut", stacks)
     with caplog.at_level("INFO"):
         train(present, protocol, tmp_path / "cut", stacks)
-    assert "going on in epoch 2 after 0 of its 2 steps" in caplog.text
+    assert "resuming in epoch 2 after 0 of its 2 steps" in caplog.text
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
     views = {view: folder.parent / "views" / view for view in VIEWS}
     for view in VIEWS[1:]:
         shutil.copytree(tmp_path / "whole", views[view])
-        told = json.loads((views[view] / "model.json").read_text()) | {"view": view}
-        (views[view] / "model.json").write_text(json.dumps(told))
+        renamed = json.loads((views[view] / "model.json").read_text()) | {"view": view}
+        (views[view] / "model.json").write_text(json.dumps(renamed))
     views["coronal"] = tmp_path / "whole"
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
     write_bundle(views, protocol, weights, 4.0, 64, 48, folder)
     np.save(tmp_path / "newer.npy", np.load(stacks[0])[::2])
-    settings = replace(SETTINGS, precision="32-true")  # of the stage, not of the warm start
+    settings = changed(SETTINGS, precision="32-true")  # of the stage, not of the warm start
     made = plan(present, protocol, train=[*stacks, tmp_path / "newer.npy"], settings=settings)
     assert made.warm_start["sha256"] == sha256(tmp_path / "whole/model.safetensors")

@@ -14,7 +14,7 @@ from quicknat.model.authors_weights import read_authors_weights
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights, save_weights
 
-SMALL = NetworkSettings(filters=4, squeeze_excitation="CSSE", dropout=0.0)
+SMALL = NetworkSettings(filters=4, squeeze_excitation="scse", dropout=0.0)
 CLASSES = ["Background", "Grey", "White"]
 
 
@@ -47,10 +47,10 @@ def test_weights_load_as_they_were_saved(saved):
     ("network", "view", "classes", "reason"),
     [
         (QuickNAT(3, SMALL), "coronal", CLASSES, "is for the axial view, not the coronal one"),
-        (QuickNAT(4, SMALL), "axial", [*CLASSES, "Other"], "tells 3 classes apart, not 4"),
+        (QuickNAT(4, SMALL), "axial", [*CLASSES, "Other"], "has 3 classes, not 4"),
         (QuickNAT(3, SMALL), "axial", ["Background", "White", "Grey"], "class 1 is 'Grey', not"),
-        (QuickNAT(3, NetworkSettings(8, "CSSE")), "axial", CLASSES, "is for another network"),
-        (QuickNAT(3, NetworkSettings(4, "NONE")), "axial", CLASSES, "is for another network"),
+        (QuickNAT(3, NetworkSettings(8, "scse")), "axial", CLASSES, "is for another network"),
+        (QuickNAT(3, NetworkSettings(4, "none")), "axial", CLASSES, "is for another network"),
     ],
 )
 def test_weights_of_another_view_or_label_table_or_network_are_refused(
@@ -132,5 +132,5 @@ def test_imported_weights_start_a_training_of_their_view_and_protocol(golden, tm
         described = file.metadata()
     described = json.loads(described["quicknat"])
     assert described["view"] == "axial" and len(described["classes"]) == 5
-    network = QuickNAT(5, NetworkSettings(8, "CSSE"))
+    network = QuickNAT(5, NetworkSettings(8, "scse"))
     load_weights(network, output, "axial", Protocol.read(table).class_names("axial"))

@@ -16,7 +16,7 @@ from quicknat.images.slices import VIEWS
 from quicknat.model.given_model import BUNDLE_FILES
 from quicknat.reruns import GRID_FORMAT, file_digest
 from quicknat.run import load_run
-from quicknat.training.trained import MODEL_FILES
+from quicknat.training.model_files import MODEL_FILES
 
 # of this workflow, also where another one uses it
 BASE = str(Path(str(workflow.current_basedir)).parents[1])

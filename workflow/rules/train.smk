@@ -115,7 +115,7 @@ else:
             "../../envs/torch.yaml"
         params:
             aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
-            passes=[f"--{key}" for key in ("mirror", "shift") if config["aggregation"][key]],
+            passes=[f"--{key}" for key in ("flip", "shift") if config["aggregation"][key]],
             prior=config["aggregation"]["prior_correction"],
             spacing=config["conform"]["spacing_mm"],
             size=config["conform"]["size"],

@@ -12,9 +12,10 @@ import torch
 from device_data import Slices
 from torch import multiprocessing, nn
 
+from quicknat.config import TrainingSettings
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.training.optimizers import TrainingSettings, learning_rate_factor
+from quicknat.training.train_step import learning_rate_factor
 
 POWER, CAP = 0.33, 10  # of the class weights
 RATE, WARMUP = 0.006, 0.05

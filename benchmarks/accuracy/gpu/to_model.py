@@ -14,15 +14,14 @@ import numpy as np
 import torch
 import typer
 
+from quicknat.config import Network, TrainingSettings
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.images.training_stats import ScanStatistics, summarise
 from quicknat.model.bundle import write_bundle
 from quicknat.model.losses import CombinedLoss
-from quicknat.model.network import NetworkSettings
 from quicknat.package_data import label_table
 from quicknat.training.model_files import write_model
-from quicknat.training.optimizers import TrainingSettings
 from quicknat.training.plan import Plan
 
 PROTOCOL = label_table("quicknat28")
@@ -47,14 +46,14 @@ def main(
     """Write the model."""
     results = json.loads((folder / "results.json").read_text())
     given, protocol = results["given"], Protocol.read(PROTOCOL)
-    network = NetworkSettings(filters=int(given["filters"]), dropout=float(given["dropout"]))
+    network = Network(filters=int(given["filters"]), dropout=float(given["dropout"]))
     with tempfile.TemporaryDirectory() as place:
         for view in VIEWS:
             facts = results[stage][view]
             settings = TrainingSettings(
                 epochs=round(facts["slices"] / facts["of"]), learning_rate=facts["rate"],
                 optimizer="adamw", warmup=0.05, batch_size=int(given["batch"]), compile=False,
-                precision="bf16-mixed", mirror=True, class_weight_power=0.33, class_weight_cap=10,
+                precision="bf16-mixed", flip=True, class_weight_power=0.33, class_weight_cap=10,
                 network=network,
             )  # fmt: skip
             names = [results["names"][scan["number"]] for scan in facts["scans"]]
@@ -65,7 +64,7 @@ def main(
                 slice_shape=(WINDOW, WINDOW), counts=np.array(facts["counts"]),
                 population=population(facts["scans"], protocol, view),
                 fingerprint={
-                    "network": vars(network), "initial": {"weights": None},
+                    "initial": {"weights": None},
                     # what no later training's can equal: no warm start from here
                     "training scan": dict.fromkeys(names, "on_gpu.py"), "validation scan": {},
                 },
@@ -73,11 +72,11 @@ def main(
             )  # fmt: skip
             weights = torch.load(folder / f"{stage}_{view}.pt", weights_only=True)
             loss = CombinedLoss(np.array(facts["weights"], np.float32), facts["edge"], "batch")
-            told = {
+            known = {
                 "best_epoch": settings.epochs, "best_val_dice": None, "device": "cuda",
                 "device_name": results.get("gpu", ""), "precision": "bf16-mixed", "compiled": False,
             }  # fmt: skip
-            write_model(plan, loss, weights, [], told)
+            write_model(plan, loss, weights, [], known)
         write_bundle(
             {view: Path(place) / view for view in VIEWS}, protocol,
             {"coronal": 0.33, "axial": 0.34, "sagittal": 0.33},

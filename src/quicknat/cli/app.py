@@ -171,8 +171,6 @@ def options(
         os.environ["QUICKNAT_QUIET"] = "1"
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s"
     logging.basicConfig(level=level, format=form, stream=sys.stderr)
-    if not verbose:
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 def main() -> None:

@@ -42,16 +42,15 @@ def train(
         int, typer.Option(min=0, help="Epochs after a warm start; 0: start as usual.")
     ] = 2,
     tissues: Annotated[
-        Path | None,
-        typer.Option(help="List of stacks by `slice-tissues`, to synthesize images from."),
+        Path | None, typer.Option(help="List of stacks by `slice-tissues`, to synthesize from.")
     ] = None,
     threads: Threads = 1,
 ) -> None:
-    """Train one view's network, or go on with a training that was interrupted.
+    """Train one view's network, or resume a training that was interrupted.
 
     The state is saved in `state/` of the output folder after each epoch, every
     `checkpoint_minutes`, and on SIGTERM, SIGUSR1 and Ctrl-C, which end the command with status 75;
-    the same command then goes on from there.
+    the same command then resumes it.
 
     With `--warm-start`, a training that differs from the present model's in nothing but new
     training or validation scans starts from that model and is short. Any other starts as usual.
@@ -59,18 +58,18 @@ def train(
     Example: `quicknat train coronal --stacks train.txt --validation val.txt
     --settings '{"epochs": 10, "learning_rate": 0.005}' --output model/coronal`
     """
+    from quicknat.config import TrainingSettings
     from quicknat.images.labels import Protocol
-    from quicknat.training.launch import train_view
-    from quicknat.training.optimizers import TrainingSettings
-    from quicknat.training.warm_start import WarmStart
+    from quicknat.training.plan import WarmStart
+    from quicknat.training.trainer import train_view
 
     training, validating = read_list(stacks), read_list(validation)
-    painted = read_list(tissues) if tissues else []
-    chosen = TrainingSettings.from_dict(parsed_json(settings, "--settings"))
+    maps = read_list(tissues) if tissues else []
+    chosen = TrainingSettings.read(parsed_json(settings, "--settings"), "--settings")
     table = Protocol.read(protocol)
     present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
     train_view(
-        view.value, table, training, validating, chosen, output, initial, threads, present, painted
+        view.value, table, training, validating, chosen, output, initial, threads, present, maps
     )
 
 
@@ -83,14 +82,14 @@ def bundle(
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 256,
-    mirror: Annotated[
-        bool, typer.Option(help="Segment with the mean of each slice and its mirror image.")
+    flip: Annotated[
+        bool, typer.Option(help="Segment with the mean of each slice and its left–right flip.")
     ] = False,
     shift: Annotated[
         bool, typer.Option(help="… of the scan and the scan moved by half a voxel along each axis.")
     ] = False,
     prior_correction: Annotated[
-        float, typer.Option(help="Share of the loss's class weights to take back.", min=0, max=1)
+        float, typer.Option(help="Strength of the prior correction of the logits.", min=0, max=1)
     ] = 0.0,
 ) -> None:
     """Gather the three views into one model folder that segments on its own.
@@ -104,7 +103,7 @@ def bundle(
 
     write_bundle(
         {view: models / view for view in VIEWS}, Protocol.read(protocol),
-        parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output, mirror, shift,
+        parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output, flip, shift,
         prior_correction,
     )  # fmt: skip
     log.info("wrote %s", output)
@@ -135,7 +134,7 @@ def import_weights(
     if network.n_classes != len(classes):
         raise InputError(
             weights,
-            f"tells {network.n_classes} classes apart, {protocol.name} has {len(classes)}",
+            f"has {network.n_classes} classes, {protocol.name} has {len(classes)}",
             "use the label table that they were trained with",
         )
     with written_whole(output) as (temporary,):

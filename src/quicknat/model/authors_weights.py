@@ -38,10 +38,10 @@ _GATES = {
 
 # by which gates there are, channel and spatial
 _KINDS: dict[tuple[bool, bool], SqueezeExcitation] = {
-    (False, False): "NONE",
-    (True, False): "CSE",
-    (False, True): "SSE",
-    (True, True): "CSSE",
+    (False, False): "none",
+    (True, False): "cse",
+    (False, True): "sse",
+    (True, True): "scse",
 }
 
 
@@ -70,7 +70,7 @@ def _named(keys: Iterable[str]) -> dict[str, str]:
 
 def _their_keys(kind: SqueezeExcitation) -> dict[str, str]:
     """Our names of all parameters of a network of the authors' -> their names."""
-    gates = [f"SELayer.{gate}" for gate in _GATES if ("SE." in gate) == (kind == "CSSE")]
+    gates = [f"SELayer.{gate}" for gate in _GATES if ("SE." in gate) == (kind == "scse")]
     keys = [
         f"{block}.{layer}.{value}"
         for block in _BLOCKS
@@ -83,7 +83,7 @@ def _their_keys(kind: SqueezeExcitation) -> dict[str, str]:
 def from_authors(state: Mapping[str, Tensor]) -> QuickNAT:
     """Build a network from a state dict of the authors' PyTorch release.
 
-    Filters, classes, kernel and squeeze-and-excitation are read off the shapes. Of theirs,
+    Filters, classes and squeeze-and-excitation are read off the shapes. Of theirs,
     ``encode1`` … ``encode4`` are our ``encoders`` 0 … 3 and ``decode4``, ``1``, ``2``, ``3`` our
     ``decoders`` 3 … 0; ``conv{i}``, ``batchnorm{i}`` of a block its ``convs``, ``norms`` i - 1;
     ``SELayer`` the gate of that block, of which the bottleneck's is unused and left out.
@@ -97,10 +97,10 @@ def from_authors(state: Mapping[str, Tensor]) -> QuickNAT:
             raise InputError("the authors' weights", f"'{key}' is missing or no convolution's")
     gates = {part: any(f".{part}." in key for key in ours) for part in ("channel", "spatial")}
     kind = _KINDS[gates["channel"], gates["spatial"]]
-    filters, _, kernel, _ = ours["encoders.0.convs.0.weight"].shape
+    filters = len(ours["encoders.0.convs.0.weight"])
     network = QuickNAT(
         n_classes=ours["classifier.weight"].shape[0],
-        settings=NetworkSettings(filters=filters, squeeze_excitation=kind, kernel=kernel),
+        settings=NetworkSettings(filters=filters, squeeze_excitation=kind),
     )
     wanted = network.state_dict()
     theirs = _their_keys(kind) | _named(state)

@@ -18,6 +18,7 @@ from quicknat.model.bundle_format import AGAIN, FORMAT, read_description, requir
 from quicknat.model.losses import prior_offsets
 from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.model.weights import load_weights
+from quicknat.old_settings import current_settings
 from quicknat.reruns import GRID_FORMAT
 
 CARD = """# QuickNAT model
@@ -77,7 +78,7 @@ def write_bundle(
         spacing_mm, conform_size, slice_size: the grid that the views were trained on.
         mirror: segment with the mean of each slice and its mirror image.
         shift: segment with the mean of the scan and the scan moved by half a voxel.
-        prior_correction: share of the classes' weights in the loss that is taken back, see
+        prior_correction: strength of the prior correction of the logits, see
             :func:`quicknat.model.losses.prior_offsets`.
         output: folder to write to; its ``bundle.json`` comes last.
 
@@ -96,6 +97,8 @@ def write_bundle(
     for view in VIEWS:
         folder = Path(models[view])
         described = json.loads((folder / "model.json").read_text())
+        for part in ("network", "training"):
+            described[part] = current_settings(described[part], folder / "model.json")
         wanted = (view, protocol.name, [slice_size, slice_size])
         if described.get("grid_format") != GRID_FORMAT:
             raise InputError(folder, "was made by an earlier version", "train it again")

@@ -11,6 +11,7 @@ from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import MAX_CLASSES
 from quicknat.images.slices import VIEWS
+from quicknat.old_settings import current_settings
 from quicknat.package_data import MODELS
 from quicknat.schema import check
 
@@ -52,9 +53,8 @@ SCHEMA = _object(
             "properties": {
                 "n_classes": {"type": "integer", "minimum": 2, "maximum": MAX_CLASSES},
                 "filters": {"type": "integer", "minimum": 2, "maximum": 1024},
-                "squeeze_excitation": {"enum": ["NONE", "CSE", "SSE", "CSSE"]},
+                "squeeze_excitation": {"enum": ["none", "cse", "sse", "scse"]},
                 "dropout": {"type": "number", "minimum": 0, "maximum": 1},
-                "kernel": {"enum": [1, 3, 5, 7, 9]},
             },
         },
     )},
@@ -68,7 +68,9 @@ SCHEMA = _object(
 
 
 def read_description(folder: str | Path) -> dict:
-    """``bundle.json`` of a model folder, checked; the files that it names are not looked at.
+    """Return ``bundle.json`` of a model folder, checked; settings have this version's names.
+
+    The files that it names are not looked at.
 
     Raises:
         InputError: not a model folder, one of another version, or a value that cannot be.
@@ -91,6 +93,10 @@ def read_description(folder: str | Path) -> dict:
         views = described.get("views")
         found = ", ".join(views) if isinstance(views, dict) else "none"
         raise InputError(folder, f"has the views {found}, not all three", "bundle it again")
+    for entry in described["views"].values():
+        for part in ("network", "training"):
+            if isinstance(entry, dict) and isinstance(entry.get(part), dict):
+                entry[part] = current_settings(entry[part], folder / "bundle.json")
     check(described, SCHEMA, folder / "bundle.json")
     classes = {view: entry["network"]["n_classes"] for view, entry in described["views"].items()}
     if classes != {view: len(entry["class_weights"]) for view, entry in described["views"].items()}:

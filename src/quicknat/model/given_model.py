@@ -20,7 +20,7 @@ BUNDLE_FILES = (
 
 
 def given_settings(folder: str | Path, protocol: str) -> dict[str, Any]:
-    """What a model decides about a run: sections and keys of the configuration.
+    """Return what a model determines about a run: sections and keys of the configuration.
 
     Args:
         folder: the model.
@@ -31,7 +31,8 @@ def given_settings(folder: str | Path, protocol: str) -> dict[str, Any]:
     """
     described = read_description(folder)
     own = described["protocol"]
-    passes = {key: described[key] for key in ("mirror", "shift", "prior_correction")}
+    passes = {"flip": described["mirror"]}
+    passes |= {key: described[key] for key in ("shift", "prior_correction")}
     return {
         "protocol": protocol if Path(protocol).stem == own else own,
         "conform": {key: described["conform"][key] for key in ("spacing_mm", "size")},

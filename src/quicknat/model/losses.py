@@ -70,19 +70,19 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Te
     return (F.cross_entropy(logits, labels, reduction="none") * weight).mean()
 
 
-DiceOver = Literal["batch", "slice"]
+DiceReduction = Literal["batch", "slice"]
 
 
-def dice_loss(logits: Tensor, labels: Tensor, over: DiceOver = "slice") -> Tensor:
+def dice_loss(logits: Tensor, labels: Tensor, reduction: DiceReduction = "slice") -> Tensor:
     """1 - Dice of the softmax, averaged over classes.
 
     Args:
         logits: (N, C, H, W).
         labels: int64 (N, H, W).
-        over: ``slice`` is the paper: Dice of each slice, averaged. ``batch``: of all slices as if
-            they were one, in which a structure's few pixels in one slice weigh little.
+        reduction: ``slice`` is the paper: Dice of each slice, averaged. ``batch``: of all slices as
+            if they were one, in which a structure's few pixels in one slice weigh little.
     """
-    pixels = (2, 3) if over == "slice" else (0, 2, 3)
+    pixels = (2, 3) if reduction == "slice" else (0, 2, 3)
     probabilities = logits.softmax(dim=1)
     truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
     overlap = (probabilities * truth).sum(dim=pixels)
@@ -98,11 +98,13 @@ class CombinedLoss(nn.Module):
 
     weights: Tensor  # the buffer
 
-    def __init__(self, weights: np.ndarray, edge: float, dice_over: DiceOver = "slice") -> None:
+    def __init__(
+        self, weights: np.ndarray, edge: float, dice_reduction: DiceReduction = "slice"
+    ) -> None:
         super().__init__()
         self.register_buffer("weights", torch.as_tensor(weights))
         self.edge = edge
-        self.dice_over = dice_over
+        self.dice_reduction = dice_reduction
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy and Dice loss of a batch; their sum is to be minimised.
@@ -113,5 +115,5 @@ class CombinedLoss(nn.Module):
         """
         logits, labels = logits.float(), labels.long()
         weight = self.weights[labels] + self.edge * edges(labels)
-        dice = dice_loss(logits, labels, self.dice_over)
+        dice = dice_loss(logits, labels, self.dice_reduction)
         return weighted_cross_entropy(logits, labels, weight), dice

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LEVELS = 4  # poolings, so slice sides are multiples of 2**4
+KERNEL = 5  # side of the convolutions
 
-SqueezeExcitation = Literal["NONE", "CSE", "SSE", "CSSE"]
+SqueezeExcitation = Literal["none", "cse", "sse", "scse"]
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Shape of a network: output channels per convolution, attention, dropout, kernel side."""
+    """Shape of a network: the keys and defaults of ``quicknat.config.Network``, which has more."""
 
     filters: int = 64
-    squeeze_excitation: SqueezeExcitation = "CSSE"
+    squeeze_excitation: SqueezeExcitation = "scse"
     dropout: float = 0.2
-    kernel: int = 5
 
 
 class ChannelExcitation(nn.Module):
@@ -55,12 +55,12 @@ class SpatialExcitation(nn.Module):
 
 
 class Excitation(nn.Module):
-    """The chosen squeeze-and-excitation; CSSE is the element-wise maximum of both."""
+    """The chosen squeeze-and-excitation; scSE is the element-wise maximum of both."""
 
     def __init__(self, channels: int, kind: SqueezeExcitation) -> None:
         super().__init__()
-        self.channel = ChannelExcitation(channels) if kind in ("CSE", "CSSE") else None
-        self.spatial = SpatialExcitation(channels) if kind in ("SSE", "CSSE") else None
+        self.channel = ChannelExcitation(channels) if kind in ("cse", "scse") else None
+        self.spatial = SpatialExcitation(channels) if kind in ("sse", "scse") else None
 
     def forward(self, x: Tensor) -> Tensor:
         gated = [part(x) for part in (self.channel, self.spatial) if part is not None]
@@ -75,13 +75,13 @@ class DenseBlock(nn.Module):
     One PReLU parameter is shared inside the block, as in the authors' code.
     """
 
-    def __init__(self, channels: int, filters: int, kernel: int) -> None:
+    def __init__(self, channels: int, filters: int) -> None:
         super().__init__()
         widths = [channels, channels + filters, channels + 2 * filters]
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
         self.convs = nn.ModuleList(
             nn.Conv2d(width, filters, side, padding=side // 2)
-            for width, side in zip(widths, (kernel, kernel, 1), strict=True)
+            for width, side in zip(widths, (KERNEL, KERNEL, 1), strict=True)
         )
         self.prelu = nn.PReLU()
 
@@ -103,15 +103,12 @@ class QuickNAT(nn.Module):
         super().__init__()
         self.n_classes = n_classes
         self.settings = settings or NetworkSettings()
-        filters, kernel = self.settings.filters, self.settings.kernel
-        kind = self.settings.squeeze_excitation
+        filters, kind = self.settings.filters, self.settings.squeeze_excitation
         inputs = [1] + [filters] * (LEVELS - 1)
-        self.encoders = nn.ModuleList(DenseBlock(n, filters, kernel) for n in inputs)
+        self.encoders = nn.ModuleList(DenseBlock(n, filters) for n in inputs)
         self.encoder_gates = nn.ModuleList(Excitation(filters, kind) for _ in range(LEVELS))
-        self.bottleneck = DenseBlock(filters, filters, kernel)
-        self.decoders = nn.ModuleList(
-            DenseBlock(2 * filters, filters, kernel) for _ in range(LEVELS)
-        )
+        self.bottleneck = DenseBlock(filters, filters)
+        self.decoders = nn.ModuleList(DenseBlock(2 * filters, filters) for _ in range(LEVELS))
         self.decoder_gates = nn.ModuleList(Excitation(filters, kind) for _ in range(LEVELS))
         self.dropout = nn.Dropout2d(self.settings.dropout)
         self.classifier = nn.Conv2d(filters, n_classes, 1)

@@ -50,9 +50,7 @@ def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequen
             "give that view's own weights",
         )  # fmt: skip
     if len(found[1]) != len(classes):
-        raise InputError(
-            path, f"tells {len(found[1])} classes apart, not {len(classes)}", OWN_TABLE
-        )
+        raise InputError(path, f"has {len(found[1])} classes, not {len(classes)}", OWN_TABLE)
     for number, (theirs, ours) in enumerate(zip(found[1], classes, strict=True)):
         if theirs != ours:
             raise InputError(

@@ -13,8 +13,8 @@ import pandas as pd
 import quicknat
 
 PACKAGES = (
-    "snakemake", "torch", "monai", "lightning-fabric", "torchio", "nibabel", "SimpleITK", "scipy",
-    "numpy", "pandas", "matplotlib",
+    "snakemake", "torch", "monai", "torchio", "nibabel", "SimpleITK", "scipy",
+    "numpy", "pandas", "pydantic", "matplotlib",
 )  # fmt: skip
 DEMOGRAPHICS = ("age", "sex", "handedness")  # columns of a BIDS participants.tsv
 FEWEST_SCANS = 5  # scans below which a percentile says nothing

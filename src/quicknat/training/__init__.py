@@ -1,1 +1,1 @@
-"""The training of one view's network, which may be interrupted at any moment."""
+"""Training of one view's network, which may be interrupted at any moment."""

@@ -15,6 +15,7 @@ import torch
 
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
+from quicknat.old_settings import current_settings
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def save_state(folder: str | Path, name: str, fingerprint: dict, state: dict) ->
 
 
 def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
-    """The latest undamaged state in `folder`, on the CPU; None where there is none.
+    """Return the latest undamaged state in `folder`, on the CPU; None where there is none.
 
     Raises:
         InputError: that state comes from a training with another fingerprint, or all are damaged.
@@ -48,7 +49,7 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
             saved = json.loads(record.read_text())
             if sha256(path) != saved["sha256"]:
                 raise ValueError("its checksum is wrong")
-            changes = differences(saved["fingerprint"], fingerprint)
+            changes = differences(current_settings(saved["fingerprint"], record), fingerprint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: ignored, since it is damaged (%s)", path, error)
             continue
@@ -69,14 +70,14 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
 
 
 def remove_states(folder: str | Path) -> None:
-    """Remove a finished training's folder; killed meanwhile, what is left can be gone on from."""
+    """Remove a finished training's folder; after a kill meanwhile, what is left can be resumed."""
     for record in sorted(Path(folder).glob("*.json")):  # the latest last
         record.unlink()
     shutil.rmtree(folder)
 
 
 def differences(old: dict, new: dict, shown: int = 5) -> list[str]:
-    """What differs between two fingerprints, in words; each maps a part to a dict of values."""
+    """Return what differs between two fingerprints in words; each maps parts to dicts of values."""
     changes = []
     for part in sorted(old.keys() | new.keys()):
         before, after = old.get(part, {}), new.get(part, {})

@@ -1,16 +1,18 @@
-"""View stacks as torch datasets, their augmentation, and the order in which they are seen.
+"""View stacks as torch datasets, their augmentation, their order, and the workers that load them.
 
 Nothing here has a random state that advances: what is drawn depends on the seed, the epoch and the
-slice alone. So a training that goes on in the middle of an epoch, in another number of loader
-processes, sees exactly what it would have seen.
+slice alone. So a training that resumes in the middle of an epoch, with another number of workers,
+sees exactly what it would have seen.
 """
 
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +25,14 @@ from monai.transforms import (
     RandScaleIntensityd,
 )
 from monai.utils import convert_to_tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from quicknat.errors import InputError
 from quicknat.images.slices import open_stack
 from quicknat.images.training_stats import ScanStatistics, describe_scan
 from quicknat.synthesis.tissue_table import tissue_table
 
+MAX_WORKERS = 8  # more cost memory and start-up time
 AGAIN = "slice all scans again with one label table and size"
 
 
@@ -65,7 +68,7 @@ class SliceDataset(Dataset):
     """All slices of several memory-mapped view stacks.
 
     With a `stride`, every so many-th slice of a scan only. With `swapped`, what each class becomes
-    in a mirror, a half of the items at random is mirrored left–right. Each item is a dict:
+    when left and right change places, half of the items at random are flipped. Each item is a dict:
     ``image`` float32 (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``;
     with a transform, ``k // len`` is the epoch it is augmented for.
 
@@ -157,22 +160,76 @@ class SliceDataset(Dataset):
 class EpochBatches(Sampler[list[int]]):
     """Shuffled batches of one epoch, as item numbers of a :class:`SliceDataset`.
 
-    Several processes take every `world`-th slice each of a batch `world` times as large. Set
-    `epoch` before each pass, and `start` to leave out the first batches of it.
+    Set `epoch` before each pass, and `start` to leave out the first batches of it.
     """
 
-    def __init__(
-        self, n_slices: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
-    ) -> None:
-        self.n_slices, self.seed, self.rank, self.world = n_slices, seed, rank, world
-        self.together = batch_size * world
+    def __init__(self, n_slices: int, batch_size: int, seed: int) -> None:
+        self.n_slices, self.batch_size, self.seed = n_slices, batch_size, seed
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
-        return max(1, self.n_slices // self.together)  # what is left over waits for the next epoch
+        return max(1, self.n_slices // self.batch_size)  # the rest waits for the next epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_slices)
-        order = np.resize(order, len(self) * self.together)  # repeats a set too small for one batch
-        for batch in order.reshape(len(self), -1)[self.start :, self.rank :: self.world]:
+        order = np.resize(order, len(self) * self.batch_size)  # repeats a set smaller than a batch
+        for batch in order.reshape(len(self), -1)[self.start :]:
             yield (self.epoch * self.n_slices + batch).tolist()
+
+
+class Loader:
+    """Batches of a dataset on a device, loaded by worker processes.
+
+    Args:
+        slices: a dataset whose items are dicts of tensors.
+        device: where the batches go.
+        workers: processes; 0: this one loads.
+        how: how batches are formed, keywords of :class:`torch.utils.data.DataLoader`.
+    """
+
+    def __init__(self, slices: Dataset, device: torch.device, workers: int, **how: Any) -> None:
+        self.device = device
+        self.loader: DataLoader = DataLoader(
+            slices,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=outlive_termination,
+            **how,
+        )
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for batch in self.loader:
+            yield {key: part.to(self.device, non_blocking=True) for key, part in batch.items()}
+
+    def end(self) -> None:
+        """End the workers; the interpreter would ask them by SIGTERM, and wait."""
+        iterator: Any = self.loader._iterator  # nothing here has a public name
+        if iterator:
+            iterator._shutdown_workers()
+            for worker in iterator._workers:  # one that still waits for a disk
+                worker.kill()
+
+
+def outlive_termination(worker: int) -> None:
+    """Begin a worker: a SIGTERM that a scheduler sends to all of a job does not end it.
+
+    The training that it serves gets the same signal, has yet to save its state, and ends its
+    workers itself.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def share_threads(threads: int, workers: int | None) -> int:
+    """Give torch the job's CPU threads that no worker needs; return how many workers to use.
+
+    Threads beyond the job's own are ruinous where jobs run side by side.
+
+    Args:
+        threads: of the job.
+        workers: as the settings have it; None: as many as suit the device.
+    """
+    if workers is None:  # a GPU leaves the CPU to the workers; a CPU does all in turn
+        workers = min(threads - 1, MAX_WORKERS) if torch.cuda.is_available() else 0
+    torch.set_num_threads(max(1, threads - workers))
+    return workers

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning_fabric
-import monai
 import pandas as pd
-import torch
 
 import quicknat
 from quicknat.files import written_whole
-from quicknat.model.losses import CombinedLoss
-from quicknat.model.weights import save_weights
 from quicknat.reruns import GRID_FORMAT
-from quicknat.training.plan import Plan
-from quicknat.training.trained import MODEL_FILES
+
+if TYPE_CHECKING:  # torch is slow to import, and the workflow wants no more than the names
+    import torch
+
+    from quicknat.model.losses import CombinedLoss
+    from quicknat.training.plan import Plan
+
+MODEL_FILES = ("model.safetensors", "model.json", "history.tsv")
 
 
 def write_model(
@@ -37,14 +39,16 @@ def write_model(
         history: one row per epoch.
         facts: what only the training knows, such as its best epoch and the device.
     """
+    from quicknat.model.weights import save_weights
+
     description = {
         "view": plan.view,
         "protocol": plan.protocol,
         "classes": plan.classes,
         "slice_shape": list(plan.slice_shape),
         "grid_format": GRID_FORMAT,
-        "network": {"n_classes": len(plan.classes), **plan.fingerprint["network"]},
-        "training": {k: v for k, v in asdict(plan.settings).items() if k != "network"},
+        "network": {"n_classes": len(plan.classes), **plan.settings.network.model_dump()},
+        "training": plan.settings.model_dump(exclude={"network"}),
         "class_counts": plan.counts.tolist(),
         "population": plan.population,
         "class_weights": loss.weights.cpu().numpy().round(4).tolist(),
@@ -58,9 +62,7 @@ def write_model(
         "versions": {
             "quicknat": quicknat.__version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "monai": monai.__version__,
-            "lightning-fabric": lightning_fabric.__version__,
+            **{package: version(package) for package in ("torch", "monai", "pydantic")},
         },
     }
     with written_whole(*(plan.output / name for name in MODEL_FILES)) as (model, sidecar, table):

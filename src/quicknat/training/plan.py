@@ -1,33 +1,45 @@
-"""What a training is to do, checked and measured before anything expensive starts."""
+"""What a training is to do: its data measured, a warm start decided, before it costs anything."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from quicknat.config import TrainingSettings
 from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
 from quicknat.images.training_stats import summarise
+from quicknat.old_settings import current_settings
 from quicknat.reruns import RUNTIME_ONLY
 from quicknat.training.data import SliceDataset
-from quicknat.training.optimizers import TrainingSettings
-from quicknat.training.warm_start import WarmStart, obstacle
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that a training needs to know; travels to its processes.
+class WarmStart:
+    """A view's weights in a model folder (``{view}.safetensors``), and how many epochs from there.
 
-    ``tissues`` are the stacks that images are painted from, ``train`` those that hold images.
-    ``swapped``: what each class becomes in a mirror, if slices are to be mirrored.
+    The folder's ``bundle.json`` says what they were trained on. It need not exist yet.
+    """
+
+    weights: Path
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a training needs to know.
+
+    ``tissues`` are the stacks that images are synthesized from, ``train`` those that hold images.
+    ``swapped``: what each class becomes when left and right change places, if slices are flipped.
     ``initial`` are the weights that it starts from, None for random ones. ``warm_start``: None, or
     the ``sha256`` of the present model that these belong to, and how many epochs this training
     would have had without (``stage_epochs``).
@@ -67,7 +79,7 @@ def make_plan(
     warm_start: WarmStart | None = None,
     tissues: Sequence[str | Path] = (),
 ) -> Plan:
-    """Check and measure the data, before anything expensive; see :func:`train_view`."""
+    """Return the plan of a training; arguments and errors are those of :func:`train_view`."""
     if not train and not tissues:
         raise InputError(
             "training set", f"no scans to train the {view} view on", "add rows with split=train"
@@ -82,11 +94,9 @@ def make_plan(
         )  # fmt: skip
     scans, training_sums = training.survey(len(names))
     _, validation_sums = validating.survey(len(names))
-    values = asdict(settings)
-    network = values.pop("network")
     fingerprint = {
-        "setting": {key: value for key, value in values.items() if key not in RUNTIME_ONLY},
-        "network": network,
+        "setting": settings.model_dump(exclude=RUNTIME_ONLY | {"network"}),
+        "network": settings.network.model_dump(),
         "protocol": {"classes": names},
         "training scan": training_sums,
         "validation scan": validation_sums,
@@ -94,12 +104,12 @@ def make_plan(
     }
     fingerprint = json.loads(json.dumps(fingerprint))  # as it will be read back
     warm = None
-    if warm_start and (reason := obstacle(warm_start, view, settings, fingerprint)):
+    if warm_start and (reason := incompatibility(warm_start, view, fingerprint)):
         log.info("%s: no warm start, since %s; training as configured", view, reason)
     elif warm_start:
         initial, epochs = warm_start.weights, warm_start.epochs
         warm = {"sha256": sha256(initial), "stage_epochs": settings.epochs}
-        settings = replace(settings, epochs=epochs)
+        settings = settings.model_copy(update={"epochs": epochs})
         fingerprint["setting"]["epochs"] = epochs
         fingerprint["initial"]["warm start"] = warm["sha256"]
         log.info("%s: warm start from %s, %d epoch(s) on", view, initial, epochs)
@@ -120,5 +130,49 @@ def make_plan(
         warm_start=warm,
         tissues=[str(path) for path in tissues],
         # a sagittal slice has but one side
-        swapped=protocol.swapped if settings.mirror and view != "sagittal" else None,
+        swapped=protocol.swapped if settings.flip and view != "sagittal" else None,
     )
+
+
+def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any]) -> str:
+    """Return why a training cannot start from these weights; "" where it can.
+
+    It can where nothing but new training or validation scans separates it from the training that
+    made them: with anything else changed, the weights know what no longer holds.
+
+    Args:
+        fingerprint: of a training from the stage's usual start, see :func:`make_plan`.
+    """
+    folder = start.weights.parent
+    if not start.weights.exists() or not (folder / "bundle.json").exists():
+        return f"{folder} holds no finished model"
+    try:
+        entry = json.loads((folder / "bundle.json").read_text())["views"][view]
+        if entry["sha256"] != sha256(start.weights):
+            return f"{start.weights} has changed since the model was made"
+        then = current_settings(entry["training"], folder / "bundle.json")
+        network = current_settings(entry["network"], folder / "bundle.json")
+        data = {part: entry["data"][part] for part in ("training scan", "validation scan")}
+        epochs = (entry["warm_start"] or {}).get("stage_epochs", then["epochs"])
+        initial, classes = entry["initial_sha256"], entry["classes"]
+        network.pop("n_classes")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{folder / 'bundle.json'} does not say enough about the model ({error!r})"
+    except InputError as error:
+        return error.problem
+    if classes != fingerprint["protocol"]["classes"]:
+        return "it has other classes"
+    if network != fingerprint["network"]:
+        return "the network has changed"
+    now, then = fingerprint["setting"], then | {"epochs": epochs}
+    for key in sorted(now.keys() | then.keys() - RUNTIME_ONLY):
+        if now.get(key) != then.get(key):
+            return f"setting {key} was {then.get(key)}, is {now.get(key)}"
+    if initial != fingerprint["initial"]["weights"]:
+        return "the weights to fine-tune have changed"
+    for name, checksum in data["training scan"].items():
+        if fingerprint["training scan"].get(name) != checksum:
+            return f"training scan {name} has changed or is gone"
+    if all(fingerprint[part].keys() <= data[part].keys() for part in data):
+        return "no scan is new"
+    return ""

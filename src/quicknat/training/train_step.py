@@ -1,111 +1,212 @@
-"""A network with its loss, optimiser and learning rate: one step at a time."""
+"""One training step of a network: device, precision, loss, optimizer, learning rate; validation."""
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from quicknat.config import TrainingSettings
+from quicknat.hardware import computes_in_bfloat16
+from quicknat.images.slices import VIEWS
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
-from quicknat.model.network import QuickNAT
+from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights
 from quicknat.synthesis.synthesize import synthesize_batch
-from quicknat.training.devices import compiles
-from quicknat.training.optimizers import learning_rate_factor, make_optimizer
+from quicknat.training.history import duration
 from quicknat.training.plan import Plan
+
+log = logging.getLogger(__name__)
+
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+NOT_COMPILED = "the network cannot be compiled here"
+REMEDY = "Install a C++ compiler (g++), or set 'compile: false' under 'training'"
+
+
+def choose_device(view: str) -> torch.device:
+    """Return the CPU, or a GPU: another one for each view where there are several."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", VIEWS.index(view) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_precision(wanted: str) -> str:
+    """Return `wanted`, or for ``auto`` bf16 where the hardware computes in it, else fp32."""
+    if wanted != "auto":
+        return wanted
+    return "bf16-mixed" if computes_in_bfloat16(torch.cuda.is_available()) else "32-true"
+
+
+def make_optimizer(network: QuickNAT, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Return SGD with momentum as in the paper, or AdamW, which short trainings need."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), lr=rate, momentum=settings.momentum, weight_decay=decay
+        )
+    return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+
+
+def learning_rate_factor(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
+    """Return the factor on the initial learning rate at an optimizer step.
+
+    SGD: the paper's, divided by ten every `lr_step_epochs` epochs. AdamW: linear warm-up over the
+    fraction `warmup` of all steps, then polynomial decay (power 0.9) to zero.
+    """
+    if settings.optimizer == "sgd":
+        return 0.1 ** (step // steps_per_epoch // settings.lr_step_epochs)
+    total = settings.epochs * steps_per_epoch
+    warm = max(1, round(settings.warmup * total))
+    if step < warm:
+        return (step + 1) / warm
+    return max(0.0, 1 - (step - warm) / max(1, total - warm)) ** 0.9
 
 
 class TrainStep:
-    """What learns: everything that a training step changes.
+    """A network and everything that a training step changes.
 
     Args:
-        fabric: device, arithmetic, and the processes that train together.
         plan: the training.
         steps_per_epoch: batches of an epoch, for the learning rate.
     """
 
-    def __init__(self, fabric: Fabric, plan: Plan, steps_per_epoch: int) -> None:
-        settings = plan.settings
-        self.fabric, self.settings, self.slice_shape = fabric, settings, plan.slice_shape
+    def __init__(self, plan: Plan, steps_per_epoch: int) -> None:
+        self.settings = settings = plan.settings
+        self.slice_shape, self.steps_per_epoch = plan.slice_shape, steps_per_epoch
+        self.device = choose_device(plan.view)
         torch.manual_seed(settings.seed)
-        network = QuickNAT(len(plan.classes), settings.network)
+        network = QuickNAT(len(plan.classes), NetworkSettings(**settings.network.model_dump()))
         if plan.initial:
             load_weights(network, plan.initial, plan.view, plan.classes)
         # torch takes that for modules too, but says so in no type
         self.network: QuickNAT = network.to(  # type: ignore[call-overload]
-            memory_format=torch.channels_last
+            self.device, memory_format=torch.channels_last
         )
-        compiled: Any = torch.compile(network, dynamic=False) if settings.compile else network
-        self.model, self.optimizer = fabric.setup(compiled, make_optimizer(network, settings))
+        self.model: Any = torch.compile(network, dynamic=False) if settings.compile else network
+        self.optimizer = make_optimizer(network, settings)
+        self.scheduler = LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, steps_per_epoch, settings)
+        )
+        precision = choose_precision(settings.precision)
+        self.dtype = AUTOCAST.get(precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "16-mixed")
         power, cap = settings.class_weight_power, settings.class_weight_cap
         self.loss = CombinedLoss(
             class_weights(plan.counts, power, cap),
             edge_weight(plan.counts, power, cap),
-            settings.dice_over,
-        ).to(fabric.device)
-        self.updates = -(-steps_per_epoch // settings.accumulate)
-        self.scheduler = LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, self.updates, settings)
-        )
+            settings.dice_reduction,
+        ).to(self.device)
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate at the start of an epoch, counted from 1."""
-        factor = learning_rate_factor((epoch - 1) * self.updates, self.updates, self.settings)
-        return self.settings.learning_rate * factor
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits (N, C, H, W) of slices (N, 1, H, W), computed in the precision."""
+        if self.dtype is None:
+            return self.model(image)
+        with torch.autocast(self.device.type, self.dtype):
+            return self.model(image.to(self.dtype))
 
-    def compile(self) -> bool:
-        """Compile now rather than in the first step; False where that does not work."""
-        shape = (self.settings.batch_size, 1, *self.slice_shape)
-        image = torch.rand(shape, device=self.fabric.device)
-        return compiles(self.fabric, self.model, self.optimizer, image)
-
-    def step(self, batch: dict[str, Tensor], position: tuple[int, ...], update: bool) -> Tensor:
-        """Learn from one batch; returns its weighted cross-entropy and Dice loss, float32 (2,).
+    def step(self, batch: dict[str, Tensor], position: tuple[int, ...]) -> Tensor:
+        """Train on one batch; return its weighted cross-entropy and Dice loss, float32 (2,).
 
         Args:
             batch: ``image`` (N, 1, H, W) and ``labels`` (N, H, W); with ``tissues`` as well, what
                 :func:`quicknat.synthesis.synthesize.synthesize_batch` takes.
-            position: numbers that painting and dropout are seeded with, besides the settings' seed.
-            update: change the weights, with the gradients of all batches since the last update.
+            position: numbers that synthesis and dropout are seeded with, besides the settings'
+                seed.
         """
-        draw = np.random.SeedSequence((self.settings.seed, *position)).generate_state(1)[0]
-        torch.manual_seed(int(draw))
+        # the 0 was a process's rank; without it trainings would not be what they were
+        key = (self.settings.seed, *position, 0)
+        draw = int(np.random.SeedSequence(key).generate_state(1)[0])
+        torch.manual_seed(draw)
         image, labels = batch["image"], batch["labels"]
         if "tissues" in batch:
-            image, labels = synthesize_batch(batch, int(draw))
-        with self.fabric.no_backward_sync(self.model, enabled=not update):
-            losses = torch.stack(self.loss(self.model(image), labels))
-            self.fabric.backward(losses.sum() / self.settings.accumulate)
-        if update:
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scheduler.step()
+            image, labels = synthesize_batch(batch, draw)
+        losses = torch.stack(self.loss(self.forward(image), labels))
+        self.scaler.scale(losses.sum()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
         return losses.detach()
 
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate at the start of an epoch, counted from 1."""
+        first = (epoch - 1) * self.steps_per_epoch
+        factor = learning_rate_factor(first, self.steps_per_epoch, self.settings)
+        return self.settings.learning_rate * factor
+
     def finite(self) -> Tensor:
-        """Whether no weight has become infinite or no number, bool ()."""
+        """Return whether every weight is a finite number, bool ()."""
         return (
             torch.stack([weight.detach().sum() for weight in self.network.parameters()])
             .isfinite()
             .all()
         )
 
+    def compile(self) -> bool:
+        """Compile the network on a trial batch, which changes nothing; False where that fails."""
+        shape = (self.settings.batch_size, 1, *self.slice_shape)
+        image = torch.rand(shape, device=self.device)
+        state = {key: value.clone() for key, value in self.network.state_dict().items()}
+        start = time.perf_counter()
+        log.info("compiling the network, which takes a minute or two")
+        try:
+            self.forward(image).float().mean().backward()
+        except Exception as error:  # a missing C++ compiler, for one; there are many kinds
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            log.warning("%s (%s); training goes on, slower. %s", NOT_COMPILED, reason, REMEDY)
+            return False
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.network.load_state_dict(state)  # batch norm gathered statistics
+        log.info("compiled in %s", duration(time.perf_counter() - start))
+        return True
+
     def state_dict(self) -> dict:
-        """All that later steps depend on."""
+        """Return all that later steps depend on."""
         return {
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "scaler": self.fabric.strategy.precision.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go back to what :meth:`state_dict` gave."""
+        """Go back to what :meth:`state_dict` returned."""
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+@torch.no_grad()
+def validate(
+    train_step: TrainStep, batches: Iterable[dict[str, Tensor]], n_classes: int
+) -> tuple[float, np.ndarray]:
+    """Return the mean loss and the Dice per class over all slices together.
+
+    Returns:
+        The loss, and float (C,) Dice; NaN for a class that is in neither map.
+    """
+    # pixels per class: right, predicted, true; then the sum of the losses and their number
+    sums = torch.zeros(3 * n_classes + 2, dtype=torch.float64, device=train_step.device)
+    for batch in batches:
+        logits, labels = train_step.forward(batch["image"]), batch["labels"].long()
+        predicted = logits.argmax(dim=1)
+        maps = labels[predicted == labels], predicted, labels
+        counts = [torch.bincount(pixels.flatten(), minlength=n_classes) for pixels in maps]
+        slices = torch.tensor(len(labels), device=train_step.device)
+        loss = sum(train_step.loss(logits, labels)) * slices
+        sums += torch.cat([*counts, torch.stack((loss, slices))])
+    *pixels, total, number = sums.cpu().numpy()
+    right, predicted, true = np.reshape(pixels, (3, n_classes))
+    size = predicted + true
+    dice = np.divide(2 * right, size, out=np.full(n_classes, np.nan), where=size > 0)
+    return float(total / number), dice

@@ -1,45 +1,91 @@
-"""The training of one view, from a saved state or the start, to the files of its model."""
+"""The training of one view (Roy et al. 2019, sections 2.3 and 3.2), from start to model files."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import time
-from contextlib import ExitStack, nullcontext
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from lightning_fabric import Fabric
-from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from quicknat.errors import InputError, Interrupted
-from quicknat.hardware import device_name
+from quicknat.config import TrainingSettings
+from quicknat.errors import InputError, Interrupted, explained
+from quicknat.hardware import device_name, keep_freed_memory
+from quicknat.images.labels import Protocol
 from quicknat.progress import no_bar
+from quicknat.training import history
 from quicknat.training.checkpoint import load_state, remove_states, save_state
-from quicknat.training.data import EpochBatches, SliceDataset, augmentation
-from quicknat.training.devices import choose_precision, share_threads
-from quicknat.training.history import (
-    OVERFITTING,
-    describe_epoch,
-    duration,
-    overfits,
-    training_row,
-    validation_row,
-)
+from quicknat.training.data import EpochBatches, Loader, SliceDataset, augmentation, share_threads
 from quicknat.training.model_files import write_model
-from quicknat.training.plan import Plan
-from quicknat.training.signals import outlive_termination, stop_flag
-from quicknat.training.train_step import TrainStep
-from quicknat.training.validation import validate
+from quicknat.training.plan import Plan, WarmStart, make_plan
+from quicknat.training.train_step import TrainStep, choose_precision, validate
 
 log = logging.getLogger(__name__)
 
 CHECK_STEPS = 10  # looking at the loss makes a GPU wait, so not at every step
 LOG_SECONDS = 60
 POSITION = ("epoch", "step", "elapsed", "waited", "history", "best")  # all saved as it is
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # of schedulers, and of Ctrl-C
+
+
+def train_view(
+    view: str,
+    protocol: Protocol,
+    train: Sequence[str | Path],
+    validation: Sequence[str | Path],
+    settings: TrainingSettings,
+    output: str | Path,
+    initial: str | Path | None = None,
+    threads: int = 1,
+    warm_start: WarmStart | None = None,
+    tissues: Sequence[str | Path] = (),
+) -> None:
+    """Train one view and write ``model.safetensors``, ``model.json``, ``history.tsv``.
+
+    The weights kept are those of the epoch with the best mean validation Dice over the structures;
+    without validation scans, those of the last epoch. TensorBoard logs go to ``tensorboard/``.
+
+    While it runs, ``state/`` holds what is needed to resume after an end of any kind: called again
+    with the same arguments, the training continues, and on a CPU its weights are bitwise identical
+    to those of an uninterrupted one.
+
+    Args:
+        view: ``coronal``, ``axial`` or ``sagittal``.
+        protocol: gives the classes.
+        train, validation: view stacks (``.npy``) of that view.
+        settings: network and schedule.
+        output: folder of the model.
+        initial: weights to start from (safetensors), for fine-tuning.
+        threads: CPU threads for torch and its data loading.
+        warm_start: the present model; where only scans are new, the training starts from it and is
+            short. The log says whether, and if not why.
+        tissues: view stacks to train on too, whose images are synthesized while training, see
+            :mod:`quicknat.synthesis.synthesize`.
+
+    Raises:
+        InputError: no training slices, stacks of another shape, a loss that is not finite, a
+            saved state of another training, full memory, or a worker that was killed.
+        Interrupted: SIGTERM, SIGUSR1 or SIGINT came; the state is saved.
+    """
+    plan = make_plan(
+        view, protocol, train, validation, settings, output, initial, threads, warm_start, tissues
+    )
+    keep_freed_memory()
+    torch.backends.cudnn.benchmark = True  # all slices have one shape
+    torch.set_float32_matmul_precision("high")
+    try:
+        Trainer(plan).run()
+    except (MemoryError, OSError, RuntimeError) as error:
+        if message := explained(error, plan.output):
+            raise message from error
+        raise
 
 
 class Trainer:
@@ -49,221 +95,112 @@ class Trainer:
     (see also ``data.py``), so the position stands for every random state.
     """
 
-    def __init__(self, fabric: Fabric, plan: Plan) -> None:
-        self.fabric, self.plan, self.settings = fabric, plan, plan.settings
-        workers = share_threads(plan.threads, plan.settings)
-        self.batches, self.loader, self.validation_loader = self._loaders(workers)
-        self.train_step = TrainStep(fabric, plan, len(self.batches))
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.settings = plan, plan.settings
+        self.view, self.stop_requested = plan.view, False
+        workers = share_threads(plan.threads, plan.settings.workers)
+        transform = augmentation(plan.slice_shape[0]) if self.settings.augment else None
+        seed, stride = self.settings.seed, self.settings.slice_stride
+        slices = SliceDataset(plan.train, transform, seed, stride, plan.tissues, plan.swapped)
+        self.batches = EpochBatches(len(slices), self.settings.batch_size, seed)
+        self.train_step = TrainStep(plan, len(self.batches))
+        self.device = self.train_step.device
+        self.loader = Loader(slices, self.device, workers, batch_sampler=self.batches)
+        self.validation = None
+        if plan.validation:
+            slices, size = SliceDataset(plan.validation), self.settings.batch_size
+            self.validation = Loader(slices, self.device, workers, batch_size=size)
         self.epoch, self.step, self.elapsed, self.waited = 1, 0, 0.0, 0.0
-        self.sums = torch.zeros(2, device=fabric.device)  # of the epoch's losses, this process's
+        self.sums = torch.zeros(2, device=self.device)  # of the epoch's losses
         self.history: list[dict] = []
         self.best: dict[str, Any] = {"score": -1.0, "epoch": 0, "weights": {}}
         self._restore()
         log.info(
             "%s: %d parameters; %d slices of %d scans to train on, %d scans to validate on; "
-            "%s, %s, %d process(es) of %d thread(s) and %d for loading",
-            plan.view, sum(p.numel() for p in self.train_step.network.parameters()),
+            "%s, %s, %d thread(s) and %d worker(s)",
+            self.view, sum(p.numel() for p in self.train_step.network.parameters()),
             self.batches.n_slices, len(plan.train) + len(plan.tissues), len(plan.validation),
-            fabric.device,
-            choose_precision(plan.settings.precision), fabric.world_size,
-            torch.get_num_threads(), workers,
+            self.device, choose_precision(self.settings.precision), torch.get_num_threads(),
+            workers,
         )  # fmt: skip
-        self.compiled = plan.settings.compile and self.train_step.compile()
-
-    def _loaders(self, workers: int) -> tuple[EpochBatches, Any, Any]:
-        fabric, plan, settings = self.fabric, self.plan, self.settings
-        rank, world = fabric.global_rank, fabric.world_size
-        transform = augmentation(plan.slice_shape[0]) if settings.augment else None
-        slices = SliceDataset(
-            plan.train, transform, settings.seed, settings.slice_stride, plan.tissues, plan.swapped
-        )
-        batches = EpochBatches(len(slices), settings.batch_size, settings.seed, rank, world)
-        common: dict[str, Any] = {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "pin_memory": fabric.device.type == "cuda",
-            "worker_init_fn": outlive_termination,
-        }
-        loader = DataLoader(slices, batch_sampler=batches, **common)
-        training = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-        if not plan.validation:
-            return batches, training, None
-        slices = SliceDataset(plan.validation)
-        mine = Subset(slices, range(rank, len(slices), world))
-        loader = DataLoader(mine, settings.batch_size, **common)
-        validation = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-        return batches, training, validation
-
-    def _end_loaders(self) -> None:
-        """End the loader processes; the interpreter would ask them by SIGTERM, and wait."""
-        for loader in filter(None, (self.loader, self.validation_loader)):
-            if iterator := loader._dataloader._iterator:  # neither has a public name
-                iterator._shutdown_workers()
-                for worker in iterator._workers:  # one that still waits for a disk
-                    worker.kill()
-
-    def _restore(self) -> None:
-        state = load_state(self.plan.state_folder, self.plan.fingerprint)
-        if state is None:
-            return
-        for name in POSITION:
-            setattr(self, name, state[name])
-        if self.fabric.is_global_zero:  # the sum over all processes is one process's from here on
-            self.sums = state["sums"].to(self.fabric.device)
-        self.train_step.load_state_dict(state["train_step"])
-        log.info(
-            "%s: going on in epoch %d after %d of its %d steps", self.plan.view, self.epoch,
-            self.step, len(self.batches),
-        )  # fmt: skip
-
-    def _save(self) -> None:
-        self._check_finite()
-        sums = self._reduced(self.sums.clone(), "sum").cpu()  # it adds in place
-        if self.fabric.is_global_zero:
-            name = f"{self.epoch:05d}-{self.step:07d}"
-            state = {key: getattr(self, key) for key in POSITION}
-            state |= {"sums": sums, "train_step": self.train_step.state_dict()}
-            save_state(self.plan.state_folder, name, self.plan.fingerprint, state)
-        self.saved = time.monotonic()
-
-    def _reduced(self, values: torch.Tensor, way: str) -> torch.Tensor:
-        """Sum or mean over the processes; Fabric's type allows whole collections of tensors."""
-        return cast(torch.Tensor, self.fabric.all_reduce(values, reduce_op=way))
-
-    def _agreed(self, *wishes: bool) -> list[bool]:
-        """Whether any of the processes wants it, so that all of them do the same."""
-        if self.fabric.world_size == 1:
-            return list(wishes)
-        votes = torch.tensor(wishes, dtype=torch.float32, device=self.fabric.device)
-        return (self._reduced(votes, "sum") > 0).tolist()
-
-    def _interrupt(self) -> None:
-        raise Interrupted(
-            f"{self.plan.view}: stopped in epoch {self.epoch} after step {self.step} by a signal; "
-            "the same command goes on from there"
-        )
+        self.compiled = self.settings.compile and self.train_step.compile()
 
     def run(self) -> None:
         """Train until the last epoch, or until patience ends, and write the model."""
-        epochs, patience = self.settings.epochs, self.settings.patience
         tensorboard = self.plan.output / "tensorboard"
         with ExitStack() as stack:
-            stack.callback(self._end_loaders)
-            self.stop = stack.enter_context(stop_flag())
+            for loader in filter(None, (self.loader, self.validation)):
+                stack.callback(loader.end)
+            stack.enter_context(self._signals())
             if not self.compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            board = None
-            if self.fabric.is_global_zero:
-                if not self.history:  # curves of an earlier training
-                    shutil.rmtree(tensorboard, ignore_errors=True)
-                board = stack.enter_context(SummaryWriter(tensorboard, purge_step=self.epoch))
+            if not self.history:  # curves of an earlier training
+                shutil.rmtree(tensorboard, ignore_errors=True)
+            board = stack.enter_context(SummaryWriter(tensorboard, purge_step=self.epoch))
             self.saved = time.monotonic()
-            while self.epoch <= epochs:
-                if (
-                    self.validation_loader
-                    and patience
-                    and self.epoch - 1 - self.best["epoch"] >= patience
-                ):
-                    log.info("%s: no better for %d epochs, so it ends", self.plan.view, patience)
-                    break
+            while self.epoch <= self.settings.epochs and not self._out_of_patience():
                 self._train_epoch()
                 self._end_epoch(board)
-        if self.fabric.is_global_zero:
-            facts = {
-                "best_epoch": self.best["epoch"],
-                "best_val_dice": self.best["score"] if self.validation_loader else None,
-                "device": str(self.fabric.device),
-                "device_name": device_name(self.fabric.device),
-                "precision": choose_precision(self.settings.precision),
-                "compiled": self.compiled,
-            }
-            write_model(self.plan, self.train_step.loss, self.best["weights"], self.history, facts)
-            remove_states(self.plan.state_folder)
-            log.info(
-                "%s: kept epoch %d; wrote %s", self.plan.view, self.best["epoch"], self.plan.output
-            )
+        facts = {
+            "best_epoch": self.best["epoch"],
+            "best_val_dice": self.best["score"] if self.validation else None,
+            "device": str(self.device),
+            "device_name": device_name(self.device),
+            "precision": choose_precision(self.settings.precision),
+            "compiled": self.compiled,
+        }
+        write_model(self.plan, self.train_step.loss, self.best["weights"], self.history, facts)
+        remove_states(self.plan.state_folder)
+        log.info("%s: kept epoch %d; wrote %s", self.view, self.best["epoch"], self.plan.output)
 
     def _train_epoch(self) -> None:
-        """What is left of one pass over the training slices."""
+        """Train on what is left of one pass over the training slices."""
         settings, total = self.settings, len(self.batches)
         self.train_step.model.train()
         self.batches.epoch, self.batches.start = self.epoch, self.step
         bar = tqdm(
-            desc=f"{self.plan.view} {self.epoch}/{settings.epochs}", total=total, unit="batch",
-            initial=self.step, disable=no_bar() if self.fabric.is_global_zero else True,
+            desc=f"{self.view} {self.epoch}/{settings.epochs}", total=total, unit="batch",
+            initial=self.step, disable=no_bar(),
         )  # fmt: skip
-        told = clock = time.perf_counter()
+        logged = clock = time.perf_counter()
         loader = iter(self.loader)
         while self.step < total:
             batch = next(loader)
             self.waited += time.perf_counter() - clock
-            update = (self.step + 1) % settings.accumulate == 0 or self.step + 1 == total
-            position = self.epoch, self.step, self.fabric.global_rank
-            self.sums += self.train_step.step(batch, position, update)
+            self.sums += self.train_step.step(batch, (self.epoch, self.step))
             self.step += 1
             bar.update()
             if self.step % CHECK_STEPS == 0 or self.step == total:
                 self._check_finite()
             now = time.perf_counter()
             self.elapsed, clock = self.elapsed + now - clock, now
-            if now - told > LOG_SECONDS and bar.disable:
-                told = now
-                self._tell_progress()
-            if update:  # between updates there are gradients that no state holds
-                late = time.monotonic() - self.saved > 60 * settings.checkpoint_minutes
-                stop, late = self._agreed(self.stop.requested, late)
-                if stop or late:
-                    self._save()
-                if stop:
-                    self._interrupt()
-                clock = time.perf_counter()
+            if now - logged > LOG_SECONDS and bar.disable:
+                logged = now
+                self._log_progress()
+            late = time.monotonic() - self.saved > 60 * settings.checkpoint_minutes
+            if self.stop_requested or late:
+                self._save()
+            if self.stop_requested:
+                self._interrupt()
+            clock = time.perf_counter()
         bar.close()
 
-    def _check_finite(self) -> None:
-        """End before numbers that are none can reach the saved state."""
-        if not self._agreed(not (self.sums.isfinite().all() & self.train_step.finite()))[0]:
-            return
-        state = self.plan.state_folder
-        kept = any(state.glob("*.json")) if state.exists() else False
-        raise InputError(
-            f"{self.plan.view} epoch {self.epoch}",
-            f"the loss is not finite by step {self.step}",
-            "lower the learning rate and rerun"
-            + (f" (the state before this is kept; to start anew delete {state})" if kept else ""),
-        )
-
-    def _tell_progress(self) -> None:
-        speed = self.step / self.elapsed
-        left = self.settings.epochs * len(self.batches)
-        left -= (self.epoch - 1) * len(self.batches) + self.step
-        log.info(
-            "%s epoch %d/%d, step %d/%d: loss %.3f, %.1f slices/s, %s of training left",
-            self.plan.view, self.epoch, self.settings.epochs, self.step, len(self.batches),
-            self.sums.sum().item() / self.step, speed * self.batches.together,
-            duration(left / speed),
-        )  # fmt: skip
-
-    def _validate(self) -> tuple[float, np.ndarray]:
-        self.train_step.model.eval()
-        # what is compiled is the training step; validation would take as long to compile again
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-            return validate(
-                self.fabric, self.train_step.model, self.train_step.loss, self.validation_loader,
-                len(self.plan.classes),
-            )  # fmt: skip
-
-    def _end_epoch(self, board: SummaryWriter | None) -> None:
-        """Validate, remember the best weights, tell the user, save the state."""
+    def _end_epoch(self, board: SummaryWriter) -> None:
+        """Validate, keep the best weights, log, save the state."""
         start = time.perf_counter()
         self._save()  # so that an end during validation costs no more than that
-        losses = self._reduced(self.sums, "mean").cpu() / len(self.batches)
-        row = training_row(self.epoch, self.train_step.rate(self.epoch), *losses.tolist())
+        losses = self.sums.cpu() / len(self.batches)
+        row = history.training_row(self.epoch, self.train_step.rate(self.epoch), *losses.tolist())
         score = float(self.epoch)  # without validation scans the latest epoch is the best
-        if self.validation_loader:
-            row |= validation_row(*self._validate(), self.plan.classes)
+        if self.validation:
+            self.train_step.model.eval()
+            # what is compiled is the training step; validation would take as long to compile again
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                found = validate(self.train_step, self.validation, len(self.plan.classes))
+            row |= history.validation_row(*found, self.plan.classes)
             score = row["val_dice"]
         row["seconds"] = self.elapsed + time.perf_counter() - start
-        row["slices_per_second"] = len(self.batches) * self.batches.together / self.elapsed
+        row["slices_per_second"] = len(self.batches) * self.batches.batch_size / self.elapsed
         row["waiting"] = self.waited / self.elapsed
         self.history.append(row)
         if score > self.best["score"]:
@@ -271,14 +208,90 @@ class Trainer:
                 key: v.detach().clone() for key, v in self.train_step.network.state_dict().items()
             }
             self.best = {"score": score, "epoch": self.epoch, "weights": weights}
-        log.info("%s %s", self.plan.view, describe_epoch(self.history, self.settings.epochs))
-        if overfits(self.history) and not overfits(self.history[:-1]):
-            log.warning("%s: %s", self.plan.view, OVERFITTING)
-        if board:
-            for key, value in row.items():
-                board.add_scalar(key, value, self.epoch)
+        log.info("%s %s", self.view, history.describe_epoch(self.history, self.settings.epochs))
+        if history.overfits(self.history) and not history.overfits(self.history[:-1]):
+            log.warning("%s: %s", self.view, history.OVERFITTING)
+        for key, value in row.items():
+            board.add_scalar(key, value, self.epoch)
         self.epoch, self.step, self.elapsed, self.waited = self.epoch + 1, 0, 0.0, 0.0
         self.sums.zero_()
         self._save()
-        if self._agreed(self.stop.requested)[0] and self.epoch <= self.settings.epochs:
+        if self.stop_requested and self.epoch <= self.settings.epochs:
             self._interrupt()
+
+    def _restore(self) -> None:
+        """Resume from the saved state, if there is one."""
+        state = load_state(self.plan.state_folder, self.plan.fingerprint)
+        if state is None:
+            return
+        for name in POSITION:
+            setattr(self, name, state[name])
+        self.sums = state["sums"].to(self.device)
+        self.train_step.load_state_dict(state["train_step"])
+        log.info(
+            "%s: resuming in epoch %d after %d of its %d steps", self.view, self.epoch, self.step,
+            len(self.batches),
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        """Save the state, unless its numbers are not finite."""
+        self._check_finite()
+        state = {key: getattr(self, key) for key in POSITION}
+        state |= {"sums": self.sums.cpu(), "train_step": self.train_step.state_dict()}
+        name = f"{self.epoch:05d}-{self.step:07d}"
+        save_state(self.plan.state_folder, name, self.plan.fingerprint, state)
+        self.saved = time.monotonic()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note the signals that ask for an end, instead of ending where something would be lost."""
+
+        def request_stop(number: int, frame: object) -> None:
+            self.stop_requested = True
+
+        previous = {number: signal.signal(number, request_stop) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self) -> None:
+        raise Interrupted(
+            f"{self.view}: stopped in epoch {self.epoch} after step {self.step} by a signal; "
+            "the same command goes on from there"
+        )
+
+    def _out_of_patience(self) -> bool:
+        """Return whether the validation Dice has been no better for too many epochs."""
+        patience = self.settings.patience
+        if not (self.validation and patience):
+            return False
+        if self.epoch - 1 - self.best["epoch"] < patience:
+            return False
+        log.info("%s: no better for %d epochs, so it ends", self.view, patience)
+        return True
+
+    def _check_finite(self) -> None:
+        """End before numbers that are not finite can reach the saved state."""
+        if self.sums.isfinite().all() & self.train_step.finite():
+            return
+        state = self.plan.state_folder
+        kept = any(state.glob("*.json")) if state.exists() else False
+        hint = f" (the state before this is kept; to start from scratch delete {state})"
+        raise InputError(
+            f"{self.view} epoch {self.epoch}",
+            f"the loss is not finite by step {self.step}",
+            f"lower the learning rate and rerun{hint if kept else ''}",
+        )
+
+    def _log_progress(self) -> None:
+        speed = self.step / self.elapsed
+        left = self.settings.epochs * len(self.batches)
+        left -= (self.epoch - 1) * len(self.batches) + self.step
+        log.info(
+            "%s epoch %d/%d, step %d/%d: loss %.3f, %.1f slices/s, %s of training left",
+            self.view, self.epoch, self.settings.epochs, self.step, len(self.batches),
+            self.sums.sum().item() / self.step, speed * self.batches.batch_size,
+            history.duration(left / speed),
+        )  # fmt: skip

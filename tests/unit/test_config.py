@@ -1,0 +1,198 @@
+"""Settings are refused with the key's name and what would be right; old names are read."""
+
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+import yaml
+
+from helpers import ROOT
+from quicknat import config as settings
+from quicknat.config import (
+    Config,
+    Network,
+    TrainingSettings,
+    check_consistency,
+    section_model,
+    stage_settings,
+)
+from quicknat.errors import InputError
+from quicknat.model.losses import DiceReduction
+from quicknat.model.network import NetworkSettings, SqueezeExcitation
+
+REFUSED = {
+    "unknown nested key": (
+        {"network": {"filter": 8}},
+        "unknown key 'network.filter'; did you mean 'filters'? allowed here: filters, squeeze",
+    ),
+    "unknown key at the top": ({"shet": {}}, "unknown key 'shet'; did you mean 'sheet'?"),
+    "key that is no text": ({"finetune": {3: 1}}, "unknown key 'finetune.3'"),
+    "wrong choice": (
+        {"network": {"squeeze_excitation": "SE"}},
+        "'network.squeeze_excitation' is \"SE\"; must be 'none', 'cse', 'sse' or 'scse'",
+    ),
+    "wrong type": (
+        {"finetune": {"epochs": "many"}},
+        "'finetune.epochs' is \"many\"; must be a valid integer",
+    ),
+    "float for an integer": ({"slices": {"size": 96.0}}, "'slices.size' is 96.0; must be a valid"),
+    "not a number": (
+        {"finetune": {"learning_rate": float("nan")}},
+        "'finetune.learning_rate' is NaN; must be a finite number",
+    ),
+    "wrong multiple": ({"slices": {"size": 100}}, "must be a multiple of 16"),
+    "out of range": (
+        {"network": {"dropout": 1.5}},
+        "'network.dropout' is 1.5; must be less than or equal to 0.9",
+    ),
+    "null": ({"finetune": {"epochs": None}}, "'finetune.epochs' is null; must be a valid integer"),
+    "empty": ({"auto_labels": {"subjects_dir": ""}}, "must have at least 1 character"),
+    "in a list": ({"auto_labels": {"atlases": [1]}}, "'auto_labels.atlases.0' is 1; must be a"),
+}
+
+
+def merged(changes):
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for section, values in changes.items():
+        config[section] = config.get(section, {}) | values
+    return config
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_wrong_setting_is_refused_naming_key_and_choices(fault):
+    changes, message = REFUSED[fault]
+    with pytest.raises(InputError) as error:
+        Config.read(merged(changes))
+    assert str(error.value).startswith(f"configuration: {message}") or message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_setting_is_named_unless_it_is_there_under_a_wrong_name():
+    config = merged({})
+    del config["finetune"]["epochs"]
+    with pytest.raises(InputError, match=r"'finetune\.epochs' is missing; add it"):
+        Config.read(config)
+    config["finetune"]["epoks"] = 3
+    with pytest.raises(InputError, match=r"unknown key 'finetune\.epoks'; did you mean 'epochs'"):
+        Config.read(config)
+    del config["finetune"]
+    with pytest.raises(InputError, match=r"'finetune' is missing"):
+        Config.read(config)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(InputError, match=r"'slices.size' is 512; must be at most conform.size"):
+        check_consistency(Config.read(merged({"slices": {"size": 512}})))
+    with pytest.raises(InputError, match="'aggregation' adds up to 1.2; must be 1"):
+        check_consistency(Config.read(merged({"aggregation": {"axial": 0.6}})))
+    with pytest.raises(InputError, match="copy it to another folder first"):
+        check_consistency(Config.read(merged({"training": {"initial_model": "results/model/"}})))
+    check_consistency(Config.read(merged({})))
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "workflow/configs").glob("*.yaml")), ids=str)
+def test_configurations_of_the_workflow_are_accepted_without_a_notice(overlay):
+    config, notices = merged({}), []
+    for key, value in yaml.safe_load(overlay.read_text()).items():
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    check_consistency(Config.read(config, notify=notices.append))
+    assert notices == []
+
+
+def test_defaults_are_filled_in_and_the_result_is_read_as_itself():
+    config = Config.read(merged({}))
+    filled = config.model_dump()
+    assert filled["training"]["seed"] == 0 and filled["report"] == {"interactive": True}
+    assert Config.read(filled) == config
+    without = {key: value for key, value in filled.items() if key != "pretrain"}
+    assert Config.read(without).model_dump() == without  # rather than an empty section
+    assert Config.read({**without, "pretrain": None}) == Config.read(without)
+
+
+def test_stage_has_its_own_settings_and_the_shared_ones_but_none_of_the_workflow():
+    config = Config.read(merged({"training": {"seed": 7, "new_scans": "warm_start"}}))
+    stage = stage_settings(config, "finetune")
+    assert (stage.epochs, stage.seed, stage.network.filters) == (4, 7, 16)
+    assert TrainingSettings.read(stage.model_dump()) == stage
+    assert not {"new_scans", "warm_start_epochs", "source", "initial_model"} & set(dict(stage))
+    without = Config.read({k: v for k, v in merged({}).items() if k != "pretrain"})
+    with pytest.raises(InputError, match="'pretrain' is missing"):
+        stage_settings(without, "pretrain")
+
+
+def test_network_that_stands_alone_has_the_settings_defaults_and_choices():
+    """``network.py`` is copied beside exported weights, so it cannot import them."""
+    assert Network().model_dump() == {f.name: f.default for f in fields(NetworkSettings)}
+    kinds = Network.model_fields["squeeze_excitation"].annotation
+    assert get_args(kinds) == get_args(SqueezeExcitation)
+    ways = settings.SharedSettings.model_fields["dice_reduction"].annotation
+    assert get_args(ways) == get_args(DiceReduction)
+
+
+def test_every_setting_is_described():
+    for name, field in Config.model_fields.items():
+        section = section_model(field)
+        for key, one in section.model_fields.items() if section else [(name, field)]:
+            assert one.description, f"{name}.{key}"
+
+
+OLD = {
+    "dice_over": ({"training": {"dice_over": "slice"}}, "training.dice_reduction", "slice"),
+    "mirror": ({"training": {"mirror": True}}, "training.flip", True),
+    "mirror passes": ({"aggregation": {"mirror": True}}, "aggregation.flip", True),
+    "step_epochs": ({"pretrain": {"step_epochs": 3}}, "pretrain.lr_step_epochs", 3),
+    "NONE": ({"network": {"squeeze_excitation": "NONE"}}, "network.squeeze_excitation", "none"),
+    "CSSE": ({"network": {"squeeze_excitation": "CSSE"}}, "network.squeeze_excitation", "scse"),
+}
+
+
+@pytest.mark.parametrize("what", OLD)
+def test_old_name_is_read_with_a_notice_that_has_the_new_one(what):
+    changes, path, value = OLD[what]
+    notices = []
+    section, key = path.split(".")
+    found = Config.read(merged(changes), notify=notices.append).model_dump()
+    assert found[section][key] == value
+    (notice,) = notices
+    assert notice.startswith("configuration: '") and "\n" not in notice
+    assert (path if what not in ("NONE", "CSSE") else f"is now '{value}'") in notice
+    assert Config.read(merged(changes), notify=None) == Config.read(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"training": {"accumulate": 1}}, {"training": {"devices": 1}}, {"network": {"kernel": 5}}],
+)
+def test_setting_that_is_gone_is_ignored_where_it_asks_for_what_happens_anyway(changes):
+    notices = []
+    assert Config.read(merged(changes), notify=notices.append) == Config.read(merged({}))
+    (notice,) = notices
+    assert notice.endswith("is no longer a setting; remove it")
+    assert Config.read(merged({}) | {"keep_slices": False}) == Config.read(merged({}))
+
+
+GONE = {
+    "accumulate": ({"training": {"accumulate": 2}}, "raise 'batch_size' instead"),
+    "devices": ({"training": {"devices": 2}}, "one GPU trains a view"),
+    "kernel": ({"network": {"kernel": 3}}, "convolutions of a network are 5 × 5"),
+    "freeze": ({"training": {"new_scans": "freeze"}}, "copy results/model elsewhere, and set 'mod"),
+    "both names": (
+        {"finetune": {"step_epochs": 3, "lr_step_epochs": 3}},
+        "'finetune.step_epochs' is the old name of 'lr_step_epochs'; remove it",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", GONE)
+def test_setting_that_asks_for_what_is_gone_is_refused_with_what_to_do(what):
+    changes, message = GONE[what]
+    with pytest.raises(InputError) as error:
+        Config.read(merged(changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_old_names_are_read_in_settings_of_a_training_too():
+    old = {"epochs": 1, "learning_rate": 1, "dice_over": "slice", "network": {"kernel": 5}}
+    notices = []
+    assert TrainingSettings.read(old, notify=notices.append).dice_reduction == "slice"
+    assert len(notices) == 2
