@@ -78,7 +78,8 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
     check_consistency(chosen)
     sheet, sources = _find(chosen.sheet, base), _find(chosen.sources, base)
     here = Path(base).samefile(Path.cwd())
-    paths = Places(sheet, read_sources(sources), raw, "" if here else base)
+    auto = "segment" if model else ""
+    paths = Places(sheet, read_sources(sources), raw, "" if here else base, auto)
     if model and check:
         require_usable(model, chosen.protocol, own=f"{results}/model")
     Protocol.read(table := label_table(chosen.protocol))  # refuses what is none
@@ -95,7 +96,7 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
     skipped = [verdict.scan for verdict in verdicts if verdict.verdict == BAD]
     return Run(
         chosen.model_dump(),
-        plan(chosen, read_sheet(sheet), skipped),
+        plan(chosen, read_sheet(sheet, auto), skipped),
         paths,
         sources,
         model,

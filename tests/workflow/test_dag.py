@@ -124,8 +124,11 @@ def test_finished_model_segments_on_its_own_grid_and_nothing_is_trained(dry_run,
     jobs |= {"evaluate": 1, "metrics": 1, "score_figures": 1, "pictures": 2, "report": 1}
     assert job_counts(done.text) == jobs, done.text
     assert len(re.findall(r"quicknat convert .* --spacing 4.0 --size 64", done.text)) == 2
-    done = dry_run(rows=[HEADER, SEGMENT], overlay=overlay)  # which no training would take
-    assert job_counts(done.text)["segment"] == 1, done.text
+    # what no training would take; and `auto` trains nothing here, with labels or without
+    rows = [SEGMENT, *(f"a{k}|a{k}.nii.gz|a{k}_l.nii.gz|freesurfer|auto|" for k in range(12))]
+    done = dry_run(rows=[HEADER, *rows, "b|b.nii.gz|||auto|"], overlay=overlay)
+    counts = job_counts(done.text)
+    assert counts["segment"] == 14 and not counts["evaluate"], done.text
 
 
 BAD_SCANS = [

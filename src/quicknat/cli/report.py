@@ -154,7 +154,8 @@ def report(
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
-    scans = [s for s in read_sheet(sheet) if s.id not in left_out]
+    auto = "segment" if given_model else ""
+    scans = [s for s in read_sheet(sheet, auto) if s.id not in left_out]
     shown = read_list(segmented)
     failures = read_failed(failed) if failed else []
     if failures:

@@ -200,7 +200,7 @@ def check_cohort(
     Raises:
         InputError: the sheet is no table, or the protocol is none.
     """
-    scans, faults = examine_sheet(places.sheet)
+    scans, faults = examine_sheet(places.sheet, places.auto)
     verdicts, reasons = [], defaultdict(list)
     for fault in faults:
         reason = explain(fault.error, places.sheet).removeprefix(f"{places.sheet} ")

@@ -54,13 +54,15 @@ class Places:
     """A sheet, the table of sources by name, and the folders that their files are in.
 
     ``raw`` is where archives are unpacked, each into a folder named after its source; ``base`` is
-    what the folder of a source of kind ``local`` is relative to ("" for the current folder).
+    what the folder of a source of kind ``local`` is relative to ("" for the current folder);
+    ``auto`` what that split stands for ("" for one by the participant's name).
     """
 
     sheet: str
     sources: Mapping[str, Mapping[str, str]]
     raw: str
     base: str = ""
+    auto: str = ""
 
     def path(self, source: str, path: str) -> str:
         """Return the path of a file of a source; its last parts may still be a glob."""

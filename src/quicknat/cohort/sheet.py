@@ -182,8 +182,12 @@ def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dic
     return found
 
 
-def examine_sheet(path: str | Path) -> tuple[list[Scan], list[Fault]]:
+def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fault]]:
     """Read a sheet, replace ``split: auto``, and collect all its faults.
+
+    Args:
+        path: the sheet.
+        auto: what ``auto`` stands for; "" for a split by :func:`auto_split`.
 
     Returns:
         Every scan that its row describes, sorted by name, without those of ``split: exclude``; and
@@ -199,7 +203,7 @@ def examine_sheet(path: str | Path) -> tuple[list[Scan], list[Fault]]:
     split_of: dict[str, Scan] = {}
     for scan in map(_as_scan, rows):
         who = scan.participant or scan.subject
-        split = auto_split(who) if scan.split == "auto" else scan.split
+        split = scan.split if scan.split != "auto" else auto or auto_split(who)
         source = scan.labels_source or scan.source
         scan = replace(scan, split=split, participant=who, labels_source=source)
         if split == "exclude":
@@ -235,8 +239,11 @@ def examine_sheet(path: str | Path) -> tuple[list[Scan], list[Fault]]:
     return sorted(scans, key=lambda scan: scan.id), faults
 
 
-def read_sheet(path: str | Path) -> list[Scan]:
+def read_sheet(path: str | Path, auto: str = "") -> list[Scan]:
     """Read a sheet, replace ``split: auto``, and guard against leakage.
+
+    Args:
+        path, auto: as :func:`examine_sheet` takes them.
 
     Returns:
         Scans sorted by name, without those of ``split: exclude``, so that the order of rows and
@@ -245,7 +252,7 @@ def read_sheet(path: str | Path) -> list[Scan]:
     Raises:
         InputError: an invalid row, a scan listed twice, or a participant in two splits.
     """
-    scans, faults = examine_sheet(path)
+    scans, faults = examine_sheet(path, auto)
     if faults:
         raise faults[0].error
     return scans
