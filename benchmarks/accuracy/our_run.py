@@ -18,7 +18,7 @@ from quicknat.cohort.sheet import Scan, read_sheet
 from quicknat.evaluation.metrics import evaluate
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import read_volume
-from quicknat.model.bundle_format import read_description
+from quicknat.model.bundle import read_description
 from quicknat.training.optimizers import TrainingSettings
 
 # from a conformed scan to class indices on the scan's own grid

@@ -22,7 +22,7 @@ from quicknat.images import conform
 from quicknat.images.slices import VIEWS
 from quicknat.model import bundle
 from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.segmentation.inference import aggregate
+from quicknat.segmentation.inference import predict
 from quicknat.training.checkpoint import load_state, save_state
 from quicknat.training.data import SliceDataset
 from quicknat.training.train_step import TrainStep
@@ -267,7 +267,7 @@ def test_file_in_place_of_the_output_folder_is_refused(convert, tmp_path):
 
 
 def untrained(n_classes, slices):
-    """A network with random weights that tells many classes apart."""
+    """A network with random weights that has many classes."""
     network = QuickNAT(n_classes, NetworkSettings(4, "CSSE", 0.0)).train()
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
@@ -290,7 +290,7 @@ def test_one_thread_and_two_give_the_same_labels(stand_in, head, protocol):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(aggregate(replace(model, networks=networks), window).probabilities)
+            found.append(predict(replace(model, networks=networks), window).probabilities)
     finally:
         torch.set_num_threads(before)
     # sums in another order: where a pooling has two nearly equal values, it may take the other

@@ -47,7 +47,7 @@ def test_weights_load_as_they_were_saved(saved):
     ("network", "view", "classes", "reason"),
     [
         (QuickNAT(3, SMALL), "coronal", CLASSES, "is for the axial view, not the coronal one"),
-        (QuickNAT(4, SMALL), "axial", [*CLASSES, "Other"], "tells 3 classes apart, not 4"),
+        (QuickNAT(4, SMALL), "axial", [*CLASSES, "Other"], "has 3 classes, not 4"),
         (QuickNAT(3, SMALL), "axial", ["Background", "White", "Grey"], "class 1 is 'Grey', not"),
         (QuickNAT(3, NetworkSettings(8, "CSSE")), "axial", CLASSES, "is for another network"),
         (QuickNAT(3, NetworkSettings(4, "NONE")), "axial", CLASSES, "is for another network"),

@@ -14,7 +14,7 @@ from quicknat.cohort.verdicts import BAD, read_verdicts
 from quicknat.cohort.paths import Places
 from quicknat.cohort.sheet import pretraining, read_sheet, read_sources
 from quicknat.errors import InputError
-from quicknat.model.given_model import BUNDLE_FILES, given_settings, require_usable
+from quicknat.model.bundle import BUNDLE_FILES, given_settings, require_usable
 from quicknat.package_data import MODELS, TEMPLATES, label_table, schema_path
 from quicknat.reruns import GRID_FORMAT, LOOKS, deciding, file_digest, stable_path
 from quicknat.reruns import stage_settings, table_digest
