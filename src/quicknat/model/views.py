@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,9 @@ def filled_slices(window: Tensor, view: str) -> Tensor:
         view: a key of ``AXES``.
     """
     bright = window > (BRIGHT if window.dtype == torch.uint8 else BRIGHT / 255)
-    slices = bright.movedim(AXES[view], 0).flatten(1)
-    return (slices.sum(dim=1) > MIN_BRIGHT * slices.shape[1]).nonzero()[:, 0]
+    others = [axis for axis in range(3) if axis != AXES[view]]
+    pixels = window.numel() // window.shape[AXES[view]]
+    return (bright.sum(dim=others) > MIN_BRIGHT * pixels).nonzero()[:, 0]
 
 
 def slice_probabilities(
@@ -170,18 +172,19 @@ class ThreeViews(nn.Module):
         flipped: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.how = (dict(weights), list(sagittal), flipped and list(flipped))
-        classes = {view: len(sagittal) for view in AXES} | {"sagittal": max(sagittal) + 1}
+        self.aggregate = partial(aggregate, weights=weights, sagittal=sagittal, flipped=flipped)
+        self.n_classes = len(sagittal)
+        classes = dict.fromkeys(AXES, self.n_classes) | {"sagittal": max(sagittal) + 1}
         self.views = nn.ModuleDict(
             {view: QuickNAT(classes[view], NetworkSettings(**settings[view])) for view in AXES}
         )
 
     def forward(self, volumes: Tensor) -> Tensor:
         n, _, *shape = volumes.shape
-        result = volumes.new_zeros(n, len(self.how[1]), *shape)
+        result = volumes.new_zeros(n, self.n_classes, *shape)
         result[:, 0] = 1
         for whole, volume in zip(result, volumes[:, 0], strict=True):
-            found = aggregate(self.views, volume, *self.how)
+            found = self.aggregate(self.views, volume)
             sides = zip(found.start, found.probabilities.shape[1:], strict=True)
             box = tuple(slice(first, first + side) for first, side in sides)
             whole[(slice(None), *box)] = found.probabilities

@@ -117,6 +117,7 @@ def sample(
                     mean.probabilities.div_(samples)
                 else:
                     mean.probabilities.add_(one.probabilities, alpha=1 / samples)
+            del one  # a volume of probabilities, before the next one is made
     iou, cv = structure_uncertainty(labels, len(bundle.protocol.names))
     return mean, {"iou": iou, "cv": cv}
 
