@@ -131,7 +131,7 @@ def compare(
     slice_size: Annotated[int, typer.Option(help="Side of our window, in mm.")] = 192,
     batch_size: Annotated[int, typer.Option(help="Our slices per forward pass.")] = 4,
     rounds: Annotated[int, typer.Option(help="Runs of each way.")] = 1,
-    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
     """Compare the ways, each run in a process of its own."""
@@ -182,7 +182,7 @@ def compare(
 def pieces(
     filters: Annotated[int, typer.Option(help="Channels of each convolution.")] = 64,
     rounds: Annotated[int, typer.Option(help="Timed passes of each way.")] = 3,
-    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
 ) -> None:
     """Seconds per slice as one optimisation comes after the other, in turn."""
     torch.set_num_threads(threads)
@@ -219,7 +219,7 @@ def pieces(
 def agreement(
     scans: Annotated[list[Path], typer.Argument(help="T1w scans.")],
     model: Annotated[Path, typer.Option(help="Folder of a trained model.")],
-    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
 ) -> None:
     """What bf16 does to the labels, against fp32 with the same weights and window."""
     torch.set_num_threads(threads)

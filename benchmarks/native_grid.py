@@ -29,7 +29,7 @@ from quicknat.images.resampling import resample_labels
 from quicknat.images.slices import crop
 from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.segmentation.inference import aggregate
+from quicknat.segmentation.inference import predict
 from quicknat.segmentation.native import to_native
 
 
@@ -37,7 +37,7 @@ def both_ways(bundle: Bundle, volume: Volume) -> Iterator[tuple[str, np.ndarray,
     """Name of a way, labels on the native grid, seconds that the way back took."""
     image, grid, _ = conform(volume, bundle.spacing_mm, bundle.conform_size)
     first = head_window(image, bundle.spacing_mm, bundle.slice_size)
-    prediction = aggregate(bundle, crop(image, first, bundle.slice_size))
+    prediction = predict(bundle, crop(image, first, bundle.slice_size))
     affine = grid.affine.copy()
     affine[:3, 3] = apply_affine(affine, np.add(first, prediction.start))
     native = Grid(volume.shape, volume.affine)
@@ -54,7 +54,7 @@ def main(
     sheet: Annotated[Path, typer.Argument(help="Cohort with labelled scans.")],
     model: Annotated[Path, typer.Option(help="Model folder.")],
     split: Annotated[str, typer.Option(help="Which of its scans.")] = "test",
-    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
 ) -> None:
     """Compare both ways over the scans."""
     torch.set_num_threads(threads)

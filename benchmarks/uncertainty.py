@@ -52,7 +52,7 @@ def main(
     model: Annotated[Path, typer.Option(help="Model folder.")],
     split: Annotated[str, typer.Option(help="Which of its scans.")] = "test",
     samples: Annotated[int, typer.Option(help="Passes with dropout; 0 for none.")] = 10,
-    threads: Annotated[int, typer.Option(help="Processor threads.")] = torch.get_num_threads(),
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
     output: Annotated[Path | None, typer.Option(help="TSV of every score.")] = None,
 ) -> None:
     """Correlate Dice with each score over scans and degraded copies."""
@@ -74,11 +74,11 @@ def main(
                 for part in (truth[truth == result.labels], truth, result.labels)
             )
             dice = 2 * both / np.maximum(ours + its, 1)
-            table = pd.DataFrame({"structure": protocol.names, "dice": dice, **result.confidence})
+            table = pd.DataFrame({"structure": protocol.names, "dice": dice, **result.uncertainty})
             parts.append(table[1:].assign(scan=scan.id, way=way))
             print(f"{scan.id}, {way}: mean Dice {dice[1:].mean():.3f}", flush=True)
     scores = pd.concat(parts)
-    names = list(result.confidence)
+    names = list(result.uncertainty)
     rows = {
         structure: {
             name: group["dice"].corr(group[name], method="spearman")

@@ -25,12 +25,12 @@ from scipy import ndimage
 from quicknat.evaluation.metrics import evaluate
 from quicknat.evaluation.scores import interval
 from quicknat.images.conform import head_window, load_conformed, record_grid
-from quicknat.images.slices import AXIS, VIEWS, crop
+from quicknat.images.slices import VIEWS, crop
 from quicknat.images.volumes import read_volume
-from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.model.bundle_format import read_description
+from quicknat.model.bundle import Bundle, load_bundle, read_description
 from quicknat.model.losses import prior_offsets
-from quicknat.segmentation.inference import HALF, moved, shifted, slice_probabilities
+from quicknat.model.views import aggregate
+from quicknat.segmentation.inference import HALF, moved, shifted
 from quicknat.segmentation.native import to_native
 
 PAPER = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
@@ -45,7 +45,7 @@ GRID = [
 
 
 def unweighted(bundle: Bundle, model: Path, share: float) -> Bundle:
-    """The model with so much of the loss's class weights taken back (its own took back none)."""
+    """Return the model with this prior correction (its own is 0)."""
     described = read_description(model)
     if described["prior_correction"]:
         raise SystemExit(f"{model}: was made with a prior correction already")
@@ -60,11 +60,12 @@ def views_of(bundle: Bundle, window: np.ndarray) -> dict[str, torch.Tensor]:
     """Probabilities of each view alone, (C, S, S, S); background where it sees nothing."""
     found = {}
     for view in VIEWS:
-        whole = torch.zeros(*window.shape, len(bundle.protocol.names))
-        whole[..., 0] = 1
-        for number, probabilities in slice_probabilities(bundle, view, window, 4):
-            whole.select(AXIS[view], number).copy_(probabilities)
-        found[view] = whole.movedim(-1, 0)
+        how = bundle.aggregation | {"weights": {view: 1.0}}
+        one = aggregate({view: bundle.networks[view]}, torch.from_numpy(window.copy()), **how)
+        box = (slice(f, f + n) for f, n in zip(one.start, one.probabilities.shape[1:], strict=True))
+        found[view] = torch.zeros(len(bundle.protocol.names), *window.shape)
+        found[view][0] = 1
+        found[view][(slice(None), *box)] = one.probabilities
     return found
 
 
@@ -137,7 +138,7 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
     for share in SHARES:
         again = views_of(replace(unweighted(bundle, run / "results/model", share), mirror=True),
                          window)  # fmt: skip
-        maps[f"equal, mirror, {share:.0%} of the class weights taken back"] = to_native(
+        maps[f"equal, mirror, {share:.0%} prior correction"] = to_native(
             [(together(again, EQUAL), here)], native
         )
     best = maps["equal, mirror, shift"]

@@ -34,8 +34,8 @@ from quicknat.images.slices import crop, filled_enough, to_slices
 from quicknat.images.volumes import read_volume
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import DenseBlock, NetworkSettings, QuickNAT
+from quicknat.model.views import filled_slices
 from quicknat.package_data import label_table
-from quicknat.segmentation.inference import filled_slices
 from quicknat.training.data import EpochBatches, augmentation
 from quicknat.training.train_step import learning_rate_factor
 
@@ -122,7 +122,7 @@ def dice(network: QuickNAT, run: OurRun, neighbours: int, classes: int) -> list[
         image, labels = window(run, scan)
         truth = to_slices(labels, VIEW)
         found, slices = np.zeros_like(truth), slabs(image, neighbours)
-        for some in np.array_split(filled_slices(image, VIEW), 20):
+        for some in np.array_split(filled_slices(torch.from_numpy(image), VIEW).numpy(), 20):
             with torch.autocast("cpu", torch.bfloat16):
                 logits = network(torch.from_numpy(slices[some].astype(np.float32) / 255))
             found[some] = logits.float().argmax(dim=1).numpy()

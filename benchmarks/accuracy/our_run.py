@@ -19,7 +19,7 @@ from quicknat.config import TrainingSettings
 from quicknat.evaluation.metrics import evaluate
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import read_volume
-from quicknat.model.bundle_format import read_description
+from quicknat.model.bundle import read_description
 
 # from a conformed scan to class indices on the scan's own grid
 Segmenter = Callable[[Path], np.ndarray]

@@ -9,6 +9,7 @@ from pathlib import Path
 from quicknat.errors import InputError
 
 DATA = Path(__file__).parent / "data"
+CARDS = DATA / "cards"  # of models, to fill in
 TEMPLATES = DATA / "templates"  # of the report: pages, captions, assets
 LABEL_TABLES = {path.stem: path for path in sorted((DATA / "labels").glob("*.tsv"))}
 MODELS = {path.name: path for path in sorted((DATA / "weights").iterdir())}
@@ -33,7 +34,7 @@ def model_folder(name: str | Path) -> Path:
 
 
 def schema_path(name: str) -> Path:
-    """Return the JSON Schema (YAML) of ``sheet`` or ``sources``."""
+    """Return the JSON Schema (YAML) of ``bundle``, ``sheet`` or ``sources``."""
     return DATA / f"schemas/{name}.schema.yaml"
 
 

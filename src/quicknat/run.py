@@ -14,8 +14,10 @@ from quicknat.cohort.examine import Finding, read_cache
 from quicknat.cohort.paths import Places
 from quicknat.cohort.sheet import read_sheet, read_sources
 from quicknat.config import Config, check_consistency
+from quicknat.errors import InputError
 from quicknat.images.labels import Protocol
-from quicknat.model.given_model import given_settings, require_usable
+from quicknat.images.slices import VIEWS
+from quicknat.model.bundle import BUNDLE_FILES, read_description, require_files
 from quicknat.package_data import MODELS, label_table
 from quicknat.plan import Plan, plan
 from quicknat.reruns import LOOKS, stable_path, table_digest
@@ -118,3 +120,44 @@ def _find(path: str, base: str) -> str:
 def _model_path(name: str, base: str) -> str:
     """Return the folder of a bundled model, or of one that is named by its path; "" for none."""
     return stable_path(MODELS[name]) if name in MODELS else name and _find(name, base)
+
+
+def given_settings(folder: str | Path, protocol: str) -> dict[str, Any]:
+    """Return what a finished model decides about a run: sections of the configuration.
+
+    `protocol`, the configured label table, is kept if it has the name of the model's. Raises
+    :class:`InputError` if `folder` is no model folder; its other files are not read.
+    """
+    described = read_description(folder)
+    own = described["protocol"]
+    passes = {"flip": described["mirror"]}
+    passes |= {key: described[key] for key in ("shift", "prior_correction")}
+    return {
+        "protocol": protocol if Path(protocol).stem == own else own,
+        "conform": {key: described["conform"][key] for key in ("spacing_mm", "size")},
+        "slices": {"size": described["slices"]["size"]},
+        "aggregation": {view: described["aggregation"][view] for view in VIEWS} | passes,
+    }
+
+
+def require_usable(folder: str | Path, protocol: str | Path, own: str | Path) -> None:
+    """Refuse a finished model before anything is computed with it.
+
+    Raises:
+        InputError: a missing or changed file, another label table than `protocol` (name or path),
+            or `own`, the folder that the run copies the model to.
+    """
+    folder = Path(folder)
+    if folder.resolve() == Path(own).resolve():
+        fix = "copy it to another folder first: this workflow writes there"
+        raise InputError("configuration", f"'model' is {folder}", fix)
+    require_files(folder, read_description(folder), BUNDLE_FILES)
+    try:
+        table = label_table(protocol)
+    except InputError as error:
+        problem = f"is a model for the label table '{protocol}', which is no bundled one"
+        fix = f"copy its labels.tsv to {protocol}.tsv, and set 'protocol' to that path"
+        raise InputError(folder, problem, fix) from error
+    if Protocol.read(path := folder / "labels.tsv").names != Protocol.read(table).names:
+        fix = "put the table that it was trained with there"
+        raise InputError(path, f"has other structures than {table}", fix)

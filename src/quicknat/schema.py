@@ -45,7 +45,7 @@ _Validator = extend(
 
 @cache
 def load_schema(name: str) -> dict:
-    """Return the JSON Schema of ``sheet`` or ``sources``."""
+    """Return the JSON Schema of ``bundle``, ``sheet`` or ``sources``."""
     return yaml.safe_load(schema_path(name).read_text())
 
 

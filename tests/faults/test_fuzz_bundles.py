@@ -20,8 +20,7 @@ from quicknat.errors import InputError
 from quicknat.images.conform import load_conformed, record_grid
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS, open_stack
-from quicknat.model.bundle import load_bundle
-from quicknat.model.bundle_format import FORMAT
+from quicknat.model.bundle import FORMAT, load_bundle
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import save_weights
 from quicknat.reruns import GRID_FORMAT

@@ -22,7 +22,7 @@ from quicknat.images import conform
 from quicknat.images.slices import VIEWS
 from quicknat.model import bundle
 from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.segmentation.inference import aggregate
+from quicknat.segmentation.inference import predict
 from quicknat.training.checkpoint import load_state, save_state
 from quicknat.training.data import SliceDataset
 from quicknat.training.train_step import TrainStep
@@ -173,7 +173,7 @@ def busy_gpu(monkeypatch):
 def test_without_a_gpu_the_processor_is_used_and_named(segmenting, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = segmenting()
-    assert done.status == 0 and "on processor in " in done.lines[0]
+    assert done.status == 0 and "on CPU in " in done.lines[0]
 
 
 @pytest.mark.case(50)
@@ -181,7 +181,7 @@ def test_busy_gpu_gives_way_to_the_processor_with_a_warning(segmenting, busy_gpu
     done = segmenting("--precision", "fp32")
     assert done.status == 0
     assert "devices are busy or unavailable); going on on the processor" in done.lines[0]
-    assert "on processor in fp32" in done.lines[1]
+    assert "on CPU in fp32" in done.lines[1]
 
 
 @pytest.mark.case(50)
@@ -290,7 +290,7 @@ def test_one_thread_and_two_give_the_same_labels(stand_in, head, protocol):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(aggregate(replace(model, networks=networks), window).probabilities)
+            found.append(predict(replace(model, networks=networks), window).probabilities)
     finally:
         torch.set_num_threads(before)
     # sums in another order: where a pooling has two nearly equal values, it may take the other

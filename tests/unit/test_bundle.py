@@ -1,4 +1,4 @@
-"""A model folder loads as it was made, or is refused."""
+"""A model folder loads as it was made, decides about a run, or is refused."""
 
 import json
 import shutil
@@ -11,8 +11,11 @@ from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.model.bundle import load_bundle, write_bundle
+from quicknat.model.bundle import BUNDLE_FILES, load_bundle, write_bundle
 from quicknat.model.network import QuickNAT
+from quicknat.run import given_settings, require_usable
+
+TABLE = "quicknat28"
 
 
 def test_networks_load_as_they_were_saved(model):
@@ -96,7 +99,7 @@ def test_views_of_different_protocols_are_not_bundled(model, tmp_path, protocol)
         write_bundle(models, protocol, weights, 4.0, 64, 48, tmp_path / "out")
 
 
-def test_class_weights_are_taken_back_in_the_network_and_not_in_its_file(model, tmp_path, protocol):
+def test_prior_correction_is_in_the_network_and_not_in_its_file(model, tmp_path, protocol):
     models = {view: model.parent / "views" / view for view in VIEWS}
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
     write_bundle(models, protocol, weights, 4.0, 64, 48, tmp_path, prior_correction=0.8)
@@ -105,5 +108,64 @@ def test_class_weights_are_taken_back_in_the_network_and_not_in_its_file(model, 
     moved = after.classifier.bias - before.classifier.bias
     torch.testing.assert_close(moved, -0.8 * torch.tensor(wanted).log(), atol=1e-5, rtol=0)
     assert moved.abs().max() > 0
-    assert "80% of the loss's class weights taken back" in (tmp_path / "README.md").read_text()
+    assert "prior correction 80%" in (tmp_path / "README.md").read_text()
     assert sha256(tmp_path / "axial.safetensors") == sha256(model / "axial.safetensors")
+
+
+@pytest.fixture
+def own(model, tmp_path):
+    """A copy of the model, to change."""
+    return shutil.copytree(model, tmp_path / "given")
+
+
+def test_model_brings_its_grid_its_protocol_and_how_it_segments(model):
+    assert given_settings(model, "quicknat28") == {
+        "protocol": "quicknat28",
+        "conform": {"spacing_mm": 4.0, "size": 64},
+        "slices": {"size": 48},
+        "aggregation": {
+            "coronal": 0.4, "axial": 0.4, "sagittal": 0.2, "flip": False, "shift": False,
+            "prior_correction": 0.0,
+        },
+    }  # fmt: skip
+    require_usable(model, TABLE, "results/model")
+
+
+def test_files_of_a_model_are_those_that_bundling_writes(model):
+    assert sorted(BUNDLE_FILES) == sorted(path.name for path in model.iterdir())
+
+
+@pytest.mark.parametrize("name", BUNDLE_FILES)
+def test_model_that_lacks_a_file_is_refused(own, name):
+    (own / name).unlink()
+    with pytest.raises(InputError, match=f"{name}.*; (copy|name)"):
+        require_usable(own, TABLE, "results/model")
+
+
+def test_model_with_a_changed_file_is_refused(own):
+    (own / "axial.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"axial\.safetensors: has changed since the model was"):
+        require_usable(own, TABLE, "results/model")
+
+
+def test_model_for_another_label_table_is_refused(own, tmp_path, protocol):
+    described = json.loads((own / "bundle.json").read_text())
+    (own / "bundle.json").write_text(json.dumps(described | {"protocol": "mine"}))
+    mine = tmp_path / "mine.tsv"
+    assert given_settings(own, "quicknat28")["protocol"] == "mine"
+    with pytest.raises(InputError, match=r"'mine', which is no bundled one; copy its labels\.tsv"):
+        require_usable(own, "mine", "results/model")
+    assert given_settings(own, str(mine))["protocol"] == str(mine)
+    shutil.copy(own / "labels.tsv", mine)
+    require_usable(own, mine, "results/model")
+    table = protocol.table.copy()
+    table["name"] = table["name"].replace({"Brain stem": "Brainstem"})
+    Protocol("mine", table).write(mine)
+    with pytest.raises(InputError, match="has other structures than"):
+        require_usable(own, mine, "results/model")
+
+
+def test_folder_that_the_run_writes_to_is_refused(own, tmp_path):
+    (tmp_path / "link").symlink_to(own)
+    with pytest.raises(InputError, match="'model' is .*; copy it to another folder first"):
+        require_usable(tmp_path / "link", TABLE, own)

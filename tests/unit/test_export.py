@@ -13,7 +13,7 @@ import torch
 from quicknat.errors import InputError
 from quicknat.model.bundle import load_bundle
 from quicknat.model.export import export_bundle, volumetric
-from quicknat.segmentation.inference import aggregate
+from quicknat.segmentation.inference import predict
 
 # what MONAI's specification of metadata.json calls mandatory; its own schema is at an address that
 # a test cannot reach
@@ -58,11 +58,11 @@ def window():
 @pytest.mark.parametrize("mirror", [False, True])
 def test_volumetric_network_gives_the_probabilities_of_the_slices(model, window, mirror):
     bundle = replace(load_bundle(model), mirror=mirror)
-    ours = aggregate(bundle, window)
+    ours = predict(bundle, window)
     with torch.inference_mode():
         whole = volumetric(bundle)(torch.from_numpy(window)[None, None] / 255)[0]
     assert 0 < ours.start[0] < 24  # a box of it
-    box = tuple(slice(s, s + n) for s, n in zip(ours.start, ours.votes["axial"].shape, strict=True))
+    box = tuple(slice(s, s + n) for s, n in zip(ours.start, ours.views["axial"].shape, strict=True))
     # the same sums in another memory format
     torch.testing.assert_close(whole[(slice(None), *box)], ours.probabilities, atol=1e-3, rtol=0)
     outside = torch.ones(window.shape, dtype=bool)

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from quicknat.images import training_stats
 from quicknat.images.conform import conform, record_grid
 from quicknat.images.resampling import resample, resample_labels
+from quicknat.images.slices import AXIS
 from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.segmentation.confidence import normalised_entropy, view_agreement
-from quicknat.segmentation.inference import aggregate, segment, slice_probabilities
-from quicknat.segmentation.native import entropy_to_native, to_native, votes_to_native
+from quicknat.model.views import AXES, BRIGHT, aggregate, slice_probabilities
+from quicknat.segmentation.inference import predict, segment
+from quicknat.segmentation.native import to_native
 
 
 def one_hot(labels, classes=61):
@@ -87,39 +89,6 @@ def test_empty_prediction_gives_an_empty_map():
     assert not to_native([(probabilities, np.eye(4))], native).any()
 
 
-def test_entropy_and_votes_return_to_the_voxels_that_they_belong_to(protocol):
-    names, native = protocol.names, Grid((12, 10, 9), np.diag([1, 1, 1, 1.0]))
-    affine = np.diag([2, 2, 2, 1.0])
-    affine[:3, 3] = 2, 4, 1  # the box begins within the native grid
-    right = names.index("Right putamen")
-    vote, entropy = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3, 2, 2)
-    vote[1, 1, 0], entropy[1, 1, 0] = right, 0.5
-    votes = {"axial": vote, "sagittal": torch.tensor(protocol.sagittal)[vote.long()].byte()}
-    maps = votes_to_native(votes, affine, native, protocol)
-    where = (2 + 2 * 1, 4 + 2 * 1, 1)
-    assert maps["axial"][where] == right and set(np.unique(maps["axial"])) == {0, right}
-    # the sagittal view knows no sides: the index is the left one's, which stands first
-    assert maps["sagittal"][where] == names.index("Left putamen")
-    found = entropy_to_native(entropy, affine, native)
-    assert found.shape == native.shape and np.unravel_index(found.argmax(), found.shape) == where
-    assert found.max() == pytest.approx(0.5) and found[0].max() == 0
-
-
-def test_networks_that_saw_nothing_give_empty_maps(protocol):
-    native = Grid((5, 6, 7), np.eye(4))
-    nothing = torch.zeros(0, 0, 0)
-    assert entropy_to_native(nothing, np.eye(4), native).shape == native.shape
-    maps = votes_to_native({"sagittal": nothing.byte()}, np.eye(4), native, protocol)
-    assert maps["sagittal"].shape == native.shape and not maps["sagittal"].any()
-
-
-def test_entropy_is_zero_when_sure_and_one_when_even():
-    sure = one_hot(np.zeros((2, 2, 2), int), 4)
-    assert normalised_entropy(sure).max() < 1e-6
-    even = torch.full((4, 2, 2, 2), 0.25)
-    torch.testing.assert_close(normalised_entropy(even), torch.ones(2, 2, 2))
-
-
 class Certain(torch.nn.Module):
     """Stand-in for a network: says class k for every pixel."""
 
@@ -145,10 +114,10 @@ def test_views_are_weighted_and_sagittal_classes_count_for_both_sides(protocol):
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
     bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {})
     image = np.full((32, 32, 32), 200, np.uint8)
-    prediction = aggregate(bundle, image)
+    prediction = predict(bundle, image)
     total = prediction.probabilities
     assert total.shape == (28, 32, 32, 32) and prediction.start == (0, 0, 0)
-    assert {view: int(vote.unique()) for view, vote in prediction.votes.items()} == {
+    assert {view: int(own.unique()) for view, own in prediction.views.items()} == {
         "coronal": left, "axial": 3, "sagittal": int(protocol.sagittal[left]),
     }  # fmt: skip
     found = {index: total[index, 5, 6, 7].item() for index in (left, right, 3, 0)}
@@ -167,29 +136,64 @@ def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_backgroun
     image = np.zeros((32, 32, 32), np.uint8)
     image[4:20, 6:26, 10:30] = 200
     image[11] = 0  # a sagittal slice without anything, in the midst
-    prediction = aggregate(bundle, image, batch=3)
+    prediction = predict(bundle, image, batch=3)
     total = prediction.probabilities
     assert total.shape == (28, 16, 20, 20) and prediction.start == (4, 6, 10)
     np.testing.assert_allclose(total.sum(dim=0), 1, atol=1e-5)
     assert total[k, 0].min().item() == pytest.approx(1, abs=1e-5)
     assert total[k, 7].max().item() == pytest.approx(0.8, abs=1e-5)
     assert total[0, 7].min().item() == pytest.approx(0.2, abs=1e-5)
-    nothing = aggregate(bundle, image * 0).probabilities
-    assert not to_native([(nothing, np.eye(4))], Grid((5, 6, 7), np.eye(4))).any()
 
 
-def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
-    left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
-    labels = torch.tensor([left, left, right, 0]).reshape(1, 2, 2)
-    votes = {
-        "coronal": labels,  # Dice 1 and 1
-        "axial": torch.tensor([left, 0, 0, 0]).reshape(1, 2, 2),  # 2·1/(2+1) and 0
-        "sagittal": torch.tensor(protocol.sagittal[[left, left, right, right]]).reshape(1, 2, 2),
-    }  # the last in merged classes: 2·3/(3+4) for both
-    found = view_agreement(votes, labels, protocol)
-    assert found[left] == pytest.approx((1 + 2 / 3 + 6 / 7) / 3)
-    assert found[right] == pytest.approx((1 + 0 + 6 / 7) / 3)
-    assert np.isnan(found[protocol.names.index("Brain stem")])
+def test_scan_of_air_gives_empty_maps(protocol):
+    networks = {view: Certain(protocol.n_classes(view), 1) for view in AXES}
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, shift=True)
+    native = Grid((5, 6, 7), np.diag([3.0, 3, 3, 1]))
+    found = segment(bundle, np.zeros((32, 32, 32), np.uint8), np.eye(4), native, views=True)
+    for data in (found.labels, found.entropy, *found.views.values()):
+        assert data.shape == native.shape and not data.any()
+    assert len(found.views) == 3
+
+
+def test_one_view_alone_is_aggregated_too_and_progress_counts_its_slices(protocol):
+    image = torch.zeros(32, 32, 32, dtype=torch.uint8)
+    image[4:20, 6:26, 10:30] = 200
+    counts = []
+    found = aggregate(
+        {"axial": Certain(28, 3)}, image, {"axial": 1.0}, protocol.sagittal.tolist(), batch=8,
+        progress=lambda done, count: counts.append((done, count)),
+    )  # fmt: skip
+    assert found.start == (0, 0, 10) and found.probabilities.shape == (28, 32, 32, 20)
+    assert counts == [(8, 20), (8, 20), (4, 20)] and list(found.views) == ["axial"]
+
+
+def test_axes_and_threshold_are_those_of_training():
+    """views.py imports nothing of this package, so that it can be exported."""
+    assert AXES == AXIS and BRIGHT == training_stats.BRIGHT
+
+
+def test_each_view_and_the_entropy_return_to_the_voxels_that_they_belong_to(protocol):
+    k = protocol.names.index("Right putamen")
+    networks = {view: Brightness(28, k) for view in ("coronal", "axial")}
+    networks["sagittal"] = Brightness(16, int(protocol.sagittal[k]))
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {})
+    image = np.full((32, 32, 32), 30, np.uint8)
+    image[8:14, 12:20, 16:26] = 220
+    image[10, 15, 20] = 128  # one voxel of which nothing is known
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = 3, 5, 1  # the box begins within the native grid
+    native = Grid((70, 72, 74), np.eye(4))
+    found = segment(bundle, image, affine, native, views=True)
+    centre = 2 * np.array([10.5, 15.5, 20.5]) + affine[:3, 3]
+    # the sagittal view does not tell the sides: the index is the left one's, which stands first
+    for view, index in {"axial": k, "sagittal": protocol.names.index("Left putamen")}.items():
+        where = np.argwhere(found.views[view] > 0)
+        np.testing.assert_allclose(where.mean(axis=0), centre, atol=0.5)
+        assert set(np.unique(found.views[view])) == {0, index}
+    where = np.unravel_index(found.entropy.argmax(), native.shape)
+    assert where == (2 * 10 + 3, 2 * 15 + 5, 2 * 20 + 1) and found.entropy[0].max() == 0
 
 
 class Brightness(torch.nn.Module):
@@ -207,7 +211,7 @@ class Brightness(torch.nn.Module):
         return logits
 
 
-def test_mirrored_prediction_calls_a_structure_by_its_name_on_either_side(protocol):
+def test_flipped_prediction_calls_a_structure_by_its_name_on_either_side(protocol):
     left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
     networks = {view: Brightness(28, left) for view in ("coronal", "axial")}
     networks["sagittal"] = Brightness(16, int(protocol.sagittal[left]))
@@ -215,7 +219,7 @@ def test_mirrored_prediction_calls_a_structure_by_its_name_on_either_side(protoc
     bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, mirror=True)
     image = np.full((32, 32, 32), 30, np.uint8)
     image[4:9, 5:20, 8:25] = 220
-    total = aggregate(bundle, image).probabilities
+    total = predict(bundle, image).probabilities
     bright = torch.from_numpy(image > 100)
     # seen directly it is left, in the mirror a left one again, so right: half of each
     assert total[left][bright].mean() == pytest.approx(0.4 + 0.2, abs=1e-3)
@@ -246,18 +250,18 @@ def test_scan_moved_by_half_a_voxel_is_put_back_where_it_was(protocol):
 
 
 @pytest.mark.case(49)
-def test_full_memory_makes_the_batches_smaller_and_loses_no_slice(protocol, caplog):
+def test_full_memory_makes_the_batches_smaller_and_loses_no_slice(caplog):
     class Small(Certain):
         def forward(self, x):
             if len(x) > 3:
                 raise torch.OutOfMemoryError
             return super().forward(x)
 
-    bundle = Bundle({"axial": Small(28, 5)}, {}, protocol, 2.0, 32, 32, "x", {})
-    image = np.full((32, 32, 32), 200, np.uint8)
-    found = dict(slice_probabilities(bundle, "axial", image, batch=8))
-    assert sorted(found) == list(range(32)) and found[31].shape == (32, 32, 28)
-    assert "going on with 2 slices at a time" in caplog.text
+    slices = torch.full((32, 16, 24), 200, dtype=torch.uint8)
+    found = list(slice_probabilities(Small(28, 5), slices, torch.arange(32), batch=8))
+    assert torch.cat([numbers for numbers, _ in found]).tolist() == list(range(32))
+    assert {tuple(values.shape) for _, values in found} == {(2, 16, 24, 28)}
+    assert "continuing with 2 slices at a time" in caplog.text
 
 
 def test_bfloat16_gives_nearly_the_same_probabilities(model, head_file):

@@ -1,10 +1,26 @@
-"""Metrics mean what they say."""
+"""Scores of a segmentation, counted by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
+from typer.testing import CliRunner
 
+from helpers import LABELS, save
+from quicknat.cli.app import app
 from quicknat.errors import InputError
-from quicknat.evaluation.metrics import COLUMNS, evaluate, structure_metrics
+from quicknat.evaluation.metrics import (
+    COLUMNS,
+    confusion_table,
+    count_pairs,
+    evaluate,
+    hausdorff95,
+    overlap,
+    view_table,
+)
+
+LEFT, RIGHT = 10, 23  # putamen of quicknat28
 
 
 def cube(low, high, size=24):
@@ -13,15 +29,22 @@ def cube(low, high, size=24):
     return mask
 
 
+def scores(prediction, reference):
+    """Dice, IoU and 95 % Hausdorff distance of two masks, in voxels of 1 mm."""
+    pairs = count_pairs(prediction.astype(np.uint8), reference.astype(np.uint8), 2, "sub-1")
+    dice, iou = overlap(pairs)
+    return dice[1], iou[1], hausdorff95(prediction, reference, np.ones(3))
+
+
 def test_perfect_agreement_is_one_with_distance_zero():
     mask = cube(5, 15)
-    assert structure_metrics(mask, mask, np.ones(3)) == (1.0, 1.0, 0.0)
+    assert scores(mask, mask) == (1.0, 1.0, 0.0)
 
 
 def test_dice_and_iou_of_half_overlap():
     one, two = np.zeros((10, 10, 10), bool), np.zeros((10, 10, 10), bool)
     one[:4], two[2:6] = True, True
-    dice, iou, _ = structure_metrics(one, two, np.ones(3))
+    dice, iou, _ = scores(one, two)
     assert dice == pytest.approx(0.5) and iou == pytest.approx(1 / 3)
 
 
@@ -29,21 +52,40 @@ def test_distance_is_in_millimetres_along_each_axis():
     one = np.zeros((30, 30, 30), bool)
     one[5:10, 5:10, 5:10] = True
     two = np.roll(one, 4, axis=2)
-    assert structure_metrics(one, two, np.array([1, 1, 1]))[2] == pytest.approx(4)
-    assert structure_metrics(one, two, np.array([1, 1, 2.5]))[2] == pytest.approx(10)
+    assert hausdorff95(one, two, np.array([1, 1, 1])) == pytest.approx(4)
+    assert hausdorff95(one, two, np.array([1, 1, 2.5])) == pytest.approx(10)
 
 
 @pytest.mark.case(36)
 def test_structure_absent_from_both_is_empty_and_from_one_scores_zero():
     nothing, mask = np.zeros((24,) * 3, bool), cube(5, 10)
-    assert np.isnan(structure_metrics(nothing, nothing, np.ones(3))).all()
-    dice, iou, distance = structure_metrics(mask, nothing, np.ones(3))
+    assert np.isnan(scores(nothing, nothing)).all()
+    dice, iou, distance = scores(mask, nothing)
     assert (dice, iou) == (0, 0) and np.isnan(distance)
 
 
-def test_structure_at_the_border_of_the_grid_is_measured():
-    mask = cube(0, 24)
-    assert structure_metrics(mask, mask, np.ones(3))[:2] == (1.0, 1.0)
+def test_table_has_the_scores_of_structures_at_the_border_shifted_and_absent(protocol):
+    one, two = np.zeros((2, 24, 24, 24), np.uint8)
+    one[:6, :6, :6] = two[:6, :6, :6] = 1
+    one[10:15, 10:15, 10:15], two[10:15, 10:15, 14:19] = 2, 2
+    one[20:, 20:, 20:] = 3
+    table = evaluate(one, two, np.diag([1, 1, 2, 1.0]), protocol, "sub-1")
+    found = table[["dice", "iou", "hd95_mm", "volume_mm3", "reference_mm3"]].to_numpy(float)
+    np.testing.assert_allclose(found[0], [1, 1, 0, 432, 432])
+    np.testing.assert_allclose(found[1], [0.2, 1 / 9, 8, 250, 250])
+    np.testing.assert_allclose(found[2], [0, 0, np.nan, 128, 0])
+    np.testing.assert_allclose(found[3], [np.nan, np.nan, np.nan, 0, 0])
+
+
+def test_scores_agree_with_monai(protocol):
+    random = np.random.default_rng(0)
+    maps = random.integers(0, 28, (2, 12, 12, 12))
+    row = evaluate(*maps, np.eye(4), protocol, "sub-1").iloc[4]
+    ours, true = (torch.from_numpy((part == 5).astype(np.uint8))[None, None] for part in maps)
+    assert row["dice"] == pytest.approx(compute_dice(ours, true).item(), rel=1e-6)
+    assert row["iou"] == pytest.approx(compute_iou(ours, true).item(), rel=1e-6)
+    distance = compute_hausdorff_distance(ours, true, include_background=True, percentile=95)
+    assert row["hd95_mm"] == pytest.approx(distance.item())
 
 
 def test_scores_of_random_maps_stay_between_zero_and_one(protocol):
@@ -65,3 +107,91 @@ def test_volumes_of_a_sheared_grid_are_those_of_its_voxels(protocol):
 def test_grids_of_different_shape_are_refused(protocol):
     with pytest.raises(InputError):
         evaluate(np.zeros((4, 4, 4)), np.zeros((4, 4, 5)), np.eye(4), protocol, "sub-1")
+
+
+def maps(*voxels):
+    return np.array(voxels, dtype=np.uint8).reshape(1, 1, -1)
+
+
+def test_pairs_are_counted_by_reference_row_and_predicted_column():
+    pairs = count_pairs(maps(0, 1, 1, 2), maps(0, 1, 2, 2), 4, "sub-1")
+    assert pairs.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    dice, iou = overlap(pairs)
+    np.testing.assert_allclose(dice, [1, 2 / 3, 2 / 3, np.nan])
+    np.testing.assert_allclose(iou, [1, 1 / 2, 1 / 2, np.nan])
+
+
+def test_maps_that_do_not_belong_together_are_refused():
+    with pytest.raises(InputError, match=r"sub-1: prediction \(1, 1, 2\), reference \(1, 1, 3\)"):
+        count_pairs(maps(0, 1), maps(0, 1, 1), 4, "sub-1")
+
+
+def test_only_pairs_that_occur_are_listed_and_the_background_is_among_them(protocol):
+    pairs = count_pairs(maps(0, LEFT, 0), maps(0, LEFT, LEFT), 28, "sub-1")
+    assert confusion_table(pairs, protocol, "sub-1").to_numpy().tolist() == [
+        ["sub-1", "Background", "Background", 1],
+        ["sub-1", "Left putamen", "Background", 1],
+        ["sub-1", "Left putamen", "Left putamen", 1],
+    ]
+
+
+def test_sagittal_view_is_scored_with_sides_merged_and_the_others_as_they_are(protocol):
+    reference = maps(LEFT, LEFT, RIGHT, RIGHT, 0, 0)
+    one_side = maps(LEFT, LEFT, LEFT, LEFT, LEFT, 0)  # all is left, as the sagittal view says it
+    pairs = count_pairs(reference, reference, 28, "sub-1")
+    views = {"axial": one_side, "sagittal": one_side}
+    table = view_table(pairs, views, reference, protocol, "sub-1")
+    assert list(table) == ["subject", "view", "structure", "dice", "iou"]
+    scores = table.set_index(["view", "structure"])
+    for side, axial in (("Left", 2 * 2 / (5 + 2)), ("Right", 0)):
+        found = scores["dice"].xs(f"{side} putamen", level="structure")
+        assert found["aggregate"] == 1 and found["axial"] == pytest.approx(axial)
+        assert found["sagittal"] == pytest.approx(2 * 4 / (5 + 4))
+        assert scores["iou"]["sagittal", f"{side} putamen"] == pytest.approx(4 / 5)
+    assert np.isnan(scores["dice"]["sagittal", "Brain stem"])
+
+
+def evaluate_files(folder, prediction, reference, *more):
+    arguments = [
+        "evaluate", prediction, reference, "--protocol", LABELS / "quicknat28.tsv",
+        "--name", "sub-1", "--output", folder / "sub-1.tsv", *more,
+    ]  # fmt: skip
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.mark.parametrize("value", [-1, 28, 2.5])
+@pytest.mark.parametrize("part", ["prediction", "reference", "axial"])
+def test_command_refuses_values_that_are_no_classes(tmp_path, part, value):
+    good = np.ones((12, 12, 12), np.float32)
+    bad = good.copy()
+    bad[0, 0, 0] = value
+    files = {
+        name: save(tmp_path / f"{name}.nii.gz", bad if name == part else good)
+        for name in ("prediction", "reference", "axial")
+    }
+    done = evaluate_files(
+        tmp_path, files["prediction"], files["reference"], "--axial", files["axial"]
+    )
+    assert isinstance(done.exception, InputError)
+    assert f"{part}.nii.gz: holds {value:g}, where only whole numbers" in str(done.exception)
+
+
+def test_command_writes_three_tables_or_none(tmp_path, demo_dseg, protocol):
+    labels = protocol.remap(demo_dseg.data, "freesurfer", "x")[::2, ::2, ::2]
+    reference = save(tmp_path / "reference.nii.gz", labels)
+    view = save(tmp_path / "axial.nii.gz", np.roll(labels, 1, axis=0))
+    done = evaluate_files(tmp_path, reference, reference, "--axial", view)
+    assert done.exit_code == 0, done.output
+    views = pd.read_csv(tmp_path / "sub-1_views.tsv", sep="\t").groupby("view")["dice"].mean()
+    assert views["aggregate"] == 1 and 0.2 < views["axial"] < 0.9 and len(views) == 2
+    confusion = pd.read_csv(tmp_path / "sub-1_confusion.tsv", sep="\t")
+    assert confusion["voxels"].sum() == labels.size
+    assert (confusion["reference"] == confusion["prediction"]).all()
+    away = np.diag([2, 2, 2, 1.0])
+    away[0, 3] = 5
+    moved = save(tmp_path / "moved.nii.gz", labels, away)
+    (tmp_path / "none").mkdir()
+    done = evaluate_files(tmp_path / "none", reference, reference, "--sagittal", moved)
+    assert isinstance(done.exception, InputError)
+    assert "moved.nii.gz: lies elsewhere in space than" in str(done.exception)
+    assert not list((tmp_path / "none").iterdir())

@@ -6,7 +6,7 @@ import pytest
 
 from quicknat.errors import InputError
 from quicknat.evaluation import scores
-from quicknat.evaluation.tables import stack_tables
+from quicknat.evaluation.scores import stack_tables
 
 NAN = np.nan
 

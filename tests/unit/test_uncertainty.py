@@ -1,9 +1,36 @@
-"""Disagreement of sampled segmentations, by hand and against the authors' definition."""
+"""Entropy, agreement of the views, spread of samples: by hand and as the authors define it."""
 
 import numpy as np
 import pytest
+import torch
 
-from quicknat.segmentation.uncertainty import structure_uncertainty
+from quicknat.segmentation.uncertainty import (
+    normalised_entropy,
+    structure_uncertainty,
+    view_agreement,
+)
+
+
+def test_entropy_is_zero_when_sure_and_one_when_even():
+    sure = torch.zeros(4, 2, 2, 2)
+    sure[0] = 1
+    assert normalised_entropy(sure).max() < 1e-6
+    even = torch.full((4, 2, 2, 2), 0.25)
+    torch.testing.assert_close(normalised_entropy(even), torch.ones(2, 2, 2))
+
+
+def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
+    left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
+    labels = torch.tensor([left, left, right, 0]).reshape(1, 2, 2)
+    views = {
+        "coronal": labels,  # Dice 1 and 1
+        "axial": torch.tensor([left, 0, 0, 0]).reshape(1, 2, 2),  # 2·1/(2+1) and 0
+        "sagittal": torch.tensor(protocol.sagittal[[left, left, right, right]]).reshape(1, 2, 2),
+    }  # the last in merged classes: 2·3/(3+4) for both
+    found = view_agreement(views, labels, protocol)
+    assert found[left] == pytest.approx((1 + 2 / 3 + 6 / 7) / 3)
+    assert found[right] == pytest.approx((1 + 0 + 6 / 7) / 3)
+    assert np.isnan(found[protocol.names.index("Brain stem")])
 
 
 def test_iou_and_cv_of_a_hand_made_example():

@@ -13,7 +13,7 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 from quicknat.cohort.sheet import SCAN_NAME
 from quicknat.errors import InputError
 from quicknat.images.slices import VIEWS
-from quicknat.model.given_model import BUNDLE_FILES
+from quicknat.model.bundle import BUNDLE_FILES
 from quicknat.reruns import GRID_FORMAT, file_digest
 from quicknat.run import load_run
 from quicknat.training.model_files import MODEL_FILES

@@ -1,4 +1,4 @@
-"""The command of the stage evaluate: a segmentation beside a reference."""
+"""The command of the stage evaluate: compare a segmentation with a reference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def evaluate(
     import numpy as np
     import torch
 
-    from quicknat.evaluation.confusion import confusion_table, count_pairs, view_table
+    from quicknat.evaluation.metrics import confusion_table, count_pairs, view_table
     from quicknat.evaluation.metrics import evaluate as compare
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol

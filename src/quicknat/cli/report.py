@@ -57,8 +57,7 @@ def draw_scores(
     import pandas as pd
 
     from quicknat.cohort.sheet import read_sheet
-    from quicknat.evaluation.scores import with_uncertainty
-    from quicknat.evaluation.tables import stack_tables
+    from quicknat.evaluation.scores import stack_tables, with_uncertainty
     from quicknat.images.labels import Protocol
     from quicknat.report import score_figures
     from quicknat.report.figures import save

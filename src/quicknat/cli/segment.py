@@ -35,7 +35,7 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
-    """What numbers to compute with."""
+    """Precision of the computation."""
 
     auto = "auto"
     fp32 = "fp32"
@@ -106,7 +106,7 @@ def segment(
     bf16 = precision is Precision.bf16
     bf16 |= precision is Precision.auto and computes_in_bfloat16(on_gpu)
     bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)
-    where, numbers = "GPU" if on_gpu else "processor", "bf16" if bf16 else "fp32"
+    where, numbers = "GPU" if on_gpu else "CPU", "bf16" if bf16 else "fp32"
     log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
     if model in MODELS.values():
         log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")
@@ -134,7 +134,7 @@ def gather(
 
     Example: `quicknat gather list.txt --output results/metrics.tsv`
     """
-    from quicknat.evaluation.tables import stack_tables
+    from quicknat.evaluation.scores import stack_tables
     from quicknat.files import written_whole
 
     table = stack_tables(read_list(tables), subject_from_name)

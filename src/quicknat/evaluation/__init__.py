@@ -1,1 +1,1 @@
-"""Segmentations beside references: scores of scans and of cohorts."""
+"""Compare segmentations with references: scores of scans and of cohorts."""

@@ -1,4 +1,4 @@
-"""What the scores of a cohort say: per structure, per scan, per view, and which are the worst.
+"""Summarise the scores of a cohort: per structure, per scan, per view, and the worst cases.
 
 All functions take the tables that the workflow gathers and leave empty (NaN) what cannot be said:
 
@@ -13,17 +13,44 @@ A subject is a scan, ``sub-X[_ses-Y][_run-…]``; ``order`` are the structures o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from quicknat.evaluation.confusion import AGGREGATE
+from quicknat.cohort.sheet import default_name
+from quicknat.errors import InputError
 
+AGGREGATE = "aggregate"  # in the column of the views: the result of all three
 MEASURES = ["dice", "iou", "hd95_mm"]
 HIGH_IS_BAD = {"hd95_mm"}
 FEWEST = 3  # people for an interval, scans for limits or a correlation
 RESAMPLES = 5000
+
+
+def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
+    """Return the rows of the TSV files of single scans, one after the other.
+
+    Args:
+        paths: the files.
+        subject_from_name: add a first column ``subject`` with the sub-… of each file's name.
+
+    Raises:
+        InputError: there are no files, or one is no table.
+    """
+    parts = []
+    for path in map(Path, paths):
+        try:
+            part = pd.read_csv(path, sep="\t")
+        except ValueError as error:  # also of pandas' own kinds
+            raise InputError(path, f"is no table ({error})", "delete it and rerun") from error
+        if subject_from_name:
+            part.insert(0, "subject", default_name(path))
+        parts.append(part)
+    if not parts:
+        raise InputError("the list of tables", "names none", "name one a line")
+    return pd.concat(parts, ignore_index=True)
 
 
 def persons_of(subjects: pd.Series, persons: Mapping[str, str] | None = None) -> pd.Series:
@@ -47,7 +74,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _with_error(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Add ``volume_error``: absolute difference as a share of the reference volume."""
+    """Add ``volume_error``: absolute difference as a fraction of the reference volume."""
     error = (metrics["volume_mm3"] - metrics["reference_mm3"]).abs() / metrics["reference_mm3"]
     return metrics.assign(volume_error=error.replace(np.inf, np.nan))
 
@@ -72,27 +99,17 @@ def by_structure(
     """
     metrics = _with_error(metrics.dropna(subset="dice"))
     metrics = metrics.assign(person=persons_of(metrics["subject"], persons))
+    means = [*MEASURES[1:], "volume_error"]
     rows = []
     for name, part in metrics.groupby("structure", sort=False):
         people = part.groupby("person")["dice"].mean()
-        low, high = interval(people)
-        worst = part.loc[part["dice"].idxmin()]
-        means = part[[*MEASURES[1:], "volume_error"]].mean()
+        worst = part.loc[part["dice"].idxmin(), ["dice", "subject"]]
         rows.append(
-            {
-                "structure": name,
-                "dice": people.mean(),
-                "dice_low": low,
-                "dice_high": high,
-                "lowest": worst["dice"],
-                "lowest_scan": worst["subject"],
-                **means,
-                "scans": len(part),
-            }
+            (name, people.mean(), *interval(people), *worst, *part[means].mean(), len(part))
         )
-    columns = ["structure", "dice", "dice_low", "dice_high", "lowest", "lowest_scan",
-               *MEASURES[1:], "volume_error", "scans"]  # fmt: skip
-    table = pd.DataFrame(rows, columns=columns).set_index("structure").reindex(list(order))
+    columns = ["structure", "dice", "dice_low", "dice_high", "lowest", "lowest_scan", *means]
+    table = pd.DataFrame(rows, columns=[*columns, "scans"]).set_index("structure")
+    table = table.reindex(list(order))
     return table.assign(scans=table["scans"].fillna(0).astype(int)).reset_index()
 
 
@@ -154,18 +171,11 @@ def bland_altman(metrics: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
         than three scans).
     """
     points = volume_differences(metrics)
-    found = points.groupby("structure")["difference"].agg(["size", "mean", "std"])
-    found = found.reindex(list(order))
-    spread = 1.96 * found["std"].where(found["size"] >= FEWEST)
-    return pd.DataFrame(
-        {
-            "structure": list(order),
-            "scans": found["size"].fillna(0).astype(int).to_numpy(),
-            "bias": found["mean"].to_numpy(),
-            "low": (found["mean"] - spread).to_numpy(),
-            "high": (found["mean"] + spread).to_numpy(),
-        }
-    )
+    found = points.groupby("structure")["difference"].agg(scans="size", bias="mean", sd="std")
+    found = found.reindex(pd.Index(order, name="structure"))
+    spread = 1.96 * found.pop("sd").where(found["scans"] >= FEWEST)
+    found = found.assign(low=found["bias"] - spread, high=found["bias"] + spread)
+    return found.assign(scans=found["scans"].fillna(0).astype(int)).reset_index()
 
 
 def volume_differences(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -196,14 +206,15 @@ def rank_correlation(points: pd.DataFrame) -> float:
 
 def correlation_by_structure(points: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """Spearman's correlation of uncertainty with Dice over scans: structure, scans, spearman."""
-    parts = dict(list(points.groupby("structure")))
-    nothing = points.iloc[:0]
-    rows = [(n, len(parts.get(n, nothing)), rank_correlation(parts.get(n, nothing))) for n in order]
+    parts = [points[points["structure"] == name] for name in order]
+    rows = [
+        (name, len(part), rank_correlation(part)) for name, part in zip(order, parts, strict=True)
+    ]
     return pd.DataFrame(rows, columns=["structure", "scans", "spearman"])
 
 
 def confusion_matrix(confusion: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Share of each reference class's voxels (row) that has each predicted class (column).
+    """Return the fraction of each reference class (row) that has each predicted class (column).
 
     All scans' voxels count together. Rows of classes that no reference has are left out, and so
     are columns of classes that neither side has.

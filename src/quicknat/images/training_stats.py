@@ -1,4 +1,4 @@
-"""What the training scans were like, and in what a newly segmented one is unlike them."""
+"""Statistics of the training scans, and flags of scans that are out of their distribution."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SHOWN = 5  # structures named in a reason
 
 @dataclass(frozen=True)
 class ScanStatistics:
-    """Of a scan's labelled slices on the conformed grid.
+    """Statistics of a scan's labelled slices on the conformed grid.
 
     ``voxels`` per class (C,); ``intensity`` mean 0 … 255 per class (C,), NaN where absent;
-    ``outside`` share of what is brighter than air that belongs to no structure: about half in a
-    whole head, little after skull stripping.
+    ``outside`` fraction of what is brighter than air that belongs to no structure: about half
+    without skull stripping, little after it.
     """
 
     voxels: np.ndarray
@@ -32,7 +32,7 @@ class ScanStatistics:
 def describe_scan(
     slices: Iterable[tuple[np.ndarray, np.ndarray]], n_classes: int
 ) -> ScanStatistics:
-    """Statistics of pairs of uint8 slices, image and class index."""
+    """Return the statistics of pairs of uint8 slices, image and class index."""
     voxels, sums = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes)
     bright = beyond = 0
     for image, labels in slices:
@@ -47,7 +47,7 @@ def describe_scan(
 
 
 def asymmetry(voxels: np.ndarray, partner: np.ndarray) -> np.ndarray:
-    """``(own - partner) / (own + partner)`` per class, NaN for those without a partner."""
+    """Return ``(own - partner) / (own + partner)`` per class, NaN for those without a partner."""
     other = voxels[partner].astype(float)
     both = voxels + other
     return np.divide(
@@ -56,7 +56,7 @@ def asymmetry(voxels: np.ndarray, partner: np.ndarray) -> np.ndarray:
 
 
 def summarise(scans: Sequence[ScanStatistics], partner: np.ndarray) -> dict:
-    """Ranges over the training scans, as plain numbers for a JSON file.
+    """Return ranges over the training scans, as plain numbers for a JSON file.
 
     Args:
         scans: their statistics.
@@ -78,14 +78,14 @@ def summarise(scans: Sequence[ScanStatistics], partner: np.ndarray) -> dict:
     }
 
 
-def unlike(
-    scan: ScanStatistics, population: dict, names: Sequence[str], partner: np.ndarray, mm3: float
+def ood_flags(
+    scan: ScanStatistics, training: dict, names: Sequence[str], partner: np.ndarray, mm3: float
 ) -> list[dict[str, str]]:
-    """Flags, each with its reason, for what no training scan comes close to.
+    """Return flags, each with its reason, for what no training scan comes close to.
 
     Args:
         scan: the new scan with its predicted classes.
-        population: from :func:`summarise`.
+        training: statistics of the training scans, from :func:`summarise`.
         names, partner: of the classes.
         mm3: volume of a conformed voxel.
     """
@@ -96,7 +96,7 @@ def unlike(
             more = f", and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
             flags.append({"flag": name, "reason": text + "; ".join(reasons[:SHOWN]) + more})
 
-    low, high = (np.array(side) for side in population["voxels"])
+    low, high = (np.array(side) for side in training["voxels"])
     beyond = (scan.voxels < low / VOLUME_FACTOR) | (scan.voxels > high * VOLUME_FACTOR)
     flag(
         "implausible_volume",
@@ -107,7 +107,7 @@ def unlike(
         ],
         "far from the training scans' volumes: ",
     )
-    least, most = (np.array(side) for side in population["asymmetry"])
+    least, most = (np.array(side) for side in training["asymmetry"])
     sides = asymmetry(scan.voxels, partner)
     with np.errstate(invalid="ignore"):
         lopsided = (sides < least - ASYMMETRY_MARGIN) | (sides > most + ASYMMETRY_MARGIN)
@@ -120,17 +120,17 @@ def unlike(
         ],
         "left and right differ more than in training: ",
     )
-    nearest, farthest = population["outside"]
+    nearest, farthest = training["outside"]
     if not nearest - OUTSIDE_MARGIN <= scan.outside <= farthest + OUTSIDE_MARGIN:
-        kind = "a whole head" if scan.outside > farthest else "skull-stripped"
+        kind = "not skull-stripped" if scan.outside > farthest else "skull-stripped"
         reason = (
             f"{scan.outside:.0%} of what is bright lies outside all structures, in training "
-            f"{nearest:.0%} to {farthest:.0%}: this looks like {kind}, those did not"
+            f"{nearest:.0%} to {farthest:.0%}: this scan looks {kind}, those did not"
         )
         flag("other_field", [reason], "")
-    both = (scan.voxels > 0) & (np.array(population["intensity"]) > 0)
+    both = (scan.voxels > 0) & (np.array(training["intensity"]) > 0)
     both[0] = False
-    expected, found = np.array(population["intensity"])[both], scan.intensity[both]
+    expected, found = np.array(training["intensity"])[both], scan.intensity[both]
     if both.sum() > 3 and expected.std() > 0 and found.std() > 0:
         correlation = np.corrcoef(expected, found)[0, 1]
         if correlation < MIN_CORRELATION:

@@ -1,41 +1,22 @@
-"""Weights of the authors' PyTorch release, under our names."""
+"""Read weights of the authors' PyTorch release."""
 
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from quicknat.errors import InputError, one_line
-from quicknat.model.network import LEVELS, NetworkSettings, QuickNAT, SqueezeExcitation
+from quicknat.model.network import NetworkSettings, QuickNAT, SqueezeExcitation
 
-# names in the authors' state dict -> ours; their forward pass runs decode4, 1, 2, 3 downwards
-_BLOCKS = {
-    **{f"encode{level + 1}": ("encoders", level) for level in range(LEVELS)},
-    "bottleneck": ("bottleneck", None),
-    **{
-        f"decode{number}": ("decoders", level) for number, level in ((4, 3), (1, 2), (2, 1), (3, 0))
-    },
-}
-_LAYERS = {
-    **{f"conv{i}": f"convs.{i - 1}" for i in (1, 2, 3)},
-    **{f"batchnorm{i}": f"norms.{i - 1}" for i in (1, 2, 3)},
-    "prelu": "prelu",
-}
-_GATES = {
-    "cSE.fc1": "channel.squeeze",
-    "cSE.fc2": "channel.excite",
-    "fc1": "channel.squeeze",
-    "fc2": "channel.excite",
-    "sSE.conv": "spatial.gate",
-    "conv": "spatial.gate",
-}
-
+_DECODERS = (3, 2, 1, 4)  # their numbers of our decoders 0 … 3; their forward pass runs 4, 1, 2, 3
+_LAYERS = {"convs": "conv", "norms": "batchnorm"}
+_GATES = {"channel.squeeze": "cSE.fc1", "channel.excite": "cSE.fc2", "spatial.gate": "sSE.conv"}
+_UNUSED = "bottleneck.SELayer."  # their bottleneck owns a gate that its forward pass skips
 # by which gates there are, channel and spatial
 _KINDS: dict[tuple[bool, bool], SqueezeExcitation] = {
     (False, False): "none",
@@ -45,75 +26,57 @@ _KINDS: dict[tuple[bool, bool], SqueezeExcitation] = {
 }
 
 
-def _our_key(key: str) -> str | None:
-    """Our name of one of the authors' parameters; None for those that their network never uses."""
-    if key.startswith("classifier.conv."):
-        return key.replace("classifier.conv.", "classifier.")
-    match = re.fullmatch(r"(\w+?)\.(SELayer\.)?(.+)\.(\w+)", key)
-    block = _BLOCKS.get(match[1]) if match else None
-    layers = _GATES if match and match[2] else _LAYERS
-    layer = layers.get(match[3]) if match else None
-    if match is None or block is None or layer is None:
-        raise InputError("the authors' weights", f"'{key}' is not a parameter of QuickNAT")
-    name, level = block
-    if match[2]:
-        if level is None:
-            return None  # the bottleneck owns a gate that its forward pass skips
-        return f"{name[:-1]}_gates.{level}.{layer}.{match[4]}"
-    return f"{name}.{layer}.{match[4]}" if level is None else f"{name}.{level}.{layer}.{match[4]}"
-
-
-def _named(keys: Iterable[str]) -> dict[str, str]:
-    """Our names of their parameters -> theirs, without those that their network never uses."""
-    return {name: key for key in keys if (name := _our_key(key))}
-
-
-def _their_keys(kind: SqueezeExcitation) -> dict[str, str]:
-    """Our names of all parameters of a network of the authors' -> their names."""
-    gates = [f"SELayer.{gate}" for gate in _GATES if ("SE." in gate) == (kind == "scse")]
-    keys = [
-        f"{block}.{layer}.{value}"
-        for block in _BLOCKS
-        for layer in [*_LAYERS, *gates]
-        for value in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    ] + ["classifier.conv.weight", "classifier.conv.bias"]
-    return _named(keys)
+def _their_key(name: str, kind: SqueezeExcitation) -> str:
+    """Return the authors' name of one of our parameters."""
+    block, *layer, value = name.split(".")
+    if block == "classifier":
+        return f"classifier.conv.{value}"
+    if block != "bottleneck":
+        level = int(layer.pop(0))
+        number = level + 1 if block.startswith("encoder") else _DECODERS[level]
+        gated = block.endswith("_gates")
+        block = f"{block[:6]}{number}"
+        if gated:
+            gate = _GATES[".".join(layer)]
+            gate = gate if kind == "scse" else gate.partition(".")[2]
+            return f"{block}.SELayer.{gate}.{value}"
+    part = f"{_LAYERS[layer[0]]}{int(layer[1]) + 1}" if len(layer) > 1 else layer[0]
+    return f"{block}.{part}.{value}"
 
 
 def from_authors(state: Mapping[str, Tensor]) -> QuickNAT:
     """Build a network from a state dict of the authors' PyTorch release.
 
-    Filters, classes and squeeze-and-excitation are read off the shapes. Of theirs,
-    ``encode1`` … ``encode4`` are our ``encoders`` 0 … 3 and ``decode4``, ``1``, ``2``, ``3`` our
-    ``decoders`` 3 … 0; ``conv{i}``, ``batchnorm{i}`` of a block its ``convs``, ``norms`` i - 1;
-    ``SELayer`` the gate of that block, of which the bottleneck's is unused and left out.
+    Filters, classes and squeeze-and-excitation are read off the names and shapes. Of
+    theirs, ``encode1`` … ``encode4`` are our ``encoders`` 0 … 3 and ``decode4``, ``1``, ``2``,
+    ``3`` our ``decoders`` 3 … 0; ``conv{i}``, ``batchnorm{i}`` of a block its ``convs``, ``norms``
+    i - 1; ``SELayer`` the gate of that block.
 
     Raises:
         InputError: a key is unknown, missing, or of a shape that does not fit (named).
     """
-    ours = {name: torch.as_tensor(state[key]) for name, key in _named(state).items()}
+    where = "the authors' weights"
+    gates = [key for key in state if ".SELayer." in key and not key.startswith(_UNUSED)]
+    spatial = any(".SELayer.conv." in key or ".sSE." in key for key in gates)
+    kind = _KINDS[any(".fc1." in key for key in gates), spatial]
+    names = QuickNAT(2, NetworkSettings(2, kind)).state_dict()
+    keys = {name: _their_key(name, kind) for name in names}
+    for key in sorted(state.keys() - set(keys.values())):
+        if not key.startswith(_UNUSED):
+            raise InputError(where, f"'{key}' is not a parameter of QuickNAT")
     for key in ("classifier.conv.weight", "encode1.conv1.weight"):
         if key not in state or state[key].ndim != 4:
-            raise InputError("the authors' weights", f"'{key}' is missing or no convolution's")
-    gates = {part: any(f".{part}." in key for key in ours) for part in ("channel", "spatial")}
-    kind = _KINDS[gates["channel"], gates["spatial"]]
-    filters = len(ours["encoders.0.convs.0.weight"])
-    network = QuickNAT(
-        n_classes=ours["classifier.weight"].shape[0],
-        settings=NetworkSettings(filters=filters, squeeze_excitation=kind),
-    )
-    wanted = network.state_dict()
-    theirs = _their_keys(kind) | _named(state)
-    for name in sorted(wanted.keys() | ours.keys()):
-        if name not in ours or name not in wanted:
-            problem = "is missing" if name in wanted else "is left over"
-            raise InputError("the authors' weights", f"'{theirs[name]}' {problem}")
-        if wanted[name].shape != ours[name].shape:
-            found, expected = tuple(ours[name].shape), tuple(wanted[name].shape)
-            raise InputError(
-                "the authors' weights", f"'{theirs[name]}' has shape {found}, not {expected}"
-            )
-    network.load_state_dict(ours)
+            raise InputError(where, f"'{key}' is missing or no convolution's")
+    filters = len(state["encode1.conv1.weight"])
+    settings = NetworkSettings(filters=filters, squeeze_excitation=kind)
+    network = QuickNAT(len(state["classifier.conv.weight"]), settings)
+    for name, value in network.state_dict().items():
+        if keys[name] not in state:
+            raise InputError(where, f"'{keys[name]}' is missing")
+        found, expected = tuple(state[keys[name]].shape), tuple(value.shape)
+        if found != expected:
+            raise InputError(where, f"'{keys[name]}' has shape {found}, not {expected}")
+    network.load_state_dict({name: state[key] for name, key in keys.items()})
     return network
 
 

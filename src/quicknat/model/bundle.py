@@ -4,46 +4,45 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import quicknat
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.model.bundle_format import AGAIN, FORMAT, read_description, require_files
-from quicknat.model.losses import prior_offsets
-from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
-from quicknat.model.weights import load_weights
 from quicknat.old_settings import current_settings
+from quicknat.package_data import CARDS, MODELS
 from quicknat.reruns import GRID_FORMAT
+from quicknat.schema import check, load_schema
 
-CARD = """# QuickNAT model
+if TYPE_CHECKING:  # the workflow reads descriptions of models, and shall not wait for torch
+    import torch
 
-Whole-brain segmentation of T1-weighted MRI, protocol `{protocol}` ({structures} structures).
+    from quicknat.model.network import QuickNAT
 
-- Networks: coronal, axial, sagittal; {filters} filters, squeeze-and-excitation {kind};
-  probabilities weighted {weights}{passes}.
-- Grid: RAS+, {spacing} mm, slices of {size} x {size}.
-- Trained on {n_train} scans, {chosen}.
-- Use: `quicknat segment T1w.nii.gz --model THIS_FOLDER --output out/`
-
-Not a medical device. The labels that it was trained on decide what it can know: read where they
-came from before you trust a volume.
-
-Method: Roy et al., QuickNAT, NeuroImage 186 (2019) 713-727.
-"""
+# With 5 and before, conforming moved labels, see quicknat.reruns.GRID_FORMAT. The two bundled
+# models were trained so, too, and are taken until they are trained again: their cards say it.
+FORMAT = 6
+BUNDLE_FILES = (
+    *(f"{view}.safetensors" for view in VIEWS),
+    "labels.tsv",
+    "README.md",
+    "bundle.json",
+)
+AGAIN = "copy or bundle the model again"
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A model ready to use: networks in evaluation mode by view, and their settings.
 
-    ``weights``: share of each view. ``mirror``: each slice is seen from both sides. ``shift``: the
-    scan is seen a second time, moved by half a voxel along each axis.
+    ``weights``: fraction of each view. Test-time augmentation: ``mirror``, left–right flip of each
+    slice; ``shift``, half-voxel shift of the scan along each axis. ``training_stats``: of
+    :func:`quicknat.images.training_stats.summarise`.
     """
 
     networks: dict[str, QuickNAT]
@@ -53,9 +52,18 @@ class Bundle:
     conform_size: int
     slice_size: int
     identity: str
-    population: dict
+    training_stats: dict
     mirror: bool = False
     shift: bool = False
+
+    @property
+    def aggregation(self) -> dict[str, Any]:
+        """Arguments of :func:`quicknat.model.views.aggregate`, as plain numbers."""
+        return {
+            "weights": self.weights,
+            "sagittal": self.protocol.sagittal.tolist(),
+            "flipped": self.protocol.swapped.tolist() if self.mirror else None,
+        }
 
 
 def write_bundle(
@@ -74,12 +82,11 @@ def write_bundle(
 
     Args:
         models: folder of each view's trained model.
-        weights: share of each view in the aggregate; must add up to 1.
+        weights: fraction of each view in the aggregate; must add up to 1.
         spacing_mm, conform_size, slice_size: the grid that the views were trained on.
-        mirror: segment with the mean of each slice and its mirror image.
-        shift: segment with the mean of the scan and the scan moved by half a voxel.
-        prior_correction: strength of the prior correction of the logits, see
-            :func:`quicknat.model.losses.prior_offsets`.
+        mirror, shift: test-time augmentation, see :class:`Bundle`.
+        prior_correction: fraction of the log of the loss's class weights that is subtracted from
+            the logits, see :func:`quicknat.model.losses.prior_offsets`.
         output: folder to write to; its ``bundle.json`` comes last.
 
     Raises:
@@ -88,68 +95,53 @@ def write_bundle(
     output = Path(output)
     total = sum(weights.get(view, 0) for view in VIEWS)
     if set(weights) != set(VIEWS) or abs(total - 1) > 1e-6:
-        raise InputError(
-            "aggregation",
-            f"the weights of {', '.join(VIEWS)} add up to {total:g}, not 1",
-            "change them",
-        )
-    views = {}
+        problem = f"the weights of {', '.join(VIEWS)} add up to {total:g}, not 1"
+        raise InputError("aggregation", problem, "change them")
+    found, views = {}, {}
     for view in VIEWS:
         folder = Path(models[view])
-        described = json.loads((folder / "model.json").read_text())
+        found[view] = described = json.loads((folder / "model.json").read_text())
         for part in ("network", "training"):
             described[part] = current_settings(described[part], folder / "model.json")
-        wanted = (view, protocol.name, [slice_size, slice_size])
         if described.get("grid_format") != GRID_FORMAT:
             raise InputError(folder, "was made by an earlier version", "train it again")
-        found = (described["view"], described["protocol"], described["slice_shape"])
-        if found != wanted:
-            raise InputError(folder, f"is a model for {found}, not for {wanted}", "train it again")
+        wanted = (view, protocol.name, [slice_size] * 2)
+        own = tuple(described[key] for key in ("view", "protocol", "slice_shape"))
+        if own != wanted:
+            raise InputError(folder, f"is a model for {own}, not for {wanted}", "train it again")
         with written_whole(output / f"{view}.safetensors") as (temporary,):
             shutil.copyfile(folder / "model.safetensors", temporary)
-        if view == "coronal":  # it sees the brain whole, and both sides
-            population = described["population"]
-        views[view] = {
-            "weights": f"{view}.safetensors",
-            "sha256": sha256(folder / "model.safetensors"),
-            **{key: described[key] for key in (
-                "network", "training", "best_epoch", "best_val_dice", "training_scans",
-                "validation_scans", "classes", "class_weights", "initial_sha256", "versions",
-            )},
-            # earlier versions did not write these; without, no warm start is made from the model
-            **{key: described.get(key) for key in (
-                "data", "warm_start", "device_name", "precision"
-            )},
-        }  # fmt: skip
-    with written_whole(output / "labels.tsv") as (temporary,):
-        protocol.write(temporary)
-    one = views["coronal"]
+        digest = sha256(folder / "model.safetensors")
+        entry = {key: value for key, value in described.items() if key != "population"}
+        views[view] = {"weights": f"{view}.safetensors", "sha256": digest} | entry
+    one = views["coronal"]  # it sees the brain whole, and both sides
     dice = " / ".join(
-        f"{v['best_val_dice']:.3f}" if v["best_val_dice"] is not None else "n/a"
-        for v in views.values()
+        "n/a" if view["best_val_dice"] is None else f"{view['best_val_dice']:.3f}"
+        for view in views.values()
     )
-    with written_whole(output / "README.md") as (temporary,):
-        temporary.write_text(
-            CARD.format(
-                protocol=protocol.name,
-                structures=len(protocol.names) - 1,
-                filters=one["network"]["filters"],
-                kind=one["network"]["squeeze_excitation"],
-                weights=" + ".join(f"{weights[view]:g} {view}" for view in VIEWS),
-                passes="; mean of a slice and its mirror image" * mirror
-                + "; mean of a scan and itself moved by half a voxel" * shift
-                + f"; {prior_correction:.0%} of the loss's class weights taken back"
-                * (prior_correction > 0),
-                spacing=f"{spacing_mm:g}",
-                size=slice_size,
-                n_train=len(one["training_scans"]),
-                chosen=f"best epoch chosen on {n_val} validation scans with mean Dice {dice} "
-                "(coronal / axial / sagittal)"
-                if (n_val := len(one["validation_scans"]))
-                else "the last epoch kept, without validation scans",
-            )
-        )
-    described = {
+    n_val = len(one["validation_scans"])
+    chosen = (
+        f"best epoch chosen on {n_val} validation scans with mean Dice {dice} (coronal / axial / "
+        "sagittal)" if n_val else "the last epoch kept, without validation scans"
+    )  # fmt: skip
+    card = (CARDS / "model.md").read_text()
+    card = card.format(
+        protocol=protocol.name,
+        structures=len(protocol.names) - 1,
+        **one["network"],
+        weights=" + ".join(f"{weights[view]:g} {view}" for view in VIEWS),
+        passes="; averaged with the left–right flipped slices" * mirror
+        + "; averaged with the scan shifted by half a voxel" * shift
+        + f"; prior correction {prior_correction:.0%}" * (prior_correction > 0),
+        spacing=spacing_mm,
+        size=slice_size,
+        n_train=len(one["training_scans"]),
+        chosen=chosen,
+    )
+    with written_whole(output / "labels.tsv", output / "README.md") as (labels, readme):
+        protocol.write(labels)
+        readme.write_text(card)
+    description = {
         "format": FORMAT,
         "protocol": protocol.name,
         "labels": {"file": "labels.tsv", "sha256": sha256(output / "labels.tsv")},
@@ -160,11 +152,67 @@ def write_bundle(
         "shift": shift,
         "prior_correction": prior_correction,
         "views": views,
-        "population": population,
+        "population": found["coronal"]["population"],
         "quicknat": quicknat.__version__,
     }
     with written_whole(output / "bundle.json") as (temporary,):
-        temporary.write_text(json.dumps(described, indent=2) + "\n")
+        temporary.write_text(json.dumps(description, indent=2) + "\n")
+
+
+def read_description(folder: str | Path) -> dict:
+    """Return ``bundle.json`` of a model folder, checked; settings have this version's names.
+
+    Raises:
+        InputError: not a model folder, one of another version, or an impossible value.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        fix = f"check the path; bundled models: {', '.join(MODELS)}"
+        raise InputError(folder, "no such model folder", fix)
+    try:
+        described = json.loads((folder / "bundle.json").read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"is not a model folder ({error})"
+        raise InputError(folder, problem, "name the folder that 'quicknat bundle' wrote") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        found = described.get("format") if isinstance(described, dict) else None
+        problem = f"has model format {found!s:.20}, not {FORMAT}"
+        fix = "bundle it again, with this version of quicknat"
+        fix = "train it again: earlier versions moved labels by half a voxel" if found == 5 else fix
+        raise InputError(folder, problem, fix)
+    views = described.get("views")
+    if not isinstance(views, dict) or set(views) != set(VIEWS):
+        named = ", ".join(views) if isinstance(views, dict) else "none"
+        raise InputError(folder, f"has the views {named}, not all three", "bundle it again")
+    for entry in views.values():
+        for part in ("network", "training"):
+            if isinstance(entry, dict) and isinstance(entry.get(part), dict):
+                entry[part] = current_settings(entry[part], folder / "bundle.json")
+    check(described, load_schema("bundle"), folder / "bundle.json")
+    classes = {view: entry["network"]["n_classes"] for view, entry in views.items()}
+    stats = described["population"]
+    lists = [*stats["voxels"], *stats["asymmetry"], stats["intensity"]]
+    weighted = {view: len(entry["class_weights"]) for view, entry in views.items()}
+    if weighted != classes or {len(values) for values in lists} != {classes["coronal"]}:
+        wrong = "class_weights" if weighted != classes else "population"
+        problem = f"'{wrong}' has other classes than the networks"
+        raise InputError(folder / "bundle.json", problem, "bundle it again")
+    return described
+
+
+def require_files(folder: Path, described: Mapping[str, Any], also: Iterable[str] = ()) -> None:
+    """Check every file that a description names against its recorded SHA-256.
+
+    Raises :class:`InputError`: a file has changed, or is missing; so must none of `also` be.
+    """
+    recorded = [(described["labels"]["file"], described["labels"]["sha256"])]
+    recorded += [(entry["weights"], entry["sha256"]) for entry in described["views"].values()]
+    for name in (*(name for name, _ in recorded), *also):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(folder, f"lacks its file '{name}'", AGAIN)
+    for name, digest in recorded:
+        if sha256(folder / name) != digest:
+            raise InputError(folder / name, "has changed since the model was made", AGAIN)
 
 
 def load_bundle(
@@ -172,15 +220,18 @@ def load_bundle(
 ) -> Bundle:
     """Load a model folder, after checking every file against its recorded SHA-256.
 
-    Args:
-        folder: as :func:`write_bundle` made it.
-        device: where the networks go.
-        bfloat16: compute in it, see :func:`quicknat.model.network.in_bfloat16`.
+    The prior correction becomes part of each network: it is added to the last layer's biases.
+    With `bfloat16` networks compute in it, see :func:`quicknat.model.network.in_bfloat16`.
 
     Raises:
-        InputError: not a model folder, a changed file, or weights of another view or label
-            table.
+        InputError: no model folder, a changed file, weights of another view or label table.
     """
+    import torch
+
+    from quicknat.model.losses import prior_offsets
+    from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
+    from quicknat.model.weights import load_weights
+
     folder = Path(folder)
     described = read_description(folder)
     require_files(folder, described)
@@ -188,23 +239,19 @@ def load_bundle(
     networks = {}
     for view, entry in described["views"].items():
         settings = dict(entry["network"])
-        classes = settings.pop("n_classes")
-        if classes != protocol.n_classes(view):
-            raise InputError(
-                folder, f"the {view} network has {classes} classes, the label table "
-                f"{protocol.n_classes(view)}", AGAIN,
-            )  # fmt: skip
+        classes, expected = settings.pop("n_classes"), protocol.n_classes(view)
+        if classes != expected:
+            problem = f"the {view} network has {classes} classes, the label table {expected}"
+            raise InputError(folder, problem, AGAIN)
         with torch.device("meta"):  # takes no memory before the file has shown that it fits
             network = QuickNAT(classes, NetworkSettings(**settings))
         load_weights(network, folder / entry["weights"], view, protocol.class_names(view))
         offsets = prior_offsets(entry["class_weights"], described["prior_correction"])
-        network.classifier.bias.data += offsets  # type: ignore[union-attr]  # it has one
+        network.get_parameter("classifier.bias").data += offsets
         if bfloat16:
             network = in_bfloat16(network)
-        # torch takes that for modules too, but says so in no type
-        networks[view] = network.eval().to(  # type: ignore[call-overload]
-            device, memory_format=torch.channels_last
-        )
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not typed
+        networks[view] = network.eval().to(device)
     return Bundle(
         networks=networks,
         weights=described["aggregation"],
@@ -213,7 +260,7 @@ def load_bundle(
         conform_size=described["conform"]["size"],
         slice_size=described["slices"]["size"],
         identity=sha256(folder / "bundle.json"),
-        population=described["population"],
+        training_stats=described["population"],
         mirror=described["mirror"],
         shift=described["shift"],
     )

@@ -1,4 +1,4 @@
-"""A model as a MONAI bundle: configuration, weights, and the network's code, on their own."""
+"""Export a model as a MONAI bundle: configuration, weights, and the network's code."""
 
 from __future__ import annotations
 
@@ -16,53 +16,27 @@ from quicknat.files import folder_written_whole
 from quicknat.model import network, views
 from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.model.views import ThreeViews
+from quicknat.package_data import CARDS
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
-README = """# {protocol} segmentation of T1w brain MRI (QuickNAT)
-
-One network on volumes, {size} voxels of {spacing:g} mm along each side: three 2-D networks whose
-probabilities are averaged{passes}. `configs/metadata.json` names the {n_classes} output channels.
-Run it from this folder:
-
-```python
-from monai.bundle import ConfigParser
-
-parser = ConfigParser()
-parser.read_config("configs/inference.json")
-network = parser.get_parsed_content("network")
-probabilities = network(window)  # (1, 1, {size}, {size}, {size}) -> (1, {n_classes}, ...)
-```
-
-`window` holds float32 intensities, 0 for air and about 0.67 for white matter, on RAS+ axes: the
-{side:g} mm cube around the brain that `quicknat segment` cuts out. From a scan to a label map on
-the scan's own grid, with volumes and quality flags, there is `quicknat segment` (`pip install .` in
-a checkout of QuickNAT's workflow).{shift}
-
-Not a medical device. The scans and labels that a model was trained on decide what it can know, and
-who may use it.
-
-Method: Roy et al., QuickNAT, NeuroImage 186 (2019) 713-727.
-"""
-
-MOVED = (
-    " It looks at the scan a second time, moved by half a voxel, which this network does not:\n"
-    "expect slightly other borders."
+SHIFTED = (
+    " It also averages with the scan shifted by half a voxel, which this network\n"
+    "does not: expect slightly different borders."
 )
 
 
 def volumetric(bundle: Bundle) -> ThreeViews:
-    """The bundle's three networks as one, in evaluation mode."""
+    """Return the bundle's three networks as one, in evaluation mode."""
     settings = {view: asdict(part.settings) for view, part in bundle.networks.items()}
-    mirror = bundle.protocol.swapped.tolist() if bundle.mirror else None
-    whole = ThreeViews(settings, bundle.protocol.sagittal.tolist(), bundle.weights, mirror)
+    whole = ThreeViews(settings, **bundle.aggregation)
     for view, part in bundle.networks.items():
         whole.views[view].load_state_dict(part.state_dict())
     return whole.eval()
 
 
 def metadata(bundle: Bundle, described: dict) -> dict:
-    """The bundle's ``metadata.json``; keys as MONAI's schema wants them."""
+    """Return the bundle's ``metadata.json``; keys as MONAI's schema wants them."""
     names, size = bundle.protocol.names, bundle.slice_size
     image = {
         "type": "image",
@@ -113,7 +87,7 @@ def metadata(bundle: Bundle, described: dict) -> dict:
 
 
 def configuration(bundle: Bundle) -> dict:
-    """The bundle's ``inference.json``: how MONAI's ConfigParser builds the network."""
+    """Return the bundle's ``inference.json``: how MONAI's ConfigParser builds the network."""
     return {
         "imports": ["$import torch"],
         "bundle_root": ".",
@@ -121,9 +95,7 @@ def configuration(bundle: Bundle) -> dict:
         "network_def": {
             "_target_": "scripts.views.ThreeViews",
             "settings": {view: asdict(part.settings) for view, part in bundle.networks.items()},
-            "sagittal": bundle.protocol.sagittal.tolist(),
-            "weights": bundle.weights,
-            "mirror": bundle.protocol.swapped.tolist() if bundle.mirror else None,
+            **bundle.aggregation,
         },
         "loaded": "$@network_def.load_state_dict(torch.load(@weights, weights_only=True))",
         "network": "$@loaded and @network_def.eval()",
@@ -162,12 +134,14 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
             (folder / f"configs/{name}.json").write_text(json.dumps(content, indent=2) + "\n")
         shutil.copy(Path(model) / "labels.tsv", folder / "docs/labels.tsv")
         (folder / "docs/README.md").write_text(
-            README.format(
+            (CARDS / "monai.md")
+            .read_text()
+            .format(
                 protocol=bundle.protocol.name,
                 size=bundle.slice_size,
                 side=bundle.slice_size * bundle.spacing_mm,
-                shift=MOVED if bundle.shift else "",
-                passes=", of each slice and of its mirror image" if bundle.mirror else "",
+                shift=SHIFTED if bundle.shift else "",
+                passes=", also with left–right flipped slices" if bundle.mirror else "",
                 spacing=bundle.spacing_mm,
                 n_classes=len(bundle.protocol.names),
             )

@@ -1,36 +1,167 @@
-"""The three views as one network on volumes, for programs that know nothing of this package.
+"""Aggregate the probabilities of the three views' networks over one volume.
 
-Needs torch and ``network.py`` beside it: ``quicknat export`` puts a copy of both beside the
-weights, which is why the import is a relative one.
+Needs torch and ``network.py`` beside it: ``quicknat export`` copies both beside the weights, which
+is why the import is a relative one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from .network import NetworkSettings, QuickNAT
 
-AXES = {"sagittal": 2, "coronal": 3, "axial": 4}  # that a view's slices cut, in (N, C, X, Y, Z)
-BRIGHT = 25 / 255  # brighter than air
-MIN_BRIGHT = 0.005  # share of such pixels in the slices that the networks were trained on
-BATCH = 4  # slices at a time
+log = logging.getLogger(__name__)
+
+AXES = {"coronal": 1, "axial": 2, "sagittal": 0}  # RAS+ axis that a view's slices cut across
+BRIGHT = 25  # of 255: brighter than air
+MIN_BRIGHT = 0.005  # fraction of such pixels in the slices that networks are trained on
+
+Progress = Callable[[int, int], None]  # slices just done, slices in all
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Aggregated probabilities of a box of a window; the rest of the window is background.
+
+    ``probabilities``: float32 (C, X, Y, Z). ``start``: the box's first voxel in the window.
+    ``views``: each view's own most probable class, uint8 (X, Y, Z), of that network's classes.
+    """
+
+    probabilities: Tensor
+    start: tuple[int, int, int]
+    views: dict[str, Tensor]
+
+
+def filled_slices(window: Tensor, view: str) -> Tensor:
+    """Return the numbers of the slices that show more than air, int64 (n,).
+
+    Networks are trained on no other kind; what the others show is background.
+
+    Args:
+        window: (X, Y, Z), uint8, or float 0 … 1.
+        view: a key of ``AXES``.
+    """
+    bright = window > (BRIGHT if window.dtype == torch.uint8 else BRIGHT / 255)
+    others = [axis for axis in range(3) if axis != AXES[view]]
+    pixels = window.numel() // window.shape[AXES[view]]
+    return (bright.sum(dim=others) > MIN_BRIGHT * pixels).nonzero()[:, 0]
+
+
+def slice_probabilities(
+    network: nn.Module,
+    slices: Tensor,
+    numbers: Tensor,
+    flipped: Sequence[int] | Tensor | None = None,
+    batch: int = 4,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the softmax of some slices, batch by batch, on the device of the slices.
+
+    Args:
+        network: takes (n, 1, H, W) on its own device, and returns logits.
+        slices: (N, H, W), uint8, or float 0 … 1.
+        numbers: of the slices wanted, int64 (n,).
+        flipped: if given, average with the prediction for the left–right flipped slice: the class
+            that each class becomes in it. H is then the left–right axis.
+        batch: slices per forward pass; halved when the GPU's memory is full.
+
+    Yields:
+        Numbers of the slices (k,), and float32 probabilities (k, H, W, C).
+    """
+    device = next(network.parameters()).device
+    while len(numbers):
+        values = slices[numbers[:batch]][:, None].contiguous()
+        values = values.float() / 255 if values.dtype == torch.uint8 else values
+        try:
+            values = values.to(device, memory_format=torch.channels_last)
+            probabilities = network(values).softmax(dim=1)
+            if flipped is not None:
+                other = network(values.flip(2)).softmax(dim=1).flip(2)
+                probabilities = (probabilities + other[:, flipped]) / 2
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+            torch.cuda.empty_cache()
+            log.warning("the GPU's memory is full; continuing with %d slices at a time", batch)
+            continue
+        yield numbers[:batch], probabilities.to(slices.device).movedim(1, -1)
+        numbers = numbers[batch:]
+
+
+@torch.inference_mode()
+def aggregate(
+    networks: Mapping[str, nn.Module] | nn.ModuleDict,
+    window: Tensor,
+    weights: Mapping[str, float],
+    sagittal: Sequence[int],
+    flipped: Sequence[int] | None = None,
+    batch: int = 4,
+    progress: Progress | None = None,
+) -> Prediction:
+    """Return the weighted mean of the views' probabilities (Roy et al. 2019, section 2.4).
+
+    Slices are added up as they come: memory holds one volume of probabilities, cut to the box
+    that all views can see, on the device of the window.
+
+    Args:
+        networks: by view, with the prior correction in their biases; one view alone will do, too.
+        window: (X, Y, Z), RAS+ axes, uint8, or float 0 … 1; sides are multiples of 16.
+        weights: fraction of each view.
+        sagittal: for each class its class in the sagittal network, which merges left and right.
+        flipped: for each class the one that it becomes in a left–right flip. If given, coronal and
+            axial slices are predicted a second time flipped, and both predictions averaged.
+        batch: slices per forward pass.
+        progress: called after each batch.
+    """
+    merged = torch.as_tensor(sagittal, device=window.device)
+    filled = {view: filled_slices(window, view) for view in AXES if view in networks}
+    box = [slice(0, side) for side in window.shape]
+    for view, numbers in filled.items():
+        ends = numbers[[0, -1]].tolist() if len(numbers) else (0, 0)
+        box[AXES[view]] = slice(ends[0], ends[1] + 1)
+    if not all(map(len, filled.values())):  # nothing but air: one voxel of background
+        box = [slice(0, 1)] * 3
+        filled = dict.fromkeys(filled, merged[:0])
+    shape = [part.stop - part.start for part in box]
+    count = sum(map(len, filled.values()))
+    total = torch.zeros(*shape, len(merged), device=window.device)
+    views = {view: torch.zeros(shape, dtype=torch.uint8, device=window.device) for view in filled}
+    for view, numbers in filled.items():
+        axis, weight = AXES[view], weights[view]
+        start = box[axis].start
+        inside = tuple(part for other, part in enumerate(box) if other != axis)
+        sums, own = total.movedim(axis, 0), views[view].movedim(axis, 0)
+        air = torch.ones(len(sums), dtype=torch.bool, device=window.device)
+        air[numbers - start] = False
+        for number in air.nonzero()[:, 0].tolist():
+            sums[number, ..., 0] += weight
+        slices, both = window.movedim(axis, 0), None if view == "sagittal" else flipped
+        for some, found in slice_probabilities(networks[view], slices, numbers, both, batch):
+            for number, one in zip((some - start).tolist(), found, strict=True):
+                one = one[inside]
+                own[number] = one.argmax(dim=-1)
+                sums[number].add_(one[..., merged] if view == "sagittal" else one, alpha=weight)
+            if progress:
+                progress(len(some), count)
+    first, second, third = (part.start for part in box)
+    return Prediction(total.movedim(-1, 0), (first, second, third), views)
 
 
 class ThreeViews(nn.Module):
-    """(N, 1, S, S, S) intensities in 0 … 1, RAS+ axes, to (N, C, S, S, S) probabilities.
+    """(N, 1, S, S, S) intensities 0 … 1 on RAS+ axes to (N, C, S, S, S) probabilities.
 
-    The same aggregation as :func:`quicknat.segmentation.inference.aggregate` (paper, section 2.4),
-    but for whole volumes. S is a multiple of 16.
+    :func:`aggregate` as one network, for programs that know nothing of this package. S is a
+    multiple of 16.
 
     Args:
         settings: keyword arguments of :class:`NetworkSettings`, by view.
-        sagittal: class of the sagittal network for each class, which merges left and right.
-        weights: share of each view.
-        mirror: class that each becomes in a mirror; where given, coronal and axial slices are seen
-            from both sides and the two predictions averaged.
+        sagittal, weights, flipped: see :func:`aggregate`.
     """
 
     def __init__(
@@ -38,46 +169,23 @@ class ThreeViews(nn.Module):
         settings: Mapping[str, Mapping],
         sagittal: Sequence[int],
         weights: Mapping[str, float],
-        mirror: Sequence[int] | None = None,
+        flipped: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.weights = dict(weights)
-        self.mirror = None if mirror is None else list(mirror)
+        self.aggregate = partial(aggregate, weights=weights, sagittal=sagittal, flipped=flipped)
         self.n_classes = len(sagittal)
-        self.register_buffer("sagittal", torch.tensor(sagittal), persistent=False)
-        merged = max(sagittal) + 1
+        classes = dict.fromkeys(AXES, self.n_classes) | {"sagittal": max(sagittal) + 1}
         self.views = nn.ModuleDict(
-            {
-                view: QuickNAT(
-                    merged if view == "sagittal" else self.n_classes,
-                    NetworkSettings(**settings[view]),
-                )
-                for view in AXES
-            }
+            {view: QuickNAT(classes[view], NetworkSettings(**settings[view])) for view in AXES}
         )
 
     def forward(self, volumes: Tensor) -> Tensor:
         n, _, *shape = volumes.shape
-        total = volumes.new_zeros(n, self.n_classes, *shape)
-        for view, axis in AXES.items():
-            slices = volumes.movedim(axis, 1).flatten(0, 1)  # (N·S, 1, …)
-            # where the slices of a view's sum are, in the same order as `slices`
-            sums = total.movedim(axis, 1)
-            seen = (slices > BRIGHT).float().mean(dim=(1, 2, 3)) > MIN_BRIGHT
-            sums[(~seen).reshape(n, -1)] += self.background(view, sums)
-            for some in seen.nonzero()[:, 0].split(BATCH):
-                probabilities = self.views[view](slices[some]).softmax(dim=1)
-                if view == "sagittal":
-                    probabilities = probabilities[:, self.sagittal]
-                elif self.mirror is not None:
-                    other = self.views[view](slices[some].flip(2)).softmax(dim=1).flip(2)
-                    probabilities = (probabilities + other[:, self.mirror]) / 2
-                scan, number = some // shape[axis - 2], some % shape[axis - 2]
-                sums[scan, number] += self.weights[view] * probabilities
-        return total
-
-    def background(self, view: str, like: Tensor) -> Tensor:
-        """What a view adds where there is nothing to see, (C, 1, 1)."""
-        sure = like.new_zeros(self.n_classes, 1, 1)
-        sure[0] = self.weights[view]
-        return sure
+        result = volumes.new_zeros(n, self.n_classes, *shape)
+        result[:, 0] = 1
+        for whole, volume in zip(result, volumes[:, 0], strict=True):
+            found = self.aggregate(self.views, volume)
+            sides = zip(found.start, found.probabilities.shape[1:], strict=True)
+            box = tuple(slice(first, first + side) for first, side in sides)
+            whole[(slice(None), *box)] = found.probabilities
+        return result

@@ -1,4 +1,4 @@
-"""One view's weights as a file that cannot run code and says what they are for."""
+"""Save and load one view's weights, in a file that cannot run code and says what they are for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def save_weights(
 def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequence[str]) -> None:
     """Load weights into a network of exactly that shape, view and label table.
 
-    A network on the device ``meta`` comes to the processor once the file is known to fit.
+    A network on the device ``meta`` comes to the CPU once the file is known to fit.
 
     Raises:
         InputError: the file is damaged, or holds another network's weights.

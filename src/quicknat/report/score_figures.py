@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from quicknat.evaluation import scores
-from quicknat.evaluation.confusion import AGGREGATE
+from quicknat.evaluation.scores import AGGREGATE
 from quicknat.images.labels import Protocol
 from quicknat.report.figures import VIEW_COLORS, plt
 

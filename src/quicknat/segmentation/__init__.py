@@ -1,1 +1,1 @@
-"""A trained model applied to scans: label maps, volumes, and how sure they are."""
+"""Apply a trained model to scans: label maps, volumes, uncertainty."""

@@ -1,4 +1,4 @@
-"""Many scans, one model: which files, under which names, and what became of each."""
+"""Segment many scans with one model: find them, skip what is done, continue after a failure."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
 from quicknat.segmentation.inference import segment
-from quicknat.segmentation.lookup import write_lookup_tables
-from quicknat.segmentation.outputs import dataset_description, output_files, write_segmentation
+from quicknat.segmentation.outputs import (
+    output_files,
+    write_description,
+    write_lookup_tables,
+    write_segmentation,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +79,7 @@ class Outcome:
 
 
 def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
-    """The scans behind paths: files, all scans of a folder, the T1w scans of a BIDS data set.
+    """Return the scans of paths: files, all scans of a folder, the T1w scans of a BIDS data set.
 
     Args:
         paths: files and folders.
@@ -110,7 +114,7 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
 
 
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
-    """Whether the results are there, from this very file, model and version, made the same way."""
+    """Return whether the results are there, of this file, model and version, made the same way."""
     files = output_files(output, task.name, options.views)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
@@ -128,7 +132,7 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
 
 
 def how(bundle: Bundle, options: Options) -> dict:
-    """What else the labels depend on, for the provenance."""
+    """Return what else the labels depend on, for the provenance."""
     return {
         "quicknat": quicknat.__version__,
         "precision": str(bundle.networks["coronal"].bottleneck.convs[0].weight.dtype),
@@ -202,10 +206,7 @@ def segment_all(
     With several scans ``{output}/scans.tsv`` lists what became of each.
     """
     options = options or Options()
-    description = output / "dataset_description.json"
-    if not description.exists():
-        with written_whole(description) as (temporary,):
-            temporary.write_text(json.dumps(dataset_description(), indent=2) + "\n")
+    write_description(output)
     write_lookup_tables(bundle.protocol, output / "labels")
     outcomes = []
     with logging_redirect_tqdm():
@@ -220,8 +221,8 @@ def segment_all(
                     volumes = segment_file(bundle, task, output, options)
                     log.info("%s: %s", task.name, summary(volumes, time.perf_counter() - start))
                 except (InputError, OSError, MemoryError, RuntimeError) as error:
-                    told = explained(error, task.path) or for_users(error)
-                    status, reason = "failed", one_line(told)
+                    message = explained(error, task.path) or for_users(error)
+                    status, reason = "failed", one_line(message)
                     log.error("error: %s", reason, exc_info="QUICKNAT_DEBUG" in os.environ)
             seconds = round(time.perf_counter() - start, 1)
             outcomes.append(Outcome(task.name, str(task.path), status, reason, seconds))
@@ -233,7 +234,7 @@ def segment_all(
 
 
 def summary(volumes: pd.DataFrame, seconds: float) -> str:
-    """A segmented scan in a line."""
+    """Return a line about a segmented scan."""
     structures = volumes[volumes["index"].notna()]
     found, brain = (structures["voxels"] > 0).sum(), volumes["volume_mm3"].iloc[-1] / 1000
     return f"{found} of {len(structures)} structures, brain {brain:.0f} ml, {seconds:.0f} s"

@@ -1,8 +1,8 @@
-"""From the box that the networks saw back to the grid that the scan came on."""
+"""Resample probabilities of the conformed grid to labels on the scan's native grid."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +11,13 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 from torch.nn import functional as F
 
-from quicknat.images.labels import Protocol
-from quicknat.images.resampling import (
-    TRUNCATE,
-    coincides,
-    resample,
-    resample_labels,
-    smoothing_sd,
-)
+from quicknat.images.resampling import TRUNCATE, coincides, resample_labels, smoothing_sd
 from quicknat.images.volumes import Grid, Volume
 
 
 @torch.inference_mode()
 def to_native(parts: Sequence[tuple[torch.Tensor, np.ndarray]], native: Grid) -> np.ndarray:
-    """Most probable class at each voxel of the native grid.
+    """Return the most probable class at each voxel of the native grid.
 
     Probabilities are interpolated linearly, summed and compared there, which keeps boundaries
     smooth where the native voxels are finer; where these are coarser, probabilities are smoothed
@@ -74,45 +67,10 @@ def _as_coarse_as(native: Grid, probabilities: torch.Tensor, affine: np.ndarray)
 def sample_at(
     probabilities: torch.Tensor, affine: np.ndarray, native: Grid, voxels: np.ndarray
 ) -> torch.Tensor:
-    """Probabilities at voxels (…, 3) of the native grid, linearly interpolated, (C, …)."""
+    """Return probabilities at voxels (…, 3) of the native grid, linearly interpolated, (C, …)."""
     to_box = np.linalg.inv(affine) @ native.affine
     extent = np.array(probabilities.shape[1:]) - 1
     points = apply_affine(to_box, voxels) / extent * 2 - 1
     # grid_sample wants the last axis first
     where = torch.from_numpy(points[None, None, ..., ::-1].astype(np.float32).copy())
     return F.grid_sample(probabilities[None], where, align_corners=True)[0, :, 0]
-
-
-def entropy_to_native(entropy: torch.Tensor, affine: np.ndarray, native: Grid) -> np.ndarray:
-    """Entropy at each voxel of the native grid, interpolated linearly; 0 outside the box.
-
-    Args:
-        entropy: float32 (X, Y, Z), 0 … 1.
-        affine: voxel-to-world of that box.
-        native: grid to fill.
-    """
-    if not entropy.numel():  # the networks saw nothing
-        return np.zeros(native.shape, dtype=np.float32)
-    return resample(Volume(entropy.numpy(), affine, Path()), native)
-
-
-def votes_to_native(
-    votes: Mapping[str, torch.Tensor], affine: np.ndarray, native: Grid, protocol: Protocol
-) -> dict[str, np.ndarray]:
-    """Each view's own label map on the native grid, uint8, resampled as labels are.
-
-    Args:
-        votes: uint8 (X, Y, Z) by view, the sagittal one in its merged classes.
-        affine: voxel-to-world of that box.
-        native: grid to fill.
-        protocol: a merged class gets the index of the first class that it merges.
-    """
-    first = np.unique(protocol.sagittal, return_index=True)[1].astype(np.uint8)
-    maps = {}
-    for view, vote in votes.items():
-        if not vote.numel():
-            maps[view] = np.zeros(native.shape, dtype=np.uint8)
-            continue
-        labels = first[vote.numpy()] if view == "sagittal" else vote.numpy()
-        maps[view] = resample_labels(Volume(labels, affine, Path()), native)
-    return maps

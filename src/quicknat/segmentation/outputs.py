@@ -1,4 +1,4 @@
-"""What is written of a segmentation: label map, tables, quality flags, where it came from."""
+"""Write a segmentation: label map, volumes, uncertainty, quality flags, provenance, lookups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quicknat.cohort.examine import THICK_MM
 from quicknat.files import written_whole
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.images.training_stats import unlike
+from quicknat.images.training_stats import ood_flags
 from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import Bundle
 from quicknat.segmentation.inference import Segmentation
@@ -36,7 +36,7 @@ FILES = {
 
 
 def output_files(output: str | Path, name: str, views: bool = False) -> dict[str, Path]:
-    """Where the files of one scan are: ``{output}/{name}/anat/{name}_desc-…``.
+    """Return the files of one scan by what they are for: ``{output}/{name}/anat/{name}_desc-…``.
 
     Args:
         output: folder of all scans.
@@ -50,9 +50,9 @@ def output_files(output: str | Path, name: str, views: bool = False) -> dict[str
 
 
 def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
-    """Voxels, mm³ and measures of confidence of each structure, background left out.
+    """Return voxels, mm³ and uncertainty of each structure, background left out.
 
-    The last two rows are totals, without index and confidence: all structures together, and the
+    The last two rows are totals, without index and uncertainty: all structures together, and the
     brain, that is without ventricles, other cerebrospinal fluid, and what lies outside the brain.
     """
     counts = np.bincount(result.labels.ravel(), minlength=len(protocol.names))[1:]
@@ -63,7 +63,7 @@ def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
             "name": protocol.names[1:],
             "voxels": counts,
             "volume_mm3": (counts * voxel_mm3).round(1),
-            **{key: values[1:].round(4) for key, values in result.confidence.items()},
+            **{key: values[1:].round(4) for key, values in result.uncertainty.items()},
         }
     )
     brain = ~np.isin(protocol.to_freesurfer()[1:], NOT_BRAIN)
@@ -73,30 +73,28 @@ def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
 
 
 def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
-    """Reasons to look at a segmentation before using it."""
-    flags = []
+    """Return reasons to look at a segmentation before using it."""
     missing = list(volumes["name"][volumes["index"].notna() & (volumes["voxels"] == 0)])
+    thickest = max(record["source_voxel_mm"])
+    darkest = record["intensity_at_0_and_255"][0]
+    outside = record["head_outside_fraction"]
+    flags = []
     if missing:
         flags.append({"flag": "structure_missing", "reason": f"not found: {', '.join(missing)}"})
-    thickest = max(record["source_voxel_mm"])
     if thickest > THICK_MM:
-        flags.append(
-            {"flag": "thick_slices", "reason": f"voxels are {thickest:g} mm along an axis"}
-        )
-    darkest = record["intensity_at_0_and_255"][0]
+        reason = f"voxels are {thickest:g} mm along an axis"
+        flags.append({"flag": "thick_slices", "reason": reason})
     if darkest < HOUNSFIELD_AIR / 2:
         reason = f"values go down to {darkest:.0f}, as air does in CT: is this a T1w scan?"
         flags.append({"flag": "other_modality", "reason": reason})
-    outside = record["head_outside_fraction"]
     if outside > 0.001:
-        flags.append(
-            {"flag": "head_cut_off", "reason": f"{outside:.1%} of the head is outside the grid"}
-        )
+        reason = f"{outside:.1%} of the head is outside the grid"
+        flags.append({"flag": "head_cut_off", "reason": reason})
     return flags
 
 
 def label_table(protocol: Protocol) -> pd.DataFrame:
-    """BIDS label table: index, name, abbreviation, color, freesurfer_id."""
+    """Return the BIDS label table: index, name, abbreviation, color, freesurfer_id."""
     table = protocol.table[["index", "name", "abbreviation", "color"]].copy()
     table["freesurfer_id"] = [str(i) if i >= 0 else "n/a" for i in protocol.to_freesurfer()]
     return table
@@ -121,7 +119,7 @@ def write_segmentation(
     volumes = volume_table(result, protocol)
     flags = quality_flags(volumes, record)
     partner, mm3 = protocol.partners("coronal"), bundle.spacing_mm**3
-    flags += unlike(result.statistics, bundle.population, protocol.names, partner, mm3)
+    flags += ood_flags(result.statistics, bundle.training_stats, protocol.names, partner, mm3)
     quality = {"flags": flags, "source": record["source"]}
     with written_whole(*files.values()) as temporary:
         paths = dict(zip(files, temporary, strict=True))
@@ -138,11 +136,49 @@ def write_segmentation(
     return volumes
 
 
-def dataset_description() -> dict:
-    """BIDS derivative description of the segmentations folder."""
-    return {
+def write_description(output: Path) -> None:
+    """Write ``dataset_description.json`` of the segmentations, a BIDS derivative, if missing."""
+    description = {
         "Name": "QuickNAT segmentations",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "quicknat", "Version": quicknat.__version__}],
     }
+    _write_missing(output / "dataset_description.json", json.dumps(description, indent=2) + "\n")
+
+
+def lookup_tables(protocol: Protocol) -> dict[str, str]:
+    """Return the label tables of programs that show label maps, by the end of the file's name.
+
+    - ``freesurfer.txt``: ``index name R G B T``, T the transparency (FreeView's lookup table);
+    - ``slicer.ctbl``: the same with opacity instead (3D Slicer's color table);
+    - ``itksnap.txt``: ``index R G B opacity visible mesh "name"`` (ITK-SNAP's label descriptions);
+    - ``niivue.json``: lists by channel (NiiVue's label colormap).
+    """
+    names, (red, green, blue) = protocol.names, protocol.colors.T.tolist()
+    freesurfer, slicer, itksnap = "", "# Color table file\n", ""
+    for k, (name, r, g, b) in enumerate(zip(names, red, green, blue, strict=True)):
+        word, shown = name.replace(" ", "_"), int(k > 0)
+        freesurfer += f"{k} {word} {r} {g} {b} 0\n"
+        slicer += f"{k} {word} {r} {g} {b} {255 * shown}\n"
+        itksnap += f'{k} {r} {g} {b} {shown} {shown} {shown} "{name}"\n'
+    opacity = [0] + [255] * (len(names) - 1)
+    niivue = {"R": red, "G": green, "B": blue, "A": opacity, "I": [*range(len(names))]}
+    return {
+        "freesurfer.txt": freesurfer,
+        "slicer.ctbl": slicer,
+        "itksnap.txt": itksnap,
+        "niivue.json": json.dumps(niivue | {"labels": names}) + "\n",
+    }
+
+
+def write_lookup_tables(protocol: Protocol, folder: str | Path) -> None:
+    """Write those that are missing as ``{folder}/{protocol}_{end}``."""
+    for end, content in lookup_tables(protocol).items():
+        _write_missing(Path(folder) / f"{protocol.name}_{end}", content)
+
+
+def _write_missing(path: Path, content: str) -> None:
+    if not path.exists():
+        with written_whole(path) as (temporary,):
+            temporary.write_text(content)

@@ -1,16 +1,59 @@
-"""How much sampled segmentations of one scan differ (Roy et al., NeuroImage 195, 2019)."""
+"""Uncertainty of a segmentation: entropy, agreement of the views, spread of sampled ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+
+from quicknat.images.labels import Protocol
+
+
+def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the entropy over the first axis as a fraction of the largest possible, 0 … 1."""
+    result = torch.zeros(probabilities.shape[1:])
+    # in slabs, or it would need several times the memory of the probabilities
+    for slab, entropy in zip(probabilities.split(16, dim=1), result.split(16), strict=True):
+        fractions = slab / slab.sum(dim=0, keepdim=True).clamp(min=1e-6)
+        entropy.copy_(torch.special.entr(fractions).sum(dim=0) / np.log(len(fractions)))
+    return result
+
+
+def mean_per_class(values: torch.Tensor, labels: torch.Tensor, n_classes: int) -> np.ndarray:
+    """Return the mean of a map over each class's voxels, float (C,); NaN where it is absent."""
+    labels = labels.flatten()
+    sums = torch.bincount(labels, weights=values.flatten().double(), minlength=n_classes)
+    return (sums / torch.bincount(labels, minlength=n_classes)).numpy()
+
+
+def view_agreement(
+    views: Mapping[str, torch.Tensor], labels: torch.Tensor, protocol: Protocol
+) -> np.ndarray:
+    """Return the Dice between each view's own map and the result, mean over views, float (C,).
+
+    Args:
+        views: each view's map, (X, Y, Z); the sagittal one in its merged classes.
+        labels: the result, (X, Y, Z).
+        protocol: says which classes the sagittal view merges.
+    """
+    merged = torch.tensor(protocol.sagittal, dtype=torch.long)
+    agreement = []
+    for view, own in views.items():
+        own, result = own.long(), merged[labels] if view == "sagittal" else labels
+        both, ours, its = (
+            torch.bincount(part.flatten(), minlength=protocol.n_classes(view)).double()
+            for part in (result[result == own], result, own)
+        )
+        dice = 2 * both / (ours + its)
+        agreement.append(dice[merged] if view == "sagittal" else dice)
+    return torch.stack(agreement).mean(dim=0).numpy()
 
 
 def structure_uncertainty(
     samples: Sequence[np.ndarray], n_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Agreement of Monte-Carlo samples per structure (section 2.4).
+    """Return the agreement of Monte-Carlo samples (Roy et al., NeuroImage 195, 2019, section 2.4).
 
     Args:
         samples: integer label maps of one shape, class indices below `n_classes`.

@@ -1,4 +1,4 @@
-"""A scan unlike those trained on is flagged with the reason; one like them is not."""
+"""An out-of-distribution scan is flagged with the reason; one like the training scans is not."""
 
 import json
 
@@ -9,8 +9,8 @@ from quicknat.images.training_stats import (
     ScanStatistics,
     asymmetry,
     describe_scan,
+    ood_flags,
     summarise,
-    unlike,
 )
 
 NAMES = ["Background", "Left A", "Right A", "B", "C"]
@@ -22,13 +22,13 @@ def scan(voxels=(0, 100, 100, 400, 50), intensity=(5, 200, 200, 120, 60), outsid
 
 
 @pytest.fixture
-def population():
+def training():
     scans = [scan(), scan(voxels=(0, 110, 100, 420, 60)), scan(outside=0.55)]
     return json.loads(json.dumps(summarise(scans, PARTNER)))  # as it comes out of the model
 
 
-def flags(population, **changes):
-    found = unlike(scan(**changes), population, NAMES, PARTNER, mm3=8.0)
+def flags(training, **changes):
+    found = ood_flags(scan(**changes), training, NAMES, PARTNER, mm3=8.0)
     return {flag["flag"]: flag["reason"] for flag in found}
 
 
@@ -46,29 +46,29 @@ def test_asymmetry_is_the_difference_over_the_sum():
     np.testing.assert_allclose(found, [np.nan, 0.5, -0.5, np.nan, np.nan])
 
 
-def test_scan_like_the_training_scans_has_no_flag(population):
-    assert flags(population) == {}
-    assert flags(population, voxels=(0, 120, 120, 450, 70)) == {}
+def test_scan_like_the_training_scans_has_no_flag(training):
+    assert flags(training) == {}
+    assert flags(training, voxels=(0, 120, 120, 450, 70)) == {}
 
 
-def test_volume_far_beyond_the_training_range_is_flagged_in_mm3(population):
-    reasons = flags(population, voxels=(0, 100, 100, 700, 50))
+def test_volume_far_beyond_the_training_range_is_flagged_in_mm3(training):
+    reasons = flags(training, voxels=(0, 100, 100, 700, 50))
     assert list(reasons) == ["implausible_volume"]
     assert "B 5600 mm³ (3200 to 3360)" in reasons["implausible_volume"]
 
 
-def test_lost_half_of_a_side_is_flagged(population):
-    reasons = flags(population, voxels=(0, 110, 70, 400, 50))
+def test_lost_half_of_a_side_is_flagged(training):
+    reasons = flags(training, voxels=(0, 110, 70, 400, 50))
     assert reasons["asymmetry"].endswith("Left A and its partner differ by 22% of their sum")
 
 
 @pytest.mark.case(28)
-def test_skull_stripped_and_whole_heads_are_told_apart(population):
-    assert "this looks like skull-stripped" in flags(population, outside=0.1)["other_field"]
-    assert "this looks like a whole head" in flags(population, outside=0.8)["other_field"]
+def test_other_skull_stripping_than_in_training_is_flagged(training):
+    assert "this scan looks skull-stripped" in flags(training, outside=0.1)["other_field"]
+    assert "this scan looks not skull-stripped" in flags(training, outside=0.8)["other_field"]
 
 
 @pytest.mark.case(28)
-def test_inverted_contrast_is_flagged(population):
-    reasons = flags(population, intensity=(5, 60, 60, 130, 190))
+def test_inverted_contrast_is_flagged(training):
+    reasons = flags(training, intensity=(5, 60, 60, 130, 190))
     assert "is this a T1w scan?" in reasons["other_contrast"]

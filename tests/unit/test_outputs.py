@@ -2,7 +2,7 @@
 
 import json
 
-from quicknat.segmentation.lookup import lookup_tables, write_lookup_tables
+from quicknat.segmentation.outputs import lookup_tables, write_lookup_tables
 
 
 def test_every_viewer_gets_each_structure_with_its_number_and_colour(protocol):
