@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 SHRINK = (4, 2, 1)  # the deformation's levels, coarse to fine
 
@@ -16,35 +15,6 @@ def to_image(data: np.ndarray, spacing_mm: float) -> sitk.Image:
     image = sitk.GetImageFromArray(data)
     image.SetSpacing([spacing_mm] * 3)
     return image
-
-
-def labels_at(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the most probable label at each of some points, class by class linearly interpolated.
-
-    Args:
-        labels: uint8 (X, Y, Z).
-        points: voxel coordinates in it, float (3, I, J, K).
-
-    Returns:
-        uint8 (I, J, K), 0 outside of `labels`.
-    """
-    found = np.zeros(points.shape[1:], np.uint8)
-    labelled = np.argwhere(labels)
-    if not len(labelled):
-        return found
-    low, high = labelled.min(axis=0) - 1, labelled.max(axis=0) + 1
-    inside = np.all([(low[a] < points[a]) & (points[a] < high[a]) for a in range(3)], axis=0)
-    (box,) = ndimage.find_objects(inside.astype(np.uint8)) or (None,)
-    if box is None:
-        return found
-    points = points[(slice(None), *box)]  # sampling takes long
-    away = points - np.indices(points.shape[1:])
-    field = sitk.GetImageFromArray(away[::-1].transpose(1, 2, 3, 0), isVector=True)
-    transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
-    grid = to_image(found[box], 1.0)
-    sampled = sitk.Resample(to_image(labels, 1.0), grid, transform, sitk.sitkLabelLinear)
-    found[box] = sitk.GetArrayFromImage(sampled)
-    return found
 
 
 def affine_map(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transform:
