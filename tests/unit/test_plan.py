@@ -42,7 +42,7 @@ def test_demo_uses_every_stage():
     found = plan(settings(), read_sheet(ROOT / "workflow/cohorts/demo.tsv"))
     assert found.stages == ["pretrain", "finetune"]
     assert found.test == found.segmented == ["sub-CSI3", "sub-ds240"]
-    assert found.pretrain == found.unlabelled and len(found.pretrain) == 4
+    assert found.pretrain == found.unlabelled and len(found.pretrain) == 2
     assert found.atlases == ["sub-CSI1", "sub-CSI2"] and not found.synthesize
     assert len(found.scans) == len(found.train + found.val + found.test + found.pretrain)
 
