@@ -19,10 +19,15 @@ def columns(kind: type[Record]) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
+def as_tsv(kind: type[Record], records: Iterable[Record]) -> str:
+    """Return a table with a row per record; a cell may hold line breaks."""
+    return str(pd.DataFrame(records, columns=columns(kind)).to_csv(sep="\t", index=False))
+
+
 def write_records(path: str | Path, kind: type[Record], records: Iterable[Record]) -> None:
-    """Write a row per record; a cell may hold line breaks."""
+    """Write the table of :func:`as_tsv`."""
     with written_whole(path) as (temporary,):
-        pd.DataFrame(records, columns=columns(kind)).to_csv(temporary, sep="\t", index=False)
+        temporary.write_text(as_tsv(kind, records), "utf-8")
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:

@@ -20,6 +20,7 @@ from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES, read_description, require_files
 from quicknat.package_data import MODELS, label_table
 from quicknat.plan import Plan, plan
+from quicknat.records import as_tsv
 from quicknat.reruns import LOOKS, stable_path, table_digest
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ class Run:
     def skipped(self) -> dict[str, str]:
         """Scans that are left out, each with the reason."""
         return {v.scan: v.reason for v in self.verdicts if v.verdict == BAD}
+
+    @property
+    def skipped_table(self) -> str:
+        """Their rows of the check's table, which nobody writes where the workflow is a module."""
+        return as_tsv(Verdict, [v for v in self.verdicts if v.verdict == BAD])
 
 
 def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check: bool) -> Run:

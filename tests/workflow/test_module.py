@@ -45,8 +45,11 @@ def test_another_workflow_segments_with_our_rules_and_uses_the_volumes(tmp_path,
     tiny_labels(tmp_path / "b_dseg.nii.gz")
     rows = ["subject\timage\tlabels\tlabel_convention\tsplit", "a\ta.nii.gz\t\t\tsegment"]
     rows += ["b\tb.nii.gz\tb_dseg.nii.gz\tfreesurfer\ttest"]
+    rows += ["c\tc.nii.gz\t\t\tsegment"]
+    (tmp_path / "c.nii.gz").write_text("no scan")
     (tmp_path / "cohort.tsv").write_text("\n".join(rows) + "\n")
-    settings = {"quicknat": {"sheet": "cohort.tsv", "model": str(model)}}
+    settings = {"sheet": "cohort.tsv", "model": str(model), "on_bad_scan": "skip"}
+    settings = {"quicknat": settings}
     (tmp_path / "ours.yaml").write_text(json.dumps(settings))
     (tmp_path / "Snakefile").write_text(OURS.format(root=ROOT))
     before = {path.name for path in tmp_path.iterdir()}
@@ -58,5 +61,7 @@ def test_another_workflow_segments_with_our_rules_and_uses_the_volumes(tmp_path,
     table = pd.read_csv(tmp_path / "left.tsv", sep="\t")
     assert set(table.subject) == {"sub-a", "sub-b"} and table["name"].str.contains("Left").all()
     assert (tmp_path / "derived/quicknat/report/sub-a.html").is_file()
+    page = (tmp_path / "derived/quicknat/report/index.html").read_text()
+    assert "left out" in page and "c.nii.gz" in page
     shutil.rmtree(tmp_path / ".snakemake")
     assert {path.name for path in tmp_path.iterdir()} == before | {"derived", "left.tsv"}

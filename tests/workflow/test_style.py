@@ -30,6 +30,12 @@ def test_tool_has_nothing_to_say(name):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_no_rule_searches_all_scans_for_each_one():
+    """Snakemake's `lookup` walks through the whole mapping, which takes minutes for 2,000 scans."""
+    rules = (ROOT / "workflow/rules").glob("*.smk")
+    assert not [path.name for path in rules if "lookup(" in path.read_text()]
+
+
 def test_snakefile_and_rule_files_stay_short():
     lengths = {
         path.name: len(path.read_text().splitlines())

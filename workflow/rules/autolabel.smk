@@ -48,8 +48,8 @@ else:
         resources:
             gpu=0,
         params:
-            image=lookup(dpath="{scan}/image", within=ROWS),
-            orientation=lookup(dpath="{scan}/orientation", within=ROWS),
+            image=row("image"),
+            orientation=row("orientation"),
             method=METHOD,
             protocol=untracked(config["protocol"]),
             classes=RUN.classes,

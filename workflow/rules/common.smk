@@ -52,6 +52,14 @@ def untracked(value):
     return lambda wildcards, output: value
 
 
+def row(key):
+    """Return a parameter of a scan: path or orientation of its image or labels, as `Places.row`.
+
+    Snakemake's `lookup` would search all scans for each one: minutes for 2,000.
+    """
+    return lambda wildcards: PATHS.row(PLAN.scans[wildcards.scan])[key]
+
+
 def conformed_labels(name):
     """Return the label map to train on: the given one, else the automatic one."""
     kind = "" if PLAN.scans[name].labels else "_desc-auto"

@@ -4,9 +4,6 @@
 #           ..._space-conformed_dseg.nii.gz  given labels, conformed grid
 #           ..._dseg.nii.gz                  given labels, the scan's own grid
 
-# what `lookup` finds of a scan: path and orientation of its image and of its labels
-ROWS = {name: PATHS.row(scan) for name, scan in PLAN.scans.items()}
-
 
 rule convert:
     input:
@@ -21,8 +18,8 @@ rule convert:
     conda:
         "../../envs/imaging.yaml"
     params:
-        image=lookup(dpath="{scan}/image", within=ROWS),
-        orientation=lookup(dpath="{scan}/orientation", within=ROWS),
+        image=row("image"),
+        orientation=row("orientation"),
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         grid_format=GRID_FORMAT,  # what was conformed otherwise is conformed again
@@ -46,9 +43,9 @@ rule convert_labels:
     conda:
         "../../envs/imaging.yaml"
     params:
-        labels=lookup(dpath="{scan}/labels", within=ROWS),
-        orientation=lookup(dpath="{scan}/labels_orientation", within=ROWS),
-        label_convention=lookup(dpath="{scan}/label_convention", within=ROWS),
+        labels=row("labels"),
+        orientation=row("labels_orientation"),
+        label_convention=row("label_convention"),
         protocol=untracked(config["protocol"]),
         classes=RUN.classes,
     shell:

@@ -48,5 +48,6 @@ onerror:
         shell(
             "quicknat report {PATHS.sheet:q} --results {RESULTS:q} {REPORT_OPTIONS:q}"
             " --failed {FAILED:q} --segmented <(printf '%s\\n' {PLAN.segmented:q})"
+            " --check <(printf '%s' {RUN.skipped_table:q})"
             " --output {INCOMPLETE:q} || true"
         )

@@ -27,8 +27,6 @@ REPORT_OPTIONS = [
     *(f"--{name}={path}" for name, path in COHORT_FILES.items() if path.exists()),
     *([f"--given-model={config['model']}"] if RUN.model else []),
     *([] if config["report"]["interactive"] else ["--static"]),
-    # not an input: the table changes whenever files arrive
-    *([f"--check={RUN.check}"] if RUN.skipped else []),
 ]
 
 
@@ -124,8 +122,10 @@ rule report:
         cohort=[f"{name} {scan.split}" for name, scan in PLAN.scans.items()],
         segmented=PLAN.segmented,
         skipped=RUN.skipped,
+        check=untracked(RUN.skipped_table),
         results=subpath(input.bundle, ancestor=2),
     shell:
         "quicknat report {params.sheet:q} --results {params.results:q} {params.options:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
+        " --check <(printf '%s' {params.check:q})"
         " --output {output.page:q} 2>&1 | tee {log:q}"

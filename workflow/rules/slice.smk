@@ -44,9 +44,9 @@ rule slice_tissues:
     conda:
         "../../envs/imaging.yaml"
     params:
-        labels=lookup(dpath="{scan}/labels", within=ROWS),
-        orientation=lookup(dpath="{scan}/labels_orientation", within=ROWS),
-        label_convention=lookup(dpath="{scan}/label_convention", within=ROWS),
+        labels=row("labels"),
+        orientation=row("labels_orientation"),
+        label_convention=row("label_convention"),
         scan=lambda wc, input: ["--scan", input.scan] if input.scan else [],
         protocol=untracked(config["protocol"]),
         classes=RUN.classes,
