@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
-from helpers import LABELS, ROOT, save
+from helpers import LABELS, save
 from quicknat.errors import InputError
 from quicknat.images.conform import load_conformed, record_grid
 from quicknat.images.labels import Protocol
@@ -26,7 +25,6 @@ from quicknat.model.bundle_format import FORMAT
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import save_weights
 from quicknat.reruns import GRID_FORMAT
-from quicknat.training.trained import require_fit
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
@@ -196,18 +194,6 @@ def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(tmp_pat
     done = quicknat("segment", scan, "--model", folder, "--output", tmp_path / "out")
     refused(done, folder)
     assert not (tmp_path / "out").exists()
-
-
-@given(descriptions())
-@example(b"[]")
-@example(b"{")
-def test_any_description_of_kept_models_is_compared_or_refused(content):
-    with workplace() as root:
-        path = root / "in/bundle.json"
-        path.write_bytes(content)
-        config = yaml.safe_load((ROOT / "config.yaml").read_text())
-        with pytest.raises(InputError, match=r"bundle\.json: describes no|new_scans=freeze"):
-            require_fit(path, config)
 
 
 @functools.cache
