@@ -89,7 +89,7 @@ def test_trainings_that_start_together_meet_at_ports_of_their_own(monkeypatch):
     assert len(set(ports)) == 3 and all(10_000 <= port < 32_768 for port in ports)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_compiler_training_goes_on_with_one_warning(
     stack, tmp_path, protocol, monkeypatch, caplog
 ):
@@ -107,7 +107,7 @@ def test_without_a_compiler_training_goes_on_with_one_warning(
     assert described["compiled"] is False and described["precision"] == "32-true"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_training_follows_the_same_curve(stack, tmp_path, protocol):
     curves = []
     for compiled in (False, True):
@@ -119,7 +119,7 @@ def test_compiled_training_follows_the_same_curve(stack, tmp_path, protocol):
     np.testing.assert_allclose(*curves, rtol=5e-3)  # another order of the same sums
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_follow_the_curve_of_one_with_the_doubled_batch(stack, tmp_path, protocol):
     """Within 2 % of training loss; batch norm takes its statistics in each process by itself."""
     losses = {}
