@@ -1,6 +1,8 @@
 # make run    environment, then the whole workflow on config.yaml
 # make env    the environment only, in .venv
-# make test   the environment with the test tools, then every test, TEST_PROCESSES files at a time
+# make test   the environment with the test tools, then the tests that land with a change: at most
+#             12 minutes on two cores, TEST_PROCESSES files at a time
+# make test-all  all tests: those marked `long`, and `demo`, which runs the whole demo, as well
 # make docs   the documentation, in build/site
 # make kills  kill runs of the workflow at KILLS random moments, and compare their results
 # make fuzz   the fuzz tests with many new examples (FUZZ_EXAMPLES=10000: so many a test)
@@ -23,16 +25,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run env test docs kills fuzz audit lock clean-env
+.PHONY: run env test test-all docs kills fuzz audit lock clean-env
 
 run: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) $(SNAKEMAKE_ARGS)
 
 env: $(VENV)/.installed
 
+PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
+	  --no-loadscope-reorder
+
 test: $(VENV)/.installed-test
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
-	  --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) -m "not long and not demo" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test
+	$(PYTEST) $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m mkdocs build --strict

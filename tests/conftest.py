@@ -21,6 +21,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--reliability", metavar="FILE", type=Path,
         help="write which test proves which case of tests/faults/cases.tsv, and its result",
     )  # fmt: skip
+    parser.addoption(
+        "--demo-results", metavar="DIR", type=Path,
+        help="results of a finished `make run`, for the tests marked `demo`; else they run it",
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,10 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the shared real scans are skipped, with the reason, where there are none."""
+    """Skip what needs the shared real scans where there are none; long tests are slow as well."""
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()) and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason="needs the scans in ../shared, absent here"))
+        if item.get_closest_marker("long") or item.get_closest_marker("demo"):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(2700))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from scipy import ndimage
 
+from quicknat.files import sha256
 from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import DATA
 
@@ -36,9 +37,21 @@ def run_snakemake(
         path = directory / "overlay.yaml"
         path.write_text(yaml.safe_dump({"report": {"interactive": False}, **overlay}))
         command += ["--configfile", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=env)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=directory, env=env, timeout=2400
+    )
     done.text = done.stdout + done.stderr
     return done
+
+
+def add_source(folder: Path, archive: Path, members: str = "*") -> str:
+    """Write a table of sources with an archive more, named like the file; return its path."""
+    table = (ROOT / "workflow/sources.tsv").read_text().rstrip()
+    row = {"source": archive.stem, "kind": "file", "url": archive.as_uri(), "members": members}
+    row["checksum"] = f"sha256:{sha256(archive)}"
+    line = "\t".join(row.get(column, "") for column in table.splitlines()[0].split("\t"))
+    (folder / "sources.tsv").write_text(f"{table}\n{line}\n")
+    return str(folder / "sources.tsv")
 
 
 def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:

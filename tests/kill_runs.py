@@ -30,8 +30,7 @@ import pandas as pd
 import psutil
 import yaml
 
-from helpers import ROOT, painted_head, real_dseg, save
-from quicknat.files import sha256
+from helpers import ROOT, add_source, painted_head, real_dseg, save
 
 # every stage takes part; states are saved after each step, so that many kills hit their writing
 SETTINGS = {
@@ -84,12 +83,8 @@ def make_project(folder: Path) -> None:
     with tarfile.open(archive, "w") as tar:
         for path in sorted(raw.iterdir()):
             tar.add(path, path.name)
-    row = {"source": "archive", "kind": "file", "url": archive.as_uri(), "members": "*.nii.gz"}
-    row["checksum"] = f"sha256:{sha256(archive)}"
-    table = (ROOT / "workflow/sources.tsv").read_text().rstrip()
-    line = "\t".join(row.get(column, "") for column in table.splitlines()[0].split("\t"))
-    (folder / "sources.tsv").write_text(f"{table}\n{line}\n")
-    tables = {"sheet": str(folder / "cohort.tsv"), "sources": str(folder / "sources.tsv")}
+    tables = {"sheet": str(folder / "cohort.tsv")}
+    tables["sources"] = add_source(folder, archive, "*.nii.gz")
     (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS | tables))
 
 
@@ -230,25 +225,20 @@ def comparable(path: Path, name: str) -> bytes | None:
 
 
 def differences(reference: Path, other: Path) -> list[str]:
-    """What differs between two results folders, by file."""
-    trees = [
-        {str(path.relative_to(top)): path for path in top.rglob("*") if path.is_file()}
+    """Return what differs between two results folders, by file or folder."""
+    one, two = (
+        {
+            name: path
+            for path in top.rglob("*")
+            if not re.match(MAY_REMAIN, name := str(path.relative_to(top)))
+        }
         for top in (reference, other)
-    ]
-    names = [{name for name in tree if not re.match(MAY_REMAIN, name)} for tree in trees]
-    told = [f"{name}: missing" for name in sorted(names[0] - names[1])]
-    told += [f"{name}: left over" for name in sorted(names[1] - names[0])]
-    told += [
-        f"{name}: differs"
-        for name in sorted(names[0] & names[1])
-        if comparable(trees[0][name], name) != comparable(trees[1][name], name)
-    ]
-    folders = [
-        {str(path.relative_to(top)) for path in top.rglob("*") if path.is_dir()}
-        for top in (reference, other)
-    ]
-    extra = (name for name in sorted(folders[1] - folders[0]) if not re.match(MAY_REMAIN, name))
-    return told + [f"{name}/: left over" for name in extra]
+    )
+    told = [f"{name}: missing" for name in sorted(one.keys() - two)]
+    told += [f"{name}: left over" for name in sorted(two.keys() - one)]
+    both = (name for name in sorted(one.keys() & two) if one[name].is_file())
+    differ = (name for name in both if comparable(one[name], name) != comparable(two[name], name))
+    return told + [f"{name}: differs" for name in differ]
 
 
 def kill_runs(

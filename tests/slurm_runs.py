@@ -44,10 +44,11 @@ def make_scan(path: Path, scan: str, seed: int) -> Path:
     return save(path.with_name(f"dseg-{path.name}"), dseg.data.astype(np.int16), dseg.affine)
 
 
-def make_cohort(folder: Path) -> None:
-    """Write five scans and their sheet; the one to pre-train on gets automatic labels."""
+def make_cohort(folder: Path, names: str = "abcdp") -> None:
+    """Write scans and their sheet; the one to pre-train on gets automatic labels."""
     rows = [HEADER]
-    for seed, (name, (scan, use)) in enumerate(COHORT.items()):
+    for seed, name in enumerate(names):
+        scan, use = COHORT[name]
         labels = make_scan(folder / f"{name}.nii.gz", scan, seed)
         given = f"{labels}\tfreesurfer" if use != "pretrain" else "\t"
         # whole paths, so that a copy of the results is no other cohort
@@ -80,7 +81,6 @@ class Run:
 
     Attributes:
         jobs: what `scontrol` last said of each job, by its number.
-        states: the states that each job was seen in, in turn, by its number.
         together: most trainings with a GPU that were seen running at one moment, as `scontrol`
             described them.
     """
@@ -90,7 +90,6 @@ class Run:
     ):
         self.cluster, self.folder = cluster, folder
         self.jobs: dict[str, dict[str, str]] = {}
-        self.states: dict[str, list[str]] = {}
         self.together: list[dict[str, str]] = []
         write_profile(folder / "profile", resources or {})
         self.config = SMALL | {"sheet": str(folder / "cohort.tsv")} | (config or {})
@@ -125,9 +124,6 @@ class Run:
             if job.get("WorkDir") != str(self.folder):
                 continue
             self.jobs[job["JobId"]] = job
-            states = self.states.setdefault(job["JobId"], [])
-            if states[-1:] != [job["JobState"]]:
-                states.append(job["JobState"])
             if job["JobState"] == "RUNNING" and "finetune" in job["Comment"]:
                 running.append(job)
         if len(running) > len(self.together):

@@ -17,7 +17,7 @@ from documents import blocks, documents, name_of, simple_commands
 
 from helpers import ROOT, save
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 TO_RUN = {str(simple_commands(b.text)): b for p in documents() for b in blocks(p) if not b.kind}
 
 

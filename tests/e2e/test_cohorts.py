@@ -14,21 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from monai.transforms import ResizeWithPadOrCrop
+from project import SETTINGS
 
 from helpers import LABELS, ROOT, run_snakemake
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import read_volume
 
-pytestmark = pytest.mark.slow
-TINY = {
-    "conform": {"spacing_mm": 4.0, "size": 64},
-    "slices": {"size": 48},
-    "network": {"filters": 4},
-    "training": {"precision": "32-true", "compile": False},
-    "pretrain": {"epochs": 1},
-    "finetune": {"epochs": 1},
-    "report": {"interactive": False},
-}
+pytestmark = pytest.mark.long
+SHAPE = (176, 208, 176)
 OASIS = {1: 1000, 2: 1001, 4: 1002, 7: 1006, 14: 1007}  # number on disc 1 -> MALC scan used for it
 
 
@@ -49,21 +43,9 @@ def malc(shared, number):
     return tuple(read_volume(shared / f"data/malc/{number}_{end}.nii.gz") for end in ("SS", "glm"))
 
 
-def padded(data, shape):
-    """Zeros around the array, or its middle."""
-    for axis, size in enumerate(shape):
-        extra = size - data.shape[axis]
-        if extra < 0:
-            data = np.take(data, range(-extra // 2, -extra // 2 + size), axis=axis)
-        else:
-            widths = [(0, 0)] * 3
-            widths[axis] = (extra // 2, extra - extra // 2)
-            data = np.pad(data, widths)
-    return data
-
-
 def save_analyze(path, data):
     """As on the OASIS-1 discs: a big-endian pair, a trailing axis, nothing about orientation."""
+    data = np.asarray(ResizeWithPadOrCrop(SHAPE)(data[None])[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     header = nib.AnalyzeHeader(endianness=">")
     header.set_data_dtype(">i2")
@@ -82,11 +64,10 @@ def oasis_disc(shared, folder):
         stem = f"{name}_mpr_{'n3' if number == 7 else 'n4'}_anon_111_t88_masked_gfc"
         # letter case varies between mirrors
         subject = folder / "disc1" / (name.lower() if number == 14 else name)
-        shape = (176, 208, 176)
         scan = subject / f"PROCESSED/MPRAGE/T88_111/{stem}.img"
-        save_analyze(scan, padded(image.data, shape))
+        save_analyze(scan, image.data)
         classes = tissues.remap(labels.data, "neuromorphometrics", labels.path)
-        save_analyze(subject / f"FSL_SEG/{stem}_fseg.img", padded(classes, shape))
+        save_analyze(subject / f"FSL_SEG/{stem}_fseg.img", classes)
         (subject / f"{name}.txt").write_text("SESSION ID: not needed\n")
 
 
@@ -105,13 +86,16 @@ def served_source(server, source, archive):
 
 def run(folder, *configs, **changes):
     """Run configuration overlays, in turn, on a folder; raw data goes to another one."""
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | changes))
-    files = [*(str(ROOT / f"workflow/configs/{name}.yaml") for name in configs), "tiny.yaml"]
+    own = SETTINGS | {"report": {"interactive": False}, "sheet": str(folder / "cohort.tsv")}
+    (folder / "own.yaml").write_text(yaml.safe_dump(own | changes))
+    files = [*(str(ROOT / f"workflow/configs/{name}.yaml") for name in configs), "own.yaml"]
     environment = {**os.environ, "MONAI_DATA_DIRECTORY": str(folder / "monai data")}
-    return run_snakemake(folder, "--configfile", *files, env=environment)
+    done = run_snakemake(folder, "--configfile", *files, env=environment)
+    assert done.returncode == 0, done.text[-5000:]
 
 
-def test_oasis_disc_goes_from_its_server_to_the_report(shared, server, tmp_path):
+def test_oasis_disc(shared, server, tmp_path):
+    """It goes from its server to the report."""
     served, _ = server
     oasis_disc(shared, tmp_path)
     archive = served / "oasis_cross-sectional_disc1.tar.gz"
@@ -123,14 +107,13 @@ def test_oasis_disc_goes_from_its_server_to_the_report(shared, server, tmp_path)
     assert len(rows) == 1 + len(OASIS)
     (tmp_path / "cohort.tsv").write_text("".join(rows))
     sources = served_source(server, "oasis1-disc1", archive.name)
-    done = run(tmp_path, "oasis", sheet=str(tmp_path / "cohort.tsv"), sources=str(sources))
-    assert done.returncode == 0, done.text[-5000:]
+    run(tmp_path, "oasis", sources=str(sources))
     metrics = pd.read_csv(tmp_path / "results/metrics.tsv", sep="\t")
     assert set(metrics["subject"]) == {"sub-OAS10004_ses-MR1"} and len(metrics) == 3
     name = "sub-OAS10004_ses-MR1"
     path = tmp_path / f"results/segmentations/{name}/anat/{name}_desc-quicknat_dseg.nii.gz"
     dseg = nib.load(path)
-    assert dseg.shape == (176, 208, 176) and nib.aff2axcodes(dseg.affine) == ("L", "A", "S")
+    assert dseg.shape == SHAPE and nib.aff2axcodes(dseg.affine) == ("L", "A", "S")
     raw = {path.suffix for path in (tmp_path / "monai data/oasis1-disc1").rglob("*.*")}
     assert not (tmp_path / "results/raw").exists()
     assert raw == {".img", ".hdr"}  # the text files stayed in the archive
@@ -166,9 +149,8 @@ def sheet(*arguments):
     return done.stderr
 
 
-def test_freesurfer_folder_and_ixi_archive_become_a_cohort_that_runs(
-    shared, server, tmp_path, protocol
-):
+def test_freesurfer_and_ixi(shared, server, tmp_path, protocol):
+    """A SUBJECTS_DIR and an archive of IXI become a cohort that runs."""
     served, _ = server
     subjects, archive = tmp_path / "subjects", served / "IXI-T1.tar"
     freesurfer_folder(shared, subjects, protocol)
@@ -181,11 +163,8 @@ def test_freesurfer_folder_and_ixi_archive_become_a_cohort_that_runs(
     tables = [pd.read_csv(tmp_path / f"{name}.tsv", sep="\t", dtype=str) for name in ("fs", "ixi")]
     tables[0]["split"] = ["train", "train", "val", "test"]
     pd.concat(tables).to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
-    done = run(
-        tmp_path, sheet=str(tmp_path / "cohort.tsv"), sources=str(sources),
-        auto_labels={"method": "atlas", "atlases": ["sub-anna", "sub-ben"]},
-    )  # fmt: skip
-    assert done.returncode == 0, done.text[-5000:]
+    atlases = {"method": "atlas", "atlases": ["sub-anna", "sub-ben"]}
+    run(tmp_path, sources=str(sources), auto_labels=atlases)
     results = tmp_path / "results"
     for name in ("IXI002", "IXI012"):
         (path,) = results.glob(f"scans/sub-{name}/anat/*desc-auto_dseg.nii.gz")

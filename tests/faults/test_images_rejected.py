@@ -35,157 +35,158 @@ def refused(convert, scan, tmp_path):
     return check
 
 
-@pytest.mark.case(1)
-def test_missing_file_is_refused(refused):
-    refused("no such file", "check the path")
+def cut(share):
+    return lambda path, pixels: path.write_bytes(
+        tiny_scan(path).read_bytes()[: int(len(path.read_bytes()) * share)]
+    )
 
 
-@pytest.mark.case(1)
-def test_folder_under_the_name_of_a_scan_is_refused(refused, scan):
-    scan.mkdir()
-    refused("no such file", "check the path")
-
-
-@pytest.mark.case(1)
-def test_file_that_may_not_be_read_is_refused(convert, unprivileged, tmp_path):
-    path = tiny_scan(unprivileged / "scan.nii.gz")
-    path.chmod(0)
-    convert(path).refused(path, "Permission denied", "may be used")
-
-
-@pytest.mark.case(2)
-def test_empty_file_is_refused(refused, scan):
-    scan.touch()
-    refused("is empty", "fetch it again")
-
-
-@pytest.mark.case(3)
-@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
-def test_truncated_gzip_is_refused(refused, scan, share):
-    content = tiny_scan(scan).read_bytes()
-    scan.write_bytes(content[: int(len(content) * share)])
-    refused("damaged", "fetch it again")
-
-
-@pytest.mark.case(4)
-def test_wrong_checksum_at_the_end_of_a_gzip_is_refused(refused, scan):
-    content = bytearray(tiny_scan(scan).read_bytes())
+def bit_flipped(path, pixels):
+    content = bytearray(tiny_scan(path).read_bytes())
     content[-6] ^= 1  # the CRC stands in the last eight bytes
-    scan.write_bytes(content)
-    refused("damaged", "fetch it again")
+    path.write_bytes(content)
 
 
-@pytest.mark.case(5)
-def test_gzip_without_its_suffix_is_refused(refused, scan, tmp_path):
-    path = tmp_path / "scan.nii"
-    path.write_bytes(tiny_scan(scan).read_bytes())
-    refused("not named .gz", "rename or unzip", path)
+def unpacked(path, pixels):
+    path.write_bytes(gzip.decompress(tiny_scan(path).read_bytes()))
 
 
-@pytest.mark.case(5)
-def test_plain_nifti_named_gz_is_refused(refused, scan):
-    scan.write_bytes(gzip.decompress(tiny_scan(scan).read_bytes()))
-    refused("not compressed", "rename it")
+def text(content):
+    return lambda path, pixels: path.write_text(content)
 
 
-@pytest.mark.case(6)
-@pytest.mark.parametrize("page", ["<!DOCTYPE html>", "\n<html><body>log in", "<HTML>"])
-def test_web_page_under_the_name_of_a_scan_is_refused(refused, scan, page):
-    scan.write_text(page)
-    refused("web page", "fetch the file itself")
+def voxels(change):
+    return lambda path, pixels: save(path, change(pixels))
 
 
-@pytest.mark.case(6)
-def test_lfs_pointer_under_the_name_of_a_scan_is_refused(refused, scan):
-    scan.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    refused("Git LFS pointer", "git lfs pull")
+def with_value(value):
+    def make(path, pixels):
+        data = pixels.astype(np.float32)
+        data[0, 0, :3] = value
+        save(path, data)
+
+    return make
 
 
-@pytest.mark.case(7)
-@pytest.mark.parametrize("frames", [2, 5])
-def test_series_of_volumes_is_refused_with_its_shape(refused, scan, pixels, frames):
-    save(scan, np.stack([pixels] * frames, -1))
-    refused(f"(12, 14, 16, {frames})", "one 3-D volume")
-
-
-@pytest.mark.case(8)
-def test_complex_voxels_are_refused(refused, scan, pixels):
-    save(scan, pixels.astype(np.complex64))
-    refused("complex", "one real value per voxel")
-
-
-@pytest.mark.case(8)
-def test_colour_voxels_are_refused(refused, scan):
-    save(scan, np.zeros((9, 9, 9), np.dtype([(c, "u1") for c in "RGB"])))
-    refused("'R'", "one real value per voxel")
-
-
-@pytest.mark.case(9)
-def test_single_slice_is_refused(refused, scan, pixels):
-    save(scan, pixels[:, :, 0])
-    refused("(12, 14)", "one 3-D volume")
-
-
-@pytest.mark.case(9)
-@pytest.mark.parametrize("axis", range(3))
-def test_three_slices_along_any_axis_are_refused(refused, scan, pixels, axis):
-    save(scan, np.take(pixels, range(3), axis))
-    refused("the shape is", "4 slices or more")
-
-
-@pytest.mark.case(10)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers_are_refused_with_their_count(refused, scan, pixels, value):
-    data = pixels.astype(np.float32)
-    data[0, 0, :3] = value
-    save(scan, data)
-    refused("3 voxels are NaN or infinite", "repair the image")
-
-
-@pytest.mark.case(11)
-def test_constant_image_is_refused(refused, scan):
-    save(scan, np.full((12, 12, 12), 7, np.int16))
-    refused("every voxel is 7", "not a scan of a head")
-
-
-def with_sform(path, pixels, sform, zooms=None):
+def with_sform(path, pixels, sform, zooms=(1, 1, 1)):
     """Write a NIfTI file whose sform alone is coded."""
     image = nib.Nifti1Image(pixels, np.eye(4))
     image.set_qform(None, 0)
     image.set_sform(sform, 1)
     whole = bytearray(image.to_bytes())
-    whole[80:92] = struct.pack("<3f", *(zooms or (1, 1, 1)))  # pixdim, which nibabel would adapt
+    whole[80:92] = struct.pack("<3f", *zooms)  # pixdim, which nibabel would adapt
     path.write_bytes(gzip.compress(bytes(whole)))
 
 
-@pytest.mark.case(12)
-@pytest.mark.parametrize("row", range(3))
-def test_affine_with_an_axis_that_points_nowhere_is_refused(refused, scan, pixels, row):
-    sform = np.eye(4)
-    sform[row] = 0
-    with_sform(scan, pixels, sform)
-    refused("affine is singular", "repair the header")
+def affine(diagonal, *more, **options):
+    """A file with this diagonal of the sform, and with ones at other places."""
+    sform = np.diag([*diagonal, 1.0])
+    for place in more:
+        sform[place] = 1
+    return lambda path, pixels: with_sform(path, pixels, sform, **options)
 
 
-@pytest.mark.case(12)
-def test_affine_with_two_parallel_axes_is_refused(refused, scan, pixels):
-    sform = np.eye(4)
-    sform[:, 1] = sform[:, 0]
-    with_sform(scan, pixels, sform)
-    refused("affine is singular", "repair the header")
+def patched(make, offset, content):
+    """A file with some bytes of its header replaced."""
+
+    def write(path, pixels):
+        whole = bytearray(make(pixels.astype(np.float32), np.eye(4)).to_bytes())
+        whole[offset : offset + len(content)] = content
+        path.write_bytes(gzip.compress(bytes(whole)))
+
+    return write
 
 
-@pytest.mark.case(13)
-@pytest.mark.parametrize("zooms", [(3, 3, 3), (1, 1, 1.1)])
-def test_voxel_sizes_that_contradict_the_affine_are_refused_with_both(refused, scan, pixels, zooms):
-    with_sform(scan, pixels, np.eye(4), zooms)
-    refused(f"[{float(zooms[0])}, {float(zooms[1])}, {float(zooms[2])}] contradict", "repair")
+RGB = np.zeros((9, 9, 9), np.dtype([(c, "u1") for c in "RGB"]))
+PATH, AGAIN, CONVERT = "check the path", "fetch it again", "fetch or convert it again"
+ONE, REAL, FOUR = "one 3-D volume", "one real value per voxel", "4 slices or more"
+PAGE, NAN, REPAIR = "fetch the file itself", "3 voxels are NaN or infinite", "repair the header"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+SINGULAR, CLAIM = "affine is singular", "its header claims 32767 × 32767 × 32767 voxels"
+SCANS = {  # case and fault: what makes the file, the reason and the fix that are told
+    "1 missing": (lambda path, pixels: None, "no such file", PATH),
+    "1 a folder": (lambda path, pixels: path.mkdir(), "no such file", PATH),
+    "1 impossible size": (patched(nib.Nifti1Image, 42, b"\xff\x7f" * 3), CLAIM, AGAIN),
+    "1 garbage": (
+        lambda path, pixels: path.write_bytes(gzip.compress(b"\1" * 999)),
+        "cannot be read as an image",
+        CONVERT,
+    ),
+    "2 empty": (text(""), "is empty", AGAIN),
+    "3 truncated, a third left": (cut(0.3), "damaged", AGAIN),
+    "3 truncated, most left": (cut(0.9), "damaged", AGAIN),
+    "3 truncated, only the end lacks": (cut(0.999), "damaged", AGAIN),
+    "4 checksum": (bit_flipped, "damaged", AGAIN),
+    "5 plain, named .gz": (unpacked, "not compressed", "rename it"),
+    "6 web page": (text("<!DOCTYPE html>"), "web page", PAGE),
+    "6 page to log in": (text("\n<html><body>log in"), "web page", PAGE),
+    "6 page in capitals": (text("<HTML>"), "web page", PAGE),
+    "6 LFS pointer": (text(LFS), "Git LFS pointer", "git lfs pull"),
+    "7 two frames": (voxels(lambda x: np.stack([x] * 2, -1)), "(12, 14, 16, 2)", ONE),
+    "7 five frames": (voxels(lambda x: np.stack([x] * 5, -1)), "(12, 14, 16, 5)", ONE),
+    "8 complex": (voxels(lambda x: x.astype(np.complex64)), "complex", REAL),
+    "8 colour": (voxels(lambda x: RGB), "'R'", REAL),
+    "9 one slice": (voxels(lambda x: x[:, :, 0]), "(12, 14)", ONE),
+    "9 three sagittal": (voxels(lambda x: x[:3]), "the shape is", FOUR),
+    "9 three coronal": (voxels(lambda x: x[:, :3]), "the shape is", FOUR),
+    "9 three axial": (voxels(lambda x: x[:, :, :3]), "the shape is", FOUR),
+    "10 NaN": (with_value(np.nan), NAN, "repair the image"),
+    "10 infinite": (with_value(np.inf), NAN, "repair the image"),
+    "10 infinite below": (with_value(-np.inf), NAN, "repair the image"),
+    "11 constant": (voxels(lambda x: np.full_like(x, 7)), "every voxel is 7", "not a scan of a"),
+    "12 no first axis": (affine([0, 1, 1]), SINGULAR, REPAIR),
+    "12 no second axis": (affine([1, 0, 1]), SINGULAR, REPAIR),
+    "12 no third axis": (affine([1, 1, 0]), SINGULAR, REPAIR),
+    "12 parallel axes": (affine([1, 0, 1], (0, 1)), SINGULAR, REPAIR),
+    "13 large voxels": (
+        affine([1, 1, 1], zooms=(3, 3, 3)),
+        "[3.0, 3.0, 3.0] contradict",
+        "repair",
+    ),
+    "13 thick slices": (
+        affine([1, 1, 1], zooms=(1, 1, 1.1)),
+        "[1.0, 1.0, 1.1] contradict",
+        "repair",
+    ),
+}
+
+
+@pytest.mark.case(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
+@pytest.mark.parametrize("fault", SCANS)
+def test_scan(refused, scan, pixels, fault):
+    make, reason, fix = SCANS[fault]
+    make(scan, pixels)
+    refused(reason, fix)
+
+
+@pytest.mark.case(1)
+def test_rights(convert, unprivileged):
+    path = tiny_scan(unprivileged / "scan.nii.gz")
+    path.chmod(0)
+    convert(path).refused(path, "Permission denied", "may be used")
+
+
+FILES = {  # the same for files of other names
+    "5 scan.nii": (lambda path, pixels: tiny_scan(path.with_suffix(".nii.gz")).rename(path),
+                   "not named .gz", "rename or unzip"),
+    "1 scan.mgz": (patched(nib.MGHImage, 20, b"\0\0\0\x63"),  # an unknown type of voxels
+                   "cannot be read as an image", CONVERT),
+    "1 scan.img": (lambda path, pixels: path.write_bytes(bytes(400)),
+                   "its header (.hdr) is missing", "put it beside"),
+}  # fmt: skip
+
+
+@pytest.mark.case(1, 5)
+@pytest.mark.parametrize("fault", FILES)
+def test_other_file(refused, pixels, tmp_path, fault):
+    make, reason, fix = FILES[fault]
+    make(path := tmp_path / fault[2:], pixels)
+    refused(reason, fix, path)
 
 
 @pytest.mark.case(14)
-def test_header_without_orientation_is_refused_until_it_is_stated(
-    refused, convert, scan, pixels, tmp_path
-):
+def test_no_orientation(refused, convert, scan, pixels, tmp_path):
+    """A header without one is refused until it is stated."""
     image = nib.Nifti1Image(pixels, np.eye(4))
     image.set_sform(np.eye(4), 0)
     image.set_qform(np.eye(4), 0)
@@ -198,7 +199,8 @@ def test_header_without_orientation_is_refused_until_it_is_stated(
 
 @pytest.mark.case(14)
 @pytest.mark.parametrize("stated", ["LLS", "XYZ", "LA", "qform"])
-def test_orientation_that_is_none_is_refused(convert, scan, pixels, stated):
+def test_stated_orientation(convert, scan, pixels, stated):
+    """One that names no three axes is refused."""
     nib.save(nib.AnalyzeImage(pixels, None), scan.with_name("a.img"))
     done = convert(scan.with_name("a.img"), "--orientation", stated)
     done.refused("a.img", "orient", "such as LAS")
@@ -213,18 +215,16 @@ def disagreeing(path, pixels):
 
 
 @pytest.mark.case(15)
-def test_transforms_that_disagree_on_left_and_right_are_refused_with_what_each_says(
-    refused, scan, pixels
-):
+def test_disagreeing_transforms(refused, scan, pixels):
+    """They are refused with what each says."""
     disagreeing(scan, pixels)
     refused("sform says RAS, qform says LAS", "repair the header")
 
 
 @pytest.mark.case(17)
 @pytest.mark.parametrize(("trusted", "axes"), [("qform", "LAS"), ("sform", "RAS")])
-def test_transform_that_is_stated_to_be_right_is_used_alone(
-    refused, convert, scan, pixels, tmp_path, trusted, axes
-):
+def test_trusted_transform(refused, convert, scan, pixels, tmp_path, trusted, axes):
+    """It is used alone."""
     disagreeing(scan, pixels)
     refused("sform says", "--orientation (or that column) qform or sform")
     assert convert(scan, "--orientation", trusted).status == 0
@@ -241,9 +241,8 @@ def test_transform_that_is_stated_to_be_right_is_used_alone(
 
 
 @pytest.mark.case(17)
-def test_wrong_sform_beside_a_right_qform_is_refused_until_the_qform_is_trusted(
-    refused, convert, scan, pixels
-):
+def test_wrong_sform(refused, convert, scan, pixels):
+    """It is refused until the qform is trusted."""
     image = nib.Nifti1Image(pixels, np.eye(4))
     image.set_qform(np.eye(4), 1)
     image.header["sform_code"] = 1
@@ -255,42 +254,7 @@ def test_wrong_sform_beside_a_right_qform_is_refused_until_the_qform_is_trusted(
 
 
 @pytest.mark.case(17)
-def test_transform_that_a_header_lacks_leaves_the_other_one_in_force(convert, scan, pixels):
+def test_trusted_transform_that_is_absent(convert, scan, pixels):
+    """The other one stays in force."""
     with_sform(scan, pixels, np.eye(4))
     assert convert(scan, "--orientation", "qform").status == 0
-
-
-# other ways of being no image
-
-
-def patched(path, image, offset, content):
-    """Write an image with some bytes of its header replaced."""
-    whole = bytearray(image.to_bytes())
-    whole[offset : offset + len(content)] = content
-    path.write_bytes(gzip.compress(bytes(whole)))
-
-
-@pytest.mark.case(1)
-def test_header_with_an_impossible_size_is_refused(refused, scan, pixels):
-    patched(scan, nib.Nifti1Image(pixels, np.eye(4)), 42, b"\xff\x7f" * 3)  # 32767 voxels an axis
-    refused("its header claims 32767 × 32767 × 32767 voxels", "fetch it again")
-
-
-@pytest.mark.case(1)
-def test_unknown_type_of_voxels_is_refused(refused, pixels, tmp_path):
-    path = tmp_path / "scan.mgz"
-    patched(path, nib.MGHImage(pixels.astype(np.float32), np.eye(4)), 20, b"\0\0\0\x63")
-    refused("cannot be read as an image", "fetch or convert it again", path)
-
-
-@pytest.mark.case(1)
-def test_compressed_garbage_is_refused(refused, scan):
-    scan.write_bytes(gzip.compress(b"\1" * 999))
-    refused("cannot be read as an image", "fetch or convert it again")
-
-
-@pytest.mark.case(1)
-def test_image_of_a_pair_without_its_header_is_refused(refused, tmp_path):
-    path = tmp_path / "scan.img"
-    path.write_bytes(bytes(400))
-    refused("its header (.hdr) is missing", "put it beside", path)

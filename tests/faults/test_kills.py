@@ -11,11 +11,10 @@ WANTED = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.case(43, 45, 60)
-def test_results_of_killed_runs_on_two_cores_equal_those_of_an_undisturbed_one_on_one_core(
-    tmp_path,
-):
+def test_killed_runs(tmp_path):
+    """Their results on two cores equal those of an undisturbed run on one core."""
     killer, found = kill_runs(tmp_path, kills=5, seed=3, wanted=WANTED)
     assert not found
     assert sum(killer.kills.values()) >= 5

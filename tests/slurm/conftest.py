@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from slurm_cluster import Cluster, missing_programs
@@ -20,6 +22,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
     finally:
         made.stop()
     assert made.processes() == []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything that needs the whole workflow on the cluster is long."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and "finished" in item.fixturenames:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from helpers import ROOT
+from helpers import add_source
 from quicknat.failures import Failure, read_failed
-from quicknat.files import sha256
-from slurm_runs import HEADER, WEIGHTS, Run, make_scan, start_training
+from slurm_runs import HEADER, SMALL, WEIGHTS, Run, make_cohort, make_scan, start_training
 
 pytestmark = pytest.mark.slow
 
@@ -72,21 +71,11 @@ def scan_turned_bad(finished: Run, folder: Path) -> tuple[Run, list[Failure], Ru
     (folder / "late.nii.gz").write_bytes(whole[: len(whole) // 2])
     with tarfile.open(folder / "late.tar", "w") as archive:
         archive.add(folder / "late.nii.gz", "late.nii.gz")
-    sources = (ROOT / "workflow/sources.tsv").read_text().rstrip()
-    row = {
-        "source": "late",
-        "kind": "file",
-        "url": (folder / "late.tar").as_uri(),
-        "checksum": f"sha256:{sha256(folder / 'late.tar')}",
-        "members": "late.nii.gz",
-    }
-    line = "\t".join(row.get(column, "") for column in sources.splitlines()[0].split("\t"))
-    (folder / "sources.tsv").write_text(f"{sources}\n{line}\n")
     sheet = Path(finished.config["sheet"]).read_text()
     rows = ["late\tlate\tlate.nii.gz\t\t\tsegment", f"good\t\t{folder}/good.nii.gz\t\t\tsegment"]
     assert sheet.startswith(HEADER)
     (folder / "cohort.tsv").write_text(sheet + "\n".join(rows) + "\n")
-    config = {"sources": str(folder / "sources.tsv")}
+    config = {"sources": add_source(folder, folder / "late.tar")}
     alone = ("--group-components", "prepare=1", "--retries", "1")
     run = Run(finished.cluster, folder, *alone, config=config)
     run.wait()
@@ -121,7 +110,20 @@ def assert_as_undisturbed(run: Run, finished: Run) -> None:
     assert not (run.folder / WEIGHTS).with_name("state").exists()
 
 
-def test_whole_workflow_runs_to_its_report_through_the_profile(finished):
+def test_smoke(cluster, tmp_path):
+    """Scans are converted and sliced, and a view is trained, in one job each."""
+    make_cohort(tmp_path, "ac")
+    config = {"finetune": SMALL["finetune"] | {"epochs": 1}}
+    run = Run(cluster, tmp_path, WEIGHTS, config=config)
+    assert run.wait() == 0, run.text[-5000:]
+    jobs = [*run.of_rule("prepare"), *run.of_rule("slice"), *run.of_rule("finetune")]
+    assert [job["JobState"] for job in jobs] == ["COMPLETED"] * 3 and len(run.jobs) == 3
+    assert [job["JOB_GRES"] for job in jobs] == ["(null)", "(null)", "gpu:1"]
+    assert (tmp_path / WEIGHTS).is_file()
+
+
+def test_whole_workflow(finished):
+    """It runs to its report through the profile."""
     assert finished.process.returncode == 0, finished.text[-5000:]
     results = finished.folder / "results"
     assert (results / "report/index.html").is_file()
@@ -129,7 +131,8 @@ def test_whole_workflow_runs_to_its_report_through_the_profile(finished):
     assert set(metrics["subject"]) == {"sub-d"}
 
 
-def test_short_jobs_of_several_scans_are_one_submission(finished):
+def test_groups(finished):
+    """Short jobs of several scans are one submission."""
     assert len(list(finished.folder.glob("results/benchmarks/convert*/*.tsv"))) == 9
     for name in ("prepare", "slice", "scan", "summary"):
         assert len(finished.of_rule(name)) == 1, name
@@ -138,7 +141,8 @@ def test_short_jobs_of_several_scans_are_one_submission(finished):
     assert prepare["MinMemoryNode"] < "4000M"  # so it has the memory of two, not of nine
 
 
-def test_three_views_train_at_once_with_a_gpu_each(finished):
+def test_views(finished):
+    """Three views train at once, with a GPU each."""
     views = {job["Comment"].rpartition("_")[2] for job in finished.together}
     assert views == {"coronal", "axial", "sagittal"}
     assert all(job["JOB_GRES"] == "gpu:1" for job in finished.together)
@@ -147,14 +151,16 @@ def test_three_views_train_at_once_with_a_gpu_each(finished):
 
 
 @pytest.mark.case(49)
-def test_job_that_runs_out_of_memory_is_tried_again_with_more(finished):
+def test_out_of_memory(finished):
+    """A job that runs out of memory is tried again with more."""
     first, second = finished.of_rule("bundle")
     assert first["MinMemoryNode"] == "200M" and second["MinMemoryNode"] == "2000M"
     assert first["JobState"] != "COMPLETED" and second["JobState"] == "COMPLETED"
 
 
 @pytest.mark.case(46)
-def test_cancelled_training_goes_on_in_a_new_job(finished, outcomes):
+def test_cancelled(finished, outcomes):
+    """A cancelled training resumes in a new job."""
     run = outcomes["cancelled"].result()
     assert_as_undisturbed(run, finished)
     first, second = run.of_rule("finetune")
@@ -163,20 +169,23 @@ def test_cancelled_training_goes_on_in_a_new_job(finished, outcomes):
 
 
 @pytest.mark.case(46)
-def test_training_near_its_time_limit_saves_its_state_and_goes_on_in_a_new_job(finished, outcomes):
+def test_time_limit(finished, outcomes):
+    """A training near its limit saves its state and resumes in a new job."""
     run = outcomes["met_its_time_limit"].result()
     assert_as_undisturbed(run, finished)
     first, _second = run.of_rule("finetune")
     assert "by a signal; the same command goes on" in run.job_log(first["JobId"])
 
 
-def test_run_goes_on_after_snakemake_was_killed(finished, outcomes):
+def test_killed_snakemake(finished, outcomes):
+    """A run resumes after Snakemake was killed."""
     run = outcomes["snakemake_killed"].result()
     assert_as_undisturbed(run, finished)
 
 
 @pytest.mark.case(58)
-def test_scan_that_turns_out_bad_does_not_stop_the_others(finished, outcomes):
+def test_bad_scan(finished, outcomes):
+    """A scan that turns out to be bad does not stop the others."""
     run, failed, again = outcomes["scan_turned_bad"].result()
     assert run.process.returncode != 0
     ((stage, scan, reason),) = ((f.stage, f.scan, f.reason) for f in failed)
@@ -190,7 +199,8 @@ def test_scan_that_turns_out_bad_does_not_stop_the_others(finished, outcomes):
 
 
 @pytest.mark.case(47)
-def test_training_on_a_node_that_dies_goes_on_elsewhere(cluster, finished, outcomes, tmp_path):
+def test_dead_node(cluster, finished, outcomes, tmp_path):
+    """A training on a node that dies resumes elsewhere."""
     for outcome in outcomes.values():
         outcome.exception()  # nobody else's job is to be on that node
     run, job = start_training(finished, tmp_path / "run")

@@ -31,7 +31,11 @@ ORIENTATIONS = [
 ISOTROPIC = [(side,) * 3 for side in (0.5, 0.7, 0.8, 1.2, 1.5, 2, 3, 4, 5)]
 QUICK = [(3, 3, 3), (1, 1.33, 1.33)]
 VOXELS = [
-    pytest.param(zooms, id=str(zooms), marks=[pytest.mark.slow] * (zooms not in QUICK))
+    pytest.param(
+        zooms,
+        id=str(zooms),
+        marks=[pytest.mark.slow] * (zooms not in QUICK) + [pytest.mark.long] * (max(zooms) < 1),
+    )
     for zooms in (*ISOTROPIC, (1, 1, 3), (1, 1.33, 1.33), (0.9, 0.9, 5))
 ]
 
@@ -75,7 +79,7 @@ def back(conformed, grid, native, softness=0.6):
 
 
 @pytest.mark.parametrize(
-    "parity", [(1, 0, 1), *(pytest.param(p, marks=pytest.mark.slow) for p in PARITIES)]
+    "parity", [(1, 0, 1), *(pytest.param(p, marks=pytest.mark.long) for p in PARITIES)]
 )
 def test_scan_with_the_grid_s_voxels_is_only_flipped_cropped_and_padded(parity):
     """In all 48 orientations: values, counts and places of labels are kept, and so is the way back.
@@ -234,7 +238,7 @@ def test_labels_of_many_values_keep_their_type_and_numbers():
     assert (found == 2035).sum() * 0.343 == pytest.approx(5 * 11 * 11, rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_manual_labels_of_real_scans_are_their_own_there_and_back(shared, protocol):
     """All 15, 14 of which have an odd number of voxels along some axis."""
     paths = sorted((shared / "data/malc").glob("*_SS.nii.gz"))
@@ -253,7 +257,7 @@ def test_manual_labels_of_real_scans_are_their_own_there_and_back(shared, protoc
         assert np.array_equal(back(conformed, grid, labels, softness=0), native)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_demo_s_copies_keep_labels_on_their_image(demo_dseg, head):
     """Labels explain most of the image's brightness where they are, not beside it."""
     from quicknat.download.demo import deform

@@ -41,7 +41,7 @@ def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_ds
 
 
 @pytest.mark.case(19)
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model, shared):
     bundle, scan = load_bundle(model), read_volume(shared / "data/malc/1000_SS.nii.gz")
     # every other voxel, for time

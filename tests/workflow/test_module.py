@@ -38,7 +38,7 @@ rule volumes_of_the_left_side:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_workflow_segments_with_our_rules_and_uses_the_volumes(tmp_path, model):
     tiny_scan(tmp_path / "a.nii.gz")
     tiny_scan(tmp_path / "b.nii.gz")
