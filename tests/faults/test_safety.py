@@ -17,6 +17,7 @@ import pytest
 from fuzzing import quicknat
 from helpers import LABELS, ROOT
 from quicknat.cli import app
+from quicknat.config import Conform, Slices, Training
 
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -29,15 +30,15 @@ UNQUOTED = {
 
 def shell_blocks(text: str) -> list[str]:
     """The commands of a rule file, each joined to one string."""
-    found = re.findall(r"^    shell:\n((?:        .*\n|\n)+)", text, re.MULTILINE)
-    return ["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', block)) for block in found]
+    found = re.findall(r"^( +)shell:\n((?:\1    .*\n|\n)+)", text, re.MULTILINE)
+    return ["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', block)) for _, block in found]
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
 def test_every_value_in_a_shell_command_is_quoted(path):
     text = path.read_text()
     blocks = shell_blocks(text)
-    assert len(blocks) == len(re.findall(r"^    shell:", text, re.MULTILINE))
+    assert len(blocks) == len(re.findall(r"^ +shell:", text, re.MULTILINE))
     for block in blocks:
         values = re.findall(r"(?<!\{)\{([^{}]+)\}(?!\})", block)
         loose = {value for value in values if not value.endswith(":q")} - UNQUOTED
@@ -170,7 +171,7 @@ def test_commands_without_network(no_network, tmp_path, head, demo_dseg, stack, 
     )  # fmt: skip
     ok("synthesize", labels, *table, "--output", tmp_path / "synthetic.png", "--spacing", 4)
     ok(
-        "reshape", raw / "sub-1.nii.gz", "--labels", raw / "sub-1_dseg.nii.gz", "--like", labels,
+        "warp", raw / "sub-1.nii.gz", "--labels", raw / "sub-1_dseg.nii.gz", "--like", labels,
         *table, "--spacing", 4, "--output", tmp_path / "copy.nii.gz", "--labels-output",
         tmp_path / "copy_dseg.nii.gz",
     )  # fmt: skip
