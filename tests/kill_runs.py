@@ -30,7 +30,7 @@ import pandas as pd
 import psutil
 import yaml
 
-from helpers import ROOT, painted_head, real_dseg, save
+from helpers import ROOT, real_dseg, save, synthetic_head
 from quicknat.files import sha256
 
 # every stage takes part; states are saved after each step, so that many kills hit their writing
@@ -74,7 +74,7 @@ def make_project(folder: Path) -> None:
     lines = ["subject\tsource\timage\tlabels\tlabels_source\tlabel_convention\tsplit"]
     for number, (name, use) in enumerate(ROWS):
         dseg = real_dseg(("sub-CSI3", "sub-ds240")[number % 2], step=4)
-        head = painted_head(dseg, seed=number)
+        head = synthetic_head(dseg, seed=number)
         save(raw / f"{name}.nii.gz", head.data.astype(np.int16), head.affine)
         save(raw / f"{name}_dseg.nii.gz", dseg.data.astype(np.int16), dseg.affine)
         labels = f"{name}_dseg.nii.gz\tarchive\tfreesurfer" if use in LABELLED else "\t\t"
@@ -236,9 +236,9 @@ def differences(reference: Path, other: Path) -> list[str]:
         for top in (reference, other)
     ]
     names = [{name for name in tree if not re.match(MAY_REMAIN, name)} for tree in trees]
-    told = [f"{name}: missing" for name in sorted(names[0] - names[1])]
-    told += [f"{name}: left over" for name in sorted(names[1] - names[0])]
-    told += [
+    differences = [f"{name}: missing" for name in sorted(names[0] - names[1])]
+    differences += [f"{name}: left over" for name in sorted(names[1] - names[0])]
+    differences += [
         f"{name}: differs"
         for name in sorted(names[0] & names[1])
         if comparable(trees[0][name], name) != comparable(trees[1][name], name)
@@ -248,7 +248,7 @@ def differences(reference: Path, other: Path) -> list[str]:
         for top in (reference, other)
     ]
     extra = (name for name in sorted(folders[1] - folders[0]) if not re.match(MAY_REMAIN, name))
-    return told + [f"{name}/: left over" for name in extra]
+    return differences + [f"{name}/: left over" for name in extra]
 
 
 def kill_runs(

@@ -1,4 +1,4 @@
-"""Tables whose rows are instances of one dataclass, all cells text, as TSV files."""
+"""Read and write TSV tables of text whose rows are instances of a dataclass."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def columns(kind: type[Record]) -> list[str]:
 
 
 def write_records(path: str | Path, kind: type[Record], records: Iterable[Record]) -> None:
-    """Write a row per record; a cell may hold line breaks."""
+    """Write one row per record; cells may contain line breaks."""
     with written_whole(path) as (temporary,):
         pd.DataFrame(records, columns=columns(kind)).to_csv(temporary, sep="\t", index=False)
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
-    """Read what :func:`write_records` wrote.
+    """Read a table of :func:`write_records`.
 
     Raises:
-        OSError, ValueError: missing, or another table.
+        OSError, ValueError: the file is missing, or is not such a table.
     """
-    # of both engines the one that tells a short row from one with empty cells
+    # unlike the C engine, this one tells short rows from empty cells
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, engine="python")
     fits = list(table) == columns(kind) and isinstance(table.index, pd.RangeIndex)
     if not fits or table.isna().any(axis=None):

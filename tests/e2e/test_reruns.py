@@ -161,7 +161,9 @@ def test_old_names_of_settings_rerun_nothing_and_are_noticed(project):
 
 def test_keeping_frozen_models_is_refused_with_what_to_do_instead(project):
     project.set("training", new_scans="freeze")
-    with pytest.raises(AssertionError, match="freeze, which is gone; copy results/model elsewhere"):
+    with pytest.raises(
+        AssertionError, match="freeze, which was removed; copy results/model to another folder"
+    ):
         project.jobs()
 
 

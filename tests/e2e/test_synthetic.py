@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import job_counts, painted_head, real_dseg, run_snakemake
+from helpers import job_counts, real_dseg, run_snakemake, synthetic_head
 from quicknat.images.slices import VIEWS
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def folder(tmp_path):
     folder = Folder(tmp_path)
     for number, (name, use) in enumerate((("t1", "train"), ("v1", "val"))):
         dseg = real_dseg(f"sub-CSI{number + 1}")
-        folder.add(name, use, painted_head(dseg, number), dseg)
+        folder.add(name, use, synthetic_head(dseg, number), dseg)
     return folder
 
 
@@ -74,14 +74,14 @@ def test_label_maps_alone_pretrain_and_another_source_reruns_no_more_than_that(f
     assert folder.jobs() == {"slice_tissues": 1, **FROM_PRETRAINING}
     folder.rows.pop()
     # an image to learn, besides: as it is labelled, its labels are synthesized from too
-    folder.add("p1", "pretrain", painted_head(real_dseg("sub-CSI3")), real_dseg("sub-CSI3"))
+    folder.add("p1", "pretrain", synthetic_head(real_dseg("sub-CSI3")), real_dseg("sub-CSI3"))
     prepared = {"convert": 1, "convert_labels": 1, "slice": 1}
     assert folder.jobs(source="automatic") == {**prepared, **FROM_PRETRAINING}
     assert folder.jobs(source="both") == {**prepared, "slice_tissues": 1, **FROM_PRETRAINING}
 
 
 def test_synthetic_and_real_images_pretrain_together(folder):
-    folder.add("p1", "pretrain", painted_head(real_dseg("sub-CSI3"), 5), real_dseg("sub-CSI3"))
+    folder.add("p1", "pretrain", synthetic_head(real_dseg("sub-CSI3"), 5), real_dseg("sub-CSI3"))
     path = "results/models/pretrain/axial/model.json"
     folder.run(path, source="both")
     described = json.loads((folder.folder / path).read_text())

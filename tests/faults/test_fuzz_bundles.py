@@ -197,7 +197,8 @@ def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("kernel", "refusal"), [(5, None), (7, "'kernel' is 7, but that is gone"), ([], "'kernel' is")]
+    ("kernel", "refusal"),
+    [(5, None), (7, "'kernel' is 7, but was removed"), ([], "'kernel' is")],
 )
 def test_network_of_an_earlier_version_is_read_unless_its_kernel_is_another(
     tmp_path, kernel, refusal
@@ -207,7 +208,9 @@ def test_network_of_an_earlier_version_is_read_unless_its_kernel_is_another(
     if refusal is None:
         assert load_bundle(tmp_path).networks["coronal"].settings == SETTINGS
         return
-    with pytest.raises(InputError, match=rf"bundle\.json: {refusal}.*; the large convolutions"):
+    with pytest.raises(
+        InputError, match=rf"bundle\.json: {refusal}.*; remove it: the large convolutions"
+    ):
         load_bundle(tmp_path)
 
 

@@ -50,7 +50,7 @@ def test_folder_under_the_name_of_a_scan_is_refused(refused, scan):
 def test_file_that_may_not_be_read_is_refused(convert, unprivileged, tmp_path):
     path = tiny_scan(unprivileged / "scan.nii.gz")
     path.chmod(0)
-    convert(path).refused(path, "Permission denied", "may be used")
+    convert(path).refused(path, "Permission denied", "you have permission")
 
 
 @pytest.mark.case(2)
@@ -145,7 +145,7 @@ def test_values_that_are_no_numbers_are_refused_with_their_count(refused, scan, 
 @pytest.mark.case(11)
 def test_constant_image_is_refused(refused, scan):
     save(scan, np.full((12, 12, 12), 7, np.int16))
-    refused("every voxel is 7", "not a scan of a head")
+    refused("every voxel is 7", "not a head scan")
 
 
 def with_sform(path, pixels, sform, zooms=None):
@@ -190,7 +190,7 @@ def test_header_without_orientation_is_refused_until_it_is_stated(
     image.set_sform(np.eye(4), 0)
     image.set_qform(np.eye(4), 0)
     nib.save(image, scan)
-    refused("does not say how the axes are oriented", "--orientation, such as LAS")
+    refused("has no orientation of the axes", "--orientation, e.g. LAS")
     assert convert(scan, "--orientation", "LAS").status == 0
     record = json.loads((tmp_path / "out/sub-1_T1w.json").read_text())
     assert record["source_orientation"] == "LAS"
@@ -201,7 +201,7 @@ def test_header_without_orientation_is_refused_until_it_is_stated(
 def test_orientation_that_is_none_is_refused(convert, scan, pixels, stated):
     nib.save(nib.AnalyzeImage(pixels, None), scan.with_name("a.img"))
     done = convert(scan.with_name("a.img"), "--orientation", stated)
-    done.refused("a.img", "orient", "such as LAS")
+    done.refused("a.img", "orient", "e.g. LAS")
 
 
 def disagreeing(path, pixels):
@@ -226,7 +226,7 @@ def test_transform_that_is_stated_to_be_right_is_used_alone(
     refused, convert, scan, pixels, tmp_path, trusted, axes
 ):
     disagreeing(scan, pixels)
-    refused("sform says", "--orientation (or that column) qform or sform")
+    refused("sform says", "qform or sform, with --orientation (or that column)")
     assert convert(scan, "--orientation", trusted).status == 0
     record = json.loads((tmp_path / "out/sub-1_T1w.json").read_text())
     assert record["source_orientation"] == axes

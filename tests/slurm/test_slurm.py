@@ -167,7 +167,7 @@ def test_training_near_its_time_limit_saves_its_state_and_goes_on_in_a_new_job(f
     run = outcomes["met_its_time_limit"].result()
     assert_as_undisturbed(run, finished)
     first, _second = run.of_rule("finetune")
-    assert "by a signal; the same command goes on" in run.job_log(first["JobId"])
+    assert "by a signal; run the same command again" in run.job_log(first["JobId"])
 
 
 def test_run_goes_on_after_snakemake_was_killed(finished, outcomes):

@@ -1,10 +1,10 @@
-# Conform every scan and bring its labels into the protocol.
+# Conform every scan, and map its labels to the protocol's classes.
 # Requires: the raw image (and label map) of a row of the sheet.
 # Makes:    results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz + .json
 #           ..._space-conformed_dseg.nii.gz  given labels, conformed grid
 #           ..._dseg.nii.gz                  given labels, the scan's own grid
 
-# what `lookup` finds of a scan: path and orientation of its image and of its labels
+# path and orientation of each scan's image and labels, for `lookup`
 ROWS = {name: PATHS.row(scan) for name, scan in PLAN.scans.items()}
 
 
@@ -25,7 +25,7 @@ rule convert:
         orientation=lookup(dpath="{scan}/orientation", within=ROWS),
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
-        grid_format=GRID_FORMAT,  # what was conformed otherwise is conformed again
+        grid_format=GRID_FORMAT,  # reruns scans that were conformed to another grid
     shell:
         "quicknat convert {params.image:q} --orientation={params.orientation:q}"
         " --spacing {params.spacing} --size {params.size} --output {output.image:q}"

@@ -8,25 +8,25 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-SHRINK = (4, 2, 1)  # the deformation's levels, coarse to fine
+SHRINK = (4, 2, 1)  # downsampling factors of the deformation's levels
 
 
 def to_image(data: np.ndarray, spacing_mm: float) -> sitk.Image:
-    """Return an array (X, Y, Z) as an image, whose axes SimpleITK names in reverse order."""
+    """Return an array (X, Y, Z) as a SimpleITK image; SimpleITK lists axes in reverse order."""
     image = sitk.GetImageFromArray(data)
     image.SetSpacing([spacing_mm] * 3)
     return image
 
 
 def labels_at(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the most probable label at each of some points, class by class linearly interpolated.
+    """Return the most probable label at each point, interpolating each class linearly.
 
     Args:
         labels: uint8 (X, Y, Z).
         points: voxel coordinates in it, float (3, I, J, K).
 
     Returns:
-        uint8 (I, J, K), 0 outside of `labels`.
+        uint8 (I, J, K), 0 outside `labels`.
     """
     found = np.zeros(points.shape[1:], np.uint8)
     labelled = np.argwhere(labels)
@@ -37,7 +37,7 @@ def labels_at(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
     (box,) = ndimage.find_objects(inside.astype(np.uint8)) or (None,)
     if box is None:
         return found
-    points = points[(slice(None), *box)]  # sampling takes long
+    points = points[(slice(None), *box)]  # sampling is slow
     away = points - np.indices(points.shape[1:])
     field = sitk.GetImageFromArray(away[::-1].transpose(1, 2, 3, 0), isVector=True)
     transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
@@ -52,7 +52,7 @@ def affine_map(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transfo
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     registration.SetMetricSamplingStrategy(registration.RANDOM)
-    registration.SetMetricSamplingPercentage(0.1, seed + 1)  # 0 would mean the clock
+    registration.SetMetricSamplingPercentage(0.1, seed + 1)  # 0 would seed from the clock
     registration.SetInterpolator(sitk.sitkLinear)
     registration.SetOptimizerAsGradientDescent(
         learningRate=1.0, numberOfIterations=80, convergenceWindowSize=10
@@ -73,9 +73,9 @@ def deformation(
     """Return a smooth invertible map (diffeomorphic demons) from points of `fixed` to `moving`.
 
     Args:
-        fixed, moving: on one grid, with the same brightness for the same tissue.
-        iterations: at each level of :data:`SHRINK`.
-        smoothness: of the field, SD of the Gaussian in voxels of each level.
+        fixed, moving: on the same grid, with matched intensities.
+        iterations: per level of :data:`SHRINK`.
+        smoothness: SD of the Gaussian that smooths the field, in voxels of each level.
     """
     field = None
     for shrink, number in zip(SHRINK, iterations, strict=True):
