@@ -62,7 +62,7 @@ def _run(address: str, *command: str) -> None:
         raise InputError(public(address), problem, "check URL, version and network")
 
 
-def _bring(address: str, part: Path, checksum: str) -> None:
+def _fetch_by_kind(address: str, part: Path, checksum: str) -> None:
     """Download a URL to `part`, or complete a partial download."""
     kind = kind_of(address)
     if kind in ("http", "https"):
@@ -101,9 +101,7 @@ def _fault(path: Path, checksum: str) -> str:
     return "" if found == expected else f"its {algorithm} is {found}, not {expected}"
 
 
-def _addresses(
-    url: str, mirrors: Sequence[str], downloads: Path | None, offline: bool
-) -> list[str]:
+def _urls(url: str, mirrors: Sequence[str], downloads: Path | None, offline: bool) -> list[str]:
     """Return the URLs to try in turn: files downloaded by hand, or else url and mirrors."""
     if downloads is not None:
         if not downloads.is_dir():
@@ -124,7 +122,7 @@ def _fetch(address: str, part: Path, checksum: str) -> None:
     log.info("fetching %s", public(address))
     begun = part.exists()
     try:
-        _bring(address, part, checksum)
+        _fetch_by_kind(address, part, checksum)
         fault = _fault(part, checksum)
     except OSError as error:
         fix = "fix this and fetch again: the partial download is kept"
@@ -190,7 +188,7 @@ def download(
     if not (COMMIT.fullmatch(checksum) if is_git else verifiable or checksum == UNPUBLISHED):
         fix = "must be git:… with a commit" if is_git else "must be sha256:… or md5:…"
         raise InputError(public(url), f"its checksum is '{checksum}'", fix)
-    addresses = _addresses(url, mirrors, Path(downloads) if downloads else None, offline)
+    addresses = _urls(url, mirrors, Path(downloads) if downloads else None, offline)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     lock, waited = FileLock(output.with_name(f".{output.name}.lock")), False
