@@ -4,15 +4,15 @@
 #             12 minutes on two cores, TEST_PROCESSES files at a time
 # make test-all  all tests: those marked `long`, and `demo`, which runs the whole demo, as well
 # make docs   the documentation, in build/site
-# make kills  kill runs of the workflow at KILLS random moments, and compare their results
-# make fuzz   the fuzz tests with many new examples (FUZZ_EXAMPLES=10000: so many a test)
-# make audit  look the locked packages up in the databases of known vulnerabilities
-# make lock   resolve requirements.lock and requirements-test.lock anew
+# make kills  kill workflow runs at KILLS random moments, resume them, and compare the results
+# make fuzz   the fuzz tests with many new examples (FUZZ_EXAMPLES=10000 per test)
+# make audit  look up the locked packages in databases of known vulnerabilities
+# make lock   resolve requirements.lock and requirements-test.lock again
 #
-# TORCH chooses the build of torch. The default is what the package index serves for this machine;
-# for another CUDA version, or for no CUDA at all, name a build and where it is, for example
+# TORCH chooses the build of torch. The default is what the package index offers for this machine;
+# for another CUDA version, or without CUDA, give a build and its index, for example
 #   make run TORCH="torch==2.13.0+cu130 --extra-index-url ADDRESS_FROM_PYTORCH.ORG"
-# (Changing it later: make clean-env first.)
+# (To change it later, run make clean-env first.)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -51,16 +51,16 @@ fuzz: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \
 	  python -m pytest tests/faults -k fuzz --show-capture=no $(PYTEST_ARGS)
 
-# --strict: a package that no database knows is a failure, and not silence
+# --strict: a package that no database knows is a failure
 audit: $(VENV)/.installed
 	$(PIP) install pip-audit
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps -r requirements.lock
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps -r requirements-test.lock
 
-# torch first and by itself: the other packages take whatever build is there
+# torch first and by itself: the other packages use whichever build is installed
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=")'
-	@echo "Installing into $(VENV): 2 GB of disk, several more where torch brings CUDA; a minute or two"
+	@echo "Installing into $(VENV): 2 GB of disk, several more if torch includes CUDA; takes a minute or two"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install $(TORCH)
 	$(PIP) install -r requirements.lock
@@ -71,8 +71,8 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
 	$(PIP) install -r requirements-test.lock
 	touch $@
 
-# a plain list of versions, so that the files name no package index; torch is chosen by TORCH, and
-# what its CUDA builds bring along belongs to it
+# plain version lists, so that the files name no package index; TORCH selects torch, and with it the
+# dependencies of its CUDA builds
 UNLOCKED := grep -viE '^(torch=|triton|nvidia-|cuda-)'
 FREEZE := .venv-lock/bin/pip freeze --exclude-editable | $(UNLOCKED)
 

@@ -1,4 +1,4 @@
-# QuickNAT as a Snakemake workflow. The rule files follow the way of the data.
+# QuickNAT as a Snakemake workflow. The rule files are in processing order.
 # docs/explanation/design.md has the overview.
 from snakemake.utils import min_version
 
@@ -31,7 +31,7 @@ include: "workflow/rules/handlers.smk"
 rule all:
     default_target: True
     input:
-        # every product, or one that somebody deletes would stay away
+        # all products, so that deleted ones are made again
         rules.report.output,
         expand(
             "<results>/models/finetune/{view}/{file}",

@@ -42,7 +42,7 @@ from quicknat.segmentation.batch import Options, Task, segment_file
 from quicknat.segmentation.inference import segment
 from quicknat.segmentation.native import to_native
 from quicknat.training.model_files import write_model
-from quicknat.training.plan import Plan
+from quicknat.training.setup import TrainingSetup
 
 PROTOCOL = label_table("quicknat28")
 CUBE = 256
@@ -60,7 +60,7 @@ def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
         settings = TrainingSettings(epochs=1, learning_rate=1.0, network=Network(filters=filters))
         counts = np.ones(len(classes), dtype=int)
         statistics = ScanStatistics(counts, counts.astype(float), 0.5)
-        plan = Plan(
+        setup = TrainingSetup(
             view=view,
             protocol=protocol.name,
             classes=classes,
@@ -73,7 +73,7 @@ def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
             threads=1,
             slice_shape=(slice_size, slice_size),
             counts=counts,
-            population=summarise([statistics], protocol.partners(view)),
+            training_stats=summarise([statistics], protocol.partners(view)),
             fingerprint={
                 "initial": {"weights": None},
                 "training scan": {},
@@ -83,7 +83,7 @@ def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
         weights = QuickNAT(len(classes), NetworkSettings(filters=filters)).state_dict()
         facts = {"best_epoch": 0, "best_val_dice": None}
         loss = CombinedLoss(counts.astype(np.float32), 1.0)
-        write_model(plan, loss, weights, [{"epoch": 0}], facts)
+        write_model(setup, loss, weights, [{"epoch": 0}], facts)
     models: dict[str, str | Path] = {view: folder / view for view in VIEWS}
     write_bundle(models, protocol, WEIGHTS, 1.0, CUBE, slice_size, folder / "model")
 

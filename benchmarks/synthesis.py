@@ -21,7 +21,7 @@ from quicknat.config import Network, TrainingSettings
 from quicknat.hardware import keep_freed_memory
 from quicknat.synthesis.synthesize import synthesize
 from quicknat.synthesis.tissue_table import tissue_table
-from quicknat.training.plan import Plan
+from quicknat.training.setup import TrainingSetup
 from quicknat.training.train_step import TrainStep
 
 
@@ -39,7 +39,7 @@ def main(
     random = np.random.default_rng(0)
     shape = (batch_size, size // 8, size // 8)
     patches = random.integers(0, len(tissue_table()), shape).astype(np.uint8)
-    plan = Plan(
+    setup = TrainingSetup(
         view="coronal",
         protocol="none",
         classes=[str(k) for k in range(28)],
@@ -58,11 +58,11 @@ def main(
         threads=threads,
         slice_shape=(size, size),
         counts=np.ones(28),
-        population={},
+        training_stats={},
         fingerprint={},
         warm_start=None,
     )
-    train_step = TrainStep(plan, steps_per_epoch=100)
+    train_step = TrainStep(setup, steps_per_epoch=100)
     device = train_step.device
     tissues = torch.as_tensor(patches.repeat(8, axis=1).repeat(8, axis=2), device=device)
     classes = torch.where(tissues < 28, tissues, 0)

@@ -23,16 +23,16 @@ from quicknat.config import Network, TrainingSettings
 from quicknat.hardware import keep_freed_memory
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.training.plan import Plan
+from quicknat.training.setup import TrainingSetup
 from quicknat.training.train_step import TrainStep, choose_device, choose_precision, make_optimizer
 
 
-def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], Any]:
+def plain_step(setup: TrainingSetup, device: torch.device) -> Callable[[dict], Any]:
     """What one would write first: fp32, default memory format, nothing compiled."""
-    shape = NetworkSettings(**plan.settings.network.model_dump())
-    network = QuickNAT(len(plan.classes), shape).to(device)
-    loss = CombinedLoss(class_weights(plan.counts), edge_weight(plan.counts)).to(device)
-    optimizer = make_optimizer(network, plan.settings)
+    shape = NetworkSettings(**setup.settings.network.model_dump())
+    network = QuickNAT(len(setup.classes), shape).to(device)
+    loss = CombinedLoss(class_weights(setup.counts), edge_weight(setup.counts)).to(device)
+    optimizer = make_optimizer(network, setup.settings)
 
     def step(batch: dict) -> None:
         optimizer.zero_grad()
@@ -42,10 +42,10 @@ def plain_step(plan: Plan, device: torch.device) -> Callable[[dict], Any]:
     return step
 
 
-def our_step(plan: Plan, **changes: Any) -> Callable[[dict], torch.Tensor]:
+def our_step(setup: TrainingSetup, **changes: Any) -> Callable[[dict], torch.Tensor]:
     """The step of ``quicknat train`` with these settings."""
-    settings = plan.settings.model_copy(update=changes)
-    train_step = TrainStep(replace(plan, settings=settings), steps_per_epoch=100)
+    settings = setup.settings.model_copy(update=changes)
+    train_step = TrainStep(replace(setup, settings=settings), steps_per_epoch=100)
     if settings.compile and not train_step.compile():
         raise SystemExit("the network cannot be compiled here")
     numbers = iter(range(10**9))
@@ -67,7 +67,7 @@ def main(
     random = np.random.default_rng(0)
     coarse = random.integers(0, classes, (batch_size, size // 16, size // 16))
     labels = coarse.repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
-    plan = Plan(
+    setup = TrainingSetup(
         view="coronal",
         protocol="none",
         classes=[str(k) for k in range(classes)],
@@ -84,21 +84,21 @@ def main(
         threads=threads,
         slice_shape=(size, size),
         counts=np.bincount(labels.ravel(), minlength=classes),
-        population={},
+        training_stats={},
         fingerprint={},
         warm_start=None,
     )
-    device = choose_device(plan.view)
+    device = choose_device(setup.view)
     batch = {
         "image": torch.rand(batch_size, 1, size, size, device=device),
         "labels": torch.as_tensor(labels, device=device),
     }
     fast = choose_precision("auto")
     steps = {
-        "plain fp32 eager loop": plain_step(plan, device),
-        "32-true": our_step(plan, precision="32-true", compile=False),
-        fast: our_step(plan, precision=fast, compile=False),
-        f"{fast}, compiled": our_step(plan, precision=fast, compile=True),
+        "plain fp32 eager loop": plain_step(setup, device),
+        "32-true": our_step(setup, precision="32-true", compile=False),
+        fast: our_step(setup, precision=fast, compile=False),
+        f"{fast}, compiled": our_step(setup, precision=fast, compile=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):

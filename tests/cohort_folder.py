@@ -5,7 +5,7 @@ import numpy as np
 from helpers import LABELS, save, tiny_labels, tiny_scan
 from quicknat.cohort.check import check_cohort
 from quicknat.cohort.examine import read_cache, write_cache
-from quicknat.cohort.paths import Places
+from quicknat.cohort.paths import CohortPaths
 
 PROTOCOL = LABELS / "quicknat28.tsv"
 COLUMNS = "subject image labels label_convention split participant session source labels_source"
@@ -31,8 +31,8 @@ class Cohort:
 
     def check(self):
         """Verdicts by scan; the cache is kept, as `quicknat check` does."""
-        places, protocol, cache, threads = self.arguments()
-        verdicts, self.faulty = check_cohort(places, protocol, cache, threads)
+        paths, protocol, cache, threads = self.arguments()
+        verdicts, self.faulty = check_cohort(paths, protocol, cache, threads)
         write_cache(self.table, cache)
         return {verdict.scan: verdict for verdict in verdicts}
 
@@ -40,8 +40,8 @@ class Cohort:
         sheet, names = self.folder / "sheet.tsv", COLUMNS.split()
         lines = [names, *([row.get(name, "") for name in names] for row in self.rows)]
         sheet.write_text("\n".join("\t".join(line) for line in lines) + "\n")
-        places = Places(str(sheet), self.sources, str(self.folder / "results/raw"))
-        return places, PROTOCOL, read_cache(self.table), 2
+        paths = CohortPaths(str(sheet), self.sources, str(self.folder / "results/raw"))
+        return paths, PROTOCOL, read_cache(self.table), 2
 
 
 def constant(path):

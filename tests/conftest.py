@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import LABELS, ROOT, SHARED, painted_head, real_dseg
+from helpers import LABELS, ROOT, SHARED, real_dseg, synthetic_head
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import Volume
 from reliability import Recorder
@@ -79,7 +79,7 @@ def demo_dseg() -> Volume:
 
 @pytest.fixture(scope="session")
 def head(demo_dseg: Volume) -> Volume:
-    return painted_head(demo_dseg)
+    return synthetic_head(demo_dseg)
 
 
 @pytest.fixture

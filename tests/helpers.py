@@ -88,7 +88,7 @@ def real_dseg(scan: str, step: int = 2) -> Volume:
     return Volume(volume.data[::step, ::step, ::step], affine, volume.path)
 
 
-def painted_head(dseg: Volume, seed: int = 0) -> Volume:
+def synthetic_head(dseg: Volume, seed: int = 0) -> Volume:
     """A head-like picture of a label map: air, scalp, a grey level per structure, and noise."""
     brain = dseg.data > 0
     scalp = ndimage.binary_dilation(brain, iterations=6) & ~ndimage.binary_dilation(

@@ -30,7 +30,7 @@ import pandas as pd
 import psutil
 import yaml
 
-from helpers import ROOT, add_source, painted_head, real_dseg, save
+from helpers import ROOT, add_source, real_dseg, save, synthetic_head
 
 # every stage takes part; states are saved after each step, so that many kills hit their writing
 SETTINGS = {
@@ -73,7 +73,7 @@ def make_project(folder: Path) -> None:
     lines = ["subject\tsource\timage\tlabels\tlabels_source\tlabel_convention\tsplit"]
     for number, (name, use) in enumerate(ROWS):
         dseg = real_dseg(("sub-CSI3", "sub-ds240")[number % 2], step=4)
-        head = painted_head(dseg, seed=number)
+        head = synthetic_head(dseg, seed=number)
         save(raw / f"{name}.nii.gz", head.data.astype(np.int16), head.affine)
         save(raw / f"{name}_dseg.nii.gz", dseg.data.astype(np.int16), dseg.affine)
         labels = f"{name}_dseg.nii.gz\tarchive\tfreesurfer" if use in LABELLED else "\t\t"
@@ -234,11 +234,11 @@ def differences(reference: Path, other: Path) -> list[str]:
         }
         for top in (reference, other)
     )
-    told = [f"{name}: missing" for name in sorted(one.keys() - two)]
-    told += [f"{name}: left over" for name in sorted(two.keys() - one)]
+    differences = [f"{name}: missing" for name in sorted(one.keys() - two)]
+    differences += [f"{name}: left over" for name in sorted(two.keys() - one)]
     both = (name for name in sorted(one.keys() & two) if one[name].is_file())
     differ = (name for name in both if comparable(one[name], name) != comparable(two[name], name))
-    return told + [f"{name}: differs" for name in differ]
+    return differences + [f"{name}: differs" for name in differ]
 
 
 def kill_runs(

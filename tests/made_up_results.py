@@ -19,8 +19,8 @@ VIEWS = ("coronal", "axial", "sagittal")
 LAYERS = ("prediction", "prediction_safe", "reference", "reference_safe", "disagreement")
 
 
-def person(name: str, split: str = "test") -> Scan:
-    """One scan of somebody."""
+def one_scan(name: str, split: str = "test") -> Scan:
+    """Return one scan of one participant."""
     return Scan(subject=name, image=f"{name}.nii", split=split, participant=name)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from helpers import ROOT, painted_head, real_dseg, save
+from helpers import ROOT, real_dseg, save, synthetic_head
 from slurm_cluster import Cluster
 
 SMALL = {
@@ -38,9 +38,9 @@ HEADER = "subject\tsource\timage\tlabels\tlabel_convention\tsplit"
 
 
 def make_scan(path: Path, scan: str, seed: int) -> Path:
-    """Write a head painted from a real label map; gives the path of that map, beside it."""
+    """Write a head synthesized from a real label map; gives the path of that map, beside it."""
     dseg = real_dseg(scan)
-    save(path, painted_head(dseg, seed).data.astype(np.int16), dseg.affine)
+    save(path, synthetic_head(dseg, seed).data.astype(np.int16), dseg.affine)
     return save(path.with_name(f"dseg-{path.name}"), dseg.data.astype(np.int16), dseg.affine)
 
 

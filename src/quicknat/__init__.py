@@ -1,8 +1,7 @@
 """QuickNAT whole-brain MRI segmentation, from raw scans to a report.
 
-Each module says in its first line what it is for; docs/explanation/architecture.md lists them in
-the order of the data. ``cli`` gives each step a command; ``errors`` holds the exceptions that users
-meet.
+The first line of each module states its purpose; docs/explanation/architecture.md lists the modules
+in processing order. ``cli`` holds the commands, ``errors`` the exceptions that users see.
 """
 
 __version__ = "0.1.0"

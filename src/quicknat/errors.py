@@ -1,4 +1,4 @@
-"""The exceptions that users meet, and notices of what was renamed."""
+"""The exceptions that users see, and notices about renamed settings and options."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 SHARED_MEMORY = "give more shared memory (docker run --shm-size=8g), or set 'workers: 0'"
-# words in the message -> what to do; torch has no exceptions of their own for these
+# words in a message -> what to do; torch has no separate exceptions for these
 REMEDIES = {
     "shared memory": SHARED_MEMORY,
-    "</torch_": SHARED_MEMORY,  # its files there
+    "</torch_": SHARED_MEMORY,  # its files in shared memory
     "DataLoader worker": "give the job more memory, or set 'workers: 0' under 'training'",
     "allocate memory": "give the job more memory, or lower the batch size",
     "busy or unavailable": "wait for the GPU, take another one, or hide it (CUDA_VISIBLE_DEVICES=)",
@@ -20,38 +20,38 @@ SMALLER = "lower the batch size, or use a larger GPU"
 
 
 class InputError(Exception):
-    """Input that cannot be used: names the file, what is wrong, and what to do.
+    """Unusable input: names the file, what is wrong, and what to do.
 
     The command line prints it as one line and exits with status 1.
     """
 
     def __init__(self, where: str | Path, problem: str, fix: str = "") -> None:
         self.where, self.problem, self.fix = str(where), problem, fix
-        super().__init__(self.where, problem, fix)  # all three, or it could not be pickled
+        super().__init__(self.where, problem, fix)  # all three, so that it can be pickled
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}" + (f"; {self.fix}" if self.fix else "")
 
 
 def for_users(error: Exception) -> Exception:
-    """An error of the system as one that names the place, the reason and the fix."""
+    """Return a system error as an :class:`InputError` with place, reason and fix."""
     if isinstance(error, MemoryError):
-        fix = "end other programs, or use a machine with more"
+        fix = "close other programs, or use a machine with more"
         return InputError("memory", f"there is not enough ({error})", fix)
     if isinstance(error, OSError) and error.filename:
-        fix = "check that it is there and may be used"
+        fix = "check that it exists and that you have permission"
         return InputError(error.filename, str(error.strerror), fix)
     return error
 
 
 def explained(error: Exception, where: str | Path) -> InputError | None:
-    """Return full memory or disk, a killed worker or a busy GPU in one line; else None.
+    """Explain full memory or disk, a killed worker or a busy GPU in one line; else return None.
 
     Args:
         error: as torch raised it.
-        where: what was worked on.
+        where: what was being processed.
     """
-    import torch  # slow to import, and most errors come without it
+    import torch  # slow to import, and not needed for most errors
 
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, torch.OutOfMemoryError):
@@ -69,22 +69,22 @@ def explained(error: Exception, where: str | Path) -> InputError | None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text in one line that any terminal can show, whatever names went into it."""
+    """Return an error's text as one printable line, whatever names it contains."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def notice(text: str) -> None:
-    """Log a notice in one line, once in this process and those that it starts."""
+    """Log a one-line notice, once in this process and its child processes."""
     text = one_line(Exception(text))
-    said = os.environ.get("QUICKNAT_NOTICES", "").split("\n")
-    if text not in said:
-        os.environ["QUICKNAT_NOTICES"] = "\n".join([*said, text])
+    shown = os.environ.get("QUICKNAT_NOTICES", "").split("\n")
+    if text not in shown:
+        os.environ["QUICKNAT_NOTICES"] = "\n".join([*shown, text])
         logging.getLogger("quicknat").warning("notice: %s", text)
 
 
 class Interrupted(Exception):
-    """A signal ended the work; its state is saved, and the same command resumes it.
+    """Work was stopped by a signal; its state is saved, and the same command resumes it.
 
     The command line exits with status 75 (EX_TEMPFAIL of sysexits.h: try again).
     """

@@ -1,4 +1,4 @@
-"""Failed jobs of a run: what Snakemake's log says of them, and the table with the reasons."""
+"""Collect the failed jobs of a run from Snakemake's log, and write their reasons to a table."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from quicknat.records import read_records, write_records
 
 INTERRUPTED = "Terminating processes on user request"
 MISSING = re.compile(r"Job (\d+)\s+completed successfully, but some output files are missing")
-Stamp = tuple[int, int] | None  # of a file: time of its last change in ns, bytes; None: no file
+Stamp = tuple[int, int] | None  # of a file: modification time in ns, bytes; None: no file
 SILENT = "ended without a message: killed, or out of memory?"
-NOT_BEGUN = "ended before it began"
-NO_OUTPUT = "its command ended well, but an output is missing"
+NOT_BEGUN = "ended before it started"
+NO_OUTPUT = "its command succeeded, but an output is missing"
 READ_BYTES = 100_000  # of the end of a log
 EXCERPT_LINES, LINE_LENGTH = 15, 300
 PRINTED = 20  # failures at the end of a run
 NEXT = (
-    "Correct what is wrong, or take the scan out of the sheet, and run the same command again: "
+    "Fix the problem, or remove the scan from the sheet, and run the same command again: "
     "finished work is kept."
 )
 
 COMMANDS_LAST_WORD = re.compile(r"(?:error|interrupted): (.+)")  # of quicknat.cli.app.main
 TRACEBACK = "Traceback (most recent call last):"
-# the step daemon's, which may be named by its node, or the executor's where that tells anything
+# from the step daemon, which may be named after its node, or from the executor
 SLURMS_WORD = re.compile(r"^slurmstepd\S*: error: (.+)|SLURM status is: '(?!FAILED)(\w+)'")
 # colours, and all control characters but the tab
 UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
@@ -37,12 +37,12 @@ UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A job of which the last attempt failed.
+    """A job whose last attempt failed.
 
-    ``log`` is its own log, ``before`` the stamp of that when the attempt began: the file may be an
-    earlier one's. ``group`` is a number that all jobs of one submission share, None for a job by
-    itself; Snakemake counts all of them as failed when one is. ``said`` is what the executor has to
-    say, ``executor_logs`` are the cluster's own logs. ``ended_well``: but an output is missing.
+    ``log`` is its own log, ``before`` the stamp of that file when the attempt started, since it may
+    be from an earlier attempt. ``group`` is a number shared by all jobs of one submission, None for
+    a single job; if one fails, Snakemake counts all as failed. ``said`` is the executor's message,
+    ``executor_logs`` are the cluster's logs. ``ended_well``: succeeded, but an output is missing.
     """
 
     rule: str
@@ -56,17 +56,17 @@ class FailedJob:
 
     @property
     def name(self) -> str:
-        """The scan, view or source that the job was for: jobs' logs are named by it."""
+        """Return the scan, view or source of the job, after which its log is named."""
         return Path(self.log).stem
 
     @property
     def began(self) -> bool:
-        """Whether the last attempt wrote to its log."""
+        """Return whether the last attempt wrote to its log."""
         return stamp(self.log) not in (None, self.before)
 
 
 def stamp(path: str) -> Stamp:
-    """What tells one state of a file from the next."""
+    """Return modification time and size of a file, to detect changes."""
     try:
         found = Path(path).stat()
     except OSError:
@@ -75,7 +75,7 @@ def stamp(path: str) -> Stamp:
 
 
 class JobLog(logging.Handler):
-    """Notes which jobs fail, whatever Snakemake prints: ``--quiet`` leaves handlers alone.
+    """Record which jobs fail, independent of what Snakemake prints (``--quiet``).
 
     Add it to ``snakemake.logging.logger`` when a run starts. It reads the attributes of log records
     that ``snakemake_interface_logger_plugins`` describes.
@@ -83,29 +83,29 @@ class JobLog(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, FailedJob] = {}  # as they began, by job number
+        self._known: dict[int, FailedJob] = {}  # as they started, by job number
         self._failed: dict[int, FailedJob] = {}
         self._interrupted = False
 
     @property
     def failed(self) -> list[FailedJob]:
-        """Jobs whose last attempt failed, in that order; none that Ctrl-C ended."""
+        """Return jobs whose last attempt failed, in order; without those that Ctrl-C ended."""
         return list(self._failed.values())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note what a record says of jobs; the rest of the log passes by."""
+        """Record what a log record says about jobs; ignore other records."""
         try:
             self._note(record)
-        except Exception:  # a fault here must not end the run
+        except Exception:  # an error here must not end the run
             self.handleError(record)
 
-    def _note(self, record: Any) -> None:  # Snakemake's records have fields of their own
+    def _note(self, record: Any) -> None:  # Snakemake's records have extra fields
         event = getattr(record, "event", None)
         if event == "job_info":
             path = next(iter(record.log), "")
             job = FailedJob(record.rule_name, path, stamp(path), tuple(record.output))
             self._known[record.jobid] = job
-            self._failed.pop(record.jobid, None)  # it is tried again
+            self._failed.pop(record.jobid, None)  # it is retried
         elif str(record.msg).startswith(INTERRUPTED):
             self._interrupted = True
         elif self._interrupted:
@@ -114,7 +114,7 @@ class JobLog(logging.Handler):
             numbers = [info["jobid"] for info in record.job_error_info]
             for number in numbers:
                 self._fail(number, group=min(numbers), executor_logs=record.aux_logs)
-        elif event == "job_error" and record.jobid not in self._failed:  # groups say all twice
+        elif event == "job_error" and record.jobid not in self._failed:  # groups report jobs twice
             said = record.rule_msg or ""
             self._fail(record.jobid, said=said, executor_logs=record.log[1:])
         elif event == "error" and (found := MISSING.search(str(record.msg))):
@@ -126,9 +126,9 @@ class JobLog(logging.Handler):
 
 @dataclass(frozen=True)
 class Failure:
-    """One line of the table.
+    """One row of the table.
 
-    ``stage`` is the rule; ``scan`` what the job was for: a scan, the view of a training, the source
+    ``stage`` is the rule; ``scan`` is the scan of the job, the view of a training, or the source
     of a download. ``reason`` is one line, ``excerpt`` the last lines of ``log``.
     """
 
@@ -140,24 +140,24 @@ class Failure:
 
 
 def last_lines(path: str) -> list[str]:
-    """Printable lines at the end of a log, the empty ones left out; none if it cannot be read."""
+    """Return the last non-empty lines of a log, made printable; none if it cannot be read."""
     try:
         with Path(path).open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - READ_BYTES))
             text = stream.read().decode("utf-8", errors="replace")
     except OSError:
         return []
-    # of a progress bar, which returns to the beginning of its line, the last state
+    # keep the last state of progress bars, which return to the start of the line
     lines = (line.rstrip().rpartition("\r")[2] for line in text.split("\n"))
     return [line for line in (UNPRINTABLE.sub("", line) for line in lines) if line.strip()]
 
 
 def message(lines: Sequence[str]) -> str:
-    """The reason that a command gave at the end of its log, "" if none.
+    """Return the reason for failure at the end of a command's log, "" if none.
 
-    That is the line which every command ends with on bad input, or a Python exception.
+    That is the error line that commands print on bad input, or a Python exception.
     """
-    # its last words, but for what an interpreter may say as it shuts down
+    # the last lines, since an interpreter may print more as it shuts down
     for line in reversed(lines[-20:]):
         if found := COMMANDS_LAST_WORD.match(line):
             return found[1]
@@ -168,7 +168,7 @@ def message(lines: Sequence[str]) -> str:
 
 
 def slurms_word(job: FailedJob) -> str:
-    """What SLURM says of a job's end, the cause first; "" if nothing, or if there is no SLURM."""
+    """Return SLURM's reason for the end of a job; "" if there is none, or no SLURM."""
     lines = [line for path in job.executor_logs for line in last_lines(path)]
     for line in (*lines, job.said):
         if found := SLURMS_WORD.search(line):
@@ -177,13 +177,13 @@ def slurms_word(job: FailedJob) -> str:
 
 
 def describe(job: FailedJob) -> Failure:
-    """A failed job with its reason: its own word, else what is known of its end."""
+    """Return a failed job's reason: its own message, or else what is known about its end."""
     log, lines = job.log, last_lines(job.log) if job.began else []
     reason = message(lines) or (NO_OUTPUT if job.ended_well else "")
     if not reason:
-        told = slurms_word(job) or (f"last line: {lines[-1]}" if lines else "")
-        reason = (SILENT if job.began else NOT_BEGUN) + (f" ({told})" if told else "")
-    if not lines:  # then the cluster's logs may show more
+        detail = slurms_word(job) or (f"last line: {lines[-1]}" if lines else "")
+        reason = (SILENT if job.began else NOT_BEGUN) + (f" ({detail})" if detail else "")
+    if not lines:  # the cluster's logs may say more
         logs = ((path, last_lines(path)) for path in job.executor_logs)
         log, lines = next((found for found in logs if found[1]), (log, []))
     excerpt = [line[:LINE_LENGTH] for line in lines[-EXCERPT_LINES:]]
@@ -191,18 +191,18 @@ def describe(job: FailedJob) -> Failure:
 
 
 def guilty(jobs: Sequence[FailedJob]) -> list[FailedJob]:
-    """Those jobs of one submission that failed themselves; the others had ended, or never began.
+    """Return the jobs of a submission that failed themselves; others had ended or not started.
 
-    Those that gave a reason, else those that were at work, else all: it was ended before.
+    These are the jobs that gave a reason, else those that were running, else all.
     """
     begun = [job for job in jobs if job.began]
     explained = [job for job in begun if message(last_lines(job.log))]
-    at_work = [job for job in begun if not all(Path(path).exists() for path in job.outputs)]
-    return explained or at_work or list(jobs)
+    running = [job for job in begun if not all(Path(path).exists() for path in job.outputs)]
+    return explained or running or list(jobs)
 
 
 def find_failures(jobs: Sequence[FailedJob]) -> list[Failure]:
-    """The failures behind the jobs that Snakemake counts as failed, in their order."""
+    """Return the actual failures among the jobs that Snakemake counts as failed, in order."""
     groups: dict[int, list[FailedJob]] = {}
     for job in jobs:
         if job.group is not None:
@@ -212,7 +212,7 @@ def find_failures(jobs: Sequence[FailedJob]) -> list[Failure]:
 
 
 def write_failed(path: str | Path, failures: Sequence[Failure]) -> None:
-    """Write the table as TSV; where nothing failed there is none, and an old one goes."""
+    """Write the table as TSV; if nothing failed, remove an old one."""
     if not failures:
         Path(path).unlink(missing_ok=True)
         return
@@ -220,22 +220,22 @@ def write_failed(path: str | Path, failures: Sequence[Failure]) -> None:
 
 
 def read_failed(path: str | Path) -> list[Failure]:
-    """Read what :func:`write_failed` wrote; without a table nothing failed.
+    """Read the table of :func:`write_failed`; no table means that nothing failed.
 
     Raises:
-        InputError: another table.
+        InputError: the file is not such a table.
     """
     try:
         return read_records(path, Failure)
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        problem = f"is no table of failed jobs ({error})"
-        raise InputError(path, problem, "delete it; the next run that fails writes it") from error
+        problem = f"is not a table of failed jobs ({error})"
+        raise InputError(path, problem, "delete it; the next failed run writes it") from error
 
 
 def as_text(failures: Sequence[Failure]) -> str:
-    """Stage, scan and reason in aligned columns, each with its log below."""
+    """Return stage, scan and reason in aligned columns, each with its log below."""
     stage = max((len(failure.stage) for failure in failures), default=0)
     scan = max((len(failure.scan) for failure in failures), default=0)
     return "\n".join(
@@ -246,20 +246,20 @@ def as_text(failures: Sequence[Failure]) -> str:
 
 
 def close_run(jobs: Sequence[FailedJob], table: str | Path) -> str:
-    """Leave the table of a run that is over.
+    """Write the table of failed jobs at the end of a run.
 
     Args:
-        jobs: that failed.
+        jobs: failed jobs.
         table: TSV to write, or to remove.
 
     Returns:
-        What to tell the user: the first failures and what to do; "" if nothing failed.
+        A message: the first failures and what to do; "" if nothing failed.
     """
     failures = find_failures(jobs)
-    more, hint = len(failures) - PRINTED, f"ends of their logs: quicknat failures {table}"
+    more, hint = len(failures) - PRINTED, f"to see their logs: quicknat failures {table}"
     try:
         write_failed(table, failures)
-    except (OSError, InputError) as error:  # a full disk may be why they failed: say it at least
+    except (OSError, InputError) as error:  # a full disk may be the reason for the failures
         hint = f"error: {error}"
     if not failures:
         return ""

@@ -1,4 +1,4 @@
-"""How files come into being, whole or not at all, and what tells them apart."""
+"""Write files completely or not at all, and compute checksums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quicknat.errors import InputError
 
-# a full disk, quota, limit of a file's size, or read-only disk: as numbers, and in the words of
+# a full disk, quota, file size limit, or read-only disk: as error numbers, and as messages of
 # libraries that drop the number (numpy, torch, safetensors)
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 UNWRITTEN_WORDS = re.compile(
@@ -23,11 +23,11 @@ UNWRITTEN_WORDS = re.compile(
 )
 
 
-TEMPORARY = r"\.tmp-[a-z0-9_]{8}"  # how the name of a file or folder begins until it is whole
+TEMPORARY = r"\.tmp-[a-z0-9_]{8}"  # prefix of files and folders until they are complete
 
 
 def _unwritten(path: Path, error: Exception) -> InputError:
-    """The error of a file that could not be written, for the user."""
+    """Return the user's error for a file that could not be written."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     fix = "make room there, allow writing, or choose another folder"
     return InputError(path, f"cannot be written ({reason})", fix)
@@ -35,13 +35,13 @@ def _unwritten(path: Path, error: Exception) -> InputError:
 
 @contextmanager
 def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
-    """Yield temporary paths beside `paths`; rename them into place only if the block succeeds.
+    """Yield temporary paths beside `paths`; rename them only if the block succeeds.
 
-    The temporary names keep the full suffix (``.nii.gz``), since writers choose the format by it.
-    Nothing is ever left under a final name, nor under a temporary one, when the block raises.
+    Temporary names keep the full suffix (``.nii.gz``), from which writers infer the format. If the
+    block raises, no file is left, neither under a final nor under a temporary name.
 
     Raises:
-        InputError: a file cannot be written, say because the disk is full or read-only.
+        InputError: a file cannot be written, e.g. because the disk is full or read-only.
     """
     finals = [Path(path) for path in paths]
     temporaries = []
@@ -75,7 +75,7 @@ def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
 
 @contextmanager
 def folder_written_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it takes that name only if the block succeeds."""
+    """Yield a temporary folder beside `path`; rename it only if the block succeeds."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=".tmp-") as name:
@@ -88,21 +88,21 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def remove_temporaries(folder: str | Path) -> int:
-    """Remove temporary files and folders below `folder`, and return how many.
+    """Remove temporary files and folders below `folder`, and return their number.
 
-    Only where nobody writes: those of a living writer have the same names.
+    Call it only while nothing writes there: files of running writers have such names too.
     """
     count = 0
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         for name in filter(re.compile(TEMPORARY).match, [*folders, *files]):
-            path, count = Path(place, name), count + 1
+            path, count = Path(parent, name), count + 1
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        folders[:] = [name for name in folders if Path(place, name).exists()]
+        folders[:] = [name for name in folders if Path(parent, name).exists()]
     return count
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
+    """Return the SHA-256 of a file, as hexadecimal."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -111,5 +111,5 @@ def check_space(folder: Path, n_bytes: int) -> None:
     """Raise an :class:`InputError` if the file system of `folder` lacks room for `n_bytes`."""
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
-        problem = f"{n_bytes / 1e6:.1f} MB more are needed here and {free / 1e6:.1f} MB are free"
+        problem = f"{n_bytes / 1e6:.1f} MB more are needed, but only {free / 1e6:.1f} MB are free"
         raise InputError(folder, problem, "make room there")

@@ -1,4 +1,4 @@
-"""What processors and GPUs do well, for training and segmenting alike."""
+"""Query and configure CPUs and GPUs, for training and segmentation."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ log = logging.getLogger(__name__)
 
 
 def gpu_works() -> bool:
-    """Whether there is a GPU that computes; one that does not, such as a busy one, is told of."""
+    """Return whether there is a usable GPU; warn about one that is not, e.g. a busy one."""
     if not torch.cuda.is_available():
         return False
     try:
         torch.zeros(1, device="cuda")
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        log.warning("the GPU cannot be used (%s); going on on the processor", reason)
+        log.warning("the GPU cannot be used (%s); using the CPU", reason)
         return False
     return True
 
 
 def computes_in_bfloat16(gpu: bool) -> bool:
-    """Whether the GPU, or else the processor, has instructions for it; emulation is slower."""
+    """Return whether the GPU, or else the CPU, has bf16 instructions; emulation is slower."""
     if gpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities()
@@ -34,7 +34,7 @@ def computes_in_bfloat16(gpu: bool) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's name, as its maker calls it."""
+    """Return the vendor's name of the GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:  # Linux; elsewhere Python knows the name
@@ -48,11 +48,11 @@ def device_name(device: torch.device) -> str:
 def keep_freed_memory() -> None:
     """Let glibc reuse the large blocks that a training step frees.
 
-    By default it hands each of them back to the kernel, which then has to clear the same pages
-    again at every layer of every step. Has no effect without glibc.
+    By default it returns each block to the kernel, which then clears the same pages again at every
+    layer of every step. Has no effect without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        mallopt(mmap_threshold, 32 << 20)  # the largest that glibc takes
+        mallopt(mmap_threshold, 32 << 20)  # the largest value that glibc accepts
         mallopt(trim_threshold, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""Settings as earlier versions named them, in configurations and in the files of models."""
+"""Translate setting names of earlier versions, in configurations and model files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ RENAMED = {"dice_over": "dice_reduction", "mirror": "flip", "step_epochs": "lr_s
 VALUES = {
     "squeeze_excitation": {"NONE": "none", "CSE": "cse", "SSE": "sse", "CSSE": "scse"},
 }
-# settings that are gone: the value that asks for what happens now, and what to do with another
+# removed settings: the value that equals current behaviour, and what to do about others
 GONE = {
     "accumulate": (1, "remove it, and raise 'batch_size' instead"),
-    "devices": (1, "remove it: one GPU trains a view, and 'batch_size' is all of a step's slices"),
-    "kernel": (5, "the large convolutions of a network are 5 × 5"),
+    "devices": (1, "remove it: each view uses one GPU, and 'batch_size' is the slices of a step"),
+    "kernel": (5, "remove it: the large convolutions are always 5 × 5"),
     "keep_slices": (None, "remove it: slices are always kept"),
 }
-FREEZE = "copy results/model elsewhere, and set 'model' to that folder"
+FREEZE = "copy results/model to another folder, and set 'model' to it"
 
 
 def current_settings(
@@ -29,16 +29,16 @@ def current_settings(
     notify: Callable[[str], object] | None = None,
     section: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Return settings, and those of the sections among them, under the names of this version.
+    """Return settings, including those in sections, under their current names.
 
     Args:
-        values: under old or new names; unknown ones are left as they are.
-        where: what a message names.
-        notify: gets a line for each that has an old name or is gone; None: no notices.
-        section: that these are the settings of.
+        values: settings under old or new names; unknown ones are kept.
+        where: origin of the settings, named in messages.
+        notify: called with a notice for each old or removed name; None: no notices.
+        section: the section of these settings.
 
     Raises:
-        InputError: a setting asks for what is gone, or is given under both names.
+        InputError: a setting asks for a removed feature, or is given under both names.
     """
     found: dict[str, Any] = {}
     notice = notify or (lambda line: None)
@@ -47,11 +47,11 @@ def current_settings(
         if key in GONE:
             harmless, fix = GONE[key]
             if harmless is not None and value != harmless:
-                raise InputError(where, f"'{path}' is {shown(value)}, but that is gone", fix)
+                raise InputError(where, f"'{path}' is {shown(value)}, but was removed", fix)
             notice(f"{where}: '{path}' is no longer a setting; remove it")
             continue
         if key == "new_scans" and value == "freeze":
-            raise InputError(where, f"'{path}' is freeze, which is gone", FREEZE)
+            raise InputError(where, f"'{path}' is freeze, which was removed", FREEZE)
         name = RENAMED.get(key, key)
         if name != key:
             if name in values:

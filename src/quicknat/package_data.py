@@ -1,4 +1,4 @@
-"""Find label tables, bundled models and other data of the package by name, or by path."""
+"""Find label tables, bundled models and other package data by name or path."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ MODELS = {path.name: path for path in sorted((DATA / "weights").iterdir())}
 
 
 def label_table(name: str | Path) -> Path:
-    """Return the label table of this name, or the path as it is.
+    """Return the path of a bundled label table, or the given path.
 
     Raises:
-        InputError: neither a bundled name nor a path.
+        InputError: the name is neither bundled nor a path.
     """
     return _find("label table", str(name), LABEL_TABLES)
 
 
 def model_folder(name: str | Path) -> Path:
-    """Return the folder of the bundled model of this name, or the path as it is.
+    """Return the folder of a bundled model, or the given path.
 
     Raises:
-        InputError: neither a bundled name nor a path.
+        InputError: the name is neither bundled nor a path.
     """
     return _find("model", str(name), MODELS)
 
@@ -39,10 +39,10 @@ def schema_path(name: str) -> Path:
 
 
 def _find(kind: str, name: str, bundled: Mapping[str, Path]) -> Path:
-    """Return what a name stands for; with a separator or ``.tsv`` it is a path in any case."""
+    """Return the path for a name; names with a separator or ``.tsv`` are always paths."""
     if name in bundled:
         return bundled[name]
     if os.sep in name or name.endswith(".tsv") or os.path.lexists(name):
         return Path(name)
-    problem = "neither the name of a bundled one nor a path"
+    problem = "is neither bundled nor a path"
     raise InputError(f"{kind} '{name}'", problem, f"allowed: {', '.join(bundled)}, or a path")

@@ -1,4 +1,4 @@
-"""What a run has to do: the one decision that all rules of the workflow follow."""
+"""Decide what a run has to do; all rules of the workflow follow this plan."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from quicknat.reruns import weight_determining
 
 @dataclass(frozen=True)
 class Plan:
-    """Names of scans by what becomes of them, and the settings of the stages.
+    """Names of the scans to process in each way, and the settings of the stages.
 
     Attributes:
         scans: every scan of the run by its name, sorted.
-        stages: ``pretrain`` and ``finetune`` as far as they are trained; none with a given model.
-        train, val, test: scans of these splits; `test` and `segment` together are `segmented`.
+        stages: which of ``pretrain`` and ``finetune`` are trained; none with a given model.
+        train, val, test: scans of these splits.
+        segmented: scans of the splits `test` and `segment`.
         pretrain: scans whose images the networks are pre-trained on.
-        synthesize: scans from whose label maps images to pre-train on are synthesized.
-        unlabelled: those of `pretrain` that automatic labels are made for.
-        atlases: labelled scans that vote on these labels, where that is the method.
-        settings: of each stage, as the JSON that ``quicknat train`` takes.
-        weight_determining: the part of them that decides the weights.
+        synthesize: scans whose label maps are used to synthesize images for pre-training.
+        unlabelled: scans of `pretrain` that need automatic labels.
+        atlases: labelled scans used as atlases, with that labelling method.
+        settings: of each stage, as JSON for ``quicknat train``.
+        weight_determining: the settings that determine the weights, as JSON.
         warm_start_epochs: epochs after a warm start; 0 trains from scratch.
     """
 
@@ -49,14 +50,13 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
     """Decide what is converted, sliced, trained on, segmented and scored; read and write nothing.
 
     Args:
-        config: all settings. With `model` set, nothing is trained, and only scans to segment
-            matter.
+        config: all settings. With `model` set, nothing is trained.
         scans: rows of the sheet.
         skipped: names of scans to leave out.
 
     Raises:
-        InputError: the sheet has no scan for what the configuration asks, or a scan to pre-train
-            on has no labels and no way to get them.
+        InputError: the sheet has no scan to segment or to train on, or a pre-training scan has no
+            labels and no way to get them.
     """
     by_name = {scan.id: scan for scan in sorted(scans, key=lambda scan: scan.id)}
     by_name = {name: scan for name, scan in by_name.items() if name not in skipped}
@@ -68,12 +68,12 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
     if config.model:
         if not segmented:
             raise InputError(
-                config.sheet, "no scan has split=segment or test", "name scans to segment"
+                config.sheet, "no scan has split=segment or test", "add scans to segment"
             )
         return Plan(by_name, test=test, segmented=segmented)
     train = names("train")
     if not train:
-        fix = "name scans with labels, or a finished model: model=1mm"
+        fix = "add scans with labels, or use a finished model: model=1mm"
         raise InputError(config.sheet, "no scan has split=train", fix)
     pretrain, synthesize = pretraining(by_name, config.pretrain)
     stages: list[Literal["pretrain", "finetune"]]
@@ -100,14 +100,14 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
 def pretraining(
     scans: Mapping[str, Scan], settings: Pretrain | None
 ) -> tuple[list[str], list[str]]:
-    """Return the scans to pre-train on, and the scans whose label maps images are made of.
+    """Return the scans to pre-train on, and the scans whose label maps to synthesize from.
 
-    Label maps of the split ``pretrain`` come first. Only where there is none do those of the
-    training scans serve, so that elsewhere a new training scan leaves pre-training alone.
+    Label maps of the split ``pretrain`` are used; only if there are none, those of the training
+    scans. Otherwise a new training scan does not affect pre-training.
 
     Args:
         scans: by name.
-        settings: of the stage, if there is one.
+        settings: of the stage, if configured.
 
     Raises:
         InputError: there are scans to pre-train on, but none that `source` can use.
@@ -125,17 +125,17 @@ def pretraining(
 
 
 def atlases(config: Config, unlabelled: Sequence[str], train: Sequence[str]) -> Sequence[str]:
-    """Return the atlases that label scans without labels; none where a program does it.
+    """Return the atlases for scans without labels; none if an external program labels them.
 
     Raises:
-        InputError: there are scans to label, and the configuration gives no way to do it.
+        InputError: there are scans to label, but no way to do it is configured.
     """
     method, chosen = config.auto_labels.method, config.auto_labels.atlases
     if not unlabelled or method not in ("atlas", "precomputed"):
         return ()
     if method == "precomputed":
         problem = f"{unlabelled[0]} has no labels, and 'auto_labels.method' is precomputed"
-        raise InputError(config.sheet, problem, "name its labels, or choose another method")
+        raise InputError(config.sheet, problem, "add its labels, or choose another method")
     if not chosen or set(chosen) - set(train):
         problem = f"{unlabelled[0]} has no labels, and 'auto_labels.atlases' is {chosen}"
         raise InputError("configuration", problem, f"allowed: {', '.join(train)}")

@@ -1,4 +1,4 @@
-"""Tables whose rows are instances of one dataclass, all cells text, as TSV files."""
+"""Read and write TSV tables of text whose rows are instances of a dataclass."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def as_tsv(kind: type[Record], records: Iterable[Record]) -> str:
 
 
 def write_records(path: str | Path, kind: type[Record], records: Iterable[Record]) -> None:
-    """Write the table of :func:`as_tsv`."""
+    """Write one row per record; cells may contain line breaks."""
     with written_whole(path) as (temporary,):
         temporary.write_text(as_tsv(kind, records), "utf-8")
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
-    """Read what :func:`write_records` wrote.
+    """Read a table of :func:`write_records`.
 
     Raises:
-        OSError, ValueError: missing, or another table.
+        OSError, ValueError: the file is missing, or is not such a table.
     """
-    # of both engines the one that tells a short row from one with empty cells
+    # unlike the C engine, this one tells short rows from empty cells
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, engine="python")
     fits = list(table) == columns(kind) and isinstance(table.index, pd.RangeIndex)
     if not fits or table.isna().any(axis=None):

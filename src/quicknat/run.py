@@ -1,4 +1,4 @@
-"""What the workflow reads before it starts: settings, model, sheet, sources, and the check."""
+"""Load what the workflow needs before it starts: settings, model, sheet, sources and check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from quicknat.cohort.check import BAD, Verdict, check_for_workflow, read_verdicts
 from quicknat.cohort.examine import Finding, read_cache
-from quicknat.cohort.paths import Places
+from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import read_sheet, read_sources
 from quicknat.config import Config, check_consistency
 from quicknat.errors import InputError
@@ -28,22 +28,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """All that the rules of a run need to know.
+    """Everything that the rules of a run need.
 
     Attributes:
-        config: with defaults filled in, and with what a given model decides.
+        config: settings, with defaults and the settings of a given model filled in.
         plan: what to do.
-        paths: where the cohort's files are; `sources`: the path of the table of sources.
-        model: folder of the given model, "" where one is trained.
+        paths: locations of the cohort's files.
+        sources: path of the sources table.
+        model: folder of the given model, "" if one is trained.
         initial: folder of the model that training starts from, "" for random weights.
-        label_table: what the label table holds; `classes` without its colours, on which no label
-            map depends. Rules compare these and not where the table is.
-        check: path of the check's table; its verdicts and findings are written when a run begins.
+        label_table: digest of the label table, which rules compare instead of its path.
+        classes: the same without colours and abbreviations, which do not affect label maps.
+        check: path of the check's table; verdicts and findings are written when a run starts.
     """
 
     config: dict[str, Any]
     plan: Plan
-    paths: Places
+    paths: CohortPaths
     sources: str
     model: str
     initial: str
@@ -55,7 +56,7 @@ class Run:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Scans that are left out, each with the reason."""
+        """Scans that are left out, with the reasons."""
         return {v.scan: v.reason for v in self.verdicts if v.verdict == BAD}
 
     @property
@@ -68,15 +69,14 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
     """Read and check everything that a run depends on; write nothing.
 
     Args:
-        config: settings, in which those with a default may be missing.
-        base: the workflow's folder. Paths in `config` are looked for in the current folder, then
+        config: settings; those with a default may be missing.
+        base: the workflow's folder. Paths in `config` are searched for in the current folder, then
             there.
         results, raw: folders of the run.
-        check: whether to look into the cohort's files. A job takes the verdicts that the run was
-            started with.
+        check: whether to check the cohort's files. Jobs use the verdicts from the start of the run.
 
     Raises:
-        InputError: naming the first thing that is wrong.
+        InputError: names the first problem.
     """
     chosen = Config.read(config, notify=log.warning if check else None)  # jobs need not repeat it
     model = _model_path(chosen.model, base)
@@ -87,19 +87,19 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
     sheet, sources = _find(chosen.sheet, base), _find(chosen.sources, base)
     here = Path(base).samefile(Path.cwd())
     auto = "segment" if model else ""
-    paths = Places(sheet, read_sources(sources), raw, "" if here else base, auto)
+    paths = CohortPaths(sheet, read_sources(sources), raw, "" if here else base, auto)
     if model and check:
         require_usable(model, chosen.protocol, own=f"{results}/model")
-    Protocol.read(table := label_table(chosen.protocol))  # refuses what is none
+    Protocol.read(table := label_table(chosen.protocol))  # raises if it is invalid
     checked = Path(f"{results}/check.tsv")
     findings: dict[str, Finding] = {}
     verdicts: list[Verdict] = []
-    # a job reads which scans the run skips, unless nobody wrote it down: no handlers in a module
+    # jobs read which scans to skip; in a module no handler writes that table
     if not check and chosen.on_bad_scan == "skip" and checked.exists():
         verdicts = read_verdicts(checked)
     elif check or chosen.on_bad_scan == "skip":
         findings = read_cache(checked)
-        threads = min(4, os.cpu_count() or 1)  # no more: this may be a cluster's head node
+        threads = min(4, os.cpu_count() or 1)  # not more: this may be a cluster's login node
         verdicts = check_for_workflow(paths, table, findings, threads, chosen.on_bad_scan)
     skipped = [verdict.scan for verdict in verdicts if verdict.verdict == BAD]
     return Run(
@@ -118,13 +118,13 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
 
 
 def _find(path: str, base: str) -> str:
-    """Return a path as it is where it leads somewhere, else as one in the workflow's folder."""
+    """Return a path if it exists, else the path in the workflow's folder."""
     found = Path(path).exists() or Path(base).samefile(Path.cwd())
     return path if found else str(Path(base, path))
 
 
 def _model_path(name: str, base: str) -> str:
-    """Return the folder of a bundled model, or of one that is named by its path; "" for none."""
+    """Return the folder of a model given by bundled name or path; "" for none."""
     return stable_path(MODELS[name]) if name in MODELS else name and _find(name, base)
 
 

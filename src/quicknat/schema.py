@@ -1,4 +1,4 @@
-"""Check tables and model folders against JSON Schema, with errors a user can act on."""
+"""Check tables and model folders against JSON Schema, with actionable errors."""
 
 from __future__ import annotations
 
@@ -19,19 +19,17 @@ from jsonschema.validators import extend
 from quicknat.errors import InputError
 from quicknat.package_data import schema_path
 
-SHOWN = 200  # characters of a value in a message
-MAX_VALUES = (
-    100_000  # of a file: with YAML's aliases, some lines can stand for more than memory holds
-)
+SHOWN = 200  # characters of a value in messages
+MAX_VALUES = 100_000  # of a file: with YAML aliases, a few lines can expand beyond memory
 
 
 def _whole(_: Any, value: Any) -> bool:
-    """Whether a value is an integer; 256.0 is none, since commands would not take it."""
+    """Return whether a value is an integer; 256.0 is not, since commands reject it."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _finite(_: Any, value: Any) -> bool:
-    """Whether a value is a number; NaN would pass every limit."""
+    """Return whether a value is a finite number; NaN would pass all bounds."""
     return (isinstance(value, float) and math.isfinite(value)) or _whole(_, value)
 
 
@@ -50,21 +48,21 @@ def load_schema(name: str) -> dict:
 
 
 def dotted(parts: Any) -> str:
-    """Return keys as a path, in printable characters and no more than a line holds."""
+    """Return keys as a dotted path, printable and at most one line long."""
     text = ".".join(str(part) for part in parts)
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def unknown_key(path: Sequence, allowed: Sequence[str]) -> tuple[str, str]:
-    """Return what is wrong with a key, and which there are, in one line each."""
+    """Return problem and fix for an unknown key, in one line each."""
     near = difflib.get_close_matches(str(path[-1]), allowed, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"unknown key '{dotted(path)}'", f"{hint}allowed here: {', '.join(allowed)}"
 
 
-def _explain(error: Any) -> tuple[str, str]:  # a ValidationError; its type has parts unset
-    """What is wrong, and what would be right, in one line each."""
+def _explain(error: Any) -> tuple[str, str]:  # a ValidationError, whose type has optional parts
+    """Return problem and fix for a validation error, in one line each."""
     key = dotted(error.absolute_path)
     if error.validator == "additionalProperties":
         allowed = list(error.schema["properties"])
@@ -81,14 +79,14 @@ def _explain(error: Any) -> tuple[str, str]:  # a ValidationError; its type has 
         "maximum": lambda rule: f"must be at most {rule}",
         "exclusiveMinimum": lambda rule: f"must be more than {rule}",
         "multipleOf": lambda rule: f"must be a multiple of {rule}",
-        "pattern": lambda _: error.schema.get("description", "does not have the right form"),
+        "pattern": lambda _: error.schema.get("description", "has the wrong format"),
     }
     fix = fixes.get(error.validator, lambda _: error.message[:SHOWN])(error.validator_value)
     return f"'{key}' is {value}", fix
 
 
 def shown(value: Any) -> str:
-    """Return a value in few words; YAML's aliases make nested ones too large to write out."""
+    """Return a short text of a value; with YAML aliases, nested ones may be huge."""
     if isinstance(value, (list, dict)):
         return reprlib.repr(value)
     text = json.dumps(value, default=str)
@@ -96,7 +94,7 @@ def shown(value: Any) -> str:
 
 
 def _has_more_values(value: Any, limit: int) -> bool:
-    """Whether there are more than so many values in nested lists and mappings."""
+    """Return whether nested lists and mappings contain more than `limit` values."""
     waiting, seen = [value], 0
     while waiting and seen <= limit:
         seen += 1
@@ -107,11 +105,11 @@ def _has_more_values(value: Any, limit: int) -> bool:
 
 
 def check(instance: Any, schema: dict, where: str | Path) -> None:
-    """Raise an :class:`InputError` naming the first wrong key and its allowed values."""
+    """Raise an :class:`InputError` that names the first wrong key and its allowed values."""
     for key, value in instance.items() if isinstance(instance, dict) else ():
         if _has_more_values(value, MAX_VALUES):
             problem = f"'{key}' holds more than {MAX_VALUES} values"
-            raise InputError(where, problem, "write out what it is to be")
+            raise InputError(where, problem, "give fewer values")
     error = best_match(_Validator(schema).iter_errors(instance))
     if error is not None:
         problem, fix = _explain(error)
@@ -119,7 +117,7 @@ def check(instance: Any, schema: dict, where: str | Path) -> None:
 
 
 def all_problems(instance: Any, schema: dict, where: str | Path) -> list[InputError]:
-    """One :class:`InputError` for each thing wrong; the first is the one that `check` raises."""
+    """Return an :class:`InputError` per problem; the first is the one that `check` raises."""
     errors = _Validator(schema).iter_errors(instance)
     ordered = sorted(errors, key=relevance, reverse=True)
     return [InputError(where, *_explain(error)) for error in ordered]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# WebGL drawn by the processor, since test machines have no graphics
+# WebGL rendered on the CPU, since test machines have no graphics
 ARGUMENTS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 WITHIN_MS = 60_000
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from made_up_results import made_up_results, person
+from made_up_results import made_up_results, one_scan
 from quicknat.images.volumes import Grid
 from quicknat.report.layers import Layers, write_viewer_volumes
 from quicknat.report.pages import write_report
@@ -29,13 +29,13 @@ def written(folder, protocol, scans, text=""):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, protocol):
-    scans = [person(str(k)) for k in range(1, 7)]
+    scans = [one_scan(str(k)) for k in range(1, 7)]
     return written(tmp_path_factory.mktemp("small"), protocol, scans)
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, protocol):
-    scans = [person(f"{k:03d}") for k in range(200)]
+    scans = [one_scan(f"{k:03d}") for k in range(200)]
     return written(tmp_path_factory.mktemp("large"), protocol, scans)
 
 
@@ -117,7 +117,7 @@ def test_scans_lead_from_one_to_the_next_and_back_to_the_cohort(browse, small):
 
 
 def test_hostile_names_and_texts_do_no_harm(browse, tmp_path, protocol):
-    scans = [person(NASTY), person("2", "segment")]
+    scans = [one_scan(NASTY), one_scan("2", "segment")]
     folder = written(tmp_path, protocol, scans, HOSTILE)
     page = browse(folder / "index.html").page
     assert "harmed" not in page.title() or "<script>" in page.title()

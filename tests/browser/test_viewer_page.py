@@ -29,7 +29,7 @@ PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>fine
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, head, demo_dseg, protocol):
-    """A page with the viewer of a small painted head, and one without reference."""
+    """A page with the viewer of a small synthetic head, and one without reference."""
     folder = tmp_path_factory.mktemp("report")
     table = protocol.table.copy()
     table.loc[8, "name"] = NASTY  # the left thalamus

@@ -78,8 +78,8 @@ def shell(folder):
 def test_commands_run_in_the_order_of_the_pages(shell):
     for block in TO_RUN.values():
         done = shell(block.text)
-        told = f"{name_of(block.page)}: {block.text}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-        assert done.returncode == 0, told
+        message = f"{name_of(block.page)}: {block.text}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert done.returncode == 0, message
 
 
 def test_block_that_fails_is_noticed(shell):

@@ -41,8 +41,8 @@ class Page(HTMLParser):
         if tag == "a" and values.get("href"):
             self.links.append(values["href"])
         # a page says by such links where it is and what comes next; nothing is loaded
-        told = values.get("rel") in ("canonical", "prev", "next")
-        if (address := values.get(LOADED.get(tag))) and not told:
+        ignored = values.get("rel") in ("canonical", "prev", "next")
+        if (address := values.get(LOADED.get(tag))) and not ignored:
             self.loaded.append(address)
 
 

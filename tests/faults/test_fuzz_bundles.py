@@ -195,6 +195,24 @@ def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("kernel", "refusal"),
+    [(5, None), (7, "'kernel' is 7, but was removed"), ([], "'kernel' is")],
+)
+def test_network_of_an_earlier_version_is_read_unless_its_kernel_is_another(
+    tmp_path, kernel, refusal
+):
+    for name, content in with_network(squeeze_excitation="NONE", kernel=kernel).items():
+        (tmp_path / name).write_bytes(content)
+    if refusal is None:
+        assert load_bundle(tmp_path).networks["coronal"].settings == SETTINGS
+        return
+    with pytest.raises(
+        InputError, match=rf"bundle\.json: {refusal}.*; remove it: the large convolutions"
+    ):
+        load_bundle(tmp_path)
+
+
 @functools.cache
 def reference() -> bytes:
     with tempfile.TemporaryDirectory() as folder:

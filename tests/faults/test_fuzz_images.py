@@ -235,13 +235,13 @@ FOUND = {
     "the same of an MGZ": (with_header(".mgz", **HUGE), "claims"),
     "the same of NIfTI-2": (with_header("2.nii", dim1=2**62, dim2=2**62, dim3=2**62), "claims"),
     "the same of a pair": (with_header(".img", **HUGE), "claims"),
-    "a claim of 1 GB": (with_header(".nii.gz", dim1=800, dim2=800, dim3=800), "is cut short"),
+    "a claim of 1 GB": (with_header(".nii.gz", dim1=800, dim2=800, dim3=800), "is truncated"),
     "no voxels": (with_header(".mgz", dim1=0), "non-zero"),
     "negative sides": (with_header(".nii", dim1=-7), ""),
     "sides too many": (with_header(".nii", dim0=9), ""),
     "an unknown type": (with_header(".nii", datatype=77), "cannot be read"),
     "an unknown type of MGZ": (with_header(".mgz", type=77), "cannot be read"),
-    "voxels beyond the file": (with_header(".nii", vox_offset=1e9), "is cut short"),
+    "voxels beyond the file": (with_header(".nii", vox_offset=1e9), "is truncated"),
     "voxels before the file": (with_header(".nii", vox_offset=-1e9), ""),
     "voxel sides NaN": (with_header(".nii", pixdim1=NAN), ""),
     "voxel sides of an atom": (with_header("2.nii", pixdim1=1e-9, srow0=1e-9), "mm"),
@@ -250,7 +250,7 @@ FOUND = {
     "NaN in an MGH's axes": (with_header(".mgh", direction0=NAN), ""),
     "a slope beyond all": (with_header(".nii", scl_slope=3e38), "voxels reach"),
     "a pair without .hdr": ({".img": VALID[".img"][".img"]}, "missing"),
-    "a pair cut short": ({**VALID[".img"], ".img": VALID[".img"][".img"][:99]}, "is cut short"),
+    "a pair cut short": ({**VALID[".img"], ".img": VALID[".img"][".img"][:99]}, "is truncated"),
     "one of negative length": (with_extension(-16, b'{"a": 1}'), ""),
 }
 
@@ -293,4 +293,4 @@ def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch)
 def test_orientation_that_names_no_three_axes_is_refused(tmp_path, stated):
     path = put(with_header(".nii", qform_code=0, sform_code=0), tmp_path)
     done = quicknat("convert", path, "--output", tmp_path / "o.nii.gz", "--orientation", stated)
-    refused(done, path, f"'{stated}' is no orientation", "such as LAS")
+    refused(done, path, f"'{stated}' is not an orientation", "e.g. LAS")

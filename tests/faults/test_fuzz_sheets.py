@@ -138,7 +138,7 @@ def circle() -> list:
     return value
 
 
-def settled(config: object) -> None:
+def validated(config: object) -> None:
     """As the workflow checks a configuration: it is usable, or refused in one line."""
     EXAMPLES[os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]] += 1
     try:
@@ -167,7 +167,7 @@ def test_any_configuration_is_accepted_or_refused_in_one_line(data):
                 continue
             part[key] = data.draw(VALUES)
             break
-    settled(config)
+    validated(config)
 
 
 @given(damaged((ROOT / "config.yaml").read_bytes()))
@@ -176,7 +176,7 @@ def test_damaged_configuration_file_that_still_is_yaml_is_accepted_or_refused(co
         config = yaml.safe_load(content)
     except (yaml.YAMLError, ValueError):
         return  # Snakemake says so itself
-    settled(config)
+    validated(config)
 
 
 @pytest.mark.parametrize("value", [laughs(), circle(), "x" * 10**6], ids=["laughs", "circle", "x"])
@@ -258,7 +258,7 @@ def test_label_table_with_more_classes_than_a_byte_holds_is_refused(tmp_path):
         }  # fmt: skip
         lines.append("\t".join(row.values()))
     (tmp_path / "many.tsv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError, match="has 300 classes; 256 fit into a byte"):
+    with pytest.raises(InputError, match="has 300 classes; use at most 256"):
         Protocol.read(tmp_path / "many.tsv")
 
 

@@ -191,7 +191,7 @@ def test_no_orientation(refused, convert, scan, pixels, tmp_path):
     image.set_sform(np.eye(4), 0)
     image.set_qform(np.eye(4), 0)
     nib.save(image, scan)
-    refused("does not say how the axes are oriented", "--orientation, such as LAS")
+    refused("has no orientation of the axes", "--orientation, e.g. LAS")
     assert convert(scan, "--orientation", "LAS").status == 0
     record = json.loads((tmp_path / "out/sub-1_T1w.json").read_text())
     assert record["source_orientation"] == "LAS"
@@ -203,7 +203,7 @@ def test_stated_orientation(convert, scan, pixels, stated):
     """One that names no three axes is refused."""
     nib.save(nib.AnalyzeImage(pixels, None), scan.with_name("a.img"))
     done = convert(scan.with_name("a.img"), "--orientation", stated)
-    done.refused("a.img", "orient", "such as LAS")
+    done.refused("a.img", "orient", "e.g. LAS")
 
 
 def disagreeing(path, pixels):
@@ -226,7 +226,7 @@ def test_disagreeing_transforms(refused, scan, pixels):
 def test_trusted_transform(refused, convert, scan, pixels, tmp_path, trusted, axes):
     """It is used alone."""
     disagreeing(scan, pixels)
-    refused("sform says", "--orientation (or that column) qform or sform")
+    refused("sform says", "qform or sform, with --orientation (or that column)")
     assert convert(scan, "--orientation", trusted).status == 0
     record = json.loads((tmp_path / "out/sub-1_T1w.json").read_text())
     assert record["source_orientation"] == axes

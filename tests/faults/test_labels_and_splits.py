@@ -59,7 +59,7 @@ def test_whole_numbers_stored_as_decimals_are_labels(convert_labels, labels, tmp
 @pytest.mark.case(30)
 def test_fraction_among_labels_is_refused(refused, labels):
     changed(labels, 17.5)
-    refused("label value 17.5 is not a whole number", "not one that was interpolated")
+    refused("label value 17.5 is not a whole number", "not probabilities or an interpolated map")
 
 
 @pytest.mark.case(31)
@@ -69,7 +69,7 @@ def test_unknown_label_is_refused_with_its_value_and_number_of_voxels(refused, l
 
 
 TABLES = {
-    "duplicate name": ("name", 3, "Background", "'Background' stands in two rows"),
+    "duplicate name": ("name", 3, "Background", "'Background' is in two rows"),
     "number mapped twice": ("freesurfer", 3, "2", "freesurfer 2 is mapped to two classes"),
     "gap": ("index", 3, "7", "gaps or repeats"),
 }
@@ -104,13 +104,13 @@ def test_labels_elsewhere_in_space_are_refused(refused, labels):
     affine = np.diag([2, 2, 2, 1.0])
     affine[0, 3] = 10
     save(labels, np.asarray(nib.load(labels).dataobj), affine)
-    refused("lies elsewhere in space than its image", "labels on its grid")
+    refused("is not aligned with its image", "labels on its grid")
 
 
 @pytest.mark.case(37)
 def test_label_map_of_background_alone_is_refused(refused, labels):
     save(labels, np.zeros((12, 12, 12), np.int16))
-    refused("holds no structure of protocol 'quicknat28'", "right file")
+    refused("contains no structure of protocol 'quicknat28'", "right file")
 
 
 @pytest.fixture

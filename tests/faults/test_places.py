@@ -113,9 +113,9 @@ def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, di
     fill(disk, ROOMS.get(stage, 8192))
     done = commands(stage, disk)
     assert done.status == 1
-    told = done.lines[-1]
-    assert told.startswith("error: ") and str(disk) in told, told
-    assert "room" in told, told
+    message = done.lines[-1]
+    assert message.startswith("error: ") and str(disk) in message, message
+    assert "room" in message, message
     assert [path for path in files(disk) if not path.endswith(".lock")] == []
     (disk / "filler").unlink()
     done = commands(stage, disk)
@@ -174,8 +174,10 @@ def test_full_shared_memory_stops_a_training_with_the_remedy(stack, tmp_path, si
     if done.returncode == 99 or "unshare failed" in done.stderr:
         pytest.skip("needs the right to mount file systems (root)")
     assert done.returncode == 1, done.stderr
-    (told,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert told.startswith("error: model: stopped: ") and "shared memory (docker run" in told, told
+    (message,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert (
+        message.startswith("error: model: stopped: ") and "shared memory (docker run" in message
+    ), message
     assert not list(tmp_path.glob("model/model.*"))
 
 
@@ -236,7 +238,7 @@ class Project:
             )
         deadline = time.monotonic() + 60
         while not (self.folder / "at-work").exists():
-            assert time.monotonic() < deadline and first.poll() is None, self.told()
+            assert time.monotonic() < deadline and first.poll() is None, self.output()
             time.sleep(0.02)
         return first
 
@@ -254,7 +256,7 @@ class Project:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def told(self):
+    def output(self):
         return (self.folder / "first.txt").read_text()
 
     def made(self):
@@ -273,7 +275,7 @@ def test_second_run_in_one_folder_stops_and_the_first_one_ends_well(project):
     assert "cannot be locked" in second.text or "LockException" in second.text, second.text
     assert "--unlock" in second.text
     (project.folder / "hold").unlink()
-    assert first.wait(60) == 0, project.told()
+    assert first.wait(60) == 0, project.output()
     assert project.made() == [True] * 3
 
 
@@ -287,7 +289,7 @@ def test_run_on_other_outputs_leaves_the_temporaries_of_the_first_one_alone(proj
     second = run_snakemake(project.folder, CONFORMED.format("other"), overlay=overlay)
     assert second.returncode == 0 and half.exists(), second.text
     (project.folder / "hold").unlink()
-    assert first.wait(60) == 0, project.told()
+    assert first.wait(60) == 0, project.output()
     assert project.made() == [True] * 3
 
 

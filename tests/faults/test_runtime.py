@@ -80,10 +80,10 @@ def test_training_whose_states_are_all_damaged_is_refused_and_not_started_anew(
     (state / "00001-0000003.pt").write_bytes(b"truncated")
     done = train()
     assert done.status == 1
-    assert "00001-0000003.pt: ignored, since it is damaged" in done.lines[0]
+    assert "00001-0000003.pt: ignored, because it is damaged" in done.lines[0]
     last = done.lines[-1]
     assert last.startswith(f"error: {state}: holds 1 saved state(s), all damaged; ")
-    assert "delete this folder to start from the beginning" in last
+    assert "delete this folder to start from scratch" in last
     assert len(list(state.iterdir())) == 2
 
 
@@ -180,7 +180,7 @@ def test_without_a_gpu_the_processor_is_used_and_named(segmenting, monkeypatch):
 def test_busy_gpu_gives_way_to_the_processor_with_a_warning(segmenting, busy_gpu):
     done = segmenting("--precision", "fp32")
     assert done.status == 0
-    assert "devices are busy or unavailable); going on on the processor" in done.lines[0]
+    assert "devices are busy or unavailable); using the CPU" in done.lines[0]
     assert "on CPU in fp32" in done.lines[1]
 
 
@@ -219,9 +219,9 @@ def test_full_disk_names_the_file_and_leaves_what_was_there_before(tmp_path, wri
     path.write_text("before")
     with pytest.raises(InputError) as caught, full_disk(9000), written_whole(path) as (temporary,):
         WRITERS[writer](temporary)
-    told = str(caught.value)
-    assert told.startswith(f"{path}: cannot be written (") and "make room there" in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert message.startswith(f"{path}: cannot be written (") and "make room there" in message
+    assert "\n" not in message
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
 
 

@@ -174,7 +174,7 @@ def test_time_limit(finished, outcomes):
     run = outcomes["met_its_time_limit"].result()
     assert_as_undisturbed(run, finished)
     first, _second = run.of_rule("finetune")
-    assert "by a signal; the same command goes on" in run.job_log(first["JobId"])
+    assert "by a signal; run the same command again" in run.job_log(first["JobId"])
 
 
 def test_killed_snakemake(finished, outcomes):

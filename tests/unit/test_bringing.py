@@ -68,7 +68,7 @@ def test_without_git_the_mirror_is_tried(tmp_path, by_hand, output, monkeypatch)
     (by_hand / "m.tar").write_bytes(b"of the mirror")
     monkeypatch.setenv("PATH", "")
     address, checksum = f"git+{tmp_path.as_uri()}", "git:" + "0" * 40
-    with pytest.raises(InputError, match="there is no git on PATH; install git"):
+    with pytest.raises(InputError, match="git is not on PATH; install git"):
         download(address, checksum, output)
     download(address, checksum, output, [(by_hand / "m.tar").as_uri()])
     assert output.read_bytes() == b"of the mirror"

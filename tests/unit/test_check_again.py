@@ -65,8 +65,8 @@ def test_bad_file_and_orientation_that_changed_are_looked_at_again(cohort, reads
     cohort.add("l", labels="l_l.nii.gz", split="train")
     cohort.check()
     reads.clear()
-    places, _, cache, threads = cohort.arguments()
-    check_cohort(places, protocol, cache, threads)
+    paths, _, cache, threads = cohort.arguments()
+    check_cohort(paths, protocol, cache, threads)
     assert sorted(reads) == ["bad.nii.gz", "l_l.nii.gz"]
 
 

@@ -62,7 +62,7 @@ def test_ten_faults_of_ten_scans_are_listed_in_one_go(cohort, tmp_path):
         "flat": "every voxel is 7",
         "shape": "has shape (8, 8, 8), its image (12, 12, 12)",
         "number": "label value 9999 (1728 voxels) is not in the freesurfer convention",
-        "air": "holds no structure",
+        "air": "contains no structure",
         "swapped": "left and right are swapped",
     }
     for subject, reason in expected.items():
@@ -103,7 +103,7 @@ def test_table_of_people_that_the_report_could_not_read_is_found_before_the_run(
     people.write_text("participant_id\tage\nsub-a\t30\n")
     assert set(cohort.check()) == {"sub-a"} and not cohort.faulty
     people.write_text("participant_id\tage\nsub-a\t30\nsub-a\t31\n")
-    found = cohort.check()["(people)"]
+    found = cohort.check()["(participants)"]
     assert cohort.faulty and found.verdict == "bad"
     assert found.image == str(people) and found.reason.startswith("has participant_id 'sub-a' in")
 
@@ -131,7 +131,7 @@ def test_labels_of_a_scan_to_segment_are_not_looked_at(cohort):
     cohort.add("b", labels="b_seg.nii.gz", label_convention="tissues4", split="test")
     found = cohort.check()
     assert "cannot be mapped" not in found["sub-a"].reason
-    assert "'protocol' in the settings" in found["sub-b"].reason
+    assert "with the setting 'protocol'" in found["sub-b"].reason
 
 
 def test_head_sized_scan_is_ok_and_thick_slices_are_a_warning(cohort):
@@ -208,7 +208,7 @@ def test_table_is_aligned_and_survives_writing(tmp_path):
     assert lines[0].index("verdict") == lines[1].index("ok") == lines[2].index("bad")
     assert lines[-1] == "2 checked: 1 ok, 0 warning, 1 bad, 0 not here yet"
     (tmp_path / "t.tsv").write_text("subject\n1\n")
-    with pytest.raises(InputError, match="no table of a check"):
+    with pytest.raises(InputError, match="not a table of 'quicknat check'"):
         read_verdicts(tmp_path / "t.tsv")
 
 

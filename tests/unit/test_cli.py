@@ -116,7 +116,7 @@ def test_misuse_exits_with_status_2():
         (["convert", "a.nii", "--output", "b.nii"], "must end in .nii.gz"),
         (
             ["bundle", "m", "--protocol", "tissues4", "--output", "o", "--aggregation", "{"],
-            "is no JSON",
+            "is not valid JSON",
         ),
         (
             ["bundle", "m", "--protocol", "tissues4", "--output", "o", "--aggregation", "[]"],
@@ -204,7 +204,7 @@ def test_help_loads_no_heavy_library_so_that_it_comes_at_once():
 
 def test_help_separates_what_people_start_from_the_workflows_steps_and_says_how_to_begin():
     text = CliRunner().invoke(app, ["--help"]).output
-    own, steps = text.split("Steps of the workflow")
+    own, steps = text.split("Workflow steps")
     assert " segment " in own and " convert " in steps
     assert "quicknat segment SCAN" in steps  # at its end
 

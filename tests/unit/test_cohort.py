@@ -77,7 +77,7 @@ def test_old_names_of_columns_are_read_with_one_notice(tmp_path, caplog, monkeyp
 @pytest.mark.parametrize("new", ["split", "participant", "label_convention"])
 def test_column_under_its_old_and_its_new_name_is_refused(tmp_path, new):
     path = sheet(tmp_path, "a|a.nii|||segment|||x", columns=f"{OLD} {new}")
-    with pytest.raises(InputError, match=rf"has the columns '{new}' and '.*remove '") as error:
+    with pytest.raises(InputError, match=rf"has the column '{new}' and also '.*remove '") as error:
         read_sheet(path)
     assert "\n" not in str(error.value)
 
@@ -140,7 +140,7 @@ def test_all_faults_are_collected_and_the_first_is_the_one_that_is_raised(tmp_pa
         "digits",
         "allowed",
         "no labels",
-        "stands in two rows",
+        "is in two rows",
         "no label_convention",
         "participant 'c'",
     ]

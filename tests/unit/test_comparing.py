@@ -3,7 +3,7 @@
 import json
 
 from helpers import LABELS
-from quicknat.cohort.paths import Places
+from quicknat.cohort.paths import CohortPaths
 from quicknat.config import TrainingSettings
 from quicknat.reruns import LOOKS, file_digest, stable_path, table_digest, weight_determining
 
@@ -52,13 +52,13 @@ def test_job_depends_on_what_can_change_under_it(tmp_path, monkeypatch):
     for name in ("a.nii", "pair.img", "pair.hdr"):
         (tmp_path / name).touch()
     sources = {"zip": {"kind": "https"}, "made": {"kind": "demo"}}
-    places = Places(str(tmp_path / "sheet.tsv"), sources, "raw")
-    assert places.inputs("local", "a.nii") == ["a.nii"]
-    assert places.inputs("local", "pair.img") == ["pair.img", "pair.hdr"]
+    paths = CohortPaths(str(tmp_path / "sheet.tsv"), sources, "raw")
+    assert paths.inputs("local", "a.nii") == ["a.nii"]
+    assert paths.inputs("local", "pair.img") == ["pair.img", "pair.hdr"]
     (tmp_path / "PAIR_2.img").touch()
     (tmp_path / "PAIR_2.HDR").touch()
-    assert places.inputs("local", "A.NII") == ["a.nii"]  # as the job finds it
-    assert places.inputs("local", "pair_?.img") == ["PAIR_2.img", "PAIR_2.HDR"]
-    assert places.inputs("local", "gone.nii") == []  # its job says so, and others go on
-    assert places.inputs("zip", "*/a.nii") == ["raw/zip.members.txt"]
-    assert places.inputs("made", "b.img") == ["raw/made.members.txt"]
+    assert paths.inputs("local", "A.NII") == ["a.nii"]  # as the job finds it
+    assert paths.inputs("local", "pair_?.img") == ["PAIR_2.img", "PAIR_2.HDR"]
+    assert paths.inputs("local", "gone.nii") == []  # its job says so, and others go on
+    assert paths.inputs("zip", "*/a.nii") == ["raw/zip.members.txt"]
+    assert paths.inputs("made", "b.img") == ["raw/made.members.txt"]

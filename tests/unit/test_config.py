@@ -173,9 +173,12 @@ def test_setting_that_is_gone_is_ignored_where_it_asks_for_what_happens_anyway(c
 
 GONE = {
     "accumulate": ({"training": {"accumulate": 2}}, "raise 'batch_size' instead"),
-    "devices": ({"training": {"devices": 2}}, "one GPU trains a view"),
-    "kernel": ({"network": {"kernel": 3}}, "convolutions of a network are 5 × 5"),
-    "freeze": ({"training": {"new_scans": "freeze"}}, "copy results/model elsewhere, and set 'mod"),
+    "devices": ({"training": {"devices": 2}}, "each view uses one GPU"),
+    "kernel": ({"network": {"kernel": 3}}, "convolutions are always 5 × 5"),
+    "freeze": (
+        {"training": {"new_scans": "freeze"}},
+        "copy results/model to another folder, and set 'mod",
+    ),
     "both names": (
         {"finetune": {"step_epochs": 3, "lr_step_epochs": 3}},
         "'finetune.step_epochs' is the old name of 'lr_step_epochs'; remove it",

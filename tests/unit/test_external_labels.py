@@ -194,7 +194,7 @@ def test_finished_subject_is_used_without_program_or_licence(settings, scan, lab
 @pytest.mark.parametrize("method", METHODS)
 def test_missing_program_is_named_with_how_to_provide_it(method, scan, settings):
     remedy = "envs/samseg.yaml" if method == "samseg" else "module load freesurfer"
-    with pytest.raises(InputError, match=f"{METHODS[method]}: no such program on PATH; .*{remedy}"):
+    with pytest.raises(InputError, match=f"{METHODS[method]}: not found on PATH; .*{remedy}"):
         label_externally(method, scan, "sub-01", settings)
 
 
@@ -230,7 +230,7 @@ def test_failing_stand_in_is_named_with_its_last_line_and_its_log(
     method, where, provide, scan, settings, capfd
 ):
     program = provide(method, last_line="echo out of memory >&2; exit 3")
-    message = f"{program.name}: ended with status 3, its last line 'out of memory'; see .*{where}"
+    message = f"{program.name}: exited with status 3 .last line: 'out of memory'.; see .*{where}"
     with pytest.raises(InputError, match=message):
         label_externally(method, scan, "sub-01", settings)
     assert "stand-in at work\nout of memory\n" in capfd.readouterr().err
@@ -238,7 +238,7 @@ def test_failing_stand_in_is_named_with_its_last_line_and_its_log(
 
 def test_stand_in_that_writes_nothing_is_no_success(provide, scan, settings):
     provide("samseg", last_line="exit 0")
-    with pytest.raises(InputError, match="run_samseg: ended well but did not write seg.mgz"):
+    with pytest.raises(InputError, match="run_samseg: succeeded, but did not write seg.mgz"):
         label_externally("samseg", scan, "sub-01", settings)
 
 
@@ -263,7 +263,7 @@ def test_labels_that_lie_beside_the_scan_are_refused(settings, conformed, labels
     elsewhere = labels.affine.copy()
     elsewhere[0, 3] += 600
     nib.save(nib.MGHImage(labels.data, elsewhere), aseg)
-    with pytest.raises(InputError, match=r"aseg\.mgz: lies elsewhere in space than its scan"):
+    with pytest.raises(InputError, match=r"aseg\.mgz: does not overlap its scan"):
         label_scan(*conformed[:2], "", protocol, "recon-all", settings)
 
 
@@ -291,7 +291,7 @@ def test_lock_of_a_recon_all_that_may_be_at_work_is_named_and_kept(host, provide
     provide("recon-all")
     name = socket.gethostname() if host == "this" else "node17"
     lock = lock_subject(settings, name, os.getpid())
-    with pytest.raises(InputError, match=r"IsRunning\.lh\+rh: says that process .* remove this"):
+    with pytest.raises(InputError, match=r"IsRunning\.lh\+rh: says that process .* delete this"):
         label_externally("recon-all", scan, "sub-01", settings)
     assert lock.exists()
 
@@ -318,7 +318,7 @@ def test_stopped_recon_all_leaves_neither_process_nor_lock(
         time.sleep(0.05)
     process.send_signal(number)
     message = process.communicate(timeout=30)[1]
-    assert process.returncode == 75 and "the same command goes on from there" in message, message
+    assert process.returncode == 75 and "run the same command again to resume" in message, message
     assert not lock.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -341,7 +341,7 @@ def test_command_writes_the_stand_ins_labels_and_no_file_when_it_fails(
     (tmp_path / "dseg.nii.gz").unlink()
     program.write_text("#!/bin/sh\nexit 3\n")
     done = subprocess.run([*given, "--protocol", table], capture_output=True, text=True)
-    assert done.returncode == 1 and "error: run_samseg: ended with status 3" in done.stderr
+    assert done.returncode == 1 and "error: run_samseg: exited with status 3" in done.stderr
     assert not (tmp_path / "dseg.nii.gz").exists()
     given = [*command, "--output", tmp_path / "dseg.nii.gz"]
     assert subprocess.run(given, capture_output=True).returncode == 2  # without the raw scan

@@ -244,7 +244,7 @@ def test_without_a_table_nothing_failed(tmp_path):
 )
 def test_another_table_is_refused(tmp_path, text):
     (tmp_path / "failed.tsv").write_text(text)
-    with pytest.raises(InputError, match=r"failed\.tsv: is no table of failed jobs"):
+    with pytest.raises(InputError, match=r"failed\.tsv: is not a table of failed jobs"):
         read_failed(tmp_path / "failed.tsv")
 
 

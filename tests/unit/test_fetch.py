@@ -71,7 +71,7 @@ def test_web_page_is_recognised_even_if_the_checksum_is_its_own(server, output, 
     content = PAGES[page]
     server.acts = [act(content=content)]
     right = SHA256 if "archive" in checksum else f"md5:{hashlib.md5(content).hexdigest()}"
-    with pytest.raises(InputError, match="a web page came"):
+    with pytest.raises(InputError, match="a web page was received"):
         get(server, output, checksum=right)
     assert not output.exists()
 
@@ -79,7 +79,7 @@ def test_web_page_is_recognised_even_if_the_checksum_is_its_own(server, output, 
 @pytest.mark.parametrize("url", ["", "ftp://me:pass@h/a.zip", "/mnt/a.zip", "--pre", "pack"])
 def test_address_of_no_known_kind_is_refused_before_anything_is_fetched(output, url):
     for addresses in ([url], ["https://x.invalid/a", url]):
-        with pytest.raises(InputError, match="is no address of a file; must be") as caught:
+        with pytest.raises(InputError, match="is not the URL of a file; must be") as caught:
             download(addresses[0], SHA256, output, addresses[1:])
         assert "pass" not in str(caught.value)
 

@@ -32,7 +32,7 @@ def test_scan_whose_entities_bids_does_not_know_stops_no_other(tmp_path):
     names = [f"sub-01/anat/sub-01_{rest}T1w.nii.gz" for rest in ("", "acq-a.b_")]
     found = survey(tree(tmp_path, *names, "sub-02/anat/sub-02_T1w.nii.gz"))
     assert ids(found) == ["sub-01", "sub-02"]
-    assert reasons(found) == {names[1]: "another of the same scan was taken"}
+    assert reasons(found) == {names[1]: "another file of the same scan was used"}
 
 
 def test_freesurfers_result_of_a_session_is_that_of_its_first_run_or_of_the_named_one(tmp_path):
@@ -74,7 +74,7 @@ def test_bids_label_map_must_have_the_scans_entities_and_space(tmp_path, stem, f
     (scan,) = found.scans
     assert scan.labels == (str(tmp_path / label) if fits else "")
     assert scan.split == ("auto" if fits else "segment")
-    unfit = "has not the entities and space of a scan that was taken"
+    unfit = "does not match the entities and space of any scan"
     assert reasons(found) == ({} if fits else {label: unfit})
 
 

@@ -23,9 +23,9 @@ def test_plain_folder_says_what_it_leaves_out(tmp_path):
     )
     assert ids(found) == ["sub-a"]
     assert reasons(found) == {
-        "a_seg.nii": "another of the same scan was taken",
-        "b_dseg.nii": "is a label map without its scan",
-        "c.img": "is Analyze; write its row, with 'orientation', yourself",
+        "a_seg.nii": "another file of the same scan was used",
+        "b_dseg.nii": "is a label map without a scan",
+        "c.img": "is in Analyze format; add its row by hand, with 'orientation'",
     }
 
 

@@ -45,10 +45,10 @@ def test_oasis1_says_what_it_leaves_out(tmp_path):
     assert [scan.split for scan in found.scans] == ["segment", "segment", "auto"]
     assert "_n3_" in found.scans[2].image and "_n3_" in found.scans[2].labels
     assert sorted(reasons(found).values()) == [
-        "another of the same scan was taken",
-        "another of the same scan was taken",
+        "another file of the same scan was used",
+        "another file of the same scan was used",
         "has no PROCESSED/MPRAGE/T88_111/*_masked_gfc.img",
-        "its .hdr is absent",
+        "lacks its .hdr",
     ]
 
 
@@ -69,7 +69,7 @@ def test_labels_from_freesurfer_replace_oasis1s_scans_and_tissues(tmp_path):
 
 def test_labels_from_a_folder_without_results_are_refused(tmp_path):
     discs = tree(tmp_path / "discs", *oasis("OAS1_0001_MR1"))
-    with pytest.raises(InputError, match="no results of FreeSurfer"):
+    with pytest.raises(InputError, match="no FreeSurfer results"):
         survey(discs, labels_from=tree(tmp_path / "fs", *surfer("OAS1_0001_MR1", "orig.mgz")))
 
 
@@ -85,7 +85,7 @@ def test_ixi_scans_are_for_pretraining(tmp_path):
     ]
     assert reasons(found) == {
         "IXI002-Guys-0828-T2.nii.gz": "is not named IXI###-Site-####-T1",
-        "IXI012-HH-1300-T1.nii.gz": "another of the same scan was taken",
+        "IXI012-HH-1300-T1.nii.gz": "another file of the same scan was used",
     }
 
 
@@ -126,12 +126,14 @@ def test_archive_is_refused_without_source_of_another_layout_or_if_damaged(tmp_p
     path = archive(tmp_path / "x.tar.gz", "a.nii.gz")
     with pytest.raises(InputError, match="--source"):
         survey(path)
-    with pytest.raises(InputError, match="holds no scan of any layout.*oasis1, ixi, freesurfer"):
+    with pytest.raises(
+        InputError, match="holds no scan of a known layout.*oasis1, ixi, freesurfer"
+    ):
         survey(path, source="x")
     with pytest.raises(InputError, match="'plain' needs a folder"):
         survey(path, "plain", "x")
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(InputError, match="cannot be listed as a tar archive"):
         survey(path, source="x")
-    with pytest.raises(InputError, match="is a folder, which has no source"):
+    with pytest.raises(InputError, match="is a folder, not an archive"):
         survey(tmp_path, source="x")

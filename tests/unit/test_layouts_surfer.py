@@ -86,4 +86,4 @@ def test_folder_of_synthseg_s_results_alone_has_the_resampled_images(tmp_path):
 def test_label_maps_of_synthseg_alone_are_no_scans(tmp_path):
     found = survey(tree(tmp_path, "a_synthseg.nii.gz", "b.nii.gz"))
     assert ids(found) == ["sub-b"]
-    assert reasons(found) == {"a_synthseg.nii.gz": "is a label map without its scan"}
+    assert reasons(found) == {"a_synthseg.nii.gz": "is a label map without a scan"}

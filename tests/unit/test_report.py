@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT, dead_links
-from made_up_results import made_up_results, person, split_tables, written
+from made_up_results import made_up_results, one_scan, split_tables, written
 from quicknat.cohort.check import Verdict
 from quicknat.cohort.sheet import Scan
 from quicknat.cohort.writing import read_participants
@@ -31,16 +31,16 @@ def hostile_scans():
     return [
         Scan(subject="""<img src=x onerror=alert(1)>"'ü""", image=HOSTILE, split="test",
              participant=HOSTILE),
-        person("2", "segment"),
+        one_scan("2", "segment"),
     ]  # fmt: skip
 
 
 def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more(
     tmp_path, protocol
 ):
-    inputs = made_up_results(tmp_path, [person("1"), person("2")], protocol)
+    inputs = made_up_results(tmp_path, [one_scan("1"), one_scan("2")], protocol)
     assert "mean Dice of 2 people" in written(inputs)
-    now = [person("1", "segment")]  # and the other one is gone
+    now = [one_scan("1", "segment")]  # and the other one is gone
     assert "mean Dice of" not in written(replace(inputs, scans=now, segmented=["sub-1"]))
     assert "mean Dice" not in (tmp_path / "report/sub-1.html").read_text()
 
@@ -70,7 +70,7 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
 
 @pytest.mark.parametrize("use", ["test", "segment"])
 def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use):
-    page = written(made_up_results(tmp_path, [person("1", use)], protocol, "said of the scores"))
+    page = written(made_up_results(tmp_path, [one_scan("1", use)], protocol, "said of the scores"))
     found = ["A note said of the scores" in page, "mean Dice of 1 person" in page]
     assert found == [use == "test"] * 2
     assert ("nothing to score against" in page) == (use == "segment")
@@ -100,12 +100,12 @@ def test_participants_that_cannot_be_used_are_refused_with_what_to_do(tmp_path, 
 def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path, protocol):
     path = tmp_path / "participants.tsv"
     path.write_bytes("\ufeffage\tparticipant_id\tsex\tsite\n007\tsub-1\t\tx\n".encode())
-    scans = [person(name) for name in "12"]
+    scans = [one_scan(name) for name in "12"]
     inputs = ReportInputs("", "", tmp_path, scans, (), protocol, people=read_participants(path))
     assert inputs.known(scans[0]) == {"age": "007", "sex": "n/a"}
     assert inputs.known(scans[1]) == {"age": "n/a", "sex": "n/a"}
     described = demographics(inputs.people, ["sub-1", "sub-2"])
-    assert described == ["age 7 to 7, median 7 (known of 1)"]
+    assert described == ["age 7 to 7, median 7 (known for 1)"]
 
 
 def test_files_beside_the_sheet_that_are_not_there_are_refused(tmp_path):
@@ -125,7 +125,7 @@ def test_note_in_another_encoding_is_refused(tmp_path):
 
 def test_page_says_what_was_left_out(tmp_path, protocol):
     inputs = made_up_results(
-        tmp_path, [person("1")], protocol,
+        tmp_path, [one_scan("1")], protocol,
         skipped=[Verdict("sub-8", "test", "c.nii", "bad", "is damaged")],
     )  # fmt: skip
     page = written(inputs)
@@ -133,7 +133,7 @@ def test_page_says_what_was_left_out(tmp_path, protocol):
 
 
 def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, protocol):
-    scans = [person("1"), person("2", "segment"), person("9", "segment")]
+    scans = [one_scan("1"), one_scan("2", "segment"), one_scan("9", "segment")]
     inputs = made_up_results(tmp_path, scans[:2], protocol)
     split_tables(inputs)
     dice = f"{inputs.table('metrics.tsv')['dice'].mean():.3f}"
@@ -148,7 +148,7 @@ def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, p
 
 
 def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
-    inputs = made_up_results(tmp_path, [person("1")], protocol)
+    inputs = made_up_results(tmp_path, [one_scan("1")], protocol)
     (tmp_path / "model/bundle.json").unlink()
     failed = [Failure("finetune", "axial", "killed", "results/logs/finetune/axial.log", "")]
     page = written(replace(inputs, segmented=[], failed=failed), "incomplete.html")
@@ -156,7 +156,7 @@ def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
 
 
 def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path, protocol):
-    inputs = made_up_results(tmp_path, [person("1")], protocol, given="malc")
+    inputs = made_up_results(tmp_path, [one_scan("1")], protocol, given="malc")
     page = written(inputs)  # with histories of another run lying there
     assert "the finished model <strong>malc</strong> segmented this cohort" in page
     assert 'id="training"' not in page and "figures/curves" not in page and "Over-fit" not in page
@@ -165,18 +165,18 @@ def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path
 
 
 def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol):
-    inputs = made_up_results(tmp_path, [person(name) for name in "123"], protocol)
+    inputs = made_up_results(tmp_path, [one_scan(name) for name in "123"], protocol)
     bundle = tmp_path / "model/bundle.json"
     described = json.loads(bundle.read_text())
     described["views"]["axial"] |= {"training_scans": ["sub-3"], "validation_scans": ["sub-1"]}
-    assert "may have been learnt" not in written(inputs)
+    assert "may have been trained on" not in written(inputs)
     bundle.write_text(json.dumps(described))
     page = written(inputs)
-    assert "2 of the test scans may have been learnt" in page and "sub-1, sub-3. If" in page
+    assert "2 of the test scans may have been trained on" in page and "sub-1, sub-3. If" in page
 
 
 def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):
-    scans = [person(name, "segment") for name in "12"]
+    scans = [one_scan(name, "segment") for name in "12"]
     inputs = made_up_results(tmp_path, scans, protocol)
     written(inputs)
     written(replace(inputs, scans=scans[:1], segmented=["sub-1"]))
@@ -231,7 +231,7 @@ def test_run_times_are_of_all_jobs_of_a_rule(tmp_path):
 
 
 def test_interactive_page_has_its_scripts_and_their_licences_beside_it(tmp_path, protocol):
-    written(made_up_results(tmp_path, [person("1")], protocol, interactive=True))
+    written(made_up_results(tmp_path, [one_scan("1")], protocol, interactive=True))
     for name in ("index", "sub-1"):
         assert dead_links(tmp_path / f"report/{name}.html") == []
     licences = (tmp_path / "report/assets/LICENSES.txt").read_text()

@@ -148,7 +148,9 @@ def test_signal_to_all_processes_of_a_training_saves_its_state(stacks, tmp_path,
     wait_for_state(process, tmp_path / "m", "00002-000000[3-9].json")
     os.killpg(process.pid, number)
     message = process.communicate(timeout=60)[1]
-    assert process.returncode == 75 and "by a signal; the same command goes on" in message, message
+    assert process.returncode == 75 and "by a signal; run the same command again" in message, (
+        message
+    )
 
 
 @pytest.mark.case(46)
@@ -195,7 +197,7 @@ def test_state_of_another_training_is_refused_with_what_differs(
     def refusal(stacks=stacks, settings=SETTINGS):
         with pytest.raises(InputError, match="state of another training") as caught:
             train(stacks, protocol, tmp_path / "m", settings)
-        assert "delete this folder to start from the beginning" in str(caught.value)
+        assert "delete this folder to start from scratch" in str(caught.value)
         return str(caught.value)
 
     slower = refusal(settings=changed(SETTINGS, learning_rate=0.02))
@@ -220,7 +222,7 @@ def test_state_of_an_earlier_version_is_resumed_unless_it_has_what_is_gone(
     setting = described["fingerprint"]["setting"]
     setting |= {"dice_over": setting.pop("dice_reduction"), "accumulate": 2, "devices": 1}
     record.write_text(json.dumps(described))
-    with pytest.raises(InputError, match="'setting.accumulate' is 2, but that is gone; remove it"):
+    with pytest.raises(InputError, match="'setting.accumulate' is 2, but was removed; remove it"):
         train(stacks, protocol, tmp_path / "m")
     setting["accumulate"] = 1
     record.write_text(json.dumps(described))
@@ -241,7 +243,7 @@ def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_
         cut_after(patch, 8, poison)
         train(stacks, protocol, tmp_path / "m")
     assert "lower the learning rate" in str(caught.value)
-    assert f"to start from scratch delete {tmp_path / 'm/state'}" in str(caught.value)
+    assert f"to start from scratch, delete {tmp_path / 'm/state'}" in str(caught.value)
     files = sorted((tmp_path / "m/state").glob("*.pt"))
     assert files[-1].stem == "00002-0000002"  # the last step before the poison
     for file in files:
@@ -279,7 +281,7 @@ def test_damaged_state_gives_way_to_the_one_before_it(tmp_path, caplog):
     (tmp_path / "3.pt").write_bytes((tmp_path / "3.pt").read_bytes()[:-7])
     (tmp_path / ".tmp-4.pt").write_bytes(b"half")
     assert load_state(tmp_path, {"a": {"b": 1}}) == {"number": 2}
-    assert "3.pt: ignored, since it is damaged (its checksum is wrong)" in caplog.text
+    assert "3.pt: ignored, because it is damaged (its checksum is wrong)" in caplog.text
     assert not (tmp_path / ".tmp-4.pt").exists()
 
 

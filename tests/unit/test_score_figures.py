@@ -90,8 +90,8 @@ def test_interval_is_given_from_three_people_on(protocol):
 def test_two_scans_of_one_person_count_once_in_the_mean_of_the_title():
     table = metrics(4)
     table["dice"] = np.repeat([0.9, 0.7, 0.6, 0.5], len(STRUCTURES))
-    persons = {"sub-0": "anna", "sub-1": "anna", "sub-2": "ben", "sub-3": "cleo"}
-    axis = score_figures.dice(table, STRUCTURES, persons).axes[0]
+    participants = {"sub-0": "anna", "sub-1": "anna", "sub-2": "ben", "sub-3": "cleo"}
+    axis = score_figures.dice(table, STRUCTURES, participants).axes[0]
     assert axis.get_title("left").startswith("Mean Dice 0.633 (95 % interval")  # of 0.8, 0.6, 0.5
     (means,) = (line for line in axis.lines if str(line.get_label()).startswith("mean"))
     np.testing.assert_allclose(means.get_xdata(), (0.8 + 0.6 + 0.5) / 3)
@@ -100,12 +100,12 @@ def test_two_scans_of_one_person_count_once_in_the_mean_of_the_title():
 def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
     tmp_path, protocol, monkeypatch
 ):
-    persons = {"1": "anna", "2": "anna", "3": "ben", "4": "cleo"}
+    participants = {"1": "anna", "2": "anna", "3": "ben", "4": "cleo"}
     scans = [
-        Scan(subject=s, image="a.nii", split="test", participant=p) for s, p in persons.items()
+        Scan(subject=s, image="a.nii", split="test", participant=p) for s, p in participants.items()
     ]
     inputs = made_up_results(tmp_path, scans, protocol)
-    rows = [f"{s}\ta.nii\tb.nii\tfreesurfer\ttest\t{p}\n" for s, p in persons.items()]
+    rows = [f"{s}\ta.nii\tb.nii\tfreesurfer\ttest\t{p}\n" for s, p in participants.items()]
     sheet = tmp_path / "cohort.tsv"
     sheet.write_text(
         "subject\timage\tlabels\tlabel_convention\tsplit\tparticipant\n" + "".join(rows)

@@ -43,7 +43,7 @@ def test_sheet_has_the_schemas_columns_and_is_never_overwritten_unasked(tmp_path
     columns = [name for name in load_schema("sheet")["properties"] if name != "entities"]
     assert path.read_text().splitlines()[0].split("\t") == columns
     path.write_text("mine")
-    with pytest.raises(InputError, match=r"cohort.tsv: exists; .*--overwrite"):
+    with pytest.raises(InputError, match=r"cohort.tsv: already exists; .*--overwrite"):
         write_sheet(scans, path)
     assert path.read_text() == "mine"
     write_sheet(scans, path, overwrite=True)
@@ -57,10 +57,10 @@ def test_results_of_freesurfer_that_fit_no_scan_are_named(tmp_path):
     found = survey(tmp_path / "bids", labels_from=tmp_path / "fs")
     assert [bool(scan.labels) for scan in found.scans] == [True, False]
     assert [(item.path.split("/")[-3], item.reason) for item in found.left_out] == [
-        ("S02", "matches no scan's subject and session")
+        ("S02", "does not match subject and session of any scan")
     ]
     tree(tmp_path / "other", *surfer("S02"))
-    with pytest.raises(InputError, match=r"none of these scans.*such as sub-01"):
+    with pytest.raises(InputError, match=r"none of these scans.*e.g. sub-01"):
         survey(tmp_path / "bids", labels_from=tmp_path / "other")
 
 
@@ -182,7 +182,7 @@ def test_demographics_of_the_scans_people_go_beside_the_sheet(tmp_path):
     assert " ".join(lines[1]) == "sub-OAS10001 F R 74 2 3 29 0 1344 0.743 1.306 n/a"
     assert lines[2] == ["sub-OAS10002", *["n/a"] * 11]
     assert len(lines) == 3
-    with pytest.raises(InputError, match=r"participants.tsv: exists"):
+    with pytest.raises(InputError, match=r"participants.tsv: already exists"):
         write_sheet(scans, tmp_path / "participants.tsv", people)
 
 

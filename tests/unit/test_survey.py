@@ -45,7 +45,7 @@ def test_scan_that_a_sheet_cannot_name_is_left_out(tmp_path):
     found = survey(tree(tmp_path, "a.nii", "b\t1.nii", "….nii"))
     assert ids(found) == ["sub-a"]
     assert reasons(found) == {
-        "b\t1.nii": "its path holds a tab, a brace or an outer space",
+        "b\t1.nii": "its path has a tab, a brace or an outer space",
         "….nii": "no letter or digit in its name",
     }
 
@@ -59,7 +59,7 @@ def test_linked_subjects_are_found_and_links_to_nothing_or_in_circles_do_no_harm
     (root / "anna/mri/round").symlink_to(root)
     found = survey(root)
     assert ids(found) == ["sub-anna"]
-    assert list(reasons(found).values()) == ["is a link to a file that is not there; fetch it"]
+    assert list(reasons(found).values()) == ["is a link to a missing file; fetch it"]
 
 
 def test_hidden_files_are_not_scans(tmp_path):
@@ -103,7 +103,7 @@ def test_command_writes_the_sheet_and_reports_splits_and_what_it_left_out(
     uses = [scan.split for scan in read_sheet(tmp_path / "cohort.tsv")]
     for use in ("train", "val", "test", "segment"):
         assert uses.count(use) and f"  {use:8}  {uses.count(use)}" in said
-    assert "fsaverage  comes with FreeSurfer; it is a template" in said
+    assert "fsaverage  is a template shipped with FreeSurfer" in said
 
 
 def test_command_adds_what_is_new_and_says_what_a_cohort_lacks(tmp_path, monkeypatch, caplog):
@@ -115,13 +115,13 @@ def test_command_adds_what_is_new_and_says_what_a_cohort_lacks(tmp_path, monkeyp
         return quicknat(monkeypatch, "sheet", root, "--output", sheet, *options), caplog.text
 
     status, said = command()
-    assert status == 0 and "no scan to train on: use a bundled model" in said
+    assert status == 0 and "no training scan: use a bundled model" in said
     assert f"next: quicknat check {sheet}" in said
     tree(root, *surfer("bert"))
     assert command()[0] == 1 and len(read_sheet(sheet)) == 1
     status, said = command("--add", "--split", "train")
-    assert status == 0 and "1 of them are new to it, which makes 2" in said
-    assert "no scan to validate on" in said and "no scan to test on" in said
+    assert status == 0 and "1 of them are new, for a total of 2" in said
+    assert "no validation scan" in said and "no test scan" in said
     assert [scan.split for scan in read_sheet(sheet)] == ["segment", "train"]
     assert command("--add", "--overwrite")[0] == 2
 
@@ -132,8 +132,8 @@ def test_command_that_finds_no_scan_says_why_and_exits_with_1(
     caplog.set_level(logging.INFO)
     root = tree(tmp_path / "fs", *surfer("fsaverage"))
     assert quicknat(monkeypatch, "sheet", root, "--output", tmp_path / "cohort.tsv") == 1
-    assert "fsaverage  comes with FreeSurfer" in caplog.text
-    assert "holds no scan to write (layout freesurfer)" in capsys.readouterr().err
+    assert "fsaverage  is a template shipped with FreeSurfer" in caplog.text
+    assert "has no usable scan (layout freesurfer)" in capsys.readouterr().err
     assert not (tmp_path / "cohort.tsv").exists()
     assert quicknat(monkeypatch, "sheet", tmp_path / "absent") == 1
 

@@ -102,7 +102,7 @@ def test_map_of_a_scan_lies_on_the_scans_grid(demo_dseg, head, protocol, tmp_pat
     shift = np.eye(4)
     shift[:3, 3] = 1000
     away = Volume(demo_dseg.data, shift @ demo_dseg.affine, path)
-    with pytest.raises(InputError, match="lies elsewhere in space"):
+    with pytest.raises(InputError, match="does not overlap"):
         conformed_tissues(away, "freesurfer", protocol, 1, 256, path)
 
 

@@ -12,7 +12,7 @@ from quicknat.config import Network, TrainingSettings
 from quicknat.errors import InputError
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.training.data import SliceDataset, augmentation
-from quicknat.training.plan import make_plan
+from quicknat.training.setup import prepare_training
 from quicknat.training.train_step import learning_rate_factor, make_optimizer
 from quicknat.training.trainer import train_view
 
@@ -167,10 +167,10 @@ def test_flipped_slices_have_their_sides_swapped_and_nothing_else_changed(stack,
 @pytest.mark.parametrize("view", ["coronal", "axial", "sagittal"])
 def test_flipping_is_for_views_that_show_both_sides(stack, tmp_path, protocol, view):
     chosen = settings(flip=True)
-    plan = make_plan(view, protocol, [stack], [], chosen, tmp_path, None, 1)
-    assert (plan.swapped is None) == (view == "sagittal")
-    plan = make_plan(view, protocol, [stack], [], settings(), tmp_path, None, 1)
-    assert plan.swapped is None
+    setup = prepare_training(view, protocol, [stack], [], chosen, tmp_path, None, 1)
+    assert (setup.swapped is None) == (view == "sagittal")
+    setup = prepare_training(view, protocol, [stack], [], settings(), tmp_path, None, 1)
+    assert setup.swapped is None
 
 
 def test_slices_of_several_stacks_are_counted_through(tmp_path):

@@ -24,7 +24,7 @@ START, REST = ("/a.zip", None), ("/a.zip", f"bytes={HALF}-")  # what is asked fo
 def test_broken_connection_is_resumed_where_it_broke(server, output, caplog, how):
     server.acts = [act(until=HALF)]
     get(server, output, **how)
-    assert re.search(r"a\.zip: .*, with 0\.1 MB here; trying again", caplog.text)
+    assert re.search(r"a\.zip: .*, after 0\.1 MB; trying again", caplog.text)
     assert server.seen == [START, REST] and only_the_file(output)
 
 
@@ -132,7 +132,7 @@ def test_server_that_stays_busy_is_left_for_the_mirror(server, output):
     assert [path for path, _ in server.seen] == 4 * ["/a.zip"] + ["/mirror.zip"]
     output.unlink()
     server.acts = [answer(503)] * 4
-    with pytest.raises(InputError, match=r"answers 503 Service Unavailable \(tried 4 times\)"):
+    with pytest.raises(InputError, match=r"responded 503 Service Unavailable \(tried 4 times\)"):
         get(server, output)
 
 
@@ -183,7 +183,7 @@ def test_address_that_cannot_be_asked_is_named_with_the_reason_and_no_secret(
 def test_too_little_room_is_said_before_anything_comes(server, output, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 200_000))
-    with pytest.raises(InputError, match=r"0\.3 MB more are needed .* 0\.2 MB are free"):
+    with pytest.raises(InputError, match=r"0\.3 MB more are needed, .* 0\.2 MB are free"):
         get(server, output)
     assert sum(path.stat().st_size for path in output.parent.glob("*.part")) == 0
 

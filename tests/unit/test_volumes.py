@@ -176,7 +176,7 @@ def test_value_that_is_no_class_is_refused_before_it_becomes_one(tmp_path, value
     data = np.zeros((4, 4, 4), np.float32)
     data[0, 0, 0] = value
     volume = read_volume(write(tmp_path / "a.nii", data))
-    with pytest.raises(InputError, match=rf"holds {value}, where only whole numbers from 0 to 27"):
+    with pytest.raises(InputError, match=rf"holds {value}, but only whole numbers from 0 to 27"):
         as_bytes(volume, 27)
 
 

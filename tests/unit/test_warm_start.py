@@ -13,7 +13,7 @@ from quicknat.config import Network, TrainingSettings
 from quicknat.files import sha256
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import write_bundle
-from quicknat.training.plan import WarmStart, make_plan
+from quicknat.training.setup import WarmStart, prepare_training
 from quicknat.training.train_step import TrainStep
 from quicknat.training.trainer import train_view
 
@@ -39,27 +39,31 @@ def present(model, tmp_path):
     return tmp_path / "model", [old, new]
 
 
-def plan(present, protocol, train=None, settings=SETTINGS, validation=(), initial=None, epochs=3):
+def prepared(
+    present, protocol, train=None, settings=SETTINGS, validation=(), initial=None, epochs=3
+):
     folder, stacks = present
     start = WarmStart(folder / "coronal.safetensors", epochs)
     chosen = stacks if train is None else train
     output = folder.parent / "out"
-    return make_plan("coronal", protocol, chosen, validation, settings, output, initial, 1, start)
+    return prepare_training(
+        "coronal", protocol, chosen, validation, settings, output, initial, 1, start
+    )
 
 
 def test_new_training_scan_is_trained_on_from_the_present_weights_in_few_epochs(present, protocol):
     weights = present[0] / "coronal.safetensors"
-    made = plan(present, protocol)
+    made = prepared(present, protocol)
     assert made.warm_start == {"sha256": sha256(weights), "stage_epochs": 1}
     assert made.initial == str(weights) and made.settings == changed(SETTINGS, epochs=3)
-    cold = make_plan("coronal", protocol, present[1], [], SETTINGS, "out", None, 1)
+    cold = prepare_training("coronal", protocol, present[1], [], SETTINGS, "out", None, 1)
     assert made.fingerprint != cold.fingerprint  # so that neither resumes from the other's state
 
 
 def test_new_validation_scan_and_runtime_settings_allow_it(present, protocol):
     old, new = present[1]
     settings = changed(SETTINGS, workers=1, checkpoint_minutes=3)
-    assert plan(present, protocol, train=[old], validation=[new], settings=settings).warm_start
+    assert prepared(present, protocol, train=[old], validation=[new], settings=settings).warm_start
 
 
 def test_model_with_the_old_names_of_its_settings_allows_it(present, protocol):
@@ -70,7 +74,7 @@ def test_model_with_the_old_names_of_its_settings_allows_it(present, protocol):
     training |= {"dice_over": training.pop("dice_reduction"), "mirror": training.pop("flip")}
     training |= {"step_epochs": training.pop("lr_step_epochs"), "accumulate": 1, "devices": 1}
     (present[0] / "bundle.json").write_text(json.dumps(described))
-    assert plan(present, protocol).warm_start
+    assert prepared(present, protocol).warm_start
 
 
 def without_model(folder, stacks):
@@ -106,10 +110,10 @@ def of_earlier_version(folder, stacks):
 FILES = {
     without_model: "holds no finished model",
     with_other_weights: "has changed since the model was made",
-    with_changed_scan: "training scan coronal has changed or is gone",
-    with_other_labels: "it has other classes",
-    with_another_kernel: "'kernel' is 7, but that is gone",
-    of_earlier_version: "does not say enough about the model",
+    with_changed_scan: "training scan coronal has changed or was removed",
+    with_other_labels: "its classes differ",
+    with_another_kernel: "'kernel' is 7, but was removed",
+    of_earlier_version: "lacks information about the model",
 }
 
 
@@ -119,9 +123,9 @@ def test_other_model_or_changed_scan_forbids_it_and_the_log_says_why(
 ):
     change(*present)
     with caplog.at_level("INFO"):
-        made = plan(present, protocol)
+        made = prepared(present, protocol)
     assert made.warm_start is None and made.settings == SETTINGS and made.initial is None
-    assert "coronal: no warm start, since " in caplog.text and FILES[change] in caplog.text
+    assert "coronal: no warm start, because " in caplog.text and FILES[change] in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -130,9 +134,9 @@ def test_other_model_or_changed_scan_forbids_it_and_the_log_says_why(
         ({"settings": changed(SETTINGS, epochs=2)}, "setting epochs was 1, is 2"),
         ({"settings": changed(SETTINGS, learning_rate=0.1)}, "setting learning_rate was 0.001"),
         ({"settings": changed(SETTINGS, network=Network(filters=6, dropout=0.0))}, "the network"),
-        ({"initial": True}, "the weights to fine-tune have changed"),
+        ({"initial": True}, "the initial weights have changed"),
         ({"train": "old"}, "no scan is new"),
-        ({"train": "new"}, "training scan coronal has changed or is gone"),
+        ({"train": "new"}, "training scan coronal has changed or was removed"),
     ],
 )
 def test_any_other_change_forbids_it(present, protocol, caplog, changes, reason):
@@ -143,7 +147,7 @@ def test_any_other_change_forbids_it(present, protocol, caplog, changes, reason)
     if "train" in changes:
         changes["train"] = [{"old": old, "new": new}[changes["train"]]]
     with caplog.at_level("INFO"):
-        made = plan(present, protocol, **changes)
+        made = prepared(present, protocol, **changes)
     usual = changes.get("initial")
     assert made.warm_start is None and made.initial == (str(usual) if usual else None)
     assert reason in caplog.text
@@ -190,5 +194,5 @@ def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
     write_bundle(views, protocol, weights, 4.0, 64, 48, folder)
     np.save(tmp_path / "newer.npy", np.load(stacks[0])[::2])
     settings = changed(SETTINGS, precision="32-true")  # of the stage, not of the warm start
-    made = plan(present, protocol, train=[*stacks, tmp_path / "newer.npy"], settings=settings)
+    made = prepared(present, protocol, train=[*stacks, tmp_path / "newer.npy"], settings=settings)
     assert made.warm_start["sha256"] == sha256(tmp_path / "whole/model.safetensors")

@@ -1,7 +1,7 @@
-# Make labels for scans without any, by the configured method: one rule or the other.
-# Requires: the conformed scan, and conformed labelled scans (atlas) or the raw scan (the others).
+# Label scans that have no labels, with the rule of the configured method.
+# Requires: the conformed scan, and conformed labelled scans (atlas) or the raw scan (others).
 # Makes:    results/scans/{scan}/anat/{scan}_space-conformed_desc-auto_dseg.nii.gz
-#           results/freesurfer/{scan}/  recon-all's subject, on which an interrupted one goes on
+#           results/freesurfer/{scan}/  recon-all's subject, from which it resumes
 METHOD = config["auto_labels"]["method"]
 
 if METHOD == "atlas":
@@ -44,7 +44,7 @@ else:
             "<results>/benchmarks/auto_label_external/{scan}.tsv"
         conda:
             f"../../envs/{'samseg' if METHOD == 'samseg' else 'imaging'}.yaml"
-        threads: 4  # so that few run at once: each takes up to 8 GB
+        threads: 4  # to limit parallel jobs: each needs up to 8 GB
         resources:
             gpu=0,
         params:

@@ -1,5 +1,5 @@
-# What all rules share: the settings, the plan of the run, and where files are.
-# Requires: config.yaml, the sheet and the table of sources. Reading them writes nothing.
+# Shared by all rules: settings, plan of the run, and paths.
+# Requires: config.yaml, the sheet and the sources table. Nothing is written.
 import os
 import shutil
 import sys
@@ -18,15 +18,15 @@ from quicknat.reruns import GRID_FORMAT, file_digest
 from quicknat.run import load_run
 from quicknat.training.model_files import MODEL_FILES
 
-# of this workflow, also where another one uses it
+# of this workflow, even if used as a module
 BASE = str(Path(str(workflow.current_basedir)).parents[1])
-RESULTS = workflow.pathvars.get("results")  # "results", unless the user's `pathvars` say otherwise
-# where downloads go; other workflows of MONAI users keep theirs there too
+RESULTS = workflow.pathvars.get("results")  # "results", unless changed by `pathvars`
+# folder of downloads, which MONAI users may share between projects
 RAW = os.path.normpath(os.environ.get("MONAI_DATA_DIRECTORY") or f"{RESULTS}/raw")
 CONFORMED = "<results>/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 BUNDLED = [f"<results>/model/{name}" for name in BUNDLE_FILES]
 
-# used as a module with a config of its own, that config is all there is so far
+# in a module with its own config, the defaults are not loaded yet
 settings = load_configfile(workflow.source_path("../../config.yaml"))
 update_config(settings, config)
 try:
@@ -36,7 +36,7 @@ except InputError as error:
 config, PLAN, PATHS = RUN.config, RUN.plan, RUN.paths
 software = workflow.deployment_settings.deployment_method
 if not software and shutil.which("quicknat") is None:
-    raise WorkflowError("quicknat is not on PATH: source .venv/bin/activate, or --sdm conda")
+    raise WorkflowError("quicknat is not on PATH: source .venv/bin/activate, or use --sdm conda")
 if DeploymentMethod.APPTAINER in software and not config["container"]:
     fix = "build an image with the Dockerfile, and --config container=docker://HOST/quicknat:0.1.0"
     raise WorkflowError(f"configuration: --sdm apptainer needs 'container': {fix}")
@@ -48,12 +48,12 @@ wildcard_constraints:
 
 
 def untracked(value):
-    """Return a parameter that reruns nothing when it changes, like all derived from outputs."""
+    """Return a parameter whose changes rerun nothing, as for all functions of `output`."""
     return lambda wildcards, output: value
 
 
 def row(key):
-    """Return a parameter of a scan: path or orientation of its image or labels, as `Places.row`.
+    """Return a parameter of a scan: path or orientation of its image or labels, as `CohortPaths.row`.
 
     Snakemake's `lookup` would search all scans for each one: minutes for 2,000.
     """
@@ -61,7 +61,7 @@ def row(key):
 
 
 def conformed_labels(name):
-    """Return the label map to train on: the given one, else the automatic one."""
+    """Return the label map to train on: the given one, or else the automatic one."""
     kind = "" if PLAN.scans[name].labels else "_desc-auto"
     return f"<results>/scans/{name}/anat/{name}_space-conformed{kind}_dseg.nii.gz"
 

@@ -1,4 +1,4 @@
-# Conform every scan and bring its labels into the protocol.
+# Conform every scan, and map its labels to the protocol's classes.
 # Requires: the raw image (and label map) of a row of the sheet.
 # Makes:    results/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz + .json
 #           ..._space-conformed_dseg.nii.gz  given labels, conformed grid
@@ -22,7 +22,7 @@ rule convert:
         orientation=row("orientation"),
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
-        grid_format=GRID_FORMAT,  # what was conformed otherwise is conformed again
+        grid_format=GRID_FORMAT,  # reruns scans that were conformed to another grid
     shell:
         "quicknat convert {params.image:q} --orientation={params.orientation:q}"
         " --spacing {params.spacing} --size {params.size} --output {output.image:q}"

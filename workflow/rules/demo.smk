@@ -1,8 +1,8 @@
-# The embedded demo cohort's deformed scans; nothing here concerns other cohorts.
-# Requires: the two real heads CSI1 and CSI2 out of the img2fmri package.
+# Make the deformed scans of the demo cohort; not used by other cohorts.
+# Requires: the two real heads CSI1 and CSI2 from the img2fmri package.
 # Makes:    results/raw/demo-oasis/...  OASIS-1 style Analyze pairs, images and label maps
 #           results/raw/demo-ixi/...    IXI style NIfTI, images only
-#           results/raw/demo-{oasis,ixi}.members.txt  their lists
+#           results/raw/demo-{oasis,ixi}.members.txt  lists of these
 
 
 rule demo:

@@ -1,12 +1,12 @@
-# Fetch archives and unpack the members that matter.
+# Download archives and extract the members that the workflow uses.
 # Requires: workflow/sources.tsv (kind, url, mirrors, checksum, members).
 # Makes:    results/raw/{source}.archive
 #           results/raw/{source}/...          the members
 #           results/raw/{source}.members.txt  their list
 #
-# `download` is a local rule: on a cluster it runs where snakemake runs, since compute
-# nodes often have no internet. A transfer that broke off leaves a hidden file, and is resumed from it.
-# Where there is no internet at all: QUICKNAT_DOWNLOADS=folder with the archives, QUICKNAT_OFFLINE=1.
+# `download` is a local rule: on a cluster it runs where snakemake runs, since compute nodes often have
+# no internet. A broken transfer leaves a hidden file, from which it is resumed. Without any internet:
+# QUICKNAT_DOWNLOADS=folder with the archives, QUICKNAT_OFFLINE=1.
 from quicknat.download.transfer import public
 
 ARCHIVES = "|".join(
@@ -28,7 +28,7 @@ rule download:
         "../../envs/imaging.yaml"
     params:
         sources=untracked(RUN.sources),
-        # no mirrors, so that another one fetches nothing anew; no password, since logs show this
+        # no mirrors, so that a new one does not rerun this; no password, since logs show this
         what=lambda wc: [
             public(PATHS.sources[wc.source][key]) for key in ("kind", "url", "checksum")
         ],

@@ -1,4 +1,4 @@
-# Compare the test scans' segmentations with their labels, on the scans' own grids.
+# Compare the segmentations of test scans with their labels, on the native grids.
 # Requires: segmentation and native label map of each test scan.
 # Makes:    results/metrics/{scan}{,_views,_confusion}.tsv
 #           results/metrics.tsv, results/metrics/{views,confusion}.tsv  all scans

@@ -1,9 +1,8 @@
-# What is done when a run begins, and when it ends, well or not. Snakemake calls these handlers in a
-# workflow of its own, and not where it is used as a module.
+# Handlers that Snakemake calls when a run starts, succeeds or fails; not called in a module.
 # Makes:    results/check.tsv                a verdict for each scan; check.cache.json beside it
 #           results/config.yaml              the settings of the run
 #           results/failed.tsv               if jobs failed: stage, scan, reason, log and its end
-#           results/report/incomplete.html   and then what is finished, with that table
+#           results/report/incomplete.html   if jobs failed: finished scans, and that table
 import yaml
 from snakemake.logging import logger
 
@@ -17,17 +16,17 @@ PAGE, INCOMPLETE = f"{RESULTS}/report/index.html", f"{RESULTS}/report/incomplete
 
 
 def remove_half_written():
-    """Remove what killed jobs have left, unless another run works here: on other outputs it may."""
+    """Remove files left by killed jobs, unless another run is working here on other outputs."""
     if len(list(Path(".snakemake/locks").glob("*.output.lock"))) == 1:  # this run's
         remove_temporaries(RESULTS)
 
 
 onstart:
-    if workflow.local_exec:  # a cluster's jobs outlive a killed Snakemake
+    if workflow.local_exec:  # cluster jobs outlive a killed Snakemake
         remove_half_written()
     write_cache(RUN.check, RUN.findings)
     write_verdicts(RUN.check, RUN.verdicts)
-    with written_whole(f"{RESULTS}/config.yaml") as (temporary,):  # with the defaults
+    with written_whole(f"{RESULTS}/config.yaml") as (temporary,):  # including defaults
         temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     logger.addHandler(JOBS)
 
@@ -36,15 +35,15 @@ onsuccess:
     remove_half_written()
     close_run([], FAILED)
     Path(INCOMPLETE).unlink(missing_ok=True)
-    if os.path.exists(PAGE):  # with --until it may not be wanted yet
+    if os.path.exists(PAGE):  # with --until there may be none yet
         print(f"Report: {os.path.abspath(PAGE)}", file=sys.stderr)
 
 
 onerror:
-    if workflow.local_exec:  # else jobs may still be saving their states
+    if workflow.local_exec:  # else jobs may still be saving their state
         remove_half_written()
     print(close_run(JOBS.failed, FAILED), file=sys.stderr)
-    if os.path.exists(FAILED):  # a page that cannot be made changes nothing about the end
+    if os.path.exists(FAILED):  # a failing page must not hide the error
         shell(
             "quicknat report {PATHS.sheet:q} --results {RESULTS:q} {REPORT_OPTIONS:q}"
             " --failed {FAILED:q} --segmented <(printf '%s\\n' {PLAN.segmented:q})"

@@ -1,4 +1,4 @@
-# What the report shows of one scan: overlay, mosaics with their layers, volumes for the viewer.
+# Draw the report's pictures of one scan: overlay, mosaics with layers, volumes for the viewer.
 # Requires: the conformed scan (its sidecar names the original), segmentation, given labels if any.
 # Makes:    results/report/figures/{scan}_overlay.png, results/report/figures/{scan}/
 #           results/report/volumes/{scan}.js

@@ -1,4 +1,4 @@
-# Figures, and the report's pages.
+# Draw the figures, and write the report's pages.
 # Requires: histories, metrics, segmentations.
 # Makes:    results/report/index.html           the cohort
 #           results/report/{scan}.html          each segmented scan
@@ -10,14 +10,14 @@ report: f"{TEMPLATES}/workflow.rst"
 
 SCORE_FIGURES = {
     "dice": "Dice per structure",
-    "views": "each view and all three",
+    "views": "single views and all three",
     "hd95": "HD95 per structure",
     "volumes": "volumes against reference",
     "bland_altman": "volumes, Bland–Altman",
-    "confusion": "confused structures",
+    "confusion": "confusion matrix",
     "uncertainty": "uncertainty against Dice",
 }
-# a cohort may bring a note on what its scores mean, and its participants' ages
+# optional files of a cohort: a note on its scores, and demographics
 COHORT_FILES = {
     "note": Path(PATHS.sheet).with_suffix(".md"),
     "participants": Path(PATHS.sheet).with_name("participants.tsv"),
@@ -56,7 +56,7 @@ rule score_figures:
         metrics=rules.metrics.output.scores,
         views=rules.metrics.output.views,
         confusion=rules.metrics.output.confusion,
-        # of the test scans alone, so that others to segment draw nothing again
+        # test scans only, so that other segmented scans do not rerun this
         volumes=expand(rules.segment.output.volumes, scan=PLAN.test),
     output:
         expand("<results>/report/figures/{name}.svg", name=SCORE_FIGURES),
@@ -79,7 +79,7 @@ rule score_figures:
         protocol=untracked(config["protocol"]),
         classes=RUN.classes,
         sheet=untracked(PATHS.sheet),
-        # what the sheet is read for: means are over people
+        # the part of the sheet that matters: means are over participants
         participants=[f"{name} {PLAN.scans[name].participant}" for name in PLAN.test],
         folder=subpath(output.dice, parent=True),
     shell:
@@ -109,7 +109,7 @@ rule report:
     conda:
         "../../envs/imaging.yaml"
     params:
-        # what is in these files is compared rather than where they are, so that they can move
+        # contents of files instead of paths, so that they can be moved
         sheet=untracked(PATHS.sheet),
         options=untracked(REPORT_OPTIONS),
         contents=[

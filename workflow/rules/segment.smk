@@ -1,4 +1,4 @@
-# Segment the test and segment scans with the trained model, back on their own grids.
+# Segment the scans of the splits test and segment with the model, on their native grids.
 # Requires: results/model/ and the conformed scan with its sidecar.
 # Makes:    results/segmentations/{scan}/anat/{scan}_desc-quicknat_{dseg,volumes,qc,uncertainty}.*
 #           results/segmentations/{scan}/anat/{scan}_desc-{view}_dseg.nii.gz  each view alone
@@ -27,7 +27,7 @@ rule segment:
     conda:
         "../../envs/torch.yaml"
     params:
-        # who trains in fp32, for the same figures each time, wants them here too
+        # reproducible fp32 in training implies the same here
         precision="fp32" if config["training"]["precision"] == "32-true" else "auto",
         model=subpath(input[0], parent=True),
         folder=subpath(output.dseg, ancestor=3),

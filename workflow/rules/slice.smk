@@ -1,9 +1,9 @@
 # Cut scans into training slices; one job writes the three views of a scan.
-# Requires: the conformed scan and its labels; to synthesize images, a raw label map, and the
-# conformed scan that it belongs to if there is one.
+# Requires: the conformed scan and its labels; to synthesize images, a raw label map and its
+# conformed scan, if any.
 # Makes:    results/slices/{view}/{scan}.npy   uint8 (n, 2, H, W): image, class index
-#           results/slices/{view}/{scan}_tissues.npy   the same with tissue indices for an image
-#           results/slices/{scan}.json, {scan}_tissues.json   window and numbers of the slices kept
+#           results/slices/{view}/{scan}_tissues.npy   the same, with tissue indices as image
+#           results/slices/{scan}.json, {scan}_tissues.json   window, and numbers of the slices kept
 
 
 rule slice:

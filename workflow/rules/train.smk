@@ -1,15 +1,15 @@
-# Train the three views, independently: pre-training where there is something for it, fine-tuning.
-# The first is on automatic labels or synthetic images, the second on the given labels.
-# Requires: the stacks of the pretrain, train and val scans; those of tissues, to synthesize images.
+# Train the three views independently: pre-training (if there are scans for it) on automatic labels or
+# synthetic images, then fine-tuning on the given labels.
+# Requires: the stacks of the pretrain, train and val scans; tissue stacks, to synthesize images.
 # Makes:    results/models/{stage}/{view}/   model.safetensors, model.json, history.tsv
 #           results/model/                   the three views in one folder, ready to segment;
 #                                            with the setting `model`, a copy of that folder
 #
-# A signal that is to end a training goes to all processes of its job. The training obeys it, once its
-# state is saved; the shell and `tee` must outlive that, or Snakemake would count the job as over.
+# Schedulers send stop signals to all processes of a job. The training saves its state before it stops;
+# the shell and `tee` ignore the signal, or Snakemake would consider the job finished too early.
 import json
 
-# the views share the cores, unless a profile says otherwise
+# the views share the cores, unless set by a profile
 TRAINING_THREADS = lambda wildcards: max(1, (workflow.cores or 1) // len(VIEWS))
 INITIAL = [f"{RUN.initial}/{{view}}.safetensors"] if RUN.initial else []  # of the first stage
 
@@ -25,7 +25,7 @@ if RUN.model:
         conda:
             "../../envs/torch.yaml"
         params:
-            # what the model is decides, not where it lies: bundle.json has checksums of the rest
+            # the model's content, not its path; bundle.json has checksums of the other files
             contents=file_digest(f"{RUN.model}/bundle.json"),
             files=untracked([f"{RUN.model}/{name}" for name in BUNDLE_FILES]),
             folder=subpath(output[0], parent=True),
@@ -46,7 +46,7 @@ else:
             "<results>/logs/pretrain/{view}.log",
         benchmark:
             "<results>/benchmarks/pretrain/{view}.tsv"
-        # all views before any fine-tuning, or one view's two stages come last and alone
+        # pre-train all views first, or one view's two stages would run last and alone
         priority: 10
         conda:
             "../../envs/torch.yaml"
@@ -91,7 +91,7 @@ else:
             classes=RUN.classes,
             initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
             folder=subpath(output[0], parent=True),
-            # the present model, and whether to start from it, are no reason to train
+            # the existing model, and whether to start from it, must not trigger training
             present=lambda wc, output: f"{RESULTS}/model/{wc.view}.safetensors",
             epochs=untracked(PLAN.warm_start_epochs),
         shell:

@@ -4,7 +4,7 @@
         --output out --seconds 35
 
 All arms and folds learn side by side at 2 mm, `--seconds` for each view: ours or one of MONAI's,
-with manual labels alone, or first from painted images (``-synthetic``) or from heads labelled by
+with manual labels alone, or first from synthetic images (``-synthetic``) or from heads labelled by
 registration (``-atlas``; both of ``pack.py``). OUTPUT gets the label maps of the scans of the other
 fold, on their conformed 1 mm grid, a file for each arm, and ``arms.json``; ``score_arms.py`` scores
 them.
@@ -82,7 +82,7 @@ def arm_job(
             numbers = [
                 k for k, of in enumerate(store.listed(kind)) if kind == "map" or of == str(fold)
             ]
-            taught = store.slices(others, [(numbers, 1.0)], view, painted=kind == "map")
+            taught = store.slices(others, [(numbers, 1.0)], view, synthetic=kind == "map")
             stages = [(taught, share), (slices, 1 - share)]
         ready.wait()
         facts[view] = [

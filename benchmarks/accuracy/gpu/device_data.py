@@ -1,4 +1,4 @@
-"""What a GPU learns from, all of it in its memory: scans, copies in other shapes, painted slices.
+"""What a GPU learns from, all of it in its memory: scans, copies in other shapes, synthetic slices.
 
 A GPU learns from slices faster than sixteen processors can augment them, so that happens here on
 the GPU, a batch at a time, as ``quicknat.training.data`` does it slice by slice (and with a smooth
@@ -81,7 +81,7 @@ class Slices:
         groups: numbers of volumes, and the share of slices that they give together.
         view: which axis is cut.
         sagittal, swapped: the label table's columns.
-        painted: images are painted from the tissues, not augmented.
+        synthetic: images are synthesized from the tissues, not augmented.
         seed: of everything random.
     """
 
@@ -92,10 +92,10 @@ class Slices:
         view: str,
         sagittal: Tensor,
         swapped: Tensor,
-        painted: bool = False,
+        synthetic: bool = False,
         seed: int = 0,
     ) -> None:
-        self.volumes, self.view, self.painted = volumes, view, painted
+        self.volumes, self.view, self.synthetic = volumes, view, synthetic
         self.sagittal, self.swapped = sagittal, swapped
         self.generator = torch.Generator(volumes.device).manual_seed(seed)
         self.classes = int((sagittal if view == "sagittal" else swapped).max()) + 1
@@ -152,7 +152,7 @@ class Slices:
             half = self._uniform(count, 1, 1) < 0.5
             image = torch.where(half, image.flip(1), image)
             labels = torch.where(half, self.swapped[labels.flip(1).long()].byte(), labels)
-        if self.painted:
+        if self.synthetic:
             return synthesize(image, labels, self.generator)
         return self._augmented(image.float()[:, None] / 255, labels)
 

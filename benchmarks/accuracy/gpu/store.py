@@ -87,6 +87,8 @@ class Store:
         parts = [name.partition(" ") for name in self.names]
         return [k for k, (subject, _, shape) in enumerate(parts) if chosen(subject, shape)]
 
-    def slices(self, volumes: Tensor, groups: Sequence, view: str, painted: bool = False) -> Slices:
+    def slices(
+        self, volumes: Tensor, groups: Sequence, view: str, synthetic: bool = False
+    ) -> Slices:
         groups = [(numbers, share) for numbers, share in groups if numbers]
-        return Slices(volumes, groups, view, self.sagittal, self.swapped, painted)
+        return Slices(volumes, groups, view, self.sagittal, self.swapped, synthetic)

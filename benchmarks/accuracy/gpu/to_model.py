@@ -22,13 +22,13 @@ from quicknat.model.bundle import write_bundle
 from quicknat.model.losses import CombinedLoss
 from quicknat.package_data import label_table
 from quicknat.training.model_files import write_model
-from quicknat.training.plan import Plan
+from quicknat.training.setup import TrainingSetup
 
 PROTOCOL = label_table("quicknat28")
 SPACING_MM, CONFORM_SIZE, WINDOW = 1.0, 256, 192  # of pack.py
 
 
-def population(scans: list[dict], protocol: Protocol, view: str) -> dict:
+def training_stats(scans: list[dict], protocol: Protocol, view: str) -> dict:
     """Of what a view learnt from, as a training in the workflow sums it up."""
     statistics = []
     for scan in scans:
@@ -57,12 +57,12 @@ def main(
                 network=network,
             )  # fmt: skip
             names = [results["names"][scan["number"]] for scan in facts["scans"]]
-            plan = Plan(
+            setup = TrainingSetup(
                 view=view, protocol=protocol.name, classes=protocol.class_names(view),
                 train=[f"sub-{name.replace(' ', 'y')}" for name in names], validation=[],
                 settings=settings, output=Path(place) / view, initial=None, threads=1,
                 slice_shape=(WINDOW, WINDOW), counts=np.array(facts["counts"]),
-                population=population(facts["scans"], protocol, view),
+                training_stats=training_stats(facts["scans"], protocol, view),
                 fingerprint={
                     "initial": {"weights": None},
                     # what no later training's can equal: no warm start from here
@@ -76,7 +76,7 @@ def main(
                 "best_epoch": settings.epochs, "best_val_dice": None, "device": "cuda",
                 "device_name": results.get("gpu", ""), "precision": "bf16-mixed", "compiled": False,
             }  # fmt: skip
-            write_model(plan, loss, weights, [], known)
+            write_model(setup, loss, weights, [], known)
         write_bundle(
             {view: Path(place) / view for view in VIEWS}, protocol,
             {"coronal": 0.33, "axial": 0.34, "sagittal": 0.33},

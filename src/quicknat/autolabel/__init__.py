@@ -1,1 +1,1 @@
-"""Labels for scans that have none."""
+"""Automatic labels for scans that have none."""

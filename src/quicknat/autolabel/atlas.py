@@ -1,4 +1,4 @@
-"""Automatic labels for scans without labels: registered atlases vote."""
+"""Label scans by multi-atlas registration and majority vote."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from quicknat.images.volumes import as_bytes, read_volume
 
 log = logging.getLogger(__name__)
 
-BRAIN_BOX_MM = 192  # side of the box that is registered
+BRAIN_BOX_MM = 192  # side of the cube that is registered
 ITERATIONS, SMOOTHNESS = (60, 40, 15), 1.5  # of the deformation, see registration.py
-UNDECIDED = 255  # where the atlases vote equally for several labels
+UNDECIDED = 255  # voxels where the vote is tied
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transform:
@@ -37,17 +37,17 @@ def label_by_atlases(
     seed: int = 0,
     threads: int = 1,
 ) -> np.ndarray:
-    """Label a conformed scan by a vote of registered atlases.
+    """Label a conformed scan by majority vote of registered atlases.
 
     Args:
         image: uint8 (X, Y, Z), RAS+.
         atlases: pairs of image and class indices, uint8, on grids of the same spacing.
         spacing_mm: voxel side.
-        seed: of the metric's random sampling.
+        seed: for the random sampling of the similarity metric.
         threads: for SimpleITK.
 
     Returns:
-        uint8 class indices; ties go to the atlas of highest correlation.
+        uint8 class indices; ties go to the atlas with the highest correlation.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     fixed = to_image(image.astype(np.float32), spacing_mm)
@@ -68,7 +68,7 @@ def label_by_atlases(
 def label_scan(
     scan: Path, atlases: Sequence[tuple[Path, Path]], seed: int = 0, threads: int = 1
 ) -> np.ndarray:
-    """Label a conformed scan by conformed atlases, all in files.
+    """Read a conformed scan and conformed atlases, and label the scan.
 
     Args:
         scan: the conformed scan.
@@ -79,7 +79,7 @@ def label_scan(
         uint8 class indices on the scan's conformed grid.
 
     Raises:
-        InputError: an atlas is conformed to another spacing.
+        InputError: an atlas was conformed to a different spacing.
     """
     image, _, record = load_conformed(scan)
     spacing = record["spacing_mm"]
@@ -88,10 +88,10 @@ def label_scan(
         data, _, other = load_conformed(picture)
         if other["spacing_mm"] != spacing:
             raise InputError(
-                picture, "is conformed to another spacing than the scan", "convert it again"
+                picture, "was conformed to a different spacing than the scan", "convert it again"
             )
         pairs.append((data, as_bytes(read_volume(labels), 255)))
-    # only the box that holds the brain is registered, which halves the time
+    # register only a cube around the brain, which halves the time
     side = min(round(BRAIN_BOX_MM / spacing), record["size"])
     boxes = [head_window(data, spacing, side) for data, _ in pairs]
     pairs = [

@@ -1,7 +1,7 @@
-"""Automatic labels by external programs: recon-all, SynthSeg, SAMSEG.
+"""Label scans with external programs: recon-all, SynthSeg, SAMSEG.
 
-All three follow FreeSurfer's label convention. They get the scan as a NIfTI file that this
-package has read and checked, so that an Analyze file's stated orientation reaches them too.
+All three use FreeSurfer's label convention. They receive the scan as a NIfTI file that this package
+writes, so that an orientation stated for an Analyze file is passed on.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ PROVIDE = {
     "synthseg": f"load FreeSurfer 7.3 or newer (module load freesurfer), {CONTAINER}",
     "samseg": "install envs/samseg.yaml (snakemake --sdm conda does), or the package samseg",
 }
-STOPPING = (signal.SIGTERM, signal.SIGHUP)  # which would end us, and not what we started
-PLAIN_TYPES = ("uint8", "int16", "float32")  # voxels that every program reads
+STOPPING = (signal.SIGTERM, signal.SIGHUP)  # would end this process, but not its child
+PLAIN_TYPES = ("uint8", "int16", "float32")  # voxel types that every program reads
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Resources and places of a program.
+    """Resources and paths of a program.
 
     Attributes:
-        subjects_dir: where recon-all keeps its subjects, absolute.
-        license: FreeSurfer's licence file; empty for FreeSurfer's own places.
+        subjects_dir: recon-all's SUBJECTS_DIR, absolute.
+        license: FreeSurfer's licence file; empty: where FreeSurfer looks for it.
         threads: CPU threads.
-        gpu: let SynthSeg use one; the others cannot.
+        gpu: run SynthSeg on a GPU; the other programs cannot use one.
     """
 
     subjects_dir: Path
@@ -60,27 +60,27 @@ class Settings:
 
 
 def find_license(stated: str = "") -> Path:
-    """Return FreeSurfer's licence file: the stated one, ``FS_LICENSE``, or in FREESURFER_HOME.
+    """Return FreeSurfer's licence file: `stated`, ``$FS_LICENSE``, or in ``$FREESURFER_HOME``.
 
     Raises:
-        InputError: there is none, which FreeSurfer itself may notice hours later.
+        InputError: there is none; FreeSurfer itself may notice only after hours.
     """
     home = Path(os.environ.get("FREESURFER_HOME", "$FREESURFER_HOME"))
     named = stated or os.environ.get("FS_LICENSE", "")
-    places = [Path(named)] if named else [home / "license.txt", home / ".license"]
-    for place in places:
-        if place.is_file():
-            return place.resolve()
+    paths = [Path(named)] if named else [home / "license.txt", home / ".license"]
+    for path in paths:
+        if path.is_file():
+            return path.resolve()
     raise InputError(
-        places[0],
-        "FreeSurfer's licence file is not there",
-        "name yours with auto_labels.license, --license or FS_LICENSE"
+        paths[0],
+        "FreeSurfer's licence file is missing",
+        "set auto_labels.license, --license or FS_LICENSE"
         " (free of charge: surfer.nmr.mgh.harvard.edu/registration.html)",
     )
 
 
 def _run(command: list[str], environment: dict[str, str], messages: str) -> None:
-    """Run a program with its output on our stderr as it comes; `messages` says where to look."""
+    """Run a program and copy its output to stderr; `messages` says where its errors are."""
     log.info("running: %s", " ".join(command))
     last = ""
     with subprocess.Popen(
@@ -91,7 +91,7 @@ def _run(command: list[str], environment: dict[str, str], messages: str) -> None
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # so that all that it starts ends with it
+        start_new_session=True,  # so that its child processes can be killed with it
     ) as process:
         try:
             for line in process.stdout or ():
@@ -101,22 +101,22 @@ def _run(command: list[str], environment: dict[str, str], messages: str) -> None
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
-        problem = f"ended with status {process.returncode}, its last line '{last[-200:]}'"
+        problem = f"exited with status {process.returncode} (last line: '{last[-200:]}')"
         raise InputError(command[0], problem, messages)
 
 
 @contextmanager
 def _stoppable(program: str, name: str, scripts: Path | None) -> Iterator[None]:
-    """End the program when its block ends early or by a signal; leave no lock of recon-all.
+    """Stop the program on a signal; remove recon-all's locks if the block raises.
 
     Args:
-        program: that runs in the block.
+        program: runs in the block.
         name: of the scan.
-        scripts: folder of recon-all's locks, for the next run must not stop before them.
+        scripts: folder of recon-all's locks, which would block the next run.
     """
 
     def stop(number: int, frame: object) -> None:
-        raise Interrupted(f"{program} of {name} was stopped; the same command goes on from there")
+        raise Interrupted(f"{program} of {name} was stopped; run the same command again to resume")
 
     previous = {number: signal.signal(number, stop) for number in STOPPING}
     try:
@@ -144,7 +144,7 @@ def clear_stale_locks(subject: Path) -> None:
     """Remove the ``IsRunning`` files of a recon-all that was killed on this machine.
 
     Raises:
-        InputError: recon-all may still be at work on the subject, here or on another machine.
+        InputError: recon-all may still be running for this subject, here or on another machine.
     """
     for lock in sorted((subject / "scripts").glob("IsRunning.*")):
         stated = dict(re.findall(r"^(HOST|PROCESSID)\s+(\S+)", lock.read_text(), re.MULTILINE))
@@ -153,24 +153,24 @@ def clear_stale_locks(subject: Path) -> None:
         if not ours or _process_lives(int(process)):
             raise InputError(
                 lock,
-                f"says that process {process} on {host} is at work on this subject",
-                "wait for it, or remove this file if it is gone",
+                f"says that process {process} on {host} is running for this subject",
+                "wait for it, or delete this file if that process has ended",
             )
         lock.unlink()
-        log.info("removed %s: process %s is gone", lock, process)
+        log.info("removed %s: process %s has ended", lock, process)
 
 
 def finished_subject(name: str, subjects_dir: Path) -> Path | None:
     """Return the label map of a subject that recon-all has finished, else None."""
     labels = subjects_dir / name / "mri/aseg.mgz"
-    at_work = any((subjects_dir / name / "scripts").glob("IsRunning.*"))
-    return labels if labels.is_file() and not at_work else None
+    running = any((subjects_dir / name / "scripts").glob("IsRunning.*"))
+    return labels if labels.is_file() and not running else None
 
 
 def _command(
     method: str, image: Path, name: str, folder: Path, settings: Settings
 ) -> tuple[list[str], Path]:
-    """Return the command to run, and the label map that it will write."""
+    """Return the command to run and the label map that it writes."""
     threads = str(settings.threads)
     if method == "samseg":
         command = ["run_samseg", "-i", image, "-o", folder / "samseg", "--threads", threads]
@@ -182,7 +182,7 @@ def _command(
     else:
         subject = settings.subjects_dir / name
         result = subject / "mri/aseg.mgz"
-        # recon-all refuses an image for a subject that has one
+        # recon-all refuses -i for a subject that already has an image
         started = (subject / "mri/orig/001.mgz").exists()
         work = ["-make", "all"] if started else ["-i", image, "-all"]
         command = ["recon-all", "-s", name, "-sd", subject.parent, *work, "-threads", threads]
@@ -195,33 +195,33 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
     Args:
         method: ``recon-all``, ``synthseg`` or ``samseg``.
         image: the T1w scan on its own grid.
-        name: ``sub-X``, recon-all's name for it; a subject of that name that it has finished is
-            taken as it is, and an unfinished one is resumed.
+        name: ``sub-X``, also recon-all's subject; a finished subject of that name is reused, an
+            unfinished one resumed.
         settings: threads, GPU, licence, folder of recon-all's subjects.
 
     Returns:
-        Labels of FreeSurfer's convention, on the program's grid in the scan's world space.
+        Labels in FreeSurfer's convention, on the program's grid in the scan's world space.
 
     Raises:
-        InputError: the program or its licence is missing, it failed, or another one is at work on
-            the subject.
+        InputError: the program or its licence is missing, the program failed, or another one is
+            running for the subject.
     """
     if method == "recon-all" and (labels := finished_subject(name, settings.subjects_dir)):
-        log.info("%s is there already", labels)
+        log.info("%s already exists", labels)
         return read_volume(labels)
     program = PROGRAMS[method]
     if shutil.which(program) is None:
-        raise InputError(program, "no such program on PATH", PROVIDE[method])
+        raise InputError(program, "not found on PATH", PROVIDE[method])
     environment = {"OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
     if method != "samseg":  # that package needs no licence
         environment["FS_LICENSE"] = str(find_license(settings.license))
-    messages, scripts = "see what it wrote above", None
+    messages, scripts = "see its output above", None
     if method == "recon-all":
         subject = settings.subjects_dir / name
         scripts = subject / "scripts"
         clear_stale_locks(subject)
         subject.parent.mkdir(parents=True, exist_ok=True)
-        messages = f"see {scripts / 'recon-all.log'}; the next run resumes there"
+        messages = f"see {scripts / 'recon-all.log'}; the next run resumes from there"
     with tempfile.TemporaryDirectory(prefix="quicknat-") as temporary:
         path = Path(temporary) / f"{name}_T1w.nii.gz"
         plain = image.data.dtype.newbyteorder("=").name in PLAIN_TYPES
@@ -231,9 +231,9 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         with _stoppable(program, name, scripts):
             _run(command, environment, messages)
         if not labels.is_file():
-            raise InputError(program, f"ended well but did not write {labels.name}", messages)
+            raise InputError(program, f"succeeded, but did not write {labels.name}", messages)
         found = read_volume(labels)
-        # in memory, and not under the name of a file that is about to go
+        # copied into memory, since the temporary folder is about to be deleted
         return Volume(np.array(found.data), found.affine, Path(f"{program} of {name}"))
 
 
@@ -253,8 +253,8 @@ def label_scan(
         uint8 class indices on the scan's conformed grid.
 
     Raises:
-        InputError: see :func:`label_externally` and :meth:`Protocol.remap`; or the labels lie
-            elsewhere than the scan.
+        InputError: see :func:`label_externally` and :meth:`Protocol.remap`; or labels and
+            scan do not overlap.
     """
     conformed, affine, _ = load_conformed(scan)
     raw = read_volume(find_one(image), orientation)
@@ -262,6 +262,6 @@ def label_scan(
     _, classes = conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))
     if not classes.any():
         raise InputError(
-            labels.path, "lies elsewhere in space than its scan", "is it another scan's?"
+            labels.path, "does not overlap its scan in world space", "is it another scan's?"
         )
     return classes

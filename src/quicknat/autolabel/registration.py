@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
-SHRINK = (4, 2, 1)  # the deformation's levels, coarse to fine
+SHRINK = (4, 2, 1)  # downsampling factors of the deformation's levels
 
 
 def to_image(data: np.ndarray, spacing_mm: float) -> sitk.Image:
-    """Return an array (X, Y, Z) as an image, whose axes SimpleITK names in reverse order."""
+    """Return an array (X, Y, Z) as a SimpleITK image; SimpleITK lists axes in reverse order."""
     image = sitk.GetImageFromArray(data)
     image.SetSpacing([spacing_mm] * 3)
     return image
@@ -22,7 +22,7 @@ def affine_map(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transfo
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     registration.SetMetricSamplingStrategy(registration.RANDOM)
-    registration.SetMetricSamplingPercentage(0.1, seed + 1)  # 0 would mean the clock
+    registration.SetMetricSamplingPercentage(0.1, seed + 1)  # 0 would seed from the clock
     registration.SetInterpolator(sitk.sitkLinear)
     registration.SetOptimizerAsGradientDescent(
         learningRate=1.0, numberOfIterations=80, convergenceWindowSize=10
@@ -43,9 +43,9 @@ def deformation(
     """Return a smooth invertible map (diffeomorphic demons) from points of `fixed` to `moving`.
 
     Args:
-        fixed, moving: on one grid, with the same brightness for the same tissue.
-        iterations: at each level of :data:`SHRINK`.
-        smoothness: of the field, SD of the Gaussian in voxels of each level.
+        fixed, moving: on the same grid, with matched intensities.
+        iterations: per level of :data:`SHRINK`.
+        smoothness: SD of the Gaussian that smooths the field, in voxels of each level.
     """
     field = None
     for shrink, number in zip(SHRINK, iterations, strict=True):

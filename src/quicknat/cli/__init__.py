@@ -1,14 +1,14 @@
 """The command line: a module per stage of the workflow, a sub-command per rule.
 
 Heavy libraries are imported inside the commands that need them, so that ``--help`` and the
-per-scan jobs start at once.
+per-scan jobs start quickly.
 """
 
 from importlib import import_module
 
 from quicknat.cli.app import app, main
 
-# in the order of the data, which is the order of --help
+# in processing order, which is the order of --help
 STAGES = (
     "sheet", "check", "download", "demo", "convert", "autolabel", "slice", "synthesize", "train",
     "export", "segment", "evaluate", "report", "handlers",

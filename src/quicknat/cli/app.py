@@ -1,4 +1,4 @@
-"""The application, the options that commands share, and how errors reach the user."""
+"""The typer application, the options that commands share, and error reporting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import quicknat
 from quicknat.errors import InputError, Interrupted, for_users, notice, one_line
 from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
 
-RENAMED_COMMANDS = {"reshape": "warp"}  # old name: name
+RENAMED_COMMANDS = {"reshape": "warp"}  # old name: new name
 RENAMED_OPTIONS = {  # by command
     "sheet": {"--use": "--split", "--protocol": "--label-convention"},
     "convert-labels": {"--numbering": "--label-convention"},
@@ -30,34 +30,34 @@ RENAMED_OPTIONS = {  # by command
 
 
 def current_names(arguments: list[str]) -> list[str]:
-    """Replace old names of a command and its options, and note each that was replaced."""
+    """Replace old names of a command and its options, with a notice for each."""
     command, *rest = arguments
     if command in RENAMED_COMMANDS:
         notice(f"'quicknat {command}' is now 'quicknat {RENAMED_COMMANDS[command]}'")
         command = RENAMED_COMMANDS[command]
     renamed = RENAMED_OPTIONS.get(command, {})
     options = rest.index("--") if "--" in rest else len(rest)
-    for place, argument in enumerate(rest[:options]):
+    for position, argument in enumerate(rest[:options]):
         name, equals, value = argument.partition("=")
         if name in renamed:
             notice(f"'quicknat {command} {name}' is now '{renamed[name]}'")
-            rest[place] = f"{renamed[name]}{equals}{value}"
+            rest[position] = f"{renamed[name]}{equals}{value}"
     return [command, *rest]
 
 
 class Commands(TyperGroup):
-    """Commands, which are also found by their old names."""
+    """A group of commands that accepts their old names too."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that the arguments begin with."""
+        """Return the command that the arguments begin with."""
         return super().resolve_command(ctx, current_names(args))
 
 
 app = typer.Typer(
     name="quicknat",
     cls=Commands,
-    help="QuickNAT: segment T1-weighted brain MRI, and train the networks that do it.",
-    epilog="To segment: `quicknat segment SCAN --output FOLDER`. To train on scans of your own: "
+    help="QuickNAT: segment T1-weighted brain MRI, and train its networks.",
+    epilog="To segment: `quicknat segment SCAN --output FOLDER`. To train on your own scans: "
     "`quicknat sheet FOLDER --output cohort.tsv`, `quicknat check cohort.tsv`, then `snakemake "
     "--cores all --config sheet=cohort.tsv`. Each command's `--help` has an example.",
     no_args_is_help=True,
@@ -66,11 +66,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 log = logging.getLogger("quicknat")
-STEPS = "Steps of the workflow, which Snakemake calls"  # a heading of --help
+STEPS = "Workflow steps, called by Snakemake"  # a heading of --help
 
 
 class View(StrEnum):
-    """Which way slices are cut."""
+    """Anatomical plane of the slices."""
 
     coronal = "coronal"
     axial = "axial"
@@ -81,66 +81,66 @@ ProtocolFile = Annotated[
     Path,
     typer.Option(
         "--protocol", parser=label_table, metavar="NAME|PATH",
-        help=f"Label table: {', '.join(LABEL_TABLES)}, or the path of one (TSV).",
+        help=f"Label table: {', '.join(LABEL_TABLES)}, or the path of a TSV.",
     ),
 ]  # fmt: skip
-QUICKNAT28 = Path("quicknat28")  # its default, by name
-MODEL_HELP = f"Bundled model ({', '.join(MODELS)}), or the folder of another."
+QUICKNAT28 = Path("quicknat28")  # the default protocol, by name
+MODEL_HELP = f"Bundled model ({', '.join(MODELS)}), or the path of a model folder."
 ModelFolder = Annotated[
     Path, typer.Option("--model", parser=model_folder, metavar="NAME|FOLDER", help=MODEL_HELP)
 ]
-BUNDLED_MODEL = Path("1mm")  # its default, by name
+BUNDLED_MODEL = Path("1mm")  # the default model, by name
 Orientation = Annotated[
     str,
     typer.Option(
-        help="Direction of the array axes, such as LAS, for headers that state none; or qform or "
-        "sform, the one to trust where a header's two transforms contradict each other."
+        help="Directions of the array axes, e.g. LAS, for headers without orientation; or qform or "
+        "sform, the transform to trust where the two disagree."
     ),
 ]
 Convention = Annotated[
     str,
     typer.Option(
         "--label-convention",
-        help="What the numbers in the label map mean: freesurfer, neuromorphometrics, or the "
-        "protocol.",
+        help="Label convention of the label map: freesurfer, neuromorphometrics, or the name of "
+        "the protocol.",
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
-Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel side of the conformed grid, mm.")]
-Size = Annotated[int, typer.Option(min=16, help="Voxels along a side of the conformed cube.")]
+Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel size of the conformed grid, mm.")]
+Size = Annotated[int, typer.Option(min=16, help="Side of the conformed cube, voxels.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
 
 
 def nifti_name(path: Path) -> Path:
-    """The name of a compressed NIfTI file to write; writers choose the format by it."""
+    """Return a path that ends in .nii.gz, from which writers infer the format; reject others."""
     if not path.name.endswith(".nii.gz"):
         raise typer.BadParameter("must end in .nii.gz")
     return path
 
 
 def check_name(name: str) -> None:
-    """Refuse a name of results that would lead to another folder, as misuse."""
+    """Reject a name that would place results in another folder."""
     if name in (".", "..") or not name.isprintable() or set(name) & set("/\\"):
-        raise typer.BadParameter(f"{name!r} cannot be a name: give letters and digits")
+        raise typer.BadParameter(f"{name!r} is not a valid name: use letters and digits")
 
 
 def parsed_json(text: str, option: str) -> dict:
-    """An option's value as JSON, which must be a mapping; anything else is misuse."""
+    """Return an option's value parsed as a JSON object; reject anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{option} is no JSON ({error})") from error
+        raise typer.BadParameter(f"{option} is not valid JSON ({error})") from error
     if not isinstance(value, dict):
-        raise typer.BadParameter(f"{option} is no JSON object, such as {{}}")
+        raise typer.BadParameter(f"{option} is not a JSON object, e.g. {{}}")
     return value
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a file that lists something, the empty ones left out."""
+    """Return the non-empty lines of a text file."""
     try:
         return [line for line in path.read_text().split("\n") if line]
     except ValueError as error:
-        raise InputError(path, f"is no list in UTF-8 ({error})", "one entry a line") from error
+        raise InputError(path, f"is not UTF-8 text ({error})", "save it as UTF-8") from error
 
 
 def _version(wanted: bool) -> None:
@@ -151,12 +151,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of errors.")] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Warnings and errors only, no progress bars.")
+        bool, typer.Option("--quiet", "-q", help="Show only warnings and errors, no progress bars.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="More, with the time and where it comes from.")
+        bool, typer.Option("--verbose", "-v", help="Prefix log lines with time, level and module.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -174,7 +174,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; bad input becomes one line and status 1, an interruption 75."""
+    """Run the command line; exit with 1 and a one-line error on bad input, 75 if interrupted."""
     try:
         app()
     except Interrupted as stop:

@@ -1,4 +1,4 @@
-"""The command of the stage autolabel: labels for scans that have none."""
+"""The command `auto-label`, for scans that have no labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class LabelMethod(StrEnum):
-    """How a scan without labels gets them."""
+    """How to label a scan."""
 
     atlas = "atlas"
     recon_all = "recon-all"
@@ -33,34 +33,34 @@ class LabelMethod(StrEnum):
 
 @app.command("auto-label", rich_help_panel=STEPS)
 def auto_label(
-    scan: Annotated[Path, typer.Argument(help="Conformed scan without labels.")],
+    scan: Annotated[Path, typer.Argument(help="Conformed scan to label.")],
     output: Annotated[
         Path,
         typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write, on the conformed grid."),
     ],
-    method: Annotated[LabelMethod, typer.Option(help="What makes the labels.")] = LabelMethod.atlas,
+    method: Annotated[LabelMethod, typer.Option(help="Labelling method.")] = LabelMethod.atlas,
     atlas: Annotated[
         list[Path] | None, typer.Option(help="atlas: conformed labelled scan; repeatable.")
     ] = None,
     atlas_labels: Annotated[
-        list[Path] | None, typer.Option(help="atlas: its label map, in the same order.")
+        list[Path] | None, typer.Option(help="atlas: label map of each --atlas, in order.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="atlas: seed of the registration's sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="atlas: random seed of the registration.")] = 0,
     image: Annotated[
         Path | None, typer.Option(help="Other methods: the raw scan; may be a glob.")
     ] = None,
     orientation: Orientation = "",
     protocol: ProtocolFile = QUICKNAT28,
     subjects_dir: Annotated[
-        Path, typer.Option(help="recon-all: its subjects, named as the scan; finished ones serve.")
+        Path, typer.Option(help="recon-all: its SUBJECTS_DIR; finished subjects are reused.")
     ] = Path("freesurfer"),
     license_file: Annotated[
-        str, typer.Option("--license", help="FreeSurfer's license.txt, if not in its own places.")
+        str, typer.Option("--license", help="FreeSurfer's license.txt; default: FreeSurfer's own.")
     ] = "",
     gpus: Annotated[int, typer.Option(min=0, help="synthseg: 0 runs it on the CPU.")] = 0,
     threads: Threads = 1,
 ) -> None:
-    """Label a scan by registered atlases, or with recon-all, SynthSeg or SAMSEG.
+    """Label a scan by multi-atlas registration, recon-all, SynthSeg or SAMSEG.
 
     Example: `quicknat auto-label T1w.nii.gz --atlas a_T1w.nii.gz --atlas-labels a_dseg.nii.gz
     --output dseg.nii.gz`

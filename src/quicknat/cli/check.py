@@ -1,4 +1,4 @@
-"""The command that checks a cohort before anything is computed."""
+"""The command `check`, which checks a cohort before a run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SOURCES = Path("workflow/sources.tsv")
 
 @app.command()
 def check(
-    what: Annotated[list[Path], typer.Argument(help="A sheet (.tsv), or image files.")],
+    what: Annotated[list[Path], typer.Argument(help="Sheet (.tsv), or image files.")],
     sources: Annotated[
         Path | None,
-        typer.Option(help="Table of sources.", show_default="workflow/sources.tsv, if it is there"),
+        typer.Option(help="Sources table.", show_default="workflow/sources.tsv, if it exists"),
     ] = None,
     raw: Annotated[
         Path,
@@ -28,16 +28,16 @@ def check(
     orientation: Orientation = "",
     threads: Threads = 4,
 ) -> None:
-    """Check every scan of a sheet before a run, or image files: status 1 if any is bad.
+    """Check all scans of a sheet before a run, or image files; exit with status 1 if any is bad.
 
-    Where a sheet names sources, run it in the workflow's folder, which their folders are relative
-    to. `--orientation` is for image files only.
+    If the sheet names sources, run this in the workflow's folder: their folders are relative to
+    it. `--orientation` applies to image files only.
 
     Example: `quicknat check cohort.tsv --threads 8`
     """
     from quicknat.cohort.check import BAD, as_text, check_cohort, check_scans, write_verdicts
     from quicknat.cohort.examine import open_cache
-    from quicknat.cohort.paths import Places
+    from quicknat.cohort.paths import CohortPaths
     from quicknat.cohort.sheet import Scan, default_name, read_sources
 
     is_sheet = [path.suffix.lower() == ".tsv" for path in what]
@@ -47,14 +47,14 @@ def check(
         if is_sheet[0]:
             if sources is None and SOURCES.exists():
                 sources = SOURCES
-            places = Places(str(what[0]), read_sources(sources) if sources else {}, str(raw))
-            verdicts, _ = check_cohort(places, protocol, cache, threads)
+            paths = CohortPaths(str(what[0]), read_sources(sources) if sources else {}, str(raw))
+            verdicts, _ = check_cohort(paths, protocol, cache, threads)
         else:
             scans = [
                 Scan(default_name(path)[len("sub-") :], str(path), "", orientation=orientation)
                 for path in what
             ]
-            verdicts = check_scans(scans, Places("", {}, str(raw)), None, cache, threads)
+            verdicts = check_scans(scans, CohortPaths("", {}, str(raw)), None, cache, threads)
     write_verdicts(output, verdicts)
     typer.echo(f"{as_text(verdicts)}\ntable: {output}")
     if any(verdict.verdict == BAD for verdict in verdicts):

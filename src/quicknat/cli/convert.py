@@ -1,4 +1,4 @@
-"""The commands of the stage convert: raw scans and label maps onto one grid."""
+"""The commands `convert` and `convert-labels`: resample scans and label maps to one grid."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 def convert(
     image: Annotated[Path, typer.Argument(help="T1w scan: NIfTI, MGZ, Analyze; may be a glob.")],
     output: Annotated[
-        Path, typer.Option(callback=nifti_name, help="…_T1w.nii.gz; the .json goes beside it.")
+        Path, typer.Option(callback=nifti_name, help="…_T1w.nii.gz to write, with .json sidecar.")
     ],
     spacing: Spacing = 1.0,
     size: Size = 256,
     orientation: Orientation = "",
 ) -> None:
-    """Conform a T1w scan: RAS+ axes, isotropic voxels, a cube, 8 bits.
+    """Conform a T1w scan to a cube of isotropic voxels: RAS+ axes, 8 bits.
 
     Example: `quicknat convert T1.mgz --output sub-01_space-conformed_T1w.nii.gz`
     """
@@ -65,15 +65,15 @@ def convert_labels(
     scan: Annotated[Path, typer.Option(help="The conformed scan.")],
     label_convention: Convention,
     output: Annotated[
-        Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz on the conformed grid.")
+        Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write, conformed grid.")
     ],
     native: Annotated[
-        Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz on the scan's own grid.")
+        Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write, native grid.")
     ],
     protocol: ProtocolFile = QUICKNAT28,
     orientation: Orientation = "",
 ) -> None:
-    """Turn a label map into the protocol's classes, on the conformed and on the native grid.
+    """Map labels to the protocol's classes, on the conformed and on the native grid.
 
     Example: `quicknat convert-labels aseg.mgz --label-convention freesurfer --scan T1w.nii.gz
     --output dseg.nii.gz --native native.nii.gz`

@@ -1,4 +1,4 @@
-"""The command of the stage demo: deformed copies of the demo cohort's heads."""
+"""The command `demo`: make deformed copies of the demo cohort's heads."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def demo(
         list[str],
         typer.Argument(
             help="Copies to make, as paths in FOLDER: …CSI1x03….nii.gz is the third copy of CSI1; "
-            ".img an OASIS-1 style pair, its label map beside it."
+            ".img makes an OASIS-1 style pair with its label map."
         ),
     ],
-    heads: Annotated[Path, typer.Option(help="Folder of the heads' T1w scans.")],
+    heads: Annotated[Path, typer.Option(help="Folder of the original T1w scans.")],
     folder: Annotated[Path, typer.Option(help="Folder to write to.")],
-    manifest: Annotated[Path, typer.Option(help="List of what was written.")],
+    manifest: Annotated[Path, typer.Option(help="List of written files, to write.")],
     threads: Threads = 1,
 ) -> None:
-    """Make scans of the embedded demo cohort: seeded deformations of two real heads.
+    """Make the scans of the demo cohort: seeded deformations of two real heads.
 
     Example: `quicknat demo CSI1x11-Demo-T1.nii.gz --heads heads --folder demo --manifest list.txt`
     """

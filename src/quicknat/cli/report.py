@@ -1,4 +1,4 @@
-"""Commands that draw the figures and write the report."""
+"""The commands that draw the figures and write the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @app.command(rich_help_panel=STEPS)
 def curves(
-    histories: Annotated[list[Path], typer.Argument(help="…/{stage}/{view}/history.tsv files.")],
+    histories: Annotated[list[Path], typer.Argument(help="Files …/{stage}/{view}/history.tsv.")],
     output: Annotated[Path, typer.Option(help="PNG to write; an SVG goes beside it.")],
 ) -> None:
     """Draw training and validation curves of all views and stages.
@@ -31,24 +31,22 @@ def curves(
     for path in histories:
         if path.parts[-3:-2] not in [(stage,) for stage in STAGES] or path.parts[-2] not in VIEWS:
             folders = f"{'|'.join(STAGES)}/{'|'.join(VIEWS)}"
-            raise InputError(path, "does not say its stage and view", f"move it to {folders}/")
+            raise InputError(path, "path lacks stage and view", f"move it to {folders}/")
     tables = {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in histories}
     save(training_curves(tables), output, output.with_suffix(".svg"), dpi=160)
 
 
 @app.command("score-figures", rich_help_panel=STEPS)
 def draw_scores(
-    metrics: Annotated[Path, typer.Argument(help="Gathered metrics table.")],
-    views: Annotated[Path, typer.Option(help="Gathered table of the views' scores.")],
-    confusion: Annotated[Path, typer.Option(help="Gathered table of confused structures.")],
-    volumes: Annotated[
-        Path, typer.Option(help="File that lists the scans' …_volumes.tsv, one a line.")
-    ],
-    sheet: Annotated[Path, typer.Option(help="The cohort's sheet: who each scan is of.")],
-    output: Annotated[Path, typer.Option(help="Folder for the pictures, PNG and SVG.")],
+    metrics: Annotated[Path, typer.Argument(help="Metrics of all scans.")],
+    views: Annotated[Path, typer.Option(help="Scores per view, of all scans.")],
+    confusion: Annotated[Path, typer.Option(help="Confused voxels, of all scans.")],
+    volumes: Annotated[Path, typer.Option(help="List of the scans' …_volumes.tsv, one per line.")],
+    sheet: Annotated[Path, typer.Option(help="The sheet, which names the participants.")],
+    output: Annotated[Path, typer.Option(help="Folder for the figures, PNG and SVG.")],
     protocol: ProtocolFile = QUICKNAT28,
 ) -> None:
-    """Draw Dice, views, HD95, volumes, Bland–Altman, confusion, uncertainty.
+    """Draw the figures of scores: Dice, views, HD95, volumes, Bland–Altman, confusion, uncertainty.
 
     Example: `quicknat score-figures results/metrics.tsv --views results/metrics/views.tsv
     --confusion results/metrics/confusion.tsv --volumes list.txt --sheet cohort.tsv
@@ -64,12 +62,12 @@ def draw_scores(
 
     table = Protocol.read(protocol)
     order = table.names[1:]
-    persons = {scan.id: scan.participant for scan in read_sheet(sheet)}
+    participants = {scan.id: scan.participant for scan in read_sheet(sheet)}
     found = pd.read_csv(metrics, sep="\t")
     points = with_uncertainty(found, stack_tables(read_list(volumes), subject_from_name=True))
     figures = {
-        "dice": score_figures.dice(found, order, persons),
-        "views": score_figures.views(pd.read_csv(views, sep="\t"), order, persons),
+        "dice": score_figures.dice(found, order, participants),
+        "views": score_figures.views(pd.read_csv(views, sep="\t"), order, participants),
         "hd95": score_figures.hd95(found, order),
         "volumes": score_figures.volumes(found, table),
         "bland_altman": score_figures.bland_altman(found, table),
@@ -83,15 +81,15 @@ def draw_scores(
 @app.command("scan-pictures", rich_help_panel=STEPS)
 def scan_pictures(
     scan: Annotated[Path, typer.Argument(help="Conformed scan (its sidecar names the original).")],
-    prediction: Annotated[Path, typer.Argument(help="Label map on the original's grid.")],
+    prediction: Annotated[Path, typer.Argument(help="Predicted label map, native grid.")],
     overlay: Annotated[Path, typer.Option(help="PNG to write: three views side by side.")],
-    mosaics: Annotated[Path, typer.Option(help="Folder to write: mosaics and their layers.")],
-    volumes: Annotated[Path, typer.Option(help="Script to write: volumes for the viewer.")],
+    mosaics: Annotated[Path, typer.Option(help="Folder to write: mosaics and layers.")],
+    volumes: Annotated[Path, typer.Option(help="JavaScript to write: the viewer's volumes.")],
     protocol: ProtocolFile = QUICKNAT28,
     reference: Annotated[Path | None, typer.Option(help="Reference label map.")] = None,
-    uncertainty: Annotated[Path | None, typer.Option(help="Map of uncertainty.")] = None,
+    uncertainty: Annotated[Path | None, typer.Option(help="Uncertainty map.")] = None,
 ) -> None:
-    """Draw what the report shows of one scan.
+    """Draw the report's pictures of one scan.
 
     Example: `quicknat scan-pictures T1w.nii.gz dseg.nii.gz --overlay overlay.png --mosaics mosaics
     --volumes volumes.js`
@@ -114,31 +112,31 @@ def scan_pictures(
 def report(
     sheet: Annotated[Path, typer.Argument(help="The cohort's sheet.")],
     results: Annotated[Path, typer.Option(help="Results folder.")],
-    segmented: Annotated[Path, typer.Option(help="File that lists the segmented scans' names.")],
-    output: Annotated[Path, typer.Option(help="index.html to write; all else goes beside it.")],
+    segmented: Annotated[Path, typer.Option(help="List of segmented scans, one per line.")],
+    output: Annotated[Path, typer.Option(help="index.html to write, with other files beside it.")],
     protocol: ProtocolFile = QUICKNAT28,
     note: Annotated[
-        Path | None, typer.Option(help="Text file: what this cohort's scores do and do not mean.")
+        Path | None, typer.Option(help="Text file: how to read this cohort's scores.")
     ] = None,
     participants: Annotated[
         Path | None, typer.Option(help="BIDS participants.tsv: age, sex, handedness.")
     ] = None,
     check: Annotated[
-        Path | None, typer.Option(help="Table of verdicts, where bad scans were skipped.")
+        Path | None, typer.Option(help="Table of verdicts, if bad scans were skipped.")
     ] = None,
     failed: Annotated[
-        Path | None, typer.Option(help="Table of failed jobs: show it, and what is finished.")
+        Path | None, typer.Option(help="Table of failed jobs: report these, and what is finished.")
     ] = None,
     given_model: Annotated[
-        Path | None, typer.Option(help="Finished model that segmented, where nothing was trained.")
+        Path | None, typer.Option(help="Model that segmented, if none was trained.")
     ] = None,
     interactive: Annotated[
-        bool, typer.Option("--interactive/--static", help="With viewer, and tables that sort.")
+        bool, typer.Option("--interactive/--static", help="Include the viewer and sortable tables.")
     ] = True,
 ) -> None:
-    """Write the report's pages from a results folder.
+    """Write the HTML report of a results folder.
 
-    Example: see `workflow/rules/report.smk`, which makes everything that the pages show.
+    Example: see `workflow/rules/report.smk`, which makes all of its inputs.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The command that makes a cohort's sheet out of a data set."""
+"""The command `sheet`, which lists the scans of a data set."""
 
 from __future__ import annotations
 
@@ -25,57 +25,56 @@ def sheet(
     data: Annotated[
         Path,
         typer.Argument(
-            help="Folder of the data set; or a .tar(.gz) of OASIS-1, IXI or FreeSurfer."
+            help="Folder of the data set; or a .tar(.gz) of OASIS-1, IXI or FreeSurfer results."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Sheet to write.")] = Path("cohort.tsv"),
     layout: Annotated[
-        Layout | None, typer.Option(help="How it is laid out; by default what it looks like.")
+        Layout | None, typer.Option(help="Layout of the data set; default: detected.")
     ] = None,
     split: Annotated[
         Split | None,
         typer.Option(
-            help="Split of the scans. By default auto for those with labels, segment for those "
-            "without, pretrain for IXI. Scans without labels can only be pretrain or segment."
+            help="Split of the scans. Default: auto with labels, segment without, pretrain for "
+            "IXI. Scans without labels can only be pretrain or segment."
         ),
     ] = None,
     label_convention: Annotated[
         str,
         typer.Option(
-            help="What the numbers in label maps mean, where the layout does not say it: "
-            "freesurfer, neuromorphometrics, or a label protocol's name."
+            help="Label convention, if the layout does not imply it: freesurfer, "
+            "neuromorphometrics, or the name of a label table."
         ),
     ] = "",
     labels_from: Annotated[
         Path | None,
         typer.Option(
-            help="SUBJECTS_DIR with FreeSurfer's results of these scans: gives images and labels."
+            help="SUBJECTS_DIR with FreeSurfer results of these scans: use its images and labels."
         ),
     ] = None,
     source: Annotated[
-        str, typer.Option(help="The archive's row of the sources table; for archives only.")
+        str, typer.Option(help="For an archive: its name in the sources table.")
     ] = "",
     demographics: Annotated[
         Path | None,
-        typer.Option(help="OASIS-1's oasis_cross-sectional.csv: writes participants.tsv."),
+        typer.Option(help="OASIS-1's oasis_cross-sectional.csv, for participants.tsv."),
     ] = None,
     add: Annotated[
         bool,
-        typer.Option("--add", help="Add the scans that the sheet lacks; leave its rows alone."),
+        typer.Option("--add", help="Append scans that the sheet lacks; keep its rows."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a cohort's sheet from data on disk, and say what was found and what was left out.
+    """Write the sheet of a data set, and list what was found and what was left out.
 
-    Layouts: a SUBJECTS_DIR of FreeSurfer or FastSurfer, a BIDS data set, OASIS-1 discs, IXI, a
-    folder that SynthSeg has written to, a folder of NIfTI or MGZ files, where `X_dseg`, `X_seg`,
-    `X_labels` or `X_aseg` is the label map of `X`, and a folder for each scan with such files. Only
-    names are looked at.
+    Layouts: a FreeSurfer or FastSurfer SUBJECTS_DIR, a BIDS data set, OASIS-1 discs, IXI, SynthSeg
+    output, a folder of NIfTI or MGZ files (`X_dseg`, `X_seg`, `X_labels` or `X_aseg` is the label
+    map of `X`), or one such folder per scan. Only file names are read.
 
-    Subjects keep the letters and digits of their names. Check the column `participant` where one
-    participant may stand under several names.
+    Subject names keep only letters and digits. Check the column `participant` if a participant may
+    appear under several names.
 
-    Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`, and when there are more:
+    Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`; later, to add new scans:
     `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv --add`
     """
     from quicknat.cohort.sheet import LOCAL
@@ -93,13 +92,13 @@ def sheet(
         for item in found.left_out:
             log.info("  %-*s  %s", width, item.path, item.reason)
     if not found.scans:
-        raise InputError(data, f"holds no scan to write (layout {found.layout})", "see above why")
+        raise InputError(data, f"has no usable scan (layout {found.layout})", "see reasons above")
     rows = resolve(found.scans, split or "", label_convention)
     log.info("%s: %d scans of %d participants (layout %s)",
              data, len(rows), len({row.participant for row in rows}), found.layout)  # fmt: skip
     if add:
         scans, new = add_to_sheet(rows, output, people)
-        log.info("%s: %d of them are new to it, which makes %d", output, new, len(scans))
+        log.info("%s: %d of them are new, for a total of %d", output, new, len(scans))
     else:
         scans = write_sheet(rows, output, people, overwrite)
     splits = Counter(scan.split for scan in scans)
@@ -109,9 +108,9 @@ def sheet(
             chosen = automatic and name in ("train", "val", "test")
             log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if chosen else "")
     if splits["train"] and not splits["val"]:
-        log.info("  no scan to validate on: the last epoch's networks will be kept; see 'split'")
+        log.info("  no validation scan: the weights of the last epoch will be kept; see 'split'")
     if splits["train"] and not splits["test"]:
-        log.info("  no scan to test on: there will be no scores; see 'split'")
+        log.info("  no test scan: there will be no scores; see 'split'")
     if not splits["train"] and splits["segment"] + splits["test"]:
-        log.info("  no scan to train on: use a bundled model, --config sheet=%s model=1mm", output)
+        log.info("  no training scan: use a bundled model, --config sheet=%s model=1mm", output)
     log.info("%d left out; wrote %s; next: quicknat check %s", len(found.left_out), output, output)

@@ -1,4 +1,4 @@
-"""The commands of the stage slice: conformed scans into stacks of 2-D slices."""
+"""The commands `slice`, `slice-tissues` and `slice-png`: stacks of 2-D training slices."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def slice_(
     scan: Annotated[Path, typer.Argument(help="Conformed scan.")],
     labels: Annotated[Path, typer.Argument(help="Its label map.")],
     folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
-    name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01.")],
+    name: Annotated[str, typer.Option(help="Name of the stacks, e.g. sub-01.")],
     protocol: ProtocolFile = QUICKNAT28,
     size: SliceSize = 256,
 ) -> None:
-    """Cut a scan into training slices in the three views.
+    """Cut a labelled scan into training slices in the three views.
 
     Example: `quicknat slice T1w.nii.gz dseg.nii.gz --folder slices --name sub-01`
     """
@@ -55,20 +55,20 @@ def slice_(
 def slice_tissues(
     labels: Annotated[Path, typer.Argument(help="Label map; may be a glob.")],
     folder: Annotated[Path, typer.Option(help="Stacks go to FOLDER/{view}/{name}.npy.")],
-    name: Annotated[str, typer.Option(help="Name of the stacks, such as sub-01_tissues.")],
+    name: Annotated[str, typer.Option(help="Name of the stacks, e.g. sub-01_tissues.")],
     protocol: ProtocolFile = QUICKNAT28,
     label_convention: Convention = "freesurfer",
     scan: Annotated[
-        Path | None, typer.Option(help="The conformed scan that it labels, if there is one.")
+        Path | None, typer.Option(help="The conformed scan of this label map, if any.")
     ] = None,
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 256,
     orientation: Orientation = "",
 ) -> None:
-    """Cut a label map into slices of tissues, from which training synthesizes images.
+    """Cut a label map into tissue slices, from which training synthesizes images.
 
-    With `--scan`, what is bright there outside the labelled brain becomes tissue too.
+    With `--scan`, bright voxels outside the labelled brain become tissues too.
 
     Example: `quicknat slice-tissues aseg.mgz --folder slices --name sub-01_tissues`
     """
@@ -93,11 +93,11 @@ def slice_tissues(
 @app.command("slice-png")
 def slice_png(
     stack: Annotated[Path, typer.Argument(help="Training stack, …/{view}/{scan}.npy.")],
-    output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    output: Annotated[Path, typer.Option(help="Folder for the PNG files.")],
     protocol: ProtocolFile = QUICKNAT28,
-    stride: Annotated[int, typer.Option(min=1, help="Every so many-th slice.")] = 10,
+    stride: Annotated[int, typer.Option(min=1, help="Draw every n-th slice.")] = 10,
 ) -> None:
-    """Draw training slices and their classes as PNG files, to look at.
+    """Draw training slices beside their classes, as PNG files.
 
     Example: `quicknat slice-png results/slices/coronal/sub-01.npy --output slices`
     """
@@ -110,11 +110,11 @@ def slice_png(
     view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
     if view not in VIEWS:
         raise InputError(
-            stack, f"lies in no folder named {', '.join(VIEWS)}", "give a stack that 'slice' wrote"
+            stack, f"is not in a folder named {', '.join(VIEWS)}", "give a stack that 'slice' wrote"
         )
     colors = table.view_colors(view)
     output.mkdir(parents=True, exist_ok=True)
     for number in range(0, len(pairs), stride):
         path = output / f"{stack.stem}_{view}_{number:03d}.png"
         matplotlib.image.imsave(path, slice_picture(pairs[number], colors))
-    log.info("%s: %d pictures", output, len(range(0, len(pairs), stride)))
+    log.info("%s: %d PNG files", output, len(range(0, len(pairs), stride)))

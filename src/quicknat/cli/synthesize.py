@@ -1,4 +1,4 @@
-"""Commands that make training data out of label maps."""
+"""The commands `synthesize` and `warp`: make training data from label maps."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def synthesize(
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     protocol: ProtocolFile = QUICKNAT28,
     label_convention: Convention = "freesurfer",
-    view: Annotated[View, typer.Option(help="Which slices.")] = View.coronal,
+    view: Annotated[View, typer.Option(help="Plane of the slices.")] = View.coronal,
     samples: Annotated[int, typer.Option(min=1, help="Images to synthesize.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 192,
     orientation: Orientation = "",
 ) -> None:
-    """Draw synthetic images of label maps beside their classes, as a network will see them.
+    """Draw synthetic images of label maps beside their classes, as a network sees them.
 
     Example: `quicknat synthesize maps/*.nii.gz --output samples.png`
     """
@@ -62,8 +62,8 @@ def synthesize(
         tissues, classes = (crop(data, start, slice_size) for data in (tissues, classes))
         stacks.append(view_stack(tissues, classes, view, table)[0])
         if not len(stacks[-1]):
-            problem = f"no {view.value} slice shows enough of what is to be labelled"
-            raise InputError(path, problem, "give a map of a whole brain")
+            problem = f"no {view.value} slice has enough labelled pixels"
+            raise InputError(path, problem, "give a label map of a whole brain")
     with written_whole(output) as (temporary,):
         matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
     log.info("%s: %d images synthesized from %d label map(s)", output, samples, len(stacks))
@@ -73,23 +73,23 @@ def synthesize(
 def warp(
     image: Annotated[Path, typer.Argument(help="T1w scan with labels.")],
     labels: Annotated[Path, typer.Option(help="Its label map.")],
-    like: Annotated[Path, typer.Option(help="Label map of another brain.")],
-    output: Annotated[Path, typer.Option(callback=nifti_name, help="The copy: …_T1w.nii.gz.")],
+    like: Annotated[Path, typer.Option(help="Label map of the target brain.")],
+    output: Annotated[Path, typer.Option(callback=nifti_name, help="…_T1w.nii.gz to write.")],
     labels_output: Annotated[
-        Path, typer.Option(callback=nifti_name, help="Its classes: …_dseg.nii.gz.")
+        Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write.")
     ],
     protocol: ProtocolFile = QUICKNAT28,
     label_convention: Convention = "freesurfer",
-    like_label_convention: Annotated[str, typer.Option(help="The same, of --like.")] = "freesurfer",
+    like_label_convention: Annotated[str, typer.Option(help="That of --like.")] = "freesurfer",
     spacing: Spacing = 1.0,
     orientation: Orientation = "",
     threads: Threads = 1,
 ) -> None:
-    """Warp a labelled scan into the shape of another brain, to train on shapes that a cohort lacks.
+    """Warp a labelled scan to the shape of another brain, to train on shapes that a cohort lacks.
 
-    For example the wide ventricles of older brains, out of label maps that need no image. In the
-    sheet the warped copy is a row of its own: its participant is that of the scan, its label
-    convention the protocol given here.
+    For example, the wide ventricles of older brains: only their label maps are needed. List the
+    warped copy in the sheet as a row of its own, with the participant of the scan, and with the
+    protocol given here as its label convention.
 
     Example: `quicknat warp young_T1w.nii.gz --labels young_aseg.mgz --like old_aseg.mgz
     --output copy_T1w.nii.gz --labels-output copy_dseg.nii.gz`

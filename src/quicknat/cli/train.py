@@ -1,4 +1,4 @@
-"""The commands of the stage train: one view's network, and the model of all three."""
+"""The commands `train`, `bundle` and `import-weights`: from training slices to a model."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ log = logging.getLogger(__name__)
 
 @app.command(rich_help_panel=STEPS)
 def train(
-    view: Annotated[View, typer.Argument(help="What to train.")],
-    stacks: Annotated[Path, typer.Option(help="File that lists the training stacks, one a line.")],
-    validation: Annotated[Path, typer.Option(help="The same for validation; may be empty.")],
+    view: Annotated[View, typer.Argument(help="View to train.")],
+    stacks: Annotated[Path, typer.Option(help="List of training stacks, one per line.")],
+    validation: Annotated[Path, typer.Option(help="List of validation stacks; may be empty.")],
     settings: Annotated[str, typer.Option(help="Training settings as JSON.")],
     output: Annotated[Path, typer.Option(help="Folder of the model.")],
     protocol: ProtocolFile = QUICKNAT28,
-    initial: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    initial: Annotated[Path | None, typer.Option(help="Initial weights.")] = None,
     warm_start: Annotated[
         Path | None,
-        typer.Option(help="The view's weights in the present model folder; see below."),
+        typer.Option(help="The view's weights in an existing model folder; see above."),
     ] = None,
     warm_start_epochs: Annotated[
-        int, typer.Option(min=0, help="Epochs after a warm start; 0: start as usual.")
+        int, typer.Option(min=0, help="Epochs after a warm start; 0: no warm start.")
     ] = 2,
     tissues: Annotated[
         Path | None, typer.Option(help="List of stacks by `slice-tissues`, to synthesize from.")
     ] = None,
     threads: Threads = 1,
 ) -> None:
-    """Train one view's network, or resume a training that was interrupted.
+    """Train one view's network, or resume an interrupted training.
 
     The state is saved in `state/` of the output folder after each epoch, every
-    `checkpoint_minutes`, and on SIGTERM, SIGUSR1 and Ctrl-C, which end the command with status 75;
-    the same command then resumes it.
+    `checkpoint_minutes`, and on SIGTERM, SIGUSR1 and Ctrl-C. These end the command with status 75;
+    the same command then resumes the training.
 
-    With `--warm-start`, a training that differs from the present model's in nothing but new
-    training or validation scans starts from that model and is short. Any other starts as usual.
+    With `--warm-start`, training starts from the existing model and is short, if training or
+    validation scans were added and nothing else has changed; if not, it starts as usual.
 
     Example: `quicknat train coronal --stacks train.txt --validation val.txt
     --settings '{"epochs": 10, "learning_rate": 0.005}' --output model/coronal`
     """
     from quicknat.config import TrainingSettings
     from quicknat.images.labels import Protocol
-    from quicknat.training.plan import WarmStart
+    from quicknat.training.setup import WarmStart
     from quicknat.training.trainer import train_view
 
     training, validating = read_list(stacks), read_list(validation)
@@ -76,23 +76,23 @@ def train(
 @app.command(rich_help_panel=STEPS)
 def bundle(
     models: Annotated[Path, typer.Argument(help="Folder with one trained model per view.")],
-    output: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    output: Annotated[Path, typer.Option(help="Model folder to write.")],
     aggregation: Annotated[str, typer.Option(help="Weight of each view, as JSON.")],
     protocol: ProtocolFile = QUICKNAT28,
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 256,
     flip: Annotated[
-        bool, typer.Option(help="Segment with the mean of each slice and its left–right flip.")
+        bool, typer.Option(help="Test-time augmentation: also segment left–right flips.")
     ] = False,
     shift: Annotated[
-        bool, typer.Option(help="… of the scan and the scan moved by half a voxel along each axis.")
+        bool, typer.Option(help="Test-time augmentation: also segment half-voxel shifts.")
     ] = False,
     prior_correction: Annotated[
-        float, typer.Option(help="Strength of the prior correction of the logits.", min=0, max=1)
+        float, typer.Option(help="Strength of prior correction (logit adjustment).", min=0, max=1)
     ] = 0.0,
 ) -> None:
-    """Gather the three views into one model folder that segments on its own.
+    """Combine the networks of the three views into one self-contained model folder.
 
     Example: `quicknat bundle results/models/finetune --output results/model
     --aggregation '{"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}'`
@@ -112,14 +112,14 @@ def bundle(
 @app.command("import-weights")
 def import_weights(
     weights: Annotated[Path, typer.Argument(help="State dict of the authors' PyTorch release.")],
-    view: Annotated[View, typer.Option(help="What the weights are for.")],
+    view: Annotated[View, typer.Option(help="View of these weights.")],
     protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="….safetensors to write.")],
 ) -> None:
-    """Turn published QuickNAT weights into a file to start a training from.
+    """Convert published QuickNAT weights into a file to start a training from.
 
-    Only tensors are read. A file that holds a whole pickled network is refused, since loading it
-    would run its code. The authors' slices are turned otherwise than ours: train on from here.
+    Only tensors are read: a file with a whole pickled network is refused, since loading it would
+    run its code. The authors' slices are oriented differently, so fine-tune these weights.
 
     Example: `quicknat import-weights coronal.pth.tar --view coronal --output coronal.safetensors
     --protocol quicknat33`, then `quicknat train … --initial coronal.safetensors`
@@ -135,7 +135,7 @@ def import_weights(
         raise InputError(
             weights,
             f"has {network.n_classes} classes, {protocol.name} has {len(classes)}",
-            "use the label table that they were trained with",
+            "use the label table that the weights were trained with",
         )
     with written_whole(output) as (temporary,):
         save_weights(temporary, network.state_dict(), view, classes)

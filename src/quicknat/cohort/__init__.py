@@ -1,1 +1,1 @@
-"""The sheet: read and checked, or written from what is on disk; where its files are."""
+"""The cohort's sheet: read, check or write it, and locate its files."""

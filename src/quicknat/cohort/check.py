@@ -1,4 +1,4 @@
-"""Check a whole cohort before anything is computed: the sheet, the files, and all together."""
+"""Check a whole cohort before a run: the sheet, its files, and duplicate images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from quicknat.cohort.examine import File, Finding, examine_files, explain
-from quicknat.cohort.paths import Places, find_all, find_one
+from quicknat.cohort.paths import CohortPaths, find_all, find_one
 from quicknat.cohort.sheet import Scan, examine_sheet, side
 from quicknat.cohort.writing import PARTICIPANTS, read_participants
 from quicknat.errors import InputError
@@ -21,12 +21,12 @@ from quicknat.records import columns, read_records, write_records
 log = logging.getLogger(__name__)
 
 OK, WARNING, BAD, NOT_HERE = "ok", "warning", "bad", "not here yet"
-NAMED = 3  # copies of a scan to name
+NAMED = 3  # duplicates of a scan to name in a message
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row: a scan (or the sheet itself), and ``ok``, ``warning``, ``bad`` or ``not here yet``."""
+    """A scan (or the sheet itself) is ``ok``, ``warning``, ``bad`` or ``not here yet``."""
 
     scan: str
     split: str
@@ -39,13 +39,13 @@ def read_verdicts(path: str | Path) -> list[Verdict]:
     """Read the table of ``quicknat check``.
 
     Raises:
-        InputError: missing, or another table.
+        InputError: the file is missing, or is not such a table.
     """
     try:
         return read_records(path, Verdict)
     except (OSError, ValueError) as error:
-        fix = "run 'quicknat check'"
-        raise InputError(path, f"is no table of a check ({error})", fix) from error
+        fix = "run that command again"
+        raise InputError(path, f"is not a table of 'quicknat check' ({error})", fix) from error
 
 
 def write_verdicts(path: str | Path, verdicts: Sequence[Verdict]) -> None:
@@ -68,7 +68,7 @@ def as_text(verdicts: Sequence[Verdict]) -> str:
 
 @dataclass
 class _Case:
-    """A scan, its files as far as they are here, and what was found about it."""
+    """A scan, those of its files that are present, and the findings about it."""
 
     scan: Scan
     image: str
@@ -85,7 +85,7 @@ class _Case:
 
 
 def _problem(about: str | Path, check: Callable[..., object], *arguments: object) -> str:
-    """Return why a check refuses its arguments, without the name of the file; else ""."""
+    """Return why a check fails, without the name of the file; "" if it passes."""
     try:
         check(*arguments)
     except InputError as error:
@@ -93,30 +93,30 @@ def _problem(about: str | Path, check: Callable[..., object], *arguments: object
     return ""
 
 
-def _open_case(scan: Scan, places: Places) -> _Case:
+def _open_case(scan: Scan, paths: CohortPaths) -> _Case:
     """Find a scan's files."""
     source, name = (scan.source, scan.image) if scan.image else (scan.labels_source, scan.labels)
-    case = _Case(scan, places.path(source, name))
+    case = _Case(scan, paths.path(source, name))
     wanted = {"image": (scan.source, scan.image), "labels": (scan.labels_source, scan.labels)}
     for part, (source, name) in wanted.items():
         convention = scan.label_convention if part == "labels" else ""
         if not name or (part == "labels" and (not convention or scan.split == "segment")):
-            continue  # labels without a convention are a fault of the sheet; to segment takes none
-        path = places.path(source, name)
-        if not places.fetched(source):
-            case.waiting.append(f"'{source}' is not fetched")
-        elif not places.in_place(source) and not find_all(path):
+            continue  # the sheet's check reports a missing convention; `segment` needs no labels
+        path = paths.path(source, name)
+        if not paths.fetched(source):
+            case.waiting.append(f"'{source}' has not been downloaded")
+        elif not paths.in_place(source) and not find_all(path):
             case.waiting.append(f"{path} is not among the files of '{source}'")
         elif wrong := _problem(case.image, find_one, path):
             case.problems.append(wrong)
         else:
-            orientation = places.orientation(scan, source)
+            orientation = paths.orientation(scan, source)
             case.files[part] = File(find_one(path), orientation, convention)
     return case
 
 
 def _judge(case: _Case, findings: Mapping[File, Finding]) -> None:
-    """Note what its files, and the two together, say about a scan."""
+    """Record the findings about a scan's files, and whether their grids match."""
     grids = {}
     for part, file in case.files.items():
         finding = findings[file]
@@ -133,7 +133,7 @@ def _judge(case: _Case, findings: Mapping[File, Finding]) -> None:
 
 
 def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
-    """Note images that stand under several names; across splits that is leakage."""
+    """Record images listed under several names; across splits that is leakage."""
     same: dict[str, list[_Case]] = defaultdict(list)
     for case in cases:
         if "image" in case.files and (content := findings[case.files["image"]].content):
@@ -152,7 +152,7 @@ def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
 
 def check_scans(
     scans: Sequence[Scan],
-    places: Places,
+    paths: CohortPaths,
     protocol: Path | None,
     cache: dict[str, Finding],
     threads: int,
@@ -161,17 +161,17 @@ def check_scans(
     """Check the files of scans, and the scans against each other.
 
     Args:
-        scans: which; their sources are known to `places`.
-        places: where their files are.
-        protocol: label protocol (TSV) that label maps are to become; None: there are none.
+        scans: to check; `paths` knows their sources.
+        paths: where their files are.
+        protocol: label protocol (TSV) for the label maps; None: there are no label maps.
         cache: as :func:`examine_files` takes and updates it.
         threads: files to read at a time.
-        faults: what is known to be wrong with some of them.
+        faults: known problems, by scan.
 
     Returns:
-        A verdict for each scan, in their order.
+        A verdict for each scan, in the same order.
     """
-    cases = [_open_case(scan, places) for scan in scans]
+    cases = [_open_case(scan, paths) for scan in scans]
     for case in cases:
         case.problems[:0] = (faults or {}).get(case.scan, ())
     files = dict.fromkeys(file for case in cases for file in case.files.values())
@@ -183,72 +183,72 @@ def check_scans(
 
 
 def check_cohort(
-    places: Places, protocol: Path, cache: dict[str, Finding], threads: int
+    paths: CohortPaths, protocol: Path, cache: dict[str, Finding], threads: int
 ) -> tuple[list[Verdict], bool]:
     """Check a sheet, every file that it names, and the scans against each other; write nothing.
 
     Args:
-        places: the sheet, and where its files are.
+        paths: the sheet, and where its files are.
         protocol: label protocol (TSV).
         cache: as :func:`examine_files` takes and updates it.
         threads: files to read at a time.
 
     Returns:
-        A verdict for each scan, after those on the sheet as a whole and on rows that describe no
-        scan; and whether the sheet itself has faults.
+        Verdicts on the sheet and on invalid rows, then on each scan; and whether the sheet itself
+        has errors.
 
     Raises:
-        InputError: the sheet is no table, or the protocol is none.
+        InputError: the sheet or the protocol cannot be read.
     """
-    scans, faults = examine_sheet(places.sheet, places.auto)
+    scans, faults = examine_sheet(paths.sheet, paths.auto)
     verdicts, reasons = [], defaultdict(list)
     for fault in faults:
-        reason = explain(fault.error, places.sheet).removeprefix(f"{places.sheet} ")
+        reason = explain(fault.error, paths.sheet).removeprefix(f"{paths.sheet} ")
         if fault.scan in scans:
             reasons[fault.scan].append(reason)
         else:
-            scan = fault.scan or Scan("", places.sheet, "")
+            scan = fault.scan or Scan("", paths.sheet, "")
             name = scan.id if fault.scan else "(sheet)"
             verdicts.append(Verdict(name, scan.split, scan.image, BAD, reason))
-    people = Path(places.sheet).parent / PARTICIPANTS
-    # the report would fail over it when all else is done
+    people = Path(paths.sheet).parent / PARTICIPANTS
+    # otherwise the report would fail at the end of the run
     if people.exists() and (reason := _problem(people, read_participants, people)):
-        verdicts.append(Verdict("(people)", "", str(people), BAD, reason))
+        verdicts.append(Verdict("(participants)", "", str(people), BAD, reason))
     reachable = []
     for scan in scans:
-        if reason := _problem(places.sheet, places.require_sources, scan):
+        if reason := _problem(paths.sheet, paths.require_sources, scan):
             reason = " | ".join([*reasons[scan], reason])
             verdicts.append(Verdict(scan.id, scan.split, scan.image, BAD, reason))
         else:
             reachable.append(scan)
     faulty = bool(verdicts or faults)
-    verdicts += check_scans(reachable, places, protocol, cache, threads, reasons)
+    verdicts += check_scans(reachable, paths, protocol, cache, threads, reasons)
     return verdicts, faulty
 
 
 def check_for_workflow(
-    places: Places, protocol: Path, cache: dict[str, Finding], threads: int, on_bad_scan: str
+    paths: CohortPaths, protocol: Path, cache: dict[str, Finding], threads: int, on_bad_scan: str
 ) -> list[Verdict]:
-    """Check a cohort before a run, and refuse it when it cannot be used as it is.
+    """Check a cohort before a run, and reject it if it cannot be used.
 
     Args:
-        on_bad_scan: ``stop`` refuses a cohort with bad scans; ``skip`` only one whose sheet has
-            faults, since who is in which split is then unknown.
-        The others are those of :func:`check_cohort`.
+        on_bad_scan: ``stop`` rejects a cohort with bad scans; ``skip`` only one whose sheet has
+            errors, since the splits are then unknown.
+        Others: see :func:`check_cohort`.
 
     Returns:
-        The verdicts, to be written once the run begins.
+        The verdicts, to be written when the run starts.
 
     Raises:
-        InputError: naming every bad scan, a line each.
+        InputError: lists every bad scan, one per line.
     """
-    verdicts, faulty = check_cohort(places, protocol, cache, threads)
+    verdicts, faulty = check_cohort(paths, protocol, cache, threads)
     bad = [verdict for verdict in verdicts if verdict.verdict == BAD]
     lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
     if bad and (faulty or on_bad_scan == "stop"):
         skip = "repair these, or leave them out: --config on_bad_scan=skip"
         fix = "repair the sheet" if faulty else skip
-        raise InputError(places.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
+        raise InputError(paths.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)
     return verdicts

@@ -1,7 +1,7 @@
-"""Examine images and label maps, several at a time, and cache what they hold.
+"""Examine images and label maps in parallel, and cache the findings.
 
-Good files are not read again while they stay unchanged, so that a second check of a thousand scans
-takes seconds.
+Valid files are not read again unless they change, so a second check of a thousand scans takes
+seconds.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from quicknat.images.labels import Protocol
 from quicknat.images.volumes import Volume, read_volume
 from quicknat.progress import no_bar
 
-THICK_MM = 2.5  # thinner scans are what the networks are trained on
-ALIKE = 0.5  # fraction of neighbours that are equal: up to 0.1 in T1w scans, 0.9 in label maps
+THICK_MM = 2.5  # the networks are trained on scans with thinner slices
+ALIKE = 0.5  # fraction of equal neighbours: up to 0.1 in T1w scans, 0.9 in label maps
 HEAD_MM = (100, 500)  # a field of view outside these limits holds no head, or has wrong units
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a file holds. Plain values only, so that it can be kept as JSON.
+    """What was found in a file, as plain values that JSON can hold.
 
-    ``problem`` is why it cannot be used ("" if it can); ``shape`` and ``affine`` are its grid's;
-    ``content`` is a hash of an image's voxels, the same for every file that holds them.
+    ``problem`` is why it cannot be used ("" if it can); ``shape`` and ``affine`` describe its grid;
+    ``content`` is a hash of an image's voxels, equal for files with equal voxels.
     """
 
     problem: str = ""
@@ -54,7 +54,7 @@ def explain(error: Exception, path: str | Path) -> str:
 def _content(volume: Volume) -> str:
     """Return the SHA-256 of the voxels in RAS+ order.
 
-    Compression, format, the order of the axes and the origin of the affine do not change it.
+    It does not depend on compression, file format, axis order or the affine's origin.
     """
     ornt = nib.io_orientation(volume.affine)
     data = np.ascontiguousarray(nib.apply_orientation(volume.data, ornt), dtype=np.float32)
@@ -62,14 +62,14 @@ def _content(volume: Volume) -> str:
 
 
 def _piecewise_constant(data: np.ndarray) -> bool:
-    """Whether most bright voxels equal their neighbour along the first axis."""
+    """Return whether most bright voxels equal their neighbour along the first axis."""
     here, there = data[:-1], data[1:]
     bright = np.minimum(here, there) > data.mean()
     return bool(np.count_nonzero(bright & (here == there)) > ALIKE * np.count_nonzero(bright))
 
 
 def _oddities(volume: Volume) -> list[str]:
-    """Return what is unusual about a scan that can be used."""
+    """Return warnings about a usable scan."""
     sizes = voxel_sizes(volume.affine)
     extent, found = sizes * volume.shape, []
     if sizes.max() > THICK_MM:
@@ -78,16 +78,16 @@ def _oddities(volume: Volume) -> list[str]:
     if extent.min() < HEAD_MM[0] or extent.max() > HEAD_MM[1]:
         found.append(f"the field of view is {' × '.join(f'{mm:.0f}' for mm in extent)} mm")
     if all(_piecewise_constant(np.moveaxis(volume.data, axis, 0)) for axis in range(3)):
-        found.append("looks like a label map; those go into the column 'labels'")
+        found.append("looks like a label map, which belongs in the column 'labels'")
     return found
 
 
 def examine_image(path: Path, orientation: str) -> Finding:
-    """Read a whole T1w scan and judge it by itself.
+    """Read a T1w scan and check it on its own.
 
     Args:
         path: the file.
-        orientation: direction of the array axes for headers that state none, such as ``LAS``.
+        orientation: directions of the array axes if the header has none, e.g. ``LAS``.
     """
     try:
         volume = read_volume(path, orientation)
@@ -95,7 +95,7 @@ def examine_image(path: Path, orientation: str) -> Finding:
         return Finding(explain(error, path))
     low = volume.data.min()
     if low == volume.data.max():
-        return Finding(f"every voxel is {low:g}; this is not a scan of a head")
+        return Finding(f"every voxel is {low:g}; this is not a head scan")
     return Finding(
         warnings=_oddities(volume),
         shape=list(volume.shape),
@@ -105,7 +105,7 @@ def examine_image(path: Path, orientation: str) -> Finding:
 
 
 def sides_swapped(classes: np.ndarray, affine: np.ndarray, protocol: Protocol) -> bool:
-    """Whether most left structures lie to the right of their partners in world space.
+    """Return whether most left structures lie to the right of their right-hand partners.
 
     Args:
         classes: class indices of the protocol, (X, Y, Z).
@@ -125,20 +125,20 @@ def sides_swapped(classes: np.ndarray, affine: np.ndarray, protocol: Protocol) -
 
 
 def examine_labels(path: Path, orientation: str, convention: str, protocol: Protocol) -> Finding:
-    """Read a whole label map and judge it without its image.
+    """Read a label map and check it without its image.
 
     Args:
         path: the file.
         orientation: as for :func:`examine_image`.
         convention: label convention of the map, see :meth:`Protocol.remap`.
-        protocol: the classes that it is to become.
+        protocol: the classes to map it to.
     """
     try:
         volume = read_volume(path, orientation)
         classes = protocol.remap(volume.data, convention, path)
     except (InputError, OSError) as error:
         return Finding(explain(error, path))
-    swapped = "left and right are swapped; mirror the labels or repair the header"
+    swapped = "left and right are swapped; flip the labels or repair the header"
     return Finding(
         problem=swapped if sides_swapped(classes, volume.affine, protocol) else "",
         shape=list(volume.shape),
@@ -156,19 +156,19 @@ class File:
 
 
 def _stamps(path: Path) -> list[tuple[int, int]]:
-    """Return size and time of change of a file, and of the header beside it if it is a pair."""
+    """Return size and modification time of a file, and of the header of an Analyze pair."""
     headers = [path.with_suffix(end) for end in (".hdr", ".HDR")]
     pair = [path, *headers] if path.suffix.lower() == ".img" else [path]
     return [(s.st_size, s.st_mtime_ns) for s in (p.stat() for p in pair if p.exists())]
 
 
 def read_cache(table: Path) -> dict[str, Finding]:
-    """Return the good files of earlier checks, from the cache beside their table of verdicts."""
+    """Return the findings on valid files of earlier checks, from the cache beside the table."""
     try:
         content = json.loads(table.with_suffix(".cache.json").read_text())
         return {key: Finding(**value) for key, value in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        return {}  # none yet, or of another version: every file is read
+        return {}  # no cache yet, or one of another version: read every file
 
 
 def write_cache(table: Path, cache: Mapping[str, Finding]) -> None:
@@ -179,7 +179,7 @@ def write_cache(table: Path, cache: Mapping[str, Finding]) -> None:
 
 @contextmanager
 def open_cache(table: Path) -> Iterator[dict[str, Finding]]:
-    """Yield the cache of a table; write it after the block, also after Ctrl-C, if it changed."""
+    """Yield the cache of a table; write changes after the block, even after Ctrl-C."""
     cache = read_cache(table)
     before = dict(cache)
     try:
@@ -192,16 +192,16 @@ def open_cache(table: Path) -> Iterator[dict[str, Finding]]:
 def examine_files(
     files: Iterable[File], protocol: Path | None, cache: dict[str, Finding], threads: int
 ) -> dict[File, Finding]:
-    """Examine files, except those that the cache has unchanged.
+    """Examine files, except unchanged ones that are in the cache.
 
     Args:
-        files: each once.
-        protocol: label protocol (TSV); None if there is no label map among the files.
-        cache: good files of earlier calls; updated to those of this one.
-        threads: files to read at a time (decompression runs in parallel).
+        files: without duplicates.
+        protocol: label protocol (TSV); None if no file is a label map.
+        cache: findings on valid files, updated in place.
+        threads: files to read in parallel.
 
     Returns:
-        A finding for each file, which says what is wrong with it.
+        A finding for each file.
 
     Raises:
         InputError: the protocol cannot be read.
@@ -229,9 +229,9 @@ def examine_files(
         )  # fmt: skip
         for file, finding in zip(fresh, findings, strict=True):
             found[keys[file]] = finding
-    finally:  # also after Ctrl-C: what was read is kept
+    finally:  # keep what was read, even after Ctrl-C
         pool.shutdown(cancel_futures=True)
-        # not what is bad: the cause may lie elsewhere (permission, memory, the disk)
+        # not bad files: the cause may be temporary (permissions, memory, the disk)
         cache.clear()
         cache.update({name: finding for name, finding in found.items() if not finding.problem})
     return {file: found[name] for file, name in keys.items()}

@@ -1,6 +1,6 @@
-"""Find T1w scans and their label maps in data sets as people have them.
+"""Find T1w scans and their label maps in data sets of common layouts.
 
-Only names are looked at: no image is opened, and archives are listed without being unpacked.
+Only file names are used: no image is opened, and archives are listed without unpacking.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from quicknat.cohort.sheet import ENTITIES, Scan
 
-TAKEN = "another of the same scan was taken"
-ANALYZE = "is Analyze; write its row, with 'orientation', yourself"
-# OASIS-1 is Analyze, whose header does not say it. Washington University's tools wrote the T88_111
-# scans transverse and unflipped: the first voxel is the right, posterior, inferior one
+TAKEN = "another file of the same scan was used"
+ANALYZE = "is in Analyze format; add its row by hand, with 'orientation'"
+# OASIS-1 uses Analyze, whose header has no orientation. Washington University's tools wrote the
+# T88_111 scans transverse and unflipped: the first voxel is the right, posterior, inferior one
 OASIS_ORIENTATION = "LAS"
 OASIS_SESSION = re.compile(r"((?:.*/)?OAS1_\d{4}_MR\d+)/", re.IGNORECASE)
 OASIS_IMAGE = re.compile(r".*/PROCESSED/MPRAGE/T88_111/[^/]*_masked_gfc\.img", re.IGNORECASE)
@@ -27,20 +27,20 @@ T1 = re.compile(r"(?<![a-z0-9])t1(?![0-9])|mprage", re.IGNORECASE)
 OTHER_CONTRAST = re.compile(r"(?<![a-z0-9])(t2|t2w|flair|bold|dwi|pd|swi|asl)(?![a-z0-9])", re.I)
 PART_OF_A_DATA_SET = re.compile("mri|anat|func|dwi|derivatives|(images|labels)T[rs]", re.IGNORECASE)
 IMAGE = r"\.(?:nii|nii\.gz|mg[zh])"
-LABELS = "dseg|seg|labels|aseg|synthseg"  # ends of the names of label maps
+LABELS = "dseg|seg|labels|aseg|synthseg"  # suffixes of label maps
 BIDS_NAME = re.compile(rf"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?({ENTITIES})(?![A-Za-z0-9.-])")
 BIDS_FOLDER = re.compile(r"(sub-[A-Za-z0-9]+/(?:ses-[A-Za-z0-9]+/)?)")
 BIDS_T1W = re.compile(r"anat/(sub-[^/]*)_T1w\.nii(?:\.gz)?")
 BIDS_DSEG = re.compile(
     r"(?:derivatives/[^/]+/)?sub-[^/]+/(?:ses-[^/]+/)?anat/(sub-[^/]*)_dseg\.nii(?:\.gz)?"
 )
-TEMPLATES = ("fsaverage", "cvs_avg35")  # come with FreeSurfer
+TEMPLATES = ("fsaverage", "cvs_avg35")  # shipped with FreeSurfer
 FREESURFER_ASEG, FASTSURFER_DKT = "aseg.mgz", "aparc.DKTatlas+aseg.deep.mgz"
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or folder of the data set that gets no row, and why."""
+    """A file or folder of the data set that gets no row, and the reason."""
 
     path: str
     reason: str
@@ -50,7 +50,7 @@ Found = tuple[list[Scan], list[LeftOut]]
 
 
 def name_parts(name: str) -> tuple[str, str, str]:
-    """Return subject, session and other entities out of the name of a file or folder.
+    """Return subject, session and other entities from the name of a file or folder.
 
     ``sub-X_ses-Y_run-1…`` gives X, Y and run-1, ``OAS1_0001_MR2…`` OAS10001 and MR2,
     ``IXI002-Guys-…`` IXI002. Any other name gives its ASCII letters and digits as the subject.
@@ -65,7 +65,7 @@ def name_parts(name: str) -> tuple[str, str, str]:
 
 
 def scan_named(name: str, image: str, labels: str = "", convention: str = "") -> Scan:
-    """Return a row for the scan of that name: ``auto`` if it has labels, else ``segment``."""
+    """Return a row for a scan: split ``auto`` if it has labels, else ``segment``."""
     subject, session, entities = name_parts(name)
     return Scan(
         subject=subject, session=session, entities=entities, participant=subject, image=image,
@@ -75,7 +75,7 @@ def scan_named(name: str, image: str, labels: str = "", convention: str = "") ->
 
 
 def oasis1(paths: Sequence[str]) -> Found:
-    """Find OASIS-1's brains in atlas space (T88_111) and FSL's tissues; visits are sessions."""
+    """Find OASIS-1's skull-stripped scans in atlas space (T88_111) and FSL's tissue maps."""
     scans, left_out, sessions = [], [], defaultdict(list)
     headers = {path.lower() for path in paths if path.lower().endswith(".hdr")}
     for path in paths:
@@ -86,7 +86,7 @@ def oasis1(paths: Sequence[str]) -> Found:
         for pattern in (OASIS_IMAGE, OASIS_LABELS):
             files = [path for path in inside if pattern.fullmatch(path)]
             pairs = [path for path in files if path[:-4].lower() + ".hdr" in headers]
-            left_out += [LeftOut(path, "its .hdr is absent") for path in files if path not in pairs]
+            left_out += [LeftOut(path, "lacks its .hdr") for path in files if path not in pairs]
             left_out += [LeftOut(path, TAKEN) for path in pairs[1:]]
             whole[pattern] = pairs[0] if pairs else ""
         if not whole[OASIS_IMAGE]:
@@ -98,7 +98,7 @@ def oasis1(paths: Sequence[str]) -> Found:
 
 
 def ixi(paths: Sequence[str]) -> Found:
-    """Find IXI's T1w scans, one per subject, without labels, so for pre-training."""
+    """Find IXI's T1w scans, one per subject; they have no labels, so the split is ``pretrain``."""
     scans: dict[str, Scan] = {}
     left_out = []
     for path in (path for path in paths if IXI_NAME.fullmatch(Path(path).name)):
@@ -112,17 +112,17 @@ def ixi(paths: Sequence[str]) -> Found:
 
 
 def _grid_entities(stem: str) -> frozenset[str]:
-    """Return what must agree between the BIDS names of a scan and of a label map on its grid."""
+    """Return the entities in which a scan and a label map on its grid must agree."""
     ignored = ("desc-", "atlas-", "seg-", "label-", "space-T1w", "space-orig")
     return frozenset(part for part in stem.split("_") if not part.startswith(ignored))
 
 
 def bids(paths: Sequence[str]) -> Found:
-    """Find the T1w scans of a BIDS data set, every run and acquisition as a scan of its own.
+    """Find the T1w scans of a BIDS data set; each run and acquisition is a separate scan.
 
-    Labels are the ``_dseg`` of the same entities, in the data set or its derivatives, on the scan's
-    own grid (no ``space``, or T1w or orig); else those of FreeSurfer in the derivatives (see
-    :func:`with_freesurfer`). fMRIPrep's ``desc-aseg`` comes first; its convention is known.
+    Labels are the ``_dseg`` with the same entities, in the data set or its derivatives, on the
+    scan's own grid (no ``space``, or T1w or orig); else FreeSurfer's in the derivatives (see
+    :func:`with_freesurfer`). fMRIPrep's ``desc-aseg`` is preferred; its convention is known.
     """
     visits: dict[str, list[tuple[str, str]]] = defaultdict(list)
     maps: dict[frozenset[str], list[str]] = defaultdict(list)
@@ -134,7 +134,7 @@ def bids(paths: Sequence[str]) -> Found:
             maps[_grid_entities(label[1])].append(path)
     scans, left_out, names = [], [], set()
     for visit, found in visits.items():
-        # a subject's folder is no visit if its sessions are
+        # where a subject has session folders, its own folder is no session
         if not found and not any(other.startswith(visit + "ses-") for other in visits):
             left_out.append(LeftOut(visit, "has no anat/*_T1w.nii or .nii.gz"))
         for image, stem in found:
@@ -147,7 +147,7 @@ def bids(paths: Sequence[str]) -> Found:
                 LeftOut(path, TAKEN) for path in [image] * (scan.id in names) + fitting[1:]
             ]
             names.add(scan.id)
-    unfit = "has not the entities and space of a scan that was taken"
+    unfit = "does not match the entities and space of any scan"
     left_out += [LeftOut(path, unfit) for found in maps.values() for path in found]
     surfer, _ = freesurfer([path for path in paths if path.startswith("derivatives/")])
     with_labels, unused = with_freesurfer(scans, surfer)
@@ -168,9 +168,9 @@ def _surfer(paths: Sequence[str], labels: str) -> Found:
         image = next((image for image in images if image in files), "")
         aseg = f"{subject}/mri/{labels}"
         if name.startswith(TEMPLATES):
-            left_out.append(LeftOut(subject, "comes with FreeSurfer; it is a template"))
+            left_out.append(LeftOut(subject, "is a template shipped with FreeSurfer"))
         elif ".long." in name:
-            left_out.append(LeftOut(subject, "is longitudinal; its cross-sectional run is enough"))
+            left_out.append(LeftOut(subject, "is longitudinal; the cross-sectional run is used"))
         elif f"{subject}/base-tps" in files:
             left_out.append(LeftOut(subject, "is the average of a subject's time points"))
         elif not image:
@@ -181,22 +181,22 @@ def _surfer(paths: Sequence[str], labels: str) -> Found:
 
 
 def freesurfer(paths: Sequence[str]) -> Found:
-    """Find orig.mgz (else T1.mgz) and aseg.mgz in a SUBJECTS_DIR of FreeSurfer."""
+    """Find orig.mgz (else T1.mgz) and aseg.mgz in a FreeSurfer SUBJECTS_DIR."""
     return _surfer(paths, FREESURFER_ASEG)
 
 
 def fastsurfer(paths: Sequence[str]) -> Found:
-    """Find orig.mgz and the network's own label map in results of FastSurfer."""
+    """Find orig.mgz and the network's own label map in FastSurfer results."""
     if not any(path.endswith(f"/mri/{FASTSURFER_DKT}") for path in paths):
         return [], []
     return _surfer(paths, FASTSURFER_DKT)
 
 
 def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Found:
-    """Give scans FreeSurfer's image and labels of the same name; also return unused results.
+    """Replace images and labels of scans by FreeSurfer's; also return unused results.
 
-    The image too, since the labels lie on its grid. FreeSurfer merges the runs of a session: a
-    result without run is that of the first; one without session that of a subject with only one.
+    The image too, since the labels are on its grid. FreeSurfer merges the runs of a session: a
+    result without a run goes to the first, one without a session to a subject with only one.
     """
     labelled = {
         (scan.subject, scan.session, scan.entities): scan for scan in results if scan.labels
@@ -218,12 +218,12 @@ def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Found:
                 split="auto" if scan.split == "segment" else scan.split,
             )  # fmt: skip
         found.append(scan)
-    unfit = "matches no scan's subject and session"
+    unfit = "does not match subject and session of any scan"
     return found, [LeftOut(r.labels, unfit) for r in labelled.values() if r.labels not in used]
 
 
 def _beside(paths: Sequence[str], kinds: str, convention: str = "") -> Found:
-    """Find scans right in a folder; their label maps have their names and one of `kinds`."""
+    """Find scans directly in a folder; their label maps have a suffix of `kinds`."""
     images: dict[str, list[str]] = defaultdict(list)
     maps: dict[str, list[str]] = defaultdict(list)
     left_out = []
@@ -237,14 +237,14 @@ def _beside(paths: Sequence[str], kinds: str, convention: str = "") -> Found:
     for name, found in images.items():
         label, *others = maps.pop(name, [""])
         left_out += [LeftOut(path, TAKEN) for path in others]
-        # several images give several rows, whose equal names are refused
+        # several images give several rows, whose duplicate names are rejected later
         scans += [scan_named(name, path, label, convention) for path in found]
     orphans = [path for found in maps.values() for path in found]
-    return scans, left_out + [LeftOut(path, "is a label map without its scan") for path in orphans]
+    return scans, left_out + [LeftOut(path, "is a label map without a scan") for path in orphans]
 
 
 def synthseg(paths: Sequence[str]) -> Found:
-    """Find X_resampled.nii.gz, on the 1 mm grid of SynthSeg's maps, or X.nii.gz with its map."""
+    """Find X_resampled.nii.gz (on the 1 mm grid of SynthSeg's maps) or X.nii.gz, and the map."""
     if not any("_synthseg.nii" in path for path in paths):
         return [], []
     resampled = {path.replace("_resampled.nii", ".nii"): path for path in paths
@@ -258,16 +258,16 @@ def synthseg(paths: Sequence[str]) -> Found:
 
 
 def plain(paths: Sequence[str]) -> Found:
-    """Find NIfTI or MGZ files in a folder; the map of X is X_dseg, X_seg, X_labels or X_aseg."""
+    """Find NIfTI or MGZ files in a folder; X_dseg, X_seg, X_labels or X_aseg labels X."""
     return _beside(paths, LABELS)
 
 
 def folders(paths: Sequence[str]) -> Found:
-    """Find a folder for each scan, with its image and maybe a label map.
+    """Find one folder per scan, with its image and possibly a label map.
 
-    Of several images it is the one whose name has T1 or MPRAGE in it; a single one may be called
-    anything but another contrast. A label map is named as in :func:`plain`, or just so:
-    ``aseg.nii.gz``.
+    Of several images, the one with T1 or MPRAGE in its name is used; a single image may have any
+    name that does not state another contrast. A label map is named as in :func:`plain`, or without
+    a prefix: ``aseg.nii.gz``.
     """
     inside: dict[str, list[str]] = {path[:-1]: [] for path in paths if re.fullmatch("[^/]+/", path)}
     for path in paths:
@@ -281,7 +281,7 @@ def folders(paths: Sequence[str]) -> Found:
         other = [path for path in images if OTHER_CONTRAST.search(Path(path).name)]
         images = named if named or other or len(images) > 1 else images
         if PART_OF_A_DATA_SET.fullmatch(folder) or not files:
-            left_out.append(LeftOut(folder, "is no folder of one scan"))
+            left_out.append(LeftOut(folder, "is not a folder of one scan"))
         elif len(images) == 1 and len(maps) <= 1:
             scans.append(scan_named(folder, images[0], "".join(maps)))
         else:
@@ -291,9 +291,9 @@ def folders(paths: Sequence[str]) -> Found:
     return scans, left_out
 
 
-# in the order in which they are tried: the most specific first
+# in the order in which they are tried, most specific first
 LAYOUTS = {
     layout.__name__: layout
     for layout in (oasis1, ixi, bids, fastsurfer, freesurfer, synthseg, plain, folders)
 }
-IN_ARCHIVES = ("oasis1", "ixi", "freesurfer")  # OASIS-1 also comes as results of FreeSurfer
+IN_ARCHIVES = ("oasis1", "ixi", "freesurfer")  # OASIS-1 is also distributed as FreeSurfer results

@@ -1,4 +1,4 @@
-"""Where the files of a cohort are, or will be once they are fetched."""
+"""Locate the files of a cohort, also those still to be downloaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find_all(path: str | Path) -> list[Path]:
         for part in path.relative_to(path.anchor).parts:
             matches = [found for folder in matches for found in _children(folder, part)]
         return [match for match in matches if match.is_file()]
-    except OSError:  # such as a name that is longer than any can be
+    except OSError:  # e.g. a name that is too long
         return []
 
 
@@ -50,8 +50,8 @@ def _children(folder: Path, name: str) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Places:
-    """A sheet, the table of sources by name, and the folders that their files are in.
+class CohortPaths:
+    """A sheet, its sources by name, and the folders of their files.
 
     ``raw`` is where archives are unpacked, each into a folder named after its source; ``base`` is
     what the folder of a source of kind ``local`` is relative to ("" for the current folder);
@@ -65,7 +65,7 @@ class Places:
     auto: str = ""
 
     def path(self, source: str, path: str) -> str:
-        """Return the path of a file of a source; its last parts may still be a glob."""
+        """Return the path of a source's file; it may contain a glob."""
         if source == LOCAL:
             return stable_path(Path(self.sheet).parent / path)
         if self.sources[source]["kind"] == LOCAL:
@@ -73,19 +73,19 @@ class Places:
         return f"{self.raw}/{source}/{path}"
 
     def fetched(self, source: str) -> bool:
-        """Whether a source's files, as far as they exist, are all there and whole."""
+        """Return whether all files of a source are present and complete."""
         if self.in_place(source):
             return True
         return Path(f"{self.raw}/{source}.members.txt").exists()  # written last
 
     def in_place(self, source: str) -> bool:
-        """Whether a source's files are the user's own, so that none can still arrive."""
+        """Return whether a source's files are the user's own, which no job will download."""
         return source == LOCAL or self.sources[source]["kind"] == LOCAL
 
     def inputs(self, source: str, path: str) -> list[str]:
         """Return the inputs of a job that reads this file.
 
-        A local file that went missing after the check is no input: the job itself says so, and
+        A local file that went missing after the check is not an input: its own job reports it, and
         other scans continue. A member of an archive depends on the list of members, since its name
         may be a glob.
         """
@@ -97,15 +97,15 @@ class Places:
         return [str(file) for file in [*found, *filter(Path.exists, headers)]]
 
     def image_inputs(self, scan: Scan) -> list[str]:
-        """Return what a job depends on that reads a scan's image."""
+        """Return the inputs of a job that reads a scan's image."""
         return self.inputs(scan.source, scan.image)
 
     def label_inputs(self, scan: Scan) -> list[str]:
-        """Return what a job depends on that reads a scan's raw labels."""
+        """Return the inputs of a job that reads a scan's raw labels."""
         return self.inputs(scan.labels_source, scan.labels)
 
     def row(self, scan: Scan) -> dict[str, str]:
-        """Return path and orientation of a scan's image and of its labels, "" for what it lacks."""
+        """Return path and orientation of a scan's image and labels, "" for missing ones."""
         return {
             "image": self.path(scan.source, scan.image) if scan.image else "",
             "orientation": self.orientation(scan, scan.source),
@@ -115,14 +115,14 @@ class Places:
         }
 
     def orientation(self, scan: Scan, source: str) -> str:
-        """Return the stated direction of the axes, of the row or else of its source."""
+        """Return the axis directions stated by the row, or else by its source."""
         return scan.orientation or self.sources.get(source, {}).get("orientation", "")
 
     def require_sources(self, scan: Scan) -> None:
-        """Refuse a scan that names a source which the table does not have.
+        """Raise an error if a scan names an unknown source.
 
         Raises:
-            InputError: naming the scan, and the sources that there are.
+            InputError: names the scan and the known sources.
         """
         allowed = [LOCAL, *self.sources]
         for source in (scan.source, scan.labels_source):

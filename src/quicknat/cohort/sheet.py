@@ -1,4 +1,4 @@
-"""The sheet: one row per scan, and which participants are in which split."""
+"""Read the sheet: one row per scan, each participant in one split."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pandas as pd
 from quicknat.errors import InputError, notice
 from quicknat.schema import all_problems, load_schema
 
-LOCAL = "local"  # the source of files that lie where the sheet says
-# BIDS entities of a T1w scan other than its subject and session, each with "_" before it
+LOCAL = "local"  # the source of files that are named by their paths
+# BIDS entities of a T1w scan other than subject and session, each after a "_"
 ENTITIES = "(?:_(?:task|acq|ce|rec|run|echo|part|chunk)-[A-Za-z0-9]+)*"
 SCAN_NAME = f"sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?{ENTITIES}"
 AUTO_SPLIT = ("train",) * 8 + ("val", "test")
-# columns of sheets written by earlier versions, by their names now
+# column names of earlier versions, and their current names
 RENAMED = {"use": "split", "person": "participant", "protocol": "label_convention"}
 
 
@@ -48,9 +48,9 @@ class Scan:
 
 
 def side(split: str) -> str:
-    """Return ``train``, ``val`` or ``test``, which must not share a participant; else "".
+    """Return ``train``, ``val`` or ``test``, which must not share participants; else "".
 
-    Pre-training counts as training: who was trained on must not be tested on.
+    Pre-training counts as training: its participants must not be tested on.
     """
     return {"pretrain": "train", "train": "train", "val": "val", "test": "test"}.get(split, "")
 
@@ -58,7 +58,7 @@ def side(split: str) -> str:
 def auto_split(participant: str) -> str:
     """Return ``train``, ``val`` or ``test`` (80/10/10) by a hash of the participant's name.
 
-    It depends on the name alone, so that adding participants never moves others.
+    The split depends on the name alone, so adding participants never moves others.
     """
     digest = hashlib.sha256(participant.encode()).digest()
     return AUTO_SPLIT[int.from_bytes(digest[:8], "big") % len(AUTO_SPLIT)]
@@ -66,24 +66,24 @@ def auto_split(participant: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a table: of one scan of a sheet, or (None) of the whole table."""
+    """An error in a table: in the row of one scan, or (None) in the table as a whole."""
 
     error: InputError
     scan: Scan | None = None
 
 
 def _as_scan(row: Mapping[str, str]) -> Scan:
-    """Return a row as a scan; what it lacks is left empty."""
+    """Return a row as a scan; missing cells stay empty."""
     known = {field.name for field in fields(Scan)}
     given = {key: value for key, value in row.items() if key in known and value}
     return Scan(**{"subject": "", "image": "", "split": ""} | given)
 
 
 def read_cells(path: Path) -> pd.DataFrame:
-    """Read the cells of a TSV as text, without lines that begin with ``#``.
+    """Read the cells of a TSV as text, skipping lines that begin with ``#``.
 
     Raises:
-        InputError: cannot be read as a table.
+        InputError: the file cannot be read as a table.
     """
     try:
         text = re.sub(r"^#.*\n?", "", path.read_text("utf-8-sig"), flags=re.MULTILINE)
@@ -95,24 +95,22 @@ def read_cells(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
         problem = f"cannot be read as a tab-separated table ({error})"
         raise InputError(path, problem, "save it as tab-separated text in UTF-8") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first cell for a name
-        raise InputError(
-            path, "has rows with more cells than its header", "remove what is too much"
-        )
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would use the first cell as an index
+        raise InputError(path, "has rows with more cells than its header", "remove the extra cells")
     table.columns = [str(column).strip() for column in table.columns]
     return table
 
 
 def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
-    """Return a sheet's columns with the names of earlier versions replaced, which is noted.
+    """Return a sheet's columns with old names replaced, and log a notice.
 
     Raises:
-        InputError: a column stands there under both names.
+        InputError: a column is present under both names.
     """
     old = [name for name in columns if name in RENAMED]
     for name in old:
         if RENAMED[name] in columns:
-            problem = f"has the columns '{RENAMED[name]}' and '{name}', which is its old name"
+            problem = f"has the column '{RENAMED[name]}' and also '{name}', its old name"
             raise InputError(path, problem, f"remove '{name}'")
     if old:
         now = ", ".join(f"'{name}' is now '{RENAMED[name]}'" for name in old)
@@ -123,18 +121,18 @@ def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
 def examine_table(
     path: str | Path, kind: str
 ) -> tuple[list[dict[str, str]], list[tuple[InputError, dict[str, str]]]]:
-    """Read a TSV of text cells, without lines that begin with ``#``, and check every row.
+    """Read a TSV as text, skipping lines that begin with ``#``, and check every row.
 
     Args:
         path: the table.
         kind: its schema, ``sheet`` or ``sources``.
 
     Returns:
-        The rows that the schema accepts (without columns that it does not know), and all errors:
-        each with its row, an empty one where the header is at fault.
+        The rows that match the schema (without unknown columns), and all errors, each with its row
+        (empty for errors in the header).
 
     Raises:
-        InputError: cannot be read as a table, or has a column under two names.
+        InputError: the file is not a table, or has a column under its old and new names.
     """
     path, schema = Path(path), load_schema(kind)
     table = read_cells(path)
@@ -160,8 +158,8 @@ def read_sources(path: str | Path) -> dict[str, dict[str, str]]:
     """Return the rows of a table of sources by their names.
 
     Raises:
-        InputError: unreadable, an unknown or missing column, a cell that the schema refuses, or one
-            name in two rows.
+        InputError: the file is unreadable, a column is unknown or missing, a cell does not match
+            the schema, or two rows have one name.
     """
     rows, faults = examine_table(path, "sources")
     if faults:
@@ -173,7 +171,7 @@ def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dic
     """Return the rows of a table of sources by their names.
 
     Raises:
-        InputError: one name stands in two rows.
+        InputError: two rows have one name.
     """
     found: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -190,8 +188,8 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
         auto: what ``auto`` stands for; "" for a split by :func:`auto_split`.
 
     Returns:
-        Every scan that its row describes, sorted by name, without those of ``split: exclude``; and
-        the faults in the order in which they are met.
+        The scans of all valid rows, sorted by name, without ``split: exclude``; and the errors in
+        the order in which they were found.
 
     Raises:
         InputError: as :func:`examine_table` raises it.
@@ -211,20 +209,20 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
         problems = []
         if scan.id in names:
             problems.append(
-                (f"{scan.id} stands in two rows", "remove one, or give each a session or entities")
+                (f"{scan.id} is in two rows", "remove one, or give each a session or entities")
             )
         if split in ("train", "val", "test") and not scan.labels:
             fix = "name them, or use pretrain/segment"
             problems.append((f"{scan.id} has split={split} but no labels", fix))
         if not scan.image and not (split == "pretrain" and scan.labels):
-            fix = "name it; only a label map to pre-train on (split=pretrain) can do without"
+            fix = "name it; only label maps with split=pretrain need no image"
             problems.append((f"{scan.id} has no image", fix))
         if scan.labels and not scan.label_convention:
-            fix = "state it, such as freesurfer"
+            fix = "state it, e.g. freesurfer"
             problems.append((f"{scan.id} has labels but no label_convention", fix))
         if set(scan.image + scan.labels) & set("{}"):
-            what = f"{scan.id} has a path with a brace, which Snakemake takes for a wildcard"
-            problems.append((what, "rename that file or folder, or make a link to it"))
+            what = f"{scan.id} has a path with a brace, which Snakemake would treat as a wildcard"
+            problems.append((what, "rename the file or folder, or link to it"))
         if side(split):
             other = split_of.setdefault(who, scan)
             if side(split) != side(other.split):
@@ -246,11 +244,11 @@ def read_sheet(path: str | Path, auto: str = "") -> list[Scan]:
         path, auto: as :func:`examine_sheet` takes them.
 
     Returns:
-        Scans sorted by name, without those of ``split: exclude``, so that the order of rows and
-        commented rows change nothing downstream.
+        Scans sorted by name, without ``split: exclude``. Row order and commented rows therefore
+        change nothing downstream.
 
     Raises:
-        InputError: an invalid row, a scan listed twice, or a participant in two splits.
+        InputError: a row is invalid, a scan is listed twice, or a participant is in two splits.
     """
     scans, faults = examine_sheet(path, auto)
     if faults:
@@ -259,7 +257,7 @@ def read_sheet(path: str | Path, auto: str = "") -> list[Scan]:
 
 
 def default_name(path: Path) -> str:
-    """Return ``sub-…`` for a file name: its BIDS entities, else its letters and digits."""
+    """Return the ``sub-…`` name of a file: its BIDS entities, or else its letters and digits."""
     stem = re.sub(r"(\.nii)?(\.gz)?$|\.(mgz|mgh|img|hdr)$", "", path.name, flags=re.IGNORECASE)
     name = re.match(SCAN_NAME, stem)
     return name[0] if name else "sub-" + re.sub(r"[^A-Za-z0-9]", "", stem)

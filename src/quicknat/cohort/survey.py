@@ -1,4 +1,4 @@
-"""Survey a data set on disk or in an archive: its scans, and what is left out and why."""
+"""Find the scans of a data set on disk or in an archive, and list what is left out and why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Survey:
-    """A data set's layout, its scans with usable paths, and what gets no row."""
+    """A data set's layout, its usable scans, and what gets no row."""
 
     layout: str
     scans: list[Scan]
@@ -29,10 +29,10 @@ class Survey:
 
 
 def list_paths(root: Path) -> list[str]:
-    """Return sorted paths below a folder or in a tar archive; those of folders end with ``/``.
+    """Return the sorted paths in a folder or tar archive; folders end with ``/``.
 
-    Names that begin with a dot are left out (``.git``, and what macOS leaves behind). Links to
-    folders are followed, but not in circles.
+    Names that begin with a dot are skipped (``.git``, macOS files). Links to folders are followed,
+    except in circles.
 
     Raises:
         InputError: neither a folder nor a readable archive.
@@ -53,7 +53,7 @@ def list_paths(root: Path) -> list[str]:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Yield files and folders below `root`, relative to it; warn of what cannot be read."""
+    """Yield files and folders below `root`, relative to it; warn about unreadable ones."""
     unreadable = partial(log.warning, "left out: %s")
     for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         here = Path(folder)
@@ -64,7 +64,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _in_circle(folder: Path) -> bool:
-    """Whether a folder is a link to one that it lies in, by any of the links that lead to it."""
+    """Return whether a folder is a link to one of its parents, followed through links."""
     return folder.is_symlink() and any(
         above.resolve().is_relative_to(folder.resolve()) for above in folder.parents
     )
@@ -77,40 +77,40 @@ def survey(
 
     Args:
         root: a folder, or a tar archive of OASIS-1, IXI or FreeSurfer's results.
-        layout: a name in :data:`quicknat.cohort.layouts.LAYOUTS`; by default the first that finds a
+        layout: a name in :data:`quicknat.cohort.layouts.LAYOUTS`; default: the first that finds a
             scan.
-        source: the archive's row of the sources table.
-        labels_from: SUBJECTS_DIR with FreeSurfer's or FastSurfer's results of the same scans. Image
-            and labels of a scan are then those; a scan without results has no labels.
+        source: the archive's name in the sources table.
+        labels_from: SUBJECTS_DIR with FreeSurfer or FastSurfer results of the same scans, whose
+            images and labels are used instead; scans without results get no labels.
 
     Returns:
         Scans sorted by name. Their paths are absolute, or members of the archive.
 
     Raises:
-        InputError: nothing there that looks like a scan, an archive without a source or a source
-            without an archive, or two scans that would get one name.
+        InputError: no scan was found, an archive has no source or a folder has one, or two scans
+            would get the same name.
     """
     root = Path(root)
     paths = list_paths(root)
     archive = root.is_file()
     if archive and source == LOCAL:
-        raise InputError(root, "is an archive", "name its row of the sources table with --source")
+        raise InputError(root, "is an archive", "give its name in the sources table with --source")
     if not archive and source != LOCAL:
-        raise InputError(root, "is a folder, which has no source", "leave --source out")
+        raise InputError(root, "is a folder, not an archive", "leave out --source")
     names = [layout] if layout else list(IN_ARCHIVES if archive else LAYOUTS)
     if archive and layout not in ("", *IN_ARCHIVES):
         raise InputError(root, f"is an archive; '{layout}' needs a folder", "unpack it")
     name, (scans, left_out) = _first(names, paths)
     if not scans and not left_out:
-        fix = f"write the sheet yourself (docs/howto/own-data.md); these are: {', '.join(names)}"
-        raise InputError(root, "holds no scan of any layout that was looked for", fix)
+        fix = f"write the sheet by hand (docs/howto/own-data.md); layouts tried: {', '.join(names)}"
+        raise InputError(root, "holds no scan of a known layout", fix)
     scans, unusable = _usable(scans, root, source)
     left_out += unusable
     if labels_from:
         _, (results, _) = _first(["fastsurfer", "freesurfer"], list_paths(Path(labels_from)))
         results, unusable = _usable(results, Path(labels_from), LOCAL)
         if not any(scan.labels for scan in results):
-            raise InputError(labels_from, "holds no results of FreeSurfer", "name a SUBJECTS_DIR")
+            raise InputError(labels_from, "holds no FreeSurfer results", "name a SUBJECTS_DIR")
         left_out += unusable
         bare = [
             replace(
@@ -124,18 +124,18 @@ def survey(
         scans, unused = with_freesurfer(bare, results)
         left_out += unused
         if not any(scan.labels for scan in scans):
-            problem = f"has results, but of none of these scans: {results[0].id} and others"
-            fix = f"name its folders as the scans, such as {scans[0].id}" if scans else "look there"
+            problem = f"has results for none of these scans, but for {results[0].id} and others"
+            fix = f"name its folders like the scans, e.g. {scans[0].id}" if scans else "check it"
             raise InputError(labels_from, problem, fix)
     return Survey(name, _distinct(scans), sorted(left_out, key=lambda item: item.path))
 
 
 def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Found]:
-    """Return the first layout that finds a scan, or else one that finds what to leave out."""
+    """Return the first layout that finds a scan, or else one that finds files to leave out."""
     findings: dict[str, Found] = {}
     for name in names:
         if name == "folders" and any(left_out for _, left_out in findings.values()):
-            continue  # a specific layout, nothing of which can be used
+            continue  # a specific layout matched, but none of its files can be used
         findings[name] = LAYOUTS[name](paths)
         if findings[name][0]:
             return name, findings[name]
@@ -144,16 +144,16 @@ def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Found]:
 
 
 def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
-    """Return scans with absolute paths or their source, without those that no sheet can name."""
+    """Return scans with absolute paths or a source, without those that no sheet can list."""
     kept, left_out = [], []
     base = None if source != LOCAL else root.resolve()
     for scan in scans:
         files = [str(base / path) if base else path for path in (scan.image, scan.labels) if path]
         absent = [file for file in files if base and not Path(file).exists()]
         if absent:
-            left_out.append(LeftOut(absent[0], "is a link to a file that is not there; fetch it"))
+            left_out.append(LeftOut(absent[0], "is a link to a missing file; fetch it"))
         elif re.search(r"[\t\r\n{}]|^\s|\s$", "".join(files)):
-            left_out.append(LeftOut(scan.image, "its path holds a tab, a brace or an outer space"))
+            left_out.append(LeftOut(scan.image, "its path has a tab, a brace or an outer space"))
         elif not scan.subject:
             left_out.append(LeftOut(scan.image, "no letter or digit in its name"))
         else:
@@ -163,13 +163,13 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
 
 
 def _distinct(scans: Sequence[Scan]) -> list[Scan]:
-    """Sort scans by name; refuse two of one name, since they may be two participants."""
+    """Sort scans by name; reject duplicates, which may be two participants."""
     named: dict[str, Scan] = {}
     for scan in scans:
         other = named.setdefault(scan.id, scan)
         if other is not scan:
             raise InputError(
-                scan.image, f"would get the name of {other.image}, {scan.id}",
+                scan.image, f"would get the same name as {other.image}, {scan.id}",
                 "names keep letters and digits only: rename or move one of the two",
             )  # fmt: skip
     return [named[name] for name in sorted(named)]

@@ -17,20 +17,20 @@ from quicknat.files import written_whole
 from quicknat.schema import load_schema
 
 PARTICIPANTS = "participants.tsv"
-NAME = ("subject", "session", "entities")  # what makes a scan's name
-BIDS_COLUMNS = {"M/F": "sex", "Hand": "handedness", "Age": "age"}  # OASIS's name: BIDS's name
+NAME = ("subject", "session", "entities")  # the columns that form a scan's name
+BIDS_COLUMNS = {"M/F": "sex", "Hand": "handedness", "Age": "age"}  # OASIS name: BIDS name
 
 
 def resolve(scans: Sequence[Scan], split: str = "", convention: str = "") -> list[Scan]:
-    """Return scans with the split and the label convention that the user states.
+    """Return scans with the split and the label convention that the user chose.
 
     Args:
         scans: of :func:`quicknat.cohort.survey.survey`.
-        split: for all scans that can have it: those without labels only pretrain or segment.
-        convention: of the label maps whose layout does not state it.
+        split: for all scans that can have it; without labels only pretrain or segment.
+        convention: of label maps whose layout does not imply it.
 
     Raises:
-        InputError: label maps of unknown convention.
+        InputError: the label convention of a label map is unknown.
     """
     resolved = []
     for scan in scans:
@@ -40,7 +40,7 @@ def resolve(scans: Sequence[Scan], split: str = "", convention: str = "") -> lis
             if not convention:
                 raise InputError(
                     scan.labels, "is a label map of unknown label convention",
-                    "state it with --label-convention, such as freesurfer or neuromorphometrics",
+                    "state it with --label-convention, e.g. freesurfer or neuromorphometrics",
                 )  # fmt: skip
             scan = replace(scan, label_convention=convention)
         resolved.append(scan)
@@ -50,11 +50,11 @@ def resolve(scans: Sequence[Scan], split: str = "", convention: str = "") -> lis
 def read_demographics(path: str | Path) -> pd.DataFrame:
     """Read OASIS-1's ``oasis_cross-sectional.csv`` as BIDS participants, one row each.
 
-    Sex, handedness and age get BIDS's names, the other columns keep theirs. Of a participant with
-    two sessions the first counts.
+    Sex, handedness and age get BIDS names; other columns keep theirs. The first session of a
+    participant counts.
 
     Raises:
-        InputError: not such a table.
+        InputError: the file is not such a table.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -69,21 +69,21 @@ def read_demographics(path: str | Path) -> pd.DataFrame:
 
 
 def read_participants(path: str | Path) -> pd.DataFrame:
-    """Read a BIDS ``participants.tsv``: text by ``participant_id``, "n/a" where it is empty.
+    """Read a BIDS ``participants.tsv`` as text, indexed by ``participant_id``; empty is "n/a".
 
     Raises:
-        InputError: cannot be read as a table, has no such column, or has one id in two rows.
+        InputError: the file is not a table, has no such column, or has an id in two rows.
     """
     try:
         table = pd.read_csv(path, sep="\t", dtype=str).fillna("n/a")
     except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
         problem = f"cannot be read as a tab-separated table ({error})"
         raise InputError(path, problem, "save it as tab-separated text in UTF-8") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first cell for a name
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would use the first cell as an index
         problem = "has rows with more cells than its header"
-        raise InputError(path, problem, "remove what is too much")
+        raise InputError(path, problem, "remove the extra cells")
     if "participant_id" not in table:
-        fix = "name the column of 'sub-…' so, as BIDS does"
+        fix = "give the column of 'sub-…' this name, as in BIDS"
         raise InputError(path, "has no column 'participant_id'", fix)
     twice = table["participant_id"][table["participant_id"].duplicated()]
     if len(twice):
@@ -93,9 +93,9 @@ def read_participants(path: str | Path) -> pd.DataFrame:
 
 
 def _cells(scans: Sequence[Scan], sheet: Path) -> pd.DataFrame:
-    """Return rows of a sheet as text; paths below its folder are relative to it."""
+    """Return rows of a sheet as text; paths below its folder become relative."""
     columns = list(load_schema("sheet")["properties"])
-    if not any(scan.entities for scan in scans):  # few data sets have them
+    if not any(scan.entities for scan in scans):  # most data sets have none
         columns.remove("entities")
     table = pd.DataFrame(map(asdict, scans), columns=columns)
     start = f"{sheet.parent.resolve()}{os.sep}"
@@ -109,7 +109,7 @@ def _as_tsv(table: pd.DataFrame, header: bool = True) -> str:
 
 
 def _write(sheet: Path, text: str, people: pd.DataFrame | None) -> list[Scan]:
-    """Write a sheet and the table of its participants, if the sheet's reader accepts it."""
+    """Write a sheet and its participants.tsv, if the sheet is valid."""
     files = [sheet] if people is None else [sheet, sheet.with_name(PARTICIPANTS)]
     with written_whole(*files) as temporaries:
         temporaries[0].write_bytes(text.encode())
@@ -133,35 +133,35 @@ def write_sheet(
     demographics: pd.DataFrame | None = None,
     overwrite: bool = False,
 ) -> list[Scan]:
-    """Write a sheet that :func:`quicknat.cohort.sheet.read_sheet` accepts, or none.
+    """Write a sheet, but only if :func:`quicknat.cohort.sheet.read_sheet` accepts it.
 
-    Paths below the sheet's folder become relative to it. With `demographics`, `participants.tsv`
-    goes beside the sheet, with those of the scans' participants.
+    Paths below the sheet's folder become relative. With `demographics`, `participants.tsv` is
+    written beside the sheet, for the participants of these scans.
 
     Returns:
-        The scans as the sheet's readers will have them, ``auto`` replaced.
+        The scans as they will be read, with ``auto`` replaced.
 
     Raises:
-        InputError: a file is there already, or the sheet would not be valid.
+        InputError: a file already exists, or the sheet would be invalid.
     """
     output = Path(output)
     files = [output] if demographics is None else [output, output.with_name(PARTICIPANTS)]
     for file in files:
         if file.exists() and not overwrite:
-            fix = "give another name, --add what is new to it, or --overwrite it"
-            raise InputError(file, "exists", fix)
+            fix = "choose another name, --add new scans to it, or --overwrite it"
+            raise InputError(file, "already exists", fix)
     people = None if demographics is None else _people_of(scans, demographics)
     return _write(output, _as_tsv(_cells(scans, output)), people)
 
 
 def _mentioned(text: str, columns: Sequence[str]) -> set[tuple[str, ...]]:
-    """Return the names in every row of a sheet, also of rows that are commented out."""
-    places = [columns.index(name) if name in columns else None for name in NAME]
+    """Return the scan names in all rows of a sheet, including commented ones."""
+    indices = [columns.index(name) if name in columns else None for name in NAME]
     found = set()
     for line in text.split("\n"):
         cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
-        cells += [""] * len(columns)  # editors drop tabs at the end of a line
-        found.add(tuple("" if place is None else cells[place] for place in places))
+        cells += [""] * len(columns)  # editors strip trailing tabs
+        found.add(tuple("" if index is None else cells[index] for index in indices))
     return found
 
 
@@ -170,29 +170,29 @@ def add_to_sheet(
     sheet: str | Path,
     demographics: pd.DataFrame | None = None,
 ) -> tuple[list[Scan], int]:
-    """Add rows for those of the scans that a sheet lacks; leave everything else in it unchanged.
+    """Append rows for scans that a sheet lacks; leave everything else in it unchanged.
 
-    A scan is the same if subject, session and entities are. One whose row is commented out is not
-    added again. With `demographics`, `participants.tsv` gets the participants that it lacks.
+    Scans are compared by subject, session and entities; one whose row is commented out is not added
+    again. With `demographics`, missing participants are added to `participants.tsv`.
 
     Returns:
-        All scans as the sheet's readers will have them, and the number of new ones.
+        All scans as they will be read, and the number of new ones.
 
     Raises:
-        InputError: there is no such sheet, it lacks a column that a new scan needs, or it would not
-            be valid.
+        InputError: the sheet does not exist, lacks a column that a new scan needs, or would become
+            invalid.
     """
     sheet = Path(sheet)
     columns = current_names(list(read_cells(sheet).columns), sheet)
-    text = sheet.read_bytes().decode()  # line ends and byte order mark stay as they are
+    text = sheet.read_bytes().decode()  # keep line ends and byte order mark
     line_end = "\r\n" if "\r\n" in text else "\n"
     there = _mentioned(text, columns)
     new = [scan for scan in scans if (scan.subject, scan.session, scan.entities) not in there]
     everything = _cells(new, sheet)
-    implied = {"source": LOCAL, "participant": everything["subject"]}  # where a sheet has no column
+    implied = {"source": LOCAL, "participant": everything["subject"]}  # without such columns
     for name in everything:
         if name not in columns and (everything[name] != implied.get(name, "")).any():
-            fix = "add it to the first line, and a tab to each other line"
+            fix = "add it to the header, and a tab to every other line"
             raise InputError(sheet, f"has no column '{name}', which new scans need", fix)
     people = None
     if demographics is not None:
@@ -201,6 +201,6 @@ def add_to_sheet(
             known = read_participants(file)
             people = pd.concat([known, people.drop(known.index, errors="ignore")])
     text += "" if text.endswith("\n") else line_end
-    rows = everything.reindex(columns=columns, fill_value="")  # its reader refuses other columns
+    rows = everything.reindex(columns=columns, fill_value="")  # unknown columns are invalid
     text += _as_tsv(rows, header=False).replace("\n", line_end)
     return _write(sheet, text, people), len(new)

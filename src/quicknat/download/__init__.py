@@ -1,1 +1,1 @@
-"""Archives and files from elsewhere: fetched, verified, unpacked."""
+"""Download, verify and unpack archives."""

@@ -1,8 +1,8 @@
-"""The embedded demo cohort: seeded deformations of real labelled heads.
+"""Make the demo cohort: seeded deformations of real labelled heads.
 
 Two heads make a poor training set, so the demo deforms them: each copy gets its own affine map,
-an elastic field, a bias field, gamma and noise (torchio). Copies are written as archives deliver
-scans: OASIS-1 style Analyze pairs with a label map, or IXI style NIfTI without one.
+elastic field, bias field, gamma and noise (torchio). Copies have the file formats of public data
+sets: OASIS-1 style Analyze pairs with a label map, or IXI style NIfTI without one.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def deform(image: Volume, labels: Volume, seed: int) -> tuple[Volume, Volume]:
     Image and labels are each resampled once, through an affine map and a cubic B-spline.
 
     Args:
-        image, labels: the same grid.
-        seed: same seed, same result.
+        image, labels: on the same grid.
+        seed: of the deformation.
 
     Returns:
         float32 image and uint8 labels at 1.5 mm.
@@ -88,7 +88,7 @@ def deform(image: Volume, labels: Volume, seed: int) -> tuple[Volume, Volume]:
 
 
 def _save_analyze(path: Path, data: np.ndarray, zooms: np.ndarray) -> None:
-    """Write .img + .hdr like OASIS-1: big-endian int16, a trailing axis of one, no orientation."""
+    """Write .img + .hdr like OASIS-1: big-endian int16, a trailing axis of 1, no orientation."""
     header = nib.AnalyzeHeader(endianness=">")
     header.set_data_dtype(">i2")
     flipped = data[::-1, :, :, None].astype(np.int16)  # RAS to LAS
@@ -102,25 +102,25 @@ def _save_analyze(path: Path, data: np.ndarray, zooms: np.ndarray) -> None:
 
 
 def make_copy(image: str, heads: Path, folder: Path) -> list[str]:
-    """Write one deformed copy of a demo head; in the layout of OASIS-1 its label map, too.
+    """Write one deformed copy of a demo head; in OASIS-1 style also its label map.
 
     Args:
-        image: the copy's path in `folder`, which says the rest: ``…CSI1x03….nii.gz`` is the third
-            copy of CSI1; ``….img`` an Analyze pair (LAS) in ``RAW``, with its labels in ``SEG``.
-        heads: folder of the heads' T1w scans.
-        folder: of the source.
+        image: path of the copy in `folder`: ``…CSI1x03….nii.gz`` is the third copy of CSI1;
+            ``….img`` an Analyze pair (LAS) in ``RAW``, with its labels in ``SEG``.
+        heads: folder of the original T1w scans.
+        folder: folder of the source.
 
     Returns:
-        The paths of what was written, in `folder`.
+        The paths of the written files, relative to `folder`.
 
     Raises:
         InputError: `image` names no copy of a demo head.
     """
     found = re.search(r"(CSI[12])x(\d+)", image)
     if not found:
-        raise InputError(image, "is no copy of a demo head", "name it CSI1x01, CSI2x07, …")
+        raise InputError(image, "is not a copy of a demo head", "name it CSI1x01, CSI2x07, …")
     head, number = found[1], int(found[2])
-    seed = 100 * int(head[-1]) + number  # each head and copy its own
+    seed = 100 * int(head[-1]) + number  # unique per head and copy
     scan = read_volume(heads / f"sub-{head}_ses-16_anat_sub-{head}_ses-16_T1w.nii.gz")
     copy, labels = deform(scan, read_volume(DATA / f"demo_labels/sub-{head}_dseg.nii.gz"), seed)
     if not image.endswith(".img"):

@@ -1,4 +1,4 @@
-"""Transfer one file over HTTP(S): resumed where it broke, tried again as long as that helps."""
+"""Download one file over HTTP(S), with retries and resumption of broken transfers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from quicknat.files import check_space
 from quicknat.progress import ByteProgress
 
 log = logging.getLogger(__name__)
-logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)  # below, it shows queries
+logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)  # DEBUG would show secrets
 
-# in a row without a byte gained, after 0, 2, 4, 8 and 16 s, or what the server asks for
+# retries in a row without progress, after 0, 2, 4, 8 and 16 s, or as the server asks
 RETRY = Retry(
     5, backoff_factor=1, status_forcelist=[408, 425, 429, *range(500, 600)], retry_after_max=120
 )
-TIMEOUTS = (20.0, 60.0)  # seconds to connect, and without a byte
+TIMEOUTS = (20.0, 60.0)  # seconds to connect, and between bytes
 REPORT_EVERY = 30.0  # seconds between two lines of progress in a log
 
 
 def public(address: str) -> str:
-    """Return an address without user, password and query, for messages."""
+    """Return a URL without user, password and query, for messages."""
     if "://" not in address:
         return address.rpartition("@")[2]
     try:
         parts = urlsplit(address)
-        _ = parts.port  # refused if a password with '/' or '#' got into its place
+        _ = parts.port  # raises if a password with '/' or '#' was parsed as the port
     except ValueError:
         return f"{address.partition('://')[0]}://…"
     host = parts.netloc.rpartition("@")[2]
@@ -40,15 +40,15 @@ def public(address: str) -> str:
 
 
 def _reason(error: BaseException) -> tuple[str, bool]:
-    """Return why a request failed, without its address, and whether another try may help."""
+    """Return why a request failed, without its URL, and whether a retry may help."""
     if isinstance(error, requests.HTTPError):
         status = error.response.status_code
-        problem = f"the server answers {status} {error.response.reason}"
+        problem = f"the server responded {status} {error.response.reason}"
         return problem, RETRY.is_retry("GET", status)
-    if isinstance(error, (ValueError, requests.TooManyRedirects)):  # a bad address
+    if isinstance(error, (ValueError, requests.TooManyRedirects)):  # a bad URL
         return type(error).__name__, False
     while cause := error.__cause__ or error.__context__:
-        error = cause  # the texts above it hold the address, with its secrets
+        error = cause  # the outer messages contain the URL, with its secrets
     problem = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return problem, "CERTIFICATE" not in problem
 
@@ -58,7 +58,7 @@ def _size(path: Path) -> int:
 
 
 def _request(session: requests.Session, address: str, part: Path, verifiable: bool) -> None:
-    """Request what a partial file lacks, once, and append it."""
+    """Request the missing part of a file once, and append it."""
     note, have, headers = part.with_name(f"{part.name}.validator"), _size(part), {}
     validator = note.read_text() if note.exists() and not verifiable else ""
     if have and (verifiable or validator):
@@ -66,36 +66,36 @@ def _request(session: requests.Session, address: str, part: Path, verifiable: bo
     with session.get(address, headers=headers, stream=True, timeout=TIMEOUTS) as response:
         status, span = response.status_code, response.headers.get("Content-Range", "")
         if status == 416 and span == f"bytes */{have}":
-            return  # all of it is here
+            return  # the file is complete
         if status == 416 or (status == 206 and not span.startswith(f"bytes {have}-")):
             part.unlink(missing_ok=True)
-            raise HTTPError("the file there is another than the one begun")
+            raise HTTPError("the file on the server has changed since the download began")
         response.raise_for_status()
         if status != 206:
             have, etag = 0, response.headers.get("ETag", "")
             part.write_bytes(b"")
             if not verifiable:
-                strong = etag.startswith('"')  # others may stand for different bytes
+                strong = etag.startswith('"')  # weak ETags may stand for different bytes
                 note.write_text(etag if strong else response.headers.get("Last-Modified", ""))
-        missing = response.raw.length_remaining  # None where the server does not tell
+        missing = response.raw.length_remaining  # None if the server does not say
         check_space(part.parent, missing or 0)
         total = None if missing is None else have + missing
         name = urlsplit(address).path.rpartition("/")[2]
         with part.open("ab") as out, ByteProgress(name, have, total, REPORT_EVERY) as progress:
-            # undecoded: a range counts the bytes as they are sent
+            # not decoded: ranges count bytes as sent
             for chunk in response.raw.stream(1 << 16, decode_content=False):
                 out.write(chunk)
                 progress.add(len(chunk))
 
 
 def transfer(address: str, part: Path, verifiable: bool) -> None:
-    """Complete the partial file `part`; what came is kept if that fails.
+    """Download a file to `part`, or complete it; keep the part on failure.
 
-    If a checksum can tell in the end (`verifiable`), a mirror may complete what another address
-    began. Else the server has to confirm that its file is still the same (If-Range).
+    If a checksum will be verified (`verifiable`), a mirror may complete a part from another URL.
+    Otherwise the server has to confirm that its file has not changed (If-Range).
 
     Raises:
-        InputError: the address does not give the file, or there is no room for it.
+        InputError: the URL does not provide the file, or the disk is full.
     """
     most, retry, answer = _size(part), RETRY, None
     with requests.Session() as session:
@@ -111,10 +111,10 @@ def transfer(address: str, part: Path, verifiable: bool) -> None:
                     most, retry = _size(part), RETRY
                 if not passing or retry.total == 0:
                     tries = f" (tried {len(retry.history) + 1} times)" if retry.history else ""
-                    fix = "check address and network, or fetch the file by hand"
+                    fix = "check URL and network, or download the file by hand"
                     raise InputError(public(address), problem + tries, fix) from error
                 retry, answer = retry.increment(), getattr(error, "response", None)
                 log.warning(
-                    "%s: %s, with %.1f MB here; trying again",
+                    "%s: %s, after %.1f MB; trying again",
                     public(address), problem, _size(part) / 1e6,
                 )  # fmt: skip

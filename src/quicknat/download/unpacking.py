@@ -1,4 +1,4 @@
-"""Take out of archives the members that a cohort needs."""
+"""Extract the members of archives that a cohort needs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from quicknat.errors import InputError
 from quicknat.files import UNWRITTEN, check_space, written_whole
 from quicknat.images.volumes import MAX_BYTES
 
-# what Python's readers raise over damaged archives, and over kinds that they cannot read
-# (RuntimeError: an encrypted member, an unknown compression)
+# what Python raises for damaged or unsupported archives (RuntimeError: an encrypted member, an
+# unknown compression)
 UNREADABLE = (
     EOFError, OSError, ValueError, OverflowError, RuntimeError, zlib.error, lzma.LZMAError,
     tarfile.TarError, zipfile.BadZipFile,
@@ -28,21 +28,21 @@ UNREADABLE = (
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:
-    """A member's path, if it stays inside the folder it is unpacked to."""
+    """Return a member's path; reject paths outside the target folder."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if not name.isprintable():  # a line break would forge a line of the list of members
-        raise InputError(archive, f"member {name!r} has no printable name", "do not use it")
+    if not name.isprintable():  # a line break would forge an entry in the list of members
+        raise InputError(archive, f"member {name!r} has an unprintable name", "do not use it")
     if not path.parts:
-        raise InputError(archive, f"member '{name}' names no file", "do not use it")
+        raise InputError(archive, f"member '{name}' has no file name", "do not use it")
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise InputError(archive, f"member '{name}' points outside its folder", "do not use it")
     return path
 
 
 def _members(archive: Path) -> Iterable[tuple[str, int, Callable[[], IO[bytes] | None]]]:
-    """Names and sizes of all members, with ways to open them (None for all but plain files).
+    """Yield name, size and opener of all members; openers return None for links and devices.
 
-    No reader gives more bytes of a member than the size that is stated here.
+    No opener yields more bytes than the stated size.
     """
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
@@ -63,25 +63,25 @@ def _members(archive: Path) -> Iterable[tuple[str, int, Callable[[], IO[bytes] |
                         member.size,
                         partial(tar.extractfile, member) if member.isreg() else lambda: None,
                     )
-            while tar.fileobj.read(1 << 20):  # the checksum of compressed data comes at its end
+            while tar.fileobj.read(1 << 20):  # reach the checksum at the end of compressed data
                 pass
     else:
         raise InputError(archive, "is neither a zip nor a tar archive", "check the source's url")
 
 
 def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> list[str]:
-    """Take the members that match any of `patterns` (case ignored) out of a zip or tar archive.
+    """Extract the members that match any of `patterns` (case ignored) from a zip or tar archive.
 
-    Analyze headers come along with their images. Files that are there already are replaced, all
-    once the archive has been read whole, or none.
+    Analyze headers are extracted with their images. Existing files are replaced, but only once the
+    whole archive has been read.
 
     Returns:
         The members written, sorted.
 
     Raises:
-        InputError: damaged archive, a wanted member that is a link, lies outside the folder or is
-            larger than any image (:data:`quicknat.images.volumes.MAX_BYTES`) or than the room on
-            the disk, or a pattern that matches nothing.
+        InputError: the archive is damaged; a matching member is a link, points outside the folder,
+            or is larger than any image (:data:`quicknat.images.volumes.MAX_BYTES`) or than the
+            free disk space; or a pattern matches nothing.
     """
     archive, folder = Path(archive), Path(folder)
     wanted = {pattern.lower() for pattern in patterns}
@@ -116,9 +116,9 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
                     problem = f"has no member '{pattern}'"
                     raise InputError(archive, problem, "check the path in the sheet")
     except (FileNotFoundError, PermissionError):
-        raise  # says enough by itself
+        raise  # the message suffices
     except UNREADABLE as error:
         if getattr(error, "errno", None) in UNWRITTEN:
-            raise  # the folder's fault, which it names
+            raise  # a problem with the folder, which the error names
         raise InputError(archive, f"the archive is damaged ({error})", "fetch it again") from error
     return sorted(written)

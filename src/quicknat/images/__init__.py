@@ -1,1 +1,1 @@
-"""Scans and label maps: read from any format, on one grid, in one label convention, in slices."""
+"""Read scans and label maps of any format, conform them, and cut them into slices."""

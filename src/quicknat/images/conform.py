@@ -1,8 +1,8 @@
-"""Bring every scan onto one grid: RAS+ axes, isotropic voxels, a cube, 8 bits.
+"""Conform scans: RAS+ axes, isotropic voxels, a cube, 8 bits.
 
-This is FreeSurfer's conformed space (paper, section 3.1) with RAS+ axes. A scan that has such axes
-and voxels already keeps them: it is only flipped, cropped and padded. A record beside each
-conformed scan says how to return to the grid that it came on.
+This is FreeSurfer's conformed space (paper, section 3.1) with RAS+ axes. A scan that already has
+such axes and voxels is only flipped, cropped and padded. A sidecar of each conformed scan records
+how to return to the native grid.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from quicknat.images.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_vol
 from quicknat.reruns import GRID_FORMAT
 from quicknat.schema import check
 
-HEAD_HEIGHT_MM = 150  # from the vertex down, a brain with cerebellum fits
-BEHIND_MIDDLE_MM = 4  # the brain sits that far behind the middle of a head with a nose
-MIN_HEAD_AREA_MM2 = 1000  # more than noise in air, less than a slice near the vertex
+HEAD_HEIGHT_MM = 150  # below the vertex; holds brain and cerebellum
+BEHIND_MIDDLE_MM = 4  # of the brain's centre behind the middle of a head with a nose
+MIN_HEAD_AREA_MM2 = 1000  # above noise in air, below a slice near the vertex
 SCALING_PERCENTILES = (0.5, 99.8)
-SAME_SIZE, SAME_DIRECTION_DEGREES = 0.001, 0.1  # voxels and axes that are as wanted; fraction
+SAME_SIZE, SAME_DIRECTION_DEGREES = 0.001, 0.1  # tolerance for voxels (fraction) and axes
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _ROW = {**_NUMBERS, "minItems": 4, "maxItems": 4}
@@ -65,39 +65,38 @@ _KEYS = {
     "head_outside_fraction": {"type": "number"},
     "grid_format": {"const": GRID_FORMAT, "description": f"must be {GRID_FORMAT}"},
 }
-# of the sidecar, what later stages need; one of another version of this package may lack some
+# what later stages need of a sidecar; those of other versions may lack some of it
 RECORD = {"type": "object", "required": list(_KEYS), "properties": _KEYS}
 CONVERT_AGAIN = "delete it and the image beside it, and convert the scan again"
 
 
 def _foreground(data: np.ndarray) -> np.ndarray:
-    """Voxels brighter than a tenth of the robust range: head against air."""
+    """Return voxels brighter than a tenth of the robust range: head rather than air."""
     low, high = np.percentile(data, SCALING_PERCENTILES)
     return data > low + 0.1 * (high - low)
 
 
 def darkest(volume: Volume) -> float:
-    """What stands for air in a scan: 0 only where nobody has normalised it.
+    """Return the intensity of air in a scan, which is not 0 if the scan was normalised.
 
-    Single voxels that are far darker, as interpolation leaves them, do not count.
+    Single far darker voxels, as left by interpolation, are ignored.
     """
     return float(np.percentile(volume.data, SCALING_PERCENTILES[0]))
 
 
 def _nearest_below(number: np.ndarray) -> np.ndarray:
-    """Round to the nearest integer; halves go down, also where rounding put them just above."""
+    """Round to the nearest integer; halves, also with rounding errors, go down."""
     return np.ceil(number - 0.5 - 1e-6).astype(int)
 
 
 def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
-    """Return the RAS+ isotropic cube of `size` voxels that holds the scan.
+    """Return the RAS+ isotropic cube of `size` voxels per side that holds the scan.
 
-    It is centred on the scan's field of view when that fits, else on the head, so that a large
-    field of view loses air first. From there it moves by half a voxel at most, so that the scan's
-    voxel in the middle is one of its own (or is divided evenly, where the scan's are larger):
-    half-way between voxels, labels would have to choose a side. A scan with voxels of `spacing_mm`
-    (within 0.1 %) along the world's axes (within 0.1°) lends the cube its axes, and all voxels
-    coincide.
+    It is centred on the scan's field of view if that fits, else on the head, so that a large field
+    of view loses air first. It is then shifted by at most half a voxel, so that the scan's middle
+    voxel coincides with one of the cube's (or, if larger, is divided evenly): half-way between
+    voxels, labels would be biased to one side. If the scan's voxels are `spacing_mm` (within 0.1 %)
+    and its axes are the world's (within 0.1°), the cube adopts them, and all voxels coincide.
     """
     volume = canonical(volume)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij"))
@@ -117,8 +116,8 @@ def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
         first = middle - _nearest_below((size - 1) / 2 + middle - position)
         return Grid((size, size, size), moved(volume.affine, first))
     start = centre - spacing_mm * (size - 1) / 2
-    # where an even number of the cube's voxels fits into one of the scan's, none is at its centre:
-    # they lie on either side of it
+    # if an even number of the cube's voxels fits into one of the scan's, they lie on either side of
+    # its centre
     within = np.rint(zooms / spacing_mm)
     about = (within > 0) & (within % 2 == 0)
     anchor = apply_affine(volume.affine, middle) + about * spacing_mm / 2
@@ -127,7 +126,7 @@ def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
 
 
 def _below_vertex(image: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, int]:
-    """Foreground of a RAS+ head within 150 mm below its vertex, and the vertex's slice index."""
+    """Return a RAS+ head's foreground within 150 mm below the vertex, and the vertex's slice."""
     head = _foreground(image)
     area = head.sum(axis=(0, 1)) * spacing_mm**2
     rows = np.flatnonzero(area > MIN_HEAD_AREA_MM2)
@@ -139,14 +138,14 @@ def _below_vertex(image: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, int
 def to_uint8(
     image: np.ndarray, spacing_mm: float, path: str | Path
 ) -> tuple[np.ndarray, list[float]]:
-    """Scale a conformed image (RAS+ axes) to 0 … 255 so that white matter comes out near 170.
+    """Scale a conformed image (RAS+ axes) to 0 … 255, with white matter near 170.
 
     The reference is the 75th percentile of the voxels brighter than air within 150 mm below the
-    vertex: half of those are brain, so it sits just below white matter with and without a skull,
-    where a high percentile of the volume follows fat and eyes. Hot voxels saturate.
+    vertex. Half of those are brain, so it lies just below white matter with and without a skull,
+    whereas a high percentile of the volume depends on fat and eyes. Brighter voxels saturate.
 
     Returns:
-        The uint8 array and the two input values that became 0 and 255.
+        The uint8 array and the two intensities that became 0 and 255.
 
     Raises:
         InputError: the image is constant.
@@ -155,17 +154,17 @@ def to_uint8(
     head, _ = _below_vertex(image, spacing_mm)
     reference = float(np.percentile(image[head], 75)) if head.any() else float(image.max())
     if not reference > low:
-        raise InputError(path, f"nearly every voxel is {low:g}", "this is not a scan of a head")
+        raise InputError(path, f"nearly every voxel is {low:g}", "this is not a head scan")
     high = low + 1.6 * (reference - low)
     scaled = np.clip((image.astype(np.float32) - low) * (255 / (high - low)), 0, 255)
     return np.rint(scaled).astype(np.uint8), [low, high]
 
 
 def head_window(image: np.ndarray, spacing_mm: float, size: int) -> tuple[int, int, int]:
-    """First voxel of the cube of `size` voxels that holds the brain of a conformed image.
+    """Return the first voxel of a cube of `size` voxels around the brain of a conformed image.
 
-    The brain lies in the upper part of the head, so the cube hangs from the vertex and is centred
-    left–right and back–front on what lies within 150 mm below it: neck and face fall outside
+    The brain is in the upper part of the head, so the cube starts at the vertex and is centred
+    left–right and posterior–anterior on the head within 150 mm below it: neck and face are cut off
     first. Axes are RAS+.
     """
     total = image.shape[0]
@@ -187,13 +186,13 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
     """Conform a T1w scan.
 
     Returns:
-        uint8 image (size, size, size) in RAS+ order, its grid, and a record of how to go back.
+        uint8 image (size, size, size) in RAS+ order, its grid, and the record for its sidecar.
 
     Raises:
         InputError: all voxels have one value.
     """
     if volume.data.min() == volume.data.max():
-        fix = "this is not a scan of a head"
+        fix = "this is not a head scan"
         raise InputError(volume.path, f"every voxel is {volume.data.flat[0]:g}", fix)
     grid = conformed_grid(volume, spacing_mm, size)
     resampled = resample(volume, grid, outside=darkest(volume))
@@ -220,11 +219,11 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
 def conform_file(
     path: Path, orientation: str, spacing_mm: float, size: int
 ) -> tuple[np.ndarray, Grid, dict]:
-    """Read and conform a T1w scan; the record also says which file it was, and how it was read.
+    """Read and conform a T1w scan; also record which file it was and how it was read.
 
     Args:
         path: the scan.
-        orientation: see :func:`quicknat.images.volumes.read_volume`; empty where the header says.
+        orientation: see :func:`quicknat.images.volumes.read_volume`; empty if the header has one.
         spacing_mm, size: of the conformed grid.
 
     Raises:
@@ -236,7 +235,7 @@ def conform_file(
 
 
 def source_digest(path: Path) -> str:
-    """SHA-256 of a scan; of an Analyze pair, of the image's and the header's together."""
+    """Return the SHA-256 of a scan; for an Analyze pair, of image and header together."""
     header = path.with_suffix(".hdr")
     if path.suffix.lower() != ".img" or not header.exists():
         return sha256(path)
@@ -244,16 +243,16 @@ def source_digest(path: Path) -> str:
 
 
 def record_grid(record: dict) -> Grid:
-    """The native grid that a conform record describes."""
+    """Return the native grid that a conform record describes."""
     affine = np.array(record["source_affine"])
     return Grid(tuple(record["source_shape"]), affine, record["source_transforms"])
 
 
 def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
-    """A conformed scan (uint8), its affine and its sidecar record.
+    """Return a conformed scan (uint8), its affine and its sidecar record.
 
     Raises:
-        InputError: the sidecar is absent or no such record, or the image is not what it describes.
+        InputError: the sidecar is missing or invalid, or the image does not match it.
     """
     path = Path(path)
     sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
@@ -263,7 +262,7 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
         raise InputError(sidecar, f"is not a conform record ({error})", CONVERT_AGAIN) from error
     try:
         check(record, RECORD, sidecar)
-    except InputError as error:  # nobody should mend it by hand
+    except InputError as error:  # not to be repaired by hand
         raise InputError(sidecar, error.problem, CONVERT_AGAIN) from error
     if math.prod(record["source_shape"]) > MAX_VOXELS:
         raise InputError(sidecar, f"'source_shape' is {record['source_shape']}", CONVERT_AGAIN)
@@ -277,11 +276,11 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
 def conform_labels(
     labels: Volume, convention: str, protocol: Protocol, grid: Grid
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn a label map into the protocol's classes.
+    """Map a label map to the protocol's classes.
 
     Args:
         labels: label values on any grid in the scan's world space.
-        convention: of these values, see :meth:`Protocol.remap`.
+        convention: their label convention, see :meth:`Protocol.remap`.
         grid: the conformed grid.
 
     Returns:

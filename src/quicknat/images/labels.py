@@ -1,4 +1,4 @@
-"""Label protocols: the structures that a network predicts, and label conventions mapped to them."""
+"""Label protocols: the structures to predict, and how label conventions map to them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ MAX_CLASSES = 256  # label maps are stored in bytes
 def parse_ids(text: str) -> list[int]:
     """Expand ``"3,1000-1035,101-207:2"`` into the numbers it stands for.
 
-    A range includes both ends; ``:2`` takes every second number of it.
+    A range includes both ends; ``:2`` selects every second number.
     """
     ids: list[int] = []
     for part in filter(None, text.split(",")):
-        # six digits hold every atlas; more would be a slip that fills the memory
+        # six digits suffice for every atlas; more would be a typo that exhausts memory
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6})(?::(\d{1,6}))?)?", part.strip())
         if not match:
             raise ValueError(f"'{part}' is neither a number nor a range like 100-206:2")
@@ -46,12 +46,12 @@ def parse_ids(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A label protocol: one row per class, class 0 is the background.
+    """A label protocol: one row per class; class 0 is the background.
 
     Columns of `table`: ``index`` (0 … C-1), ``name``, ``abbreviation``, ``color`` (#RRGGBB),
-    ``freesurfer`` and ``neuromorphometrics`` (source numbers that become this class; those of
-    row 0 are known but belong to no class), ``partner`` (index of the same structure on the other
-    side, -1 for midline), ``sagittal`` (class of the sagittal network, which merges the sides).
+    ``freesurfer`` and ``neuromorphometrics`` (label values that map to this class; those of row 0
+    become background), ``partner`` (index of the same structure on the other side, -1 for midline),
+    ``sagittal`` (class of the sagittal network, which merges left and right).
     """
 
     name: str
@@ -62,7 +62,7 @@ class Protocol:
         """Read and check a protocol table (TSV).
 
         Raises:
-            InputError: the table is missing, has gaps or duplicates, or inconsistent partners.
+            InputError: the table is missing, or has gaps, duplicates or inconsistent partners.
         """
         path = Path(path)
         try:
@@ -78,25 +78,25 @@ class Protocol:
             table["partner"] = table["partner"].replace("", "-1").astype(int)
             ids = {key: [parse_ids(text) for text in table[key]] for key in CONVENTIONS}
         except (ValueError, OverflowError) as error:
-            raise InputError(path, f"holds a value that is no number ({error})", EXAMPLE) from error
+            raise InputError(path, f"a value is not a number ({error})", EXAMPLE) from error
         if list(table["index"]) != list(range(len(table))) or len(table) < 2:
             raise InputError(
                 path, "the index column has gaps or repeats", "count 0, 1, 2, … without gaps"
             )
         if len(table) > MAX_CLASSES:
-            raise InputError(path, f"has {len(table)} classes", f"{MAX_CLASSES} fit into a byte")
+            raise InputError(path, f"has {len(table)} classes", f"use at most {MAX_CLASSES}")
         for column in ("name", "abbreviation"):
             twice = table[column][table[column].duplicated()]
             if len(twice):
                 raise InputError(
-                    path, f"{column} '{twice.iloc[0]}' stands in two rows", "name each class once"
+                    path, f"{column} '{twice.iloc[0]}' is in two rows", "name each class once"
                 )
         for key, lists in ids.items():
             counts = Counter(number for numbers in lists for number in numbers)
             twice = [number for number, count in counts.items() if count > 1]
             if twice:
                 raise InputError(
-                    path, f"{key} {min(twice)} is mapped to two classes", "leave it in one row"
+                    path, f"{key} {min(twice)} is mapped to two classes", "keep it in one row"
                 )
         for row in table.itertuples():
             if not re.fullmatch(r"#[0-9A-Fa-f]{6}", row.color):
@@ -111,7 +111,7 @@ class Protocol:
             if not mutual:
                 raise InputError(
                     path,
-                    f"{row.name}: its partner does not name it back, or merges otherwise",
+                    f"{row.name}: its partner does not name it, or has another sagittal class",
                     "let left and right partners name each other and have one sagittal class",
                 )
         if sorted(set(table["sagittal"])) != list(range(table["sagittal"].max() + 1)):
@@ -136,16 +136,16 @@ class Protocol:
         )
 
     def view_colors(self, view: str) -> np.ndarray:
-        """Colour of each class of one view's network, uint8 (C, 3); merged ones have the left's."""
+        """Return the colour of each class of a view, uint8 (C, 3); merged ones use the left's."""
         first = np.unique(self.sagittal, return_index=True)[1]
         return self.colors[first] if view == "sagittal" else self.colors
 
     def n_classes(self, view: str) -> int:
-        """Number of classes, background included, of the network for `view`."""
+        """Return the number of classes, including background, of the network for `view`."""
         return int(self.sagittal.max()) + 1 if view == "sagittal" else len(self.table)
 
     def class_names(self, view: str) -> list[str]:
-        """Names of the classes of one view's network; merged ones lose their side."""
+        """Return the names of the classes of a view; merged classes lose their side."""
         if view != "sagittal":
             return self.names
         first = [int(np.argmax(self.sagittal == k)) for k in range(self.n_classes(view))]
@@ -156,36 +156,36 @@ class Protocol:
         ]
 
     def partners(self, view: str) -> np.ndarray:
-        """Class of the same structure on the other side, -1 for none, by class of a view (C,)."""
-        if view == "sagittal":  # knows no sides
+        """Return each class's partner on the other side, -1 for none, for a view (C,)."""
+        if view == "sagittal":  # left and right are merged
             return np.full(self.n_classes(view), -1)
         return self.table["partner"].to_numpy()
 
     @cached_property
     def swapped(self) -> np.ndarray:
-        """What each class becomes in a mirror, (C,)."""
+        """What each class becomes in a left–right flip, (C,)."""
         partners = self.table["partner"].to_numpy()
         return np.where(partners < 0, np.arange(len(partners)), partners)
 
     def remap(self, source: np.ndarray, convention: str, where: str | Path) -> np.ndarray:
-        """Turn a label map of another convention into class indices, uint8, same shape.
+        """Map a label map to class indices, uint8, same shape.
 
         Args:
-            source: label values; floats are accepted when they are whole numbers.
-            convention: ``freesurfer``, ``neuromorphometrics``, or this protocol's own name when
-                the file already holds class indices.
+            source: label values; floats are accepted if they are whole numbers.
+            convention: ``freesurfer``, ``neuromorphometrics``, or this protocol's own name if the
+                file already holds class indices.
             where: file named in error messages.
 
         Raises:
-            InputError: fractional, negative or unknown values (each named with its voxel count),
-                or no structure of the protocol at all.
+            InputError: a value is fractional, negative or unknown (the message has voxel counts),
+                or no structure of the protocol is present.
         """
         values, counts = np.unique(source, return_counts=True)
         if not np.all(np.isfinite(values)) or np.any(values != np.round(values)):
             odd = next(v for v in values if not np.isfinite(v) or v != np.round(v))
             raise InputError(
                 where, f"label value {odd} is not a whole number",
-                "give the label map itself: not probabilities, and not one that was interpolated",
+                "give the original label map, not probabilities or an interpolated map",
             )  # fmt: skip
         if convention == self.name:
             known = {int(index): int(index) for index in self.table["index"]}
@@ -199,8 +199,8 @@ class Protocol:
             raise InputError(
                 where,
                 f"labels of convention '{convention}' cannot be mapped to protocol '{self.name}'",
-                f"allowed: {', '.join([*CONVENTIONS, self.name])}; or predict the classes of "
-                f"'{convention}', if that is a label table: 'protocol' in the settings",
+                f"allowed: {', '.join([*CONVENTIONS, self.name])}; or, if '{convention}' is a "
+                "label table, predict its classes with the setting 'protocol'",
             )
         unknown = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if v not in known]
         if unknown:
@@ -215,17 +215,17 @@ class Protocol:
         mapped = lookup[np.searchsorted(values, source)]
         if not mapped.any():
             raise InputError(
-                where, f"holds no structure of protocol '{self.name}'", "is this the right file?"
+                where, f"contains no structure of protocol '{self.name}'", "is this the right file?"
             )
         return mapped
 
     def to_freesurfer(self) -> np.ndarray:
-        """First FreeSurfer number of each class, int64 (C,); -1 where there is none."""
+        """Return the first FreeSurfer number of each class, int64 (C,); -1 if it has none."""
         firsts = [(parse_ids(text) or [-1])[0] for text in self.table["freesurfer"]]
         return np.array([0, *firsts[1:]])
 
     def write(self, path: str | Path) -> None:
-        """Write the table in the format that :meth:`read` takes."""
+        """Write the table in the format that :meth:`read` accepts."""
         table = self.table.copy()
         table["partner"] = table["partner"].astype(str).replace("-1", "")
         table.to_csv(path, sep="\t", index=False, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Where a scan lies in the world: what its header says, checked, or what the user states."""
+"""Determine a scan's position in world space, from its header or as the user states it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from nibabel.spatialimages import HeaderDataError
 
 from quicknat.errors import InputError
 
-# a NIfTI header's own qform and sform: each a matrix as nested lists (None where its code is 0) and
-# its code; None for other formats and for headers that have neither
+# qform and sform of a NIfTI header: a matrix as nested lists (None if its code is 0), and its code;
+# None for other formats and for headers that have neither
 Transforms = dict[str, tuple[list | None, int]] | None
 
-VOXEL_MM = (0.01, 100)  # a side outside these limits is in wrong units, and costs hours to resample
+VOXEL_MM = (0.01, 100)  # sizes outside these limits have wrong units, and take hours to resample
 MAX_OFFSET_MM = 1e6
 
 FORMS = ("qform", "sform")
-CHOOSE = "state which transform is right with --orientation (or that column) qform or sform"
+CHOOSE = "state the correct transform, qform or sform, with --orientation (or that column)"
 
 
 def usable_affine(affine: np.ndarray) -> bool:
-    """Whether a matrix (4, 4) gives voxels a place: no number out of reach, no axis without length.
+    """Return whether a matrix (4, 4) is a valid affine: no huge numbers, no axis of length zero.
 
-    With others, LAPACK may never come back.
+    With others, LAPACK may hang.
     """
     reachable = bool(np.all(np.abs(affine) <= MAX_OFFSET_MM))
     return reachable and abs(np.linalg.det(affine[:3, :3])) >= 1e-6
@@ -35,10 +35,10 @@ def usable_affine(affine: np.ndarray) -> bool:
 def _stated_affine(
     shape: tuple[int, ...], zooms: np.ndarray, orientation: str, path: Path
 ) -> np.ndarray:
-    """Affine of axes that point to `orientation` (such as LAS), centred on the world's origin."""
+    """Return an affine with axes along `orientation` (e.g. LAS), centred on the world's origin."""
     if sorted(orientation.translate(str.maketrans("LPI", "RAS"))) != sorted("RAS"):
         raise InputError(
-            path, f"'{orientation}' is no orientation", "give three letters, such as LAS"
+            path, f"'{orientation}' is not an orientation", "give three letters, e.g. LAS"
         )
     ornt = nib.orientations.axcodes2ornt(tuple(orientation))
     affine = np.zeros((4, 4))
@@ -50,7 +50,7 @@ def _stated_affine(
 
 
 def _transforms(image: Any, orientation: str, path: Path) -> Transforms:
-    """The header's transforms, as :class:`Volume` keeps them, without one that is not trusted."""
+    """Return the header's transforms, without one that the user does not trust."""
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-1 and -2, single files and pairs
         return None
     chosen = orientation in FORMS and image.header[f"{orientation}_code"] > 0
@@ -60,8 +60,8 @@ def _transforms(image: Any, orientation: str, path: Path) -> Transforms:
         found |= {name: getattr(image, f"get_{name}")(coded=True) for name in trusted}
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise InputError(
-            path, f"the qform is no rotation ({error})",
-            "repair the header, or state --orientation sform if that is right",
+            path, f"the qform is not a rotation ({error})",
+            "repair the header, or state --orientation sform if that is correct",
         ) from error  # fmt: skip
     for name, (matrix, _) in found.items():
         if matrix is not None and not np.all(np.abs(matrix) <= MAX_OFFSET_MM):
@@ -77,7 +77,7 @@ def _transforms(image: Any, orientation: str, path: Path) -> Transforms:
 def placement(
     image: Any, shape: tuple[int, ...], orientation: str, path: Path
 ) -> tuple[np.ndarray, Transforms]:
-    """The affine that the header supports and its transforms, or the stated one where none is.
+    """Return the header's affine and transforms, or the stated orientation's if it has none.
 
     Args:
         image: as nibabel loaded it.
@@ -86,8 +86,8 @@ def placement(
         path: file named in error messages.
 
     Raises:
-        InputError: no orientation, transforms that contradict each other or the voxel sizes, or a
-            singular affine.
+        InputError: the orientation is unknown, the transforms disagree with each other or with
+            the voxel sizes, or the affine is singular.
     """
     zooms = np.array(image.header.get_zooms()[:3], dtype=float)
     transforms = _transforms(image, orientation, path)
@@ -98,7 +98,7 @@ def placement(
         raise InputError(path, f"voxels are {sides} mm", "repair the header; are its units mm?")
     if transforms:
         says = {
-            # an axis without length points nowhere
+            # an axis of length zero has no direction
             name: "".join(letter or "?" for letter in nib.aff2axcodes(np.array(matrix)))
             for name, (matrix, code) in transforms.items()
             if code
@@ -117,8 +117,8 @@ def placement(
             form = f"'s {orientation}" if orientation else ""
             raise InputError(
                 path,
-                f"the header{form} does not say how the axes are oriented",
-                "state it in the sheet's 'orientation' column or with --orientation, such as LAS",
+                f"the header{form} has no orientation of the axes",
+                "state it in the sheet's 'orientation' column or with --orientation, e.g. LAS",
             )
         return _stated_affine(shape, zooms, orientation, path), None
     affine = image.affine

@@ -1,6 +1,6 @@
-"""From one voxel grid to another: images by interpolation, labels as the most probable class.
+"""Resample from one voxel grid to another: images linearly, labels to the most probable class.
 
-Where the voxels of two grids coincide, values are copied; nothing is interpolated.
+Where the voxels of two grids coincide, values are copied without interpolation.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from scipy import ndimage
 
 from quicknat.images.volumes import Grid, Volume
 
-COINCIDENT_VOXELS = 0.01  # voxels that lie no farther apart than this are the same
-ROUGHER = 1.01  # squared ratio of voxel sides below which a grid is not coarser
+COINCIDENT_VOXELS = 0.01  # voxels closer than this are the same
+ROUGHER = 1.01  # squared ratio of voxel sizes up to which a grid is not coarser
 FWHM_PER_SD = np.sqrt(8 * np.log(2))  # of a Gaussian
-TRUNCATE = 4  # standard deviations at which a Gaussian is cut off
-TIE = 1e-4  # probabilities closer than this are equal but for rounding, of float32 affines too
+TRUNCATE = 4  # standard deviations at which a Gaussian is truncated
+TIE = 1e-4  # probabilities closer than this are equal up to rounding errors
 
 
 def canonical(volume: Volume) -> Volume:
-    """Return the same voxels with axes as close to RAS+ as flips and swaps take them."""
+    """Return the same voxels with axes flipped and swapped to be closest to RAS+."""
     turn = nib.orientations.io_orientation(volume.affine)
     affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
     return replace(
@@ -32,12 +32,12 @@ def canonical(volume: Volume) -> Volume:
 
 
 def moved(affine: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the voxel-to-world matrix of the grid that begins at voxel `start` of another."""
+    """Return the voxel-to-world matrix of a grid that begins at voxel `start` of another."""
     return from_matvec(affine[:3, :3], apply_affine(affine, start))
 
 
 def _aligned(volume: Volume, grid: Grid) -> tuple[Volume, np.ndarray]:
-    """The volume with its axes in the grid's order and direction, and grid voxels → its voxels."""
+    """Return the volume with axes along the grid's, and the matrix grid voxels → its voxels."""
     turn = nib.orientations.io_orientation(np.linalg.inv(grid.affine) @ volume.affine)
     affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
     data = nib.orientations.apply_orientation(volume.data, turn)
@@ -45,14 +45,14 @@ def _aligned(volume: Volume, grid: Grid) -> tuple[Volume, np.ndarray]:
 
 
 def lattice_offset(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return which voxel the grid's first one is, int (3,), if all its voxels coincide with some.
+    """Return the offset of the grid in whole voxels, int (3,), if all voxels coincide.
 
     Args:
-        matrix: grid voxels → voxels of a volume whose axes run along the grid's.
-        shape: of the grid.
+        matrix: grid voxels → voxels of a volume with axes along the grid's.
+        shape: shape of the grid.
 
     Returns:
-        None where a voxel lies farther than :data:`COINCIDENT_VOXELS` from the next one.
+        None if a voxel is farther than :data:`COINCIDENT_VOXELS` from the nearest one.
     """
     offset = np.rint(matrix[:3, 3])
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1).T
@@ -73,14 +73,14 @@ def _cut(
 
 
 def coincides(volume: Volume, grid: Grid) -> bool:
-    """Say whether all voxels of `grid` fall on the volume's, so that resampling only copies."""
+    """Return whether all voxels of `grid` coincide with the volume's, so that none is resampled."""
     return lattice_offset(_aligned(volume, grid)[1], grid.shape) is not None
 
 
 def smoothing_sd(matrix: np.ndarray) -> np.ndarray:
-    """Return the SD (3,), in source voxels, of the Gaussian that takes a volume to a coarser grid.
+    """Return the SD (3,), in source voxels, of the anti-aliasing Gaussian for a coarser grid.
 
-    Along axes on which the grid is not coarser it is 0. With it no detail aliases.
+    It is 0 along axes on which the grid is not coarser.
 
     Args:
         matrix: grid voxels → source voxels.
@@ -102,15 +102,15 @@ def _interpolated(
 
 
 def resample(volume: Volume, grid: Grid, outside: float = 0) -> np.ndarray:
-    """Return the image at the voxels of `grid`, linearly interpolated, with no detail aliased.
+    """Return the image at the voxels of `grid`, by linear interpolation without aliasing.
 
     Args:
         volume: the image.
         grid: where to.
-        outside: value where the volume has none.
+        outside: value outside the volume.
 
     Returns:
-        Its own values and dtype where the voxels coincide, else float32.
+        The original values and dtype if the voxels coincide, else float32.
     """
     volume, matrix = _aligned(volume, grid)
     offset = lattice_offset(matrix, grid.shape)
@@ -124,8 +124,8 @@ def resample(volume: Volume, grid: Grid, outside: float = 0) -> np.ndarray:
 def _probabilities(
     data: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]
 ) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:
-    """Each label but 0, the box of the target grid where it can be, and its probability there."""
-    values = np.unique(data).astype(int)  # not its inverse, which takes eight bytes a voxel
+    """Yield each label but 0, its bounding box on the target grid, and its probability there."""
+    values = np.unique(data).astype(int)  # not its inverse, which takes 8 bytes per voxel
     numbers = np.zeros(values.max() + 1, np.uint16)
     numbers[values] = np.arange(len(values)) + (values[0] != 0)  # number 0 is the background
     numbers = numbers[data.astype(np.intp) if data.dtype.kind == "f" else data]
@@ -150,14 +150,14 @@ def _probabilities(
 
 
 def resample_labels(labels: Volume, grid: Grid) -> np.ndarray:
-    """Return the most probable label at each voxel of `grid`; outside of the map it is 0.
+    """Return the most probable label at each voxel of `grid`; 0 outside the map.
 
     The probability of a label is its indicator, smoothed and interpolated as :func:`resample` does
-    with an image. Where two are equal, half-way between voxels, neighbours go to either in turn, so
-    that no side is preferred and structures keep their place and volume.
+    with images. Ties, half-way between voxels, are broken alternately, so that no side is preferred
+    and structures keep their position and volume.
 
     Args:
-        labels: whole numbers from 0, any integer type; kept.
+        labels: non-negative whole numbers of any integer type, which is kept.
         grid: where to.
     """
     labels, matrix = _aligned(labels, grid)
@@ -166,7 +166,7 @@ def resample_labels(labels: Volume, grid: Grid) -> np.ndarray:
         return _cut(labels.data, offset, grid.shape, 0)
     found = np.zeros(grid.shape, labels.data.dtype)
     best, total = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
-    # alternates from voxel to voxel, and is the same seen from either side
+    # alternates from voxel to voxel, symmetrically about the middle
     x, y, z = (np.abs(2 * np.arange(n) - (n - 1)) // 2 % 2 == 1 for n in grid.shape)
     earlier = x[:, None, None] ^ y[:, None] ^ z  # whether the earlier of two equal labels wins
     tie = np.array([-TIE, TIE], np.float32)
@@ -175,5 +175,5 @@ def resample_labels(labels: Volume, grid: Grid) -> np.ndarray:
         larger = probability > best[where] + tie[earlier[where].astype(np.uint8)]
         best[where][larger], found[where][larger] = probability[larger], label
     total += best
-    found[total < 1 + tie[earlier.astype(np.uint8)]] = 0  # the background's is 1 less all others
+    found[total < 1 + tie[earlier.astype(np.uint8)]] = 0  # background: 1 minus all others
     return found

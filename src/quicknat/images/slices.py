@@ -1,4 +1,4 @@
-"""Volumes ↔ stacks of 2-D slices in the three views."""
+"""Cut volumes into stacks of 2-D slices in the three views, and read the stacks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from quicknat.images.labels import Protocol
 log = logging.getLogger(__name__)
 
 VIEWS = ("coronal", "axial", "sagittal")
-AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # the RAS+ axis that a view cuts across
-# share of labelled pixels below which a slice is not learnt from; the authors drop slices that are
-# 99 % background or more
+AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # the RAS+ axis perpendicular to each view
+# fraction of labelled pixels below which slices are not used for training; the authors drop slices
+# with 99 % background or more
 MIN_FOREGROUND = 0.01
-MIN_OF_LARGEST = 0.1  # where what is labelled is small: a tenth of what the fullest slice shows
+MIN_OF_LARGEST = 0.1  # for small structures: a tenth of the fullest slice
 
 
 def to_slices(volume: np.ndarray, view: str) -> np.ndarray:
-    """View of a RAS+ volume (X, Y, Z) as slices (n, H, W), without a copy.
+    """Return a RAS+ volume (X, Y, Z) as slices (n, H, W), without a copy.
 
     Sagittal slices are (Y, Z), coronal (X, Z), axial (X, Y).
     """
@@ -31,33 +31,33 @@ def to_slices(volume: np.ndarray, view: str) -> np.ndarray:
 
 
 def crop(volume: np.ndarray, start: tuple[int, int, int], size: int) -> np.ndarray:
-    """The cube of `size` voxels that begins at `start`."""
+    """Return the cube of `size` voxels that begins at `start`."""
     return volume[tuple(slice(first, first + size) for first in start)]
 
 
 def filled_enough(classes: np.ndarray) -> np.ndarray:
-    """Which slices show enough of what is labelled to learn from, bool (n,).
+    """Return which slices have enough labelled pixels for training, bool (n,).
 
     Args:
         classes: class indices, (n, H, W).
     """
-    shares = (classes > 0).mean(axis=(1, 2))
-    return shares > min(MIN_FOREGROUND, MIN_OF_LARGEST * shares.max(initial=0))
+    fractions = (classes > 0).mean(axis=(1, 2))
+    return fractions > min(MIN_FOREGROUND, MIN_OF_LARGEST * fractions.max(initial=0))
 
 
 def view_stack(
     image: np.ndarray, labels: np.ndarray, view: str, protocol: Protocol
 ) -> tuple[np.ndarray, list[int]]:
-    """Training slices of one view.
+    """Return the training slices of one view.
 
     Args:
         image: uint8 (S, S, S), RAS+, S a multiple of 16.
         labels: uint8 class indices of `protocol`, same shape.
-        view: ``coronal``, ``axial`` or ``sagittal``; the last gets merged classes.
-        protocol: supplies the merging.
+        view: ``coronal``, ``axial`` or ``sagittal``; the last has merged classes.
+        protocol: defines the merging.
 
     Returns:
-        uint8 stack (n, 2, S, S), channel 0 image, channel 1 class index, and the numbers of the
+        uint8 stack (n, 2, S, S) with image and class index as channels, and the numbers of the
         slices kept, counted in the cropped volume.
     """
     images, classes = to_slices(image, view), to_slices(labels, view)
@@ -79,13 +79,13 @@ def write_stacks(
 ) -> None:
     """Write ``folder/{view}/{name}.npy`` of a conformed scan, and ``folder/{name}.json``.
 
-    The JSON has the window, the number of labelled voxels outside it, and which slices were kept.
+    The JSON holds the window, the number of labelled voxels outside it, and the slices kept.
 
     Args:
-        image, labels: what :func:`view_stack` takes, before they are cropped.
-        start, size: the window.
+        image, labels: as for :func:`view_stack`, before cropping.
+        start, size: the cropping window.
         protocol: see :func:`view_stack`.
-        folder, name: where the files go, and what they are called.
+        folder, name: of the files.
     """
     image, cropped = crop(image, start, size), crop(labels, start, size)
     lost = int((labels > 0).sum() - (cropped > 0).sum())
@@ -107,13 +107,13 @@ def open_stack(path: str | Path) -> np.ndarray:
     """Memory-map a view stack.
 
     Raises:
-        InputError: the file is no ``(n, 2, H, W)`` uint8 array with sides that four poolings halve.
+        InputError: the file is not an ``(n, 2, H, W)`` uint8 array with sides divisible by 16.
     """
     if not Path(path).exists():
         raise InputError(path, "no such file", "check the path")
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy raises many kinds over damaged headers
+    except Exception as error:  # numpy raises many kinds for damaged headers
         raise InputError(path, f"is not a view stack ({error})", "delete it and rerun") from error
     if stack.ndim != 4 or stack.shape[1] != 2 or stack.dtype != np.uint8:
         raise InputError(

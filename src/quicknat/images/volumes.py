@@ -1,4 +1,4 @@
-"""Read scans of any common format and refuse those that cannot be trusted.
+"""Read scans of all common formats, and reject those that cannot be trusted.
 
 World coordinates are nibabel's RAS+ millimetres throughout.
 """
@@ -20,18 +20,18 @@ import numpy as np
 from quicknat.errors import InputError
 from quicknat.images.placement import Transforms, placement
 
-MIN_AXIS = 4  # fewer slices along any axis make no volume
-MAX_VOXELS = 1 << 30  # a head at 0.25 mm; what a header claims beyond that, no memory is taken for
-MAX_BYTES = 8 * MAX_VOXELS + (1 << 20)  # of a file, unpacked
+MIN_AXIS = 4  # fewer slices along an axis are not a volume
+MAX_VOXELS = 1 << 30  # a head at 0.25 mm; no memory is allocated for headers that claim more
+MAX_BYTES = 8 * MAX_VOXELS + (1 << 20)  # of an uncompressed file
 MAX_VALUE = 1e30  # so that sums and differences stay finite in float32
 
-# what nibabel says of a header by itself would stand beside our one line, and twice
+# nibabel's own messages about headers would repeat our one-line error
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A 3-D array, its voxel-to-world affine (RAS+ mm), and its NIfTI header's transforms."""
+    """A 3-D array with its voxel-to-world affine (RAS+ mm) and its NIfTI header's transforms."""
 
     data: np.ndarray
     affine: np.ndarray
@@ -44,24 +44,24 @@ class Volume:
 
 
 def as_bytes(volume: Volume, highest: int) -> np.ndarray:
-    """Values of a volume that was written as uint8, such as class indices.
+    """Return the values of a volume as uint8, e.g. class indices.
 
     Raises:
-        InputError: a value is no whole number from 0 to `highest`.
+        InputError: a value is not a whole number from 0 to `highest`.
     """
     data = volume.data
     if data.dtype == np.uint8 and data.max(initial=0) <= highest:
         return data
     odd = data[(data < 0) | (data > highest) | (data != np.rint(data))]
     if odd.size:
-        problem = f"holds {odd.flat[0]:g}, where only whole numbers from 0 to {highest} can be"
-        fix = "convert the scan and its labels again, or name the label table that it was made with"
+        problem = f"holds {odd.flat[0]:g}, but only whole numbers from 0 to {highest} are valid"
+        fix = "convert scan and labels again, or choose the label table they were made with"
         raise InputError(volume.path, problem, fix)
     return data.astype(np.uint8)
 
 
 def _check_bytes(path: Path) -> int:
-    """Reject files that are missing, empty, or not what their name says; the bytes they hold."""
+    """Reject files that are missing, empty or misnamed; return the uncompressed size in bytes."""
     if not path.is_file():
         raise InputError(path, "no such file", "check the path")
     if path.stat().st_size == 0:
@@ -80,11 +80,11 @@ def _check_bytes(path: Path) -> int:
     if zipped and not named_zipped:
         raise InputError(path, "is gzip-compressed but not named .gz", "rename or unzip it")
     if named_zipped and not zipped:
-        raise InputError(path, "is named as gzip but is not compressed", "rename it")
+        raise InputError(path, "is named like a gzip file but is not compressed", "rename it")
     if not zipped:
         return path.stat().st_size
     held = 0
-    try:  # nibabel stops reading before the checksum, so a damaged end would go unseen
+    try:  # nibabel stops reading before the checksum, so it would miss a damaged end
         with gzip.open(path) as stream:
             while (block := stream.read(1 << 22)) and held <= MAX_BYTES:
                 held += len(block)
@@ -96,7 +96,7 @@ def _check_bytes(path: Path) -> int:
 
 
 def _check_extent(image: Any, path: Path, held: int) -> None:
-    """Reject a header that promises more than its file holds, before memory is taken for it."""
+    """Reject a header that promises more data than the file holds, before allocating memory."""
     shape = [int(side) for side in image.shape]
     if min(shape, default=0) < 1:
         raise InputError(path, f"the shape is {tuple(shape)}", "give one 3-D volume")
@@ -107,27 +107,27 @@ def _check_extent(image: Any, path: Path, held: int) -> None:
         )
     promised = int(image.dataobj.offset) + voxels * image.dataobj.dtype.itemsize
     if held < promised:
-        problem = f"is cut short: {held} bytes, where its header promises {promised}"
+        problem = f"is truncated: {held} bytes, but its header promises {promised}"
         raise InputError(path, problem, "fetch it again")
 
 
-@np.errstate(all="ignore")  # what comes of odd values is looked at below
+@np.errstate(all="ignore")  # odd values are checked below
 def read_volume(path: str | Path, orientation: str = "") -> Volume:
     """Read NIfTI-1/2 (.nii, .nii.gz), MGH/MGZ or an Analyze pair (.img + .hdr).
 
     Args:
         path: the file; for a pair, the .img.
-        orientation: direction of the three array axes (such as ``LAS``) for files whose header
-            has none, ignored when it has a coded transform; or ``qform`` or ``sform``, the one
-            to be believed where a NIfTI header has both.
+        orientation: directions of the three array axes (e.g. ``LAS``) for files whose header has
+            none, ignored if it has a coded transform; or ``qform`` or ``sform``, the one to trust
+            if a NIfTI header has both.
 
     Returns:
-        The volume with scaling applied; trailing axes of length one are dropped.
+        The volume, scaled, without trailing axes of length 1.
 
     Raises:
-        InputError: with the file, what is wrong with it, and what to do.
+        InputError: the file cannot be read or trusted.
     """
-    warnings.filterwarnings("ignore", module=r"nibabel\.")  # the same, by another way
+    warnings.filterwarnings("ignore", module=r"nibabel\.")  # the same messages, as warnings
     path = Path(path)
     held = _check_bytes(path)
     try:
@@ -140,7 +140,7 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
         raise InputError(
             path, f"a part of the image is missing ({error})", "put it beside the other"
         ) from error
-    except Exception as error:  # nibabel raises many kinds over damaged headers
+    except Exception as error:  # nibabel raises many kinds for damaged headers
         reason = " ".join(str(error).split())
         raise InputError(
             path, f"cannot be read as an image ({reason})", "fetch or convert it again"
@@ -173,10 +173,10 @@ class Grid:
 
 
 def require_same_grid(path: str | Path, labels: Grid | Volume, image: Grid) -> None:
-    """Refuse a label map that is not on its image's own grid.
+    """Raise an error if a label map is not on its image's grid.
 
     Raises:
-        InputError: naming `path`, where shape or affine differ.
+        InputError: shape or affine differ; the message names `path`.
     """
     if labels.shape != image.shape:
         raise InputError(
@@ -184,7 +184,7 @@ def require_same_grid(path: str | Path, labels: Grid | Volume, image: Grid) -> N
         )
     if not np.allclose(labels.affine, image.affine, atol=0.01):
         raise InputError(
-            path, "lies elsewhere in space than its image (affines differ)",
+            path, "is not aligned with its image (affines differ)",
             "give labels on its grid",
         )  # fmt: skip
 
@@ -192,14 +192,14 @@ def require_same_grid(path: str | Path, labels: Grid | Volume, image: Grid) -> N
 def save_nifti(path: str | Path, data: np.ndarray, grid: Grid, slope: float = 1.0) -> None:
     """Write a NIfTI-1 file on a grid.
 
-    Its header has the grid's own transforms, so that every viewer lays it over the image that the
-    grid came from; a grid without gives qform and sform its affine (scanner coordinates).
+    The header gets the grid's transforms, so that every viewer overlays it on the image that the
+    grid came from; without transforms, qform and sform get its affine (scanner coordinates).
 
     Args:
-        path: where to.
-        data: values as they are stored.
-        grid: where they lie.
-        slope: what readers multiply them by.
+        path: file to write.
+        data: stored values.
+        grid: their grid.
+        slope: factor that readers multiply them by.
     """
     image = nib.Nifti1Image(data, grid.affine)
     if slope != 1:

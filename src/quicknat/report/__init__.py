@@ -1,1 +1,1 @@
-"""Figures, and the pages that show them."""
+"""The HTML report: figures and pages."""

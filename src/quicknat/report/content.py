@@ -1,4 +1,4 @@
-"""What the report's pages show, gathered from a results folder."""
+"""Collect the content of the report's pages from a results folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from quicknat.images.slices import VIEWS
 from quicknat.report.tables import DEMOGRAPHICS, demographics, run_times, versions, volume_ranges
 from quicknat.training.history import STAGES, duration, overfitting
 
-USES = ("pretrain", "train", "val", "test", "segment")
-# each scan's own rows of the tables that a complete run gathers
+SPLITS = ("pretrain", "train", "val", "test", "segment")
+# the per-scan tables from which a complete run gathers each table
 GATHERED_FROM = {
     "metrics.tsv": "metrics/{0}.tsv",
     "metrics/views.tsv": "metrics/{0}_views.tsv",
@@ -33,30 +33,30 @@ GATHERED_FROM = {
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What the pages are made of; files lie in `results` where the workflow put them."""
+    """The inputs of the pages; files are in `results`, where the workflow put them."""
 
     title: str
     note: str
     results: Path
     scans: Sequence[Scan]
-    segmented: Sequence[str]  # scans to show; where jobs failed, those of them that are finished
+    segmented: Sequence[str]  # scans to show; if jobs failed, only finished ones
     protocol: Protocol
-    skipped: Sequence[Verdict] = ()  # scans of the sheet that the run left out
+    skipped: Sequence[Verdict] = ()  # scans that the run left out
     failed: Sequence[Failure] = ()  # jobs
     people: pd.DataFrame = field(default_factory=pd.DataFrame)  # of participants.tsv, by sub-X
-    given: str = ""  # name of the finished model that segmented, where nothing was trained
-    interactive: bool = False  # with viewer, and tables that sort
+    given: str = ""  # name of the given model, if none was trained
+    interactive: bool = False  # with viewer and sortable tables
 
     @property
     def complete(self) -> bool:
-        """Whether the run made everything that the pages can show."""
+        """Return whether no job failed, so that everything is available."""
         return not self.failed
 
     def table(self, path: str) -> pd.DataFrame | None:
-        """Return a table of all scans, None where there is none.
+        """Return a table of all scans, or None.
 
-        Where jobs failed it is put together anew: the gathered one may be of an earlier run. So may
-        scores where no scan is to be tested any more.
+        If jobs failed it is gathered again, since the existing one may be from an earlier run. So
+        may scores if there is no test scan any more.
         """
         scored = {scan.id for scan in self.scans if scan.split == "test"}
         names = [n for n in self.segmented if n in scored or not path.startswith("metrics")]
@@ -69,62 +69,63 @@ class ReportInputs:
 
     @property
     def columns(self) -> list[str]:
-        """What is known of people."""
+        """Return the available demographic columns."""
         return [name for name in DEMOGRAPHICS if name in self.people]
 
     def known(self, scan: Scan) -> dict[str, str]:
-        """Return that for the subject of a scan, n/a where it is not known."""
+        """Return the demographics of a scan's subject, n/a where unknown."""
         rows = self.people[self.columns].reindex([f"sub-{scan.subject}"]).fillna("n/a")
         return dict(rows.iloc[0])
 
     def files(self, scan: str) -> dict[str, Path]:
-        """Return the files of a segmented scan, by the ends of their names."""
+        """Return the files of a segmented scan, by the suffixes of their names."""
         folder = self.results / "segmentations" / scan / "anat"
         start = f"{scan}_desc-"
         return {path.name.removeprefix(start): path for path in sorted(folder.glob(f"{start}*"))}
 
 
 def scored_content(inputs: ReportInputs) -> dict:
-    """Return what the scores say, as records; nothing without test scans."""
+    """Return the scores as lists of records; empty without test scans."""
     metrics, order = inputs.table("metrics.tsv"), inputs.protocol.names[1:]
     if metrics is None:
         return {}
     views, confusion = (inputs.table(f"metrics/{name}.tsv") for name in ("views", "confusion"))
-    persons = {scan.id: scan.participant for scan in inputs.scans}
+    participants = {scan.id: scan.participant for scan in inputs.scans}
     tables = {
         "scans": scores.by_scan(metrics),
-        "structures": scores.by_structure(metrics, order, persons),
+        "structures": scores.by_structure(metrics, order, participants),
         "worst": scores.worst_cases(metrics),
-        "views": scores.view_means(views, persons),
-        "by_view": scores.by_view(views, order, persons),
+        "views": scores.view_means(views, participants),
+        "by_view": scores.by_view(views, order, participants),
         "bias": scores.bland_altman(metrics, order),
         "confused": scores.confused(confusion, inputs.protocol.names[0]),
     }
     records = {name: table.to_dict("records") for name, table in tables.items()}
-    people = {persons[name] for name in metrics["subject"]}
-    return {**records, "mean": scores.mean_dice(metrics, persons), "people": len(people)}
+    people = {participants[name] for name in metrics["subject"]}
+    return {**records, "mean": scores.mean_dice(metrics, participants), "people": len(people)}
 
 
 def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: dict) -> list[dict]:
-    """Return a row per segmented scan, flagged ones first."""
+    """Return one row per segmented scan, flagged ones first."""
     if volumes is None:
         return []
     dice = {row["subject"]: row["dice"] for row in scored.get("scans", [])}
-    uses = {scan.id: scan.split for scan in inputs.scans}
+    splits = {scan.id: scan.split for scan in inputs.scans}
     brains = volumes[volumes["name"] == "Brain"].set_index("subject")["volume_mm3"] / 1000
-    unsure = volumes.groupby("subject")["uncertainty"].mean()
+    uncertain = volumes.groupby("subject")["uncertainty"].mean()
     rows = []
     for name in inputs.segmented:
         quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_text())
-        row = {"scan": name, "use": uses[name], "dice": dice.get(name), "flags": quality["flags"]}
-        rows.append({**row, "brain_ml": brains[name], "uncertainty": unsure[name]})
+        row = {"scan": name, "split": splits[name], "flags": quality["flags"]}
+        row |= {"dice": dice.get(name), "brain_ml": brains[name], "uncertainty": uncertain[name]}
+        rows.append(row)
     return sorted(rows, key=lambda row: -len(row["flags"]))
 
 
 def scan_content(
     inputs: ReportInputs, row: dict, volumes: pd.DataFrame, scored: pd.DataFrame | None
 ) -> dict:
-    """Return what one scan's page shows."""
+    """Return the content of one scan's page."""
     name, files = row["scan"], inputs.files(row["scan"])
     own = volumes[volumes["subject"] == name].drop(columns="subject")
     if scored is not None:
@@ -149,17 +150,17 @@ def scan_content(
 
 
 def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
-    """Return what the cohort's page says of scans, training and run, besides their scores."""
-    uses = pd.Series([scan.split for scan in inputs.scans]).value_counts()
+    """Return the content of the cohort's page on scans, training and run, except scores."""
+    splits = pd.Series([scan.split for scan in inputs.scans]).value_counts()
     order = inputs.protocol.names[1:]
-    # networks that an earlier run trained say nothing about a given model
+    # networks trained by an earlier run have nothing to do with a given model
     histories = {} if inputs.given else _histories(inputs.results / "models")
     path = inputs.results / "model" / "bundle.json"
     bundle = json.loads(path.read_text()) if path.exists() else None
     return {
         "title": inputs.title,
         "inputs": inputs,
-        "uses": [(use, int(uses[use])) for use in USES if use in uses],
+        "splits": [(name, int(splits[name])) for name in SPLITS if name in splits],
         "n_segmented": sum(scan.split in ("test", "segment") for scan in inputs.scans),
         "demographics": demographics(inputs.people, [f"sub-{s.subject}" for s in inputs.scans]),
         "ranges": [] if volumes is None else volume_ranges(volumes, order).to_dict("records"),
@@ -174,15 +175,15 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
         },
         "sagittal_classes": inputs.protocol.n_classes("sagittal"),
         "bundle": bundle,
-        "learnt": _learnt(bundle, inputs.scans) if bundle else [],
+        "trained_on": _trained_on(bundle, inputs.scans) if bundle else [],
         "times": run_times(inputs.results / "benchmarks").to_dict("records"),
         "software": versions(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
 
 
-def _learnt(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
-    """Return test scans with the names of scans that a model was trained or chosen on."""
+def _trained_on(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
+    """Return test scans whose names are among a model's training or validation scans."""
     names = {
         name
         for entry in bundle["views"].values()
@@ -193,6 +194,6 @@ def _learnt(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
 
 
 def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the histories of the trained networks by stage and view, stages in their order."""
+    """Return the histories of the trained networks by stage and view, in order."""
     found = {key: folder.joinpath(*key, "history.tsv") for key in product(STAGES, VIEWS)}
     return {key: pd.read_csv(path, sep="\t") for key, path in found.items() if path.exists()}

@@ -1,4 +1,4 @@
-"""Figures as files that are the same each time; training curves; training slices."""
+"""Save reproducible figures; draw training curves and training slices."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from quicknat.training.history import STAGES, overfitting
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-matplotlib.rcParams["svg.hashsalt"] = "quicknat"  # or every SVG file would have other ids
+matplotlib.rcParams["svg.hashsalt"] = "quicknat"  # otherwise every SVG file has different ids
 
 VIEW_COLORS = dict(zip(VIEWS, ("#0072B2", "#D55E00", "#009E73"), strict=True))  # Okabe–Ito
 WITHOUT_DATE = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 
 
 def save(figure: plt.Figure, *paths: str | Path, dpi: int = 110) -> None:
-    """Write a figure as PNG or SVG, by the ending of each path, and close it.
+    """Write a figure as PNG or SVG, by the suffix of each path, and close it.
 
     The same figure gives the same bytes.
     """
@@ -45,7 +45,7 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     marker = "." if max(map(len, histories.values())) < 30 else ""
     before = 0  # epochs of earlier stages
-    ticks: dict[int, int] = {}  # epochs to name, by their place on the axis
+    ticks: dict[int, int] = {}  # epochs to label, by position on the axis
     for stage, title in STAGES.items():
         tables = {view: histories[stage, view] for view in VIEWS if (stage, view) in histories}
         for view, table in tables.items():
@@ -81,12 +81,12 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
     views = [Line2D([], [], color=color, label=view) for view, color in VIEW_COLORS.items()]
     right.legend(handles=views, fontsize=8)
     if sentences := overfitting(histories):
-        figure.supxlabel("\n".join(["Over-fitting:", *sentences]), fontsize=8, x=0.01, ha="left")
+        figure.supxlabel("\n".join(["Overfitting:", *sentences]), fontsize=8, x=0.01, ha="left")
     return figure
 
 
 def slice_picture(pair: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Return a training slice beside its classes: uint8 (H, W, 3), superior or anterior upwards.
+    """Return a training slice beside its classes: uint8 (H, W, 3), superior or anterior up.
 
     Args:
         pair: uint8 (2, H, W) of a view stack.

@@ -1,4 +1,4 @@
-"""Which scans a run has finished, where it did not finish all."""
+"""Find the scans that an incomplete run has finished."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 from quicknat.reruns import file_digest
 
-# what the report shows of a segmented scan; `dseg.json` says which model made it
+# files of a segmented scan in the report; `dseg.json` names the model
 ENDS = ("dseg.nii.gz", "dseg.json", "volumes.tsv", "qc.json")
 
 
 def complete_scans(
     results: str | Path, names: Sequence[str], tested: Collection[str] = ()
 ) -> list[str]:
-    """Those scans that have all of what the report needs, made with the model that is there now.
+    """Return the scans with all files for the report, made with the current model.
 
-    A run that stopped half-way leaves segmentations of the model before, and scores and
-    pictures of the segmentation before; scans that have only such are not complete.
+    After an incomplete run, segmentations may be of the previous model, and scores and pictures of
+    previous segmentations; such scans are not complete.
 
     Args:
         results: folder of the run.
-        names: scans that are to be segmented.
-        tested: those of them that are to be scored.
+        names: scans to segment.
+        tested: those of them to score.
     """
     results = Path(results)
     model = file_digest(results / "model" / "bundle.json")
@@ -49,7 +49,7 @@ def _is_segmented(results: Path, name: str, model: str) -> bool:
         return False
 
 
-def _is_later(results: Path, name: str, made: str) -> bool:
-    """Whether a file was made of the scan's present segmentation."""
+def _is_later(results: Path, name: str, file: str) -> bool:
+    """Return whether a file was made from the scan's current segmentation."""
     segmented = _file(results, name, "dseg.nii.gz").stat().st_mtime
-    return (results / made).is_file() and (results / made).stat().st_mtime >= segmented
+    return (results / file).is_file() and (results / file).stat().st_mtime >= segmented

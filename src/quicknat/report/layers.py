@@ -1,4 +1,4 @@
-"""The layers of one scan: image, labels and uncertainty around the brain, also for the viewer."""
+"""Load the layers of one scan (image, labels, uncertainty), and pack them for the viewer."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from quicknat.images.resampling import canonical, resample, resample_labels
 from quicknat.images.volumes import Grid, Volume, read_volume, require_same_grid
 
 MARGIN_MM = 25  # of head around the brain
-SPACING_MM = 1.0  # finer voxels would make the page heavy, and the eye does not miss them here
-AS_GOOD_AS_1_MM = 0.9  # such voxels stay: resampling would blur them and save little
-PERCENTILES = (0.5, 99.5)  # of the image, black and white
-# steps between black and white: noise packs badly, and finer steps than these cannot be seen
+SPACING_MM = 1.0  # finer voxels make the page large, with no visible gain
+AS_GOOD_AS_1_MM = 0.9  # larger voxels are kept: resampling would blur them and save little
+PERCENTILES = (0.5, 99.5)  # of intensity, shown black and white
+# grey levels: noise compresses badly, and finer steps are invisible
 IMAGE_STEPS, UNCERTAINTY_STEPS, LABEL_STEPS = 64, 32, 255
-# Okabe and Ito's colours, told apart with every kind of colour vision
+# Okabe and Ito's colours, distinct for every kind of colour vision
 HUES = np.array(
     [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
      (204, 121, 167)]
 )  # fmt: skip
-PALER = (0.0, 0.4, 0.65)  # share of white in the first, second and third round of the colours
-DARKER = 0.68  # a right-hand structure's share of its left twin's colour
+PALER = (0.0, 0.4, 0.65)  # fraction of white in the first, second and third round of colours
+DARKER = 0.68  # brightness of a right structure's colour, relative to its left partner's
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Layers:
 
 
 def viewing_grid(labels: Volume) -> Grid:
-    """Return where a scan is shown: around what is labelled, in voxels not much finer than 1 mm.
+    """Return the grid to show: around the labels, with voxels not much finer than 1 mm.
 
     Args:
-        labels: label map with axes near RAS+; all of its grid is shown if it is empty.
+        labels: label map with axes near RAS+; if empty, its whole grid is shown.
     """
     zooms = voxel_sizes(labels.affine)
     low, high = np.zeros(3), np.array(labels.shape) - 1.0
@@ -64,7 +64,7 @@ def viewing_grid(labels: Volume) -> Grid:
         high = np.minimum(high, inside.max(axis=0) + pad)
     step = np.where(zooms < AS_GOOD_AS_1_MM, SPACING_MM / zooms, 1.0)
     x, y, z = np.ceil((high - low + 1) / step - 1e-6).astype(int).tolist()
-    # outer faces, not centres, of the first voxels coincide
+    # the outer faces of the first voxels coincide, not their centres
     first = low - 0.5 + step / 2
     return Grid((x, y, z), labels.affine @ nib.affines.from_matvec(np.diag(step), first))
 
@@ -72,7 +72,7 @@ def viewing_grid(labels: Volume) -> Grid:
 def load_layers(
     scan: Path, prediction: Path, reference: Path | None, uncertainty: Path | None
 ) -> Layers:
-    """Read a scan and what belongs to it, and bring all of it to the grid where it is shown.
+    """Read a scan and its layers, and resample them to the grid to show.
 
     Args:
         scan: the conformed scan; its sidecar says where the original image is.
@@ -80,7 +80,7 @@ def load_layers(
         uncertainty: entropy 0 … 1 on the same grid, or None.
 
     Raises:
-        InputError: a file is missing or damaged, or lies on another grid than the image.
+        InputError: a file is missing, damaged, or not on the image's grid.
     """
     _, _, record = load_conformed(scan)
     image = read_volume(record["source"], record["orientation"])
@@ -101,7 +101,7 @@ def load_layers(
 
 
 def colour_blind_colors(protocol: Protocol) -> np.ndarray:
-    """Return other colours, uint8 (C, 3): neighbours in the table differ, twins share a hue."""
+    """Return colour-blind-safe colours, uint8 (C, 3); left and right partners share a hue."""
     colors = np.zeros((len(protocol.table), 3))
     used = 0
     for index, partner in enumerate(protocol.partners("coronal")):
@@ -115,37 +115,37 @@ def colour_blind_colors(protocol: Protocol) -> np.ndarray:
 
 
 def _packed(data: np.ndarray, grid: Grid, low: float, high: float, steps: int) -> str:
-    """Base64 of a gzipped NIfTI whose bytes 0 … `steps` stand for `low` … `high`."""
+    """Return a gzipped NIfTI in base64, whose bytes 0 … `steps` mean `low` … `high`."""
     scaled = np.clip((data.astype(np.float32) - low) * (steps / (high - low)), 0, steps)
     image = nib.Nifti1Image(np.rint(scaled).astype(np.uint8), grid.affine)
     image.header.set_slope_inter((high - low) / steps, low)
     image.header["cal_min"], image.header["cal_max"] = low, high
-    # level 9 takes six times as long, for 2 % less
+    # level 9 takes six times as long, and saves 2 %
     return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
 
 
 def _centres(labels: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
-    """World position (mm) of the voxel of each class that is nearest to the class's centroid."""
+    """Return the world position (mm) of the voxel nearest to each class's centroid."""
     centres: dict[int, list[float]] = {}
     for index, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is not None:
             voxels = np.argwhere(labels[box] == index) + [part.start for part in box]
-            places = apply_affine(affine, voxels)
-            away = ((places - places.mean(axis=0)) ** 2).sum(axis=1)
-            centres[index] = places[np.argmin(away)].round(2).tolist()
+            positions = apply_affine(affine, voxels)
+            away = ((positions - positions.mean(axis=0)) ** 2).sum(axis=1)
+            centres[index] = positions[np.argmin(away)].round(2).tolist()
     return centres
 
 
 def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Protocol) -> None:
-    """Write a script that calls ``quicknatVolumes({...})`` with what the viewer shows of a scan.
+    """Write a script that calls ``quicknatVolumes({...})`` with a scan's data for the viewer.
 
-    A page opened from disk may run a script that lies beside it, where it may fetch no file. The
-    bytes depend on nothing but the inputs' voxels.
+    A page opened from disk can run scripts beside it, but not fetch files. The bytes depend only on
+    the voxels of the inputs.
 
     Args:
         output: the script.
         name: of the scan.
-        layers: what to show.
+        layers: data to show.
         protocol: names and colours of the classes.
     """
     low, high = (float(value) for value in np.percentile(layers.image, PERCENTILES))
@@ -154,7 +154,7 @@ def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Prot
     centres: dict[int, list[float]] = {}
     for key in ("prediction", "reference"):
         labels = getattr(layers, key)
-        if labels is not None:  # where the prediction misses a structure, the reference leads there
+        if labels is not None:  # the reference locates structures that the prediction misses
             packed[key] = _packed(labels, layers.grid, 0, 255, LABEL_STEPS)
             centres = _centres(labels, layers.grid.affine) | centres
     if layers.uncertainty is not None:

@@ -1,4 +1,4 @@
-"""NiiVue and DataTables for the report's pages, out of the Python packages that carry them."""
+"""Extract NiiVue and DataTables for the report from Python packages that bundle them."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 from quicknat.errors import InputError
 from quicknat.files import written_whole
 
-# name on the page: Python package, the bundle in it, what its licence file does not say
+# name on the page: Python package, its bundle, and a note on its licence
 BUNDLES = {
     "niivue": ("ipyniivue", "ipyniivue/static/widget.js", "NiiVue and its Jupyter widget."),
     "datatables": (
         "itables", "itables/html/dt_bundle.js",
-        "DataTables and jQuery, as itables bundles them. The text below is the MIT License, under\n"
-        "which they are too. Whose they are, and what else the file holds, is said after it.",
+        "DataTables and jQuery, as bundled by itables. All are under the MIT License, below.\n"
+        "The notices after it name their authors, and the other contents of the file.",
     ),
 }  # fmt: skip
 EXPORTS = re.compile(r"\bexport\s*\{([^{}]*)\}\s*;?\s*((?:/\*.*\*/)?)\s*$", re.DOTALL)
 
 
 def classic_script(module: str, name: str) -> tuple[str, str]:
-    """Turn a bundled ES module into a script: browsers load no modules from disk.
+    """Convert a bundled ES module to a script, since browsers load no modules from disk.
 
     Args:
-        module: text without imports, whose exports are named in one statement at its end.
-        name: of the object of the window that holds what is exported.
+        module: text without imports, with one export statement at its end.
+        name: of the window's property that holds the exports.
 
     Returns:
-        The script, and the comment on licences that ends it.
+        The script, and the licence comment at its end.
 
     Raises:
-        ValueError: no such module.
+        ValueError: the module has another form.
     """
     found = EXPORTS.search(module)
     if found is None:
@@ -47,20 +47,20 @@ def write_libraries(folder: Path) -> None:
     """Write ``niivue.js``, ``datatables.js`` and their ``LICENSES.txt`` into a folder.
 
     Raises:
-        InputError: a package is not installed, or carries other files than expected.
+        InputError: a package is not installed, or has unexpected files.
     """
     files, licences = {}, []
     for name, (package, path, note) in BUNDLES.items():
         try:
-            found = distribution(package)  # which does not import it
+            found = distribution(package)  # does not import it
             module = Path(str(found.locate_file(path))).read_text(encoding="utf-8")
             files[f"{name}.js"], notices = classic_script(module, name)
             licence = found.read_text("licenses/LICENSE")
             if licence is None:
-                raise ValueError("its licence is not there")
+                raise ValueError("its licence is missing")
         except PackageNotFoundError as error:
             fix = f"pip install {package}, or set 'report: {{interactive: false}}' (--static)"
-            raise InputError("report", f"its viewer needs the package {package}", fix) from error
+            raise InputError("report", f"the viewer needs the package {package}", fix) from error
         except (OSError, ValueError) as error:
             fix = "install the version that requirements.lock names"
             raise InputError(f"{package} {found.version}", f"{path}: {error}", fix) from error

@@ -1,4 +1,4 @@
-"""The report: a page for the cohort, a page per segmented scan, and what they need beside them."""
+"""Write the report: a page for the cohort, a page per segmented scan, and their assets."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
 
 SCORE_FIGURES = ("dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty")
 INCOMPLETE = "incomplete.html"
-# what to make of each flag of {scan}_desc-quicknat_qc.json
+# advice for each flag in {scan}_desc-quicknat_qc.json
 ADVICE = {
-    "structure_missing": "Look there in the viewer: absent in this head, or not found?",
-    "thick_slices": "Thin structures blur across thick slices; take small volumes with caution.",
-    "head_cut_off": "Structures near that edge may be cut; a larger 'conform.size' holds more.",
-    "implausible_volume": "Either this head is unusual, or the segmentation ran out of bounds.",
-    "asymmetry": "Compare both sides in the mosaics: a lesion, or an error on one side?",
-    "other_field": "The networks saw no such scans; train on some, or prepare these alike.",
-    "other_modality": "The networks know T1w MRI only: do not use this segmentation.",
-    "other_contrast": "Check the file's sequence; other contrasts need networks trained on them.",
+    "structure_missing": "Check in the viewer: is it absent in this head, or was it missed?",
+    "thick_slices": "Thin structures blur across thick slices; treat small volumes with caution.",
+    "head_cut_off": "Structures near that edge may be cut off; increase 'conform.size'.",
+    "implausible_volume": "Either this head is unusual, or the segmentation leaked or failed.",
+    "asymmetry": "Compare both sides in the mosaics: is it a lesion, or an error?",
+    "other_field": "The networks were not trained on such scans: add some, or preprocess alike.",
+    "other_modality": "The networks were trained on T1w MRI only: do not use this segmentation.",
+    "other_contrast": "Check the sequence; other contrasts need networks trained on them.",
 }
 
 
@@ -41,7 +41,7 @@ def read_note(path: str | Path) -> str:
     """Return a cohort's note, a text file in UTF-8.
 
     Raises:
-        InputError: cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         return Path(path).read_text(encoding="utf-8").strip()
@@ -51,7 +51,7 @@ def read_note(path: str | Path) -> str:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    # a hyphen: DataTables takes it for an empty cell, and sorts the others as numbers
+    # a hyphen: DataTables treats it as empty, and sorts the column as numbers
     return "-" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
 
 
@@ -68,16 +68,16 @@ def _environment() -> Environment:
 
 
 def write_report(inputs: ReportInputs, output: Path) -> None:
-    """Write the cohort's page, beside it the scans' pages and `assets/`; remove other scans' pages.
+    """Write the cohort's page, the scans' pages and `assets/`; remove pages of other scans.
 
-    Where jobs failed only the cohort's page is written, and others stay as they are.
+    If jobs failed, only the cohort's page is written.
 
     Args:
-        inputs: what to show.
-        output: the cohort's page, such as ``index.html``.
+        inputs: content to show.
+        output: the cohort's page, e.g. ``index.html``.
 
     Raises:
-        InputError: nothing of a page is written under its name then.
+        InputError: a page cannot be written; then none is.
     """
     environment, folder = _environment(), output.parent
     shared = {

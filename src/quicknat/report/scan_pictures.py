@@ -1,7 +1,7 @@
-"""Pictures of one scan: an overlay of three slices, and mosaics with layers to lay over them.
+"""Draw pictures of one scan: an overlay of three slices, and mosaics with separate layers.
 
-A layer of a mosaic is a see-through picture of its own, so that a page can show and hide it, and so
-that one image serves them all.
+Each layer of a mosaic is a transparent picture over one common image, so that a page can show and
+hide it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from quicknat.report.layers import PERCENTILES, Layers
 
 COLUMNS, ROWS = 7, 3
 PIXELS_PER_MM = 1.5
-AROUND_MM, OVERLAY_AROUND_MM = 6, 15  # of head around what is labelled
-ENDS = (0.03, 0.97)  # of the labelled range along the cut axis, where the first and last slices lie
-# where the overlay cuts; beside the midline in sagittal, so that deep structures show
+AROUND_MM, OVERLAY_AROUND_MM = 6, 15  # margin around the labels
+ENDS = (0.03, 0.97)  # position of first and last slice, as fractions of the labelled range
+# positions of the overlay's slices; sagittal beside the midline, to show deep structures
 CUTS = {"axial": 0.5, "coronal": 0.5, "sagittal": 0.43}
 DISAGREEMENT = (216, 27, 96)
-UNCERTAIN = 0.05  # entropy below is not coloured
+UNCERTAIN = 0.05  # lower entropies are not coloured
 CROSS = ndimage.generate_binary_structure(2, 1)
 
 
 def _box(layers: Layers, margin_mm: float) -> tuple[slice, ...]:
-    """What is labelled, and some head around it."""
+    """Return the box of the labels with a margin around it."""
     labelled = layers.prediction > 0
     if layers.reference is not None:
         labelled = labelled | (layers.reference > 0)
@@ -42,22 +42,22 @@ def _box(layers: Layers, margin_mm: float) -> tuple[slice, ...]:
     if not len(inside):
         return tuple(slice(0, n) for n in labelled.shape)
     pad = np.ceil(margin_mm / voxel_sizes(layers.grid.affine)).astype(int)
-    # a few voxels astray must not make all else small
+    # a few stray voxels must not shrink the picture
     low, high = np.percentile(inside, (0.05, 99.95), axis=0).astype(int)
     low, high = np.maximum(low - pad, 0), np.minimum(high + pad + 1, labelled.shape)
     return tuple(slice(int(first), int(last)) for first, last in zip(low, high, strict=True))
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """Intensities as 0 … 255."""
+    """Return intensities scaled to 0 … 255."""
     low, high = np.percentile(image, PERCENTILES)
     return np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255)
 
 
 def overlay_panel(layers: Layers, protocol: Protocol, title: str) -> plt.Figure:
-    """Draw slices of the three views: image, reference (where there is one), prediction.
+    """Draw slices of the three views: image, reference (if any), prediction.
 
-    The patient's left is on the left side of the picture (neurological convention).
+    The patient's left is on the left of the picture (neurological convention).
     """
     box, zooms = _box(layers, OVERLAY_AROUND_MM), voxel_sizes(layers.grid.affine)
     grey, colors = _grey(layers.image[box]), ListedColormap(protocol.colors / 255)
@@ -99,13 +99,13 @@ def overlay_panel(layers: Layers, protocol: Protocol, title: str) -> plt.Figure:
 
 
 def _outlines(labels: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Classes at the rim of each structure of an enlarged slice, one pixel wide; 0 elsewhere.
+    """Return the outlines of the structures of an enlarged slice, one pixel wide; 0 elsewhere.
 
-    Rims are smooth: each class's share is interpolated, and the largest wins.
+    Outlines are smooth: each class's indicator is interpolated, and the largest wins.
     """
     present = np.unique(labels)
-    shares = [ndimage.zoom((labels == k).astype(np.float32), factors, order=1) for k in present]
-    large = present[np.argmax(shares, axis=0)]
+    indicators = [ndimage.zoom((labels == k).astype(np.float32), factors, order=1) for k in present]
+    large = present[np.argmax(indicators, axis=0)]
     low, high = (
         extreme(large, footprint=CROSS, mode="nearest")
         for extreme in (ndimage.minimum_filter, ndimage.maximum_filter)
@@ -114,13 +114,13 @@ def _outlines(labels: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def mosaic(volume: np.ndarray, view: str, zooms: np.ndarray, classes: bool) -> np.ndarray:
-    """Lay evenly spread slices of one view side by side, superior (axial: anterior) upwards.
+    """Tile evenly spaced slices of one view, superior (axial: anterior) up.
 
     Args:
-        volume: RAS+ axes, cut to what is to be shown.
+        volume: RAS+ axes, cropped to the box to show.
         view: coronal, axial or sagittal.
-        zooms: voxel sides in mm.
-        classes: whether `volume` holds class indices (outlines are drawn then).
+        zooms: voxel sizes in mm.
+        classes: whether `volume` holds class indices, to draw as outlines.
     """
     axis = AXIS[view]
     factors = np.delete(zooms, axis) * PIXELS_PER_MM
@@ -134,7 +134,7 @@ def mosaic(volume: np.ndarray, view: str, zooms: np.ndarray, classes: bool) -> n
 
 
 def _see_through(indices: np.ndarray, colors: np.ndarray, alpha: Sequence[int]) -> Image.Image:
-    """Picture of `indices` (uint8) in these colours, each with its opacity 0 … 255."""
+    """Return a picture of `indices` (uint8) in these colours, each with an opacity 0 … 255."""
     picture = Image.fromarray(indices.astype(np.uint8), mode="P")
     picture.putpalette(colors.astype(np.uint8).tobytes())
     picture.info["transparency"] = bytes(alpha)
@@ -142,7 +142,7 @@ def _see_through(indices: np.ndarray, colors: np.ndarray, alpha: Sequence[int]) 
 
 
 def _thumbnail(mosaics: Sequence[Image.Image]) -> Image.Image:
-    """The middle slice of each mosaic, side by side."""
+    """Return the middle slices of the mosaics, side by side."""
     sizes = [(one.width // COLUMNS, one.height // ROWS) for one in mosaics]
     strip = Image.new("RGB", (sum(w for w, _ in sizes), max(h for _, h in sizes)))
     at = 0
@@ -161,12 +161,12 @@ def write_mosaics(
     """Write ``{view}.jpg`` and its layers ``{view}_{layer}.png`` into a folder.
 
     Layers: ``prediction`` and ``reference``, outlines in the protocol's colours, and ``…_safe`` the
-    same in colours for every eye; ``disagreement`` of the two; ``uncertainty``. Beside them, a
+    same in colour-blind-safe colours; ``disagreement`` of the two; ``uncertainty``. Also write
     ``thumbnail.jpg``.
 
     Args:
-        folder: exists.
-        layers: what to show.
+        folder: an existing folder.
+        layers: data to show.
         colors, safe_colors: uint8 (C, 3).
     """
     box, zooms = _box(layers, AROUND_MM), voxel_sizes(layers.grid.affine)

@@ -1,4 +1,4 @@
-"""Figures of a cohort's scores, each legible with one test scan and with hundreds."""
+"""Draw a cohort's scores in figures that suit one test scan as well as hundreds."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from quicknat.evaluation.scores import AGGREGATE
 from quicknat.images.labels import Protocol
 from quicknat.report.figures import VIEW_COLORS, plt
 
-# Okabe–Ito, told apart also by the colour-blind; a scan each, if there are no more
+# Okabe–Ito, colour-blind-safe; one per scan, if there are enough
 SCAN_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 POINT, ACCENT = "#0072B2", "#D55E00"
-MANY_POINTS = 3000  # beyond, SVG files hold the points as a picture, or they would be huge
+MANY_POINTS = 3000  # above this, SVG files hold the points as a bitmap, or they would be huge
 VIEW_MARKERS = {"coronal": "o", "axial": "^", "sagittal": "s"}
-NAMED = 5  # farthest points that get their names
+NAMED = 5  # farthest points to label
 HALO = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}
 PLAIN = StrMethodFormatter("{x:g}")
 
 
 def _rows(axis: plt.Axes, order: Sequence[str]) -> plt.Axes:
-    """Lay out a row per structure, the first on top, in alternating bands that lead the eye."""
+    """Lay out one row per structure, the first on top, in alternating bands."""
     axis.set(yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
     axis.set_yticklabels(order, fontsize=8)
     axis.tick_params(axis="y", length=0)
@@ -37,17 +37,17 @@ def _rows(axis: plt.Axes, order: Sequence[str]) -> plt.Axes:
 
 
 def _panel(width: float, height: float, **options: Any) -> Any:
-    """One axis, or as many as the options say."""
+    """Return one axis, or as many as the options say."""
     return plt.subplots(figsize=(width, height), layout="constrained", **options)[1]
 
 
 def _height(order: Sequence[str]) -> float:
-    """Inches that the rows need."""
+    """Return the height of the rows in inches."""
     return 0.27 * len(order) + 1.4
 
 
 def _finish(axis: Any, label: str, limits: tuple[float, float], title: str = "") -> plt.Figure:
-    """Label a figure with rows; its legend goes below, where it hides nothing."""
+    """Label a figure with rows; put its legend below, where it hides nothing."""
     axis.set(xlabel=label, xlim=limits)
     axis.set_title(title, fontsize=10, loc="left")
     axis.figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
@@ -55,24 +55,24 @@ def _finish(axis: Any, label: str, limits: tuple[float, float], title: str = "")
 
 
 def _dice_limits(lowest: float) -> tuple[float, float]:
-    """From just below the lowest Dice up to 1."""
+    """Return limits from just below the lowest Dice up to 1."""
     return max(np.floor(10 * lowest - 0.2) / 10 if np.isfinite(lowest) else 0, -0.02), 1
 
 
 def _short(protocol: Protocol) -> dict[str, str]:
-    """Abbreviations of the structures."""
+    """Return the abbreviations of the structures."""
     return dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
 
 
 def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> plt.Axes:
-    """Draw points of each scan in a row per structure; few scans have a colour each."""
+    """Draw one point per scan and structure, in rows; few scans have a colour each."""
     axis = _rows(_panel(8, _height(order)), order)
     subjects = list(dict.fromkeys(metrics["subject"]))
     few = len(subjects) <= len(SCAN_COLORS)
-    # scans side by side within the row, always in the same place
+    # scans side by side within the row, always in the same order
     shifts = dict(zip(subjects, np.linspace(-0.3, 0.3, len(subjects) + 2)[1:-1], strict=True))
-    places = {name: row for row, name in enumerate(order)}
-    heights = metrics["structure"].map(places) + metrics["subject"].map(shifts)
+    rows = {name: row for row, name in enumerate(order)}
+    heights = metrics["structure"].map(rows) + metrics["subject"].map(shifts)
     colors = dict(zip(subjects, SCAN_COLORS, strict=False)) if few else {"a test scan": POINT}
     for label, color in colors.items():
         some = metrics["subject"] == label if few else slice(None)
@@ -85,14 +85,14 @@ def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> plt.Ax
 
 
 def dice(
-    metrics: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+    metrics: pd.DataFrame, order: Sequence[str], participants: Mapping[str, str] | None = None
 ) -> plt.Figure:
-    """Draw Dice per structure: a point per scan; of several the mean and interval over persons.
+    """Draw Dice per structure: points of scans; if several, mean and interval over participants.
 
-    `persons` says who each scan is of, as for :func:`quicknat.evaluation.scores.mean_dice`.
+    `participants` maps scans to participants, as for :func:`quicknat.evaluation.scores.mean_dice`.
     """
     axis = _strips(metrics, "dice", order)
-    table = scores.by_structure(metrics, order, persons).reset_index(drop=True)
+    table = scores.by_structure(metrics, order, participants).reset_index(drop=True)
     known = table.dropna(subset="dice_low")
     if metrics["subject"].nunique() > 1:
         label = "mean, 95 % interval" if len(known) else "mean"
@@ -101,14 +101,14 @@ def dice(
         known["dice"], known.index, fmt="none", ecolor="black", elinewidth=1.5, capsize=3,
         xerr=[known["dice"] - known["dice_low"], known["dice_high"] - known["dice"]],
     )  # fmt: skip
-    average, low, high = scores.mean_dice(metrics, persons)
+    average, low, high = scores.mean_dice(metrics, participants)
     text = f" (95 % interval {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
     limits = _dice_limits(metrics["dice"].min())
     return _finish(axis, "Dice", limits, f"Mean Dice {average:.3f}{text}")
 
 
 def hd95(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
-    """Draw the 95 % Hausdorff distance per structure: a point per scan, of several the median."""
+    """Draw the 95 % Hausdorff distance per structure: points of scans; if several, the median."""
     axis = _strips(metrics, "hd95_mm", order)
     if metrics["subject"].nunique() > 1:
         median = metrics.groupby("structure")["hd95_mm"].median().reindex(list(order))
@@ -119,14 +119,14 @@ def hd95(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
     axis.set_xticks([x for x in (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if x <= end])
     axis.xaxis.set_major_formatter(PLAIN)
     axis.xaxis.set_minor_locator(NullLocator())
-    return _finish(axis, "HD95 (mm; logarithmic from 1 mm on)", (0, end))
+    return _finish(axis, "HD95 (mm; logarithmic above 1 mm)", (0, end))
 
 
 def views(
-    table: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+    table: pd.DataFrame, order: Sequence[str], participants: Mapping[str, str] | None = None
 ) -> plt.Figure:
-    """Draw mean Dice over persons of each view alone and of their aggregate, per structure."""
-    means = scores.by_view(table, order, persons)
+    """Draw mean Dice over participants of each view alone and of their aggregate, per structure."""
+    means = scores.by_view(table, order, participants)
     axis, title = _rows(_panel(8, _height(order)), order), ""
     for view, marker in VIEW_MARKERS.items():
         if view in means:
@@ -134,29 +134,29 @@ def views(
             axis.plot(means[view], range(len(order)), marker, color=color, ms=5, label=view)
     axis.plot(means[AGGREGATE], range(len(order)), "D", color="black", ms=5.5, label="all three")
     if len(gains := means["gain"].dropna()):
-        title = f"Better together than the best view in {(gains > 0).sum()} of {len(gains)} "
+        title = f"All three exceed the best view in {(gains > 0).sum()} of {len(gains)} "
         title += f"structures; mean gain {gains.mean():+.3f}"
     lowest = means.drop(columns=["structure", "best_view", "gain"]).min(axis=None)
-    return _finish(axis, "mean Dice over people", _dice_limits(lowest), title)
+    return _finish(axis, "mean Dice over participants", _dice_limits(lowest), title)
 
 
 def confusion(table: pd.DataFrame, protocol: Protocol) -> plt.Figure:
-    """Draw which class the voxels of each reference class were given; a row adds up to 100 %."""
-    shares = scores.confusion_matrix(table, protocol.names)
+    """Draw the confusion matrix of reference and predicted classes; rows add up to 100 %."""
+    fractions = scores.confusion_matrix(table, protocol.names)
     short = _short(protocol)
-    shares = shares.rename(index=short, columns=short)
-    axis = _panel(0.28 * shares.shape[1] + 2.4, 0.28 * shares.shape[0] + 1.2)
-    drawn = axis.imshow(shares.where(shares > 0.001), cmap="Blues", norm=LogNorm(0.001, 1))
-    for (row, column), share in np.ndenumerate(shares.to_numpy()):
-        if share >= 0.02:
-            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6,
-                      color="white" if share > 0.1 else "black")  # fmt: skip
-    axis.set_yticks(range(len(shares)), shares.index, fontsize=7)
-    axis.set_xticks(range(shares.shape[1]), shares.columns, fontsize=7, rotation=90)
+    fractions = fractions.rename(index=short, columns=short)
+    axis = _panel(0.28 * fractions.shape[1] + 2.4, 0.28 * fractions.shape[0] + 1.2)
+    drawn = axis.imshow(fractions.where(fractions > 0.001), cmap="Blues", norm=LogNorm(0.001, 1))
+    for (row, column), value in np.ndenumerate(fractions.to_numpy()):
+        if value >= 0.02:
+            axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6,
+                      color="white" if value > 0.1 else "black")  # fmt: skip
+    axis.set_yticks(range(len(fractions)), fractions.index, fontsize=7)
+    axis.set_xticks(range(fractions.shape[1]), fractions.columns, fontsize=7, rotation=90)
     axis.set(xlabel="predicted", ylabel="reference")
     bar = axis.figure.colorbar(drawn, ax=axis, shrink=0.6, ticks=[0.001, 0.01, 0.1, 1])
     bar.ax.set_yticklabels(["0.1 %", "1 %", "10 %", "100 %"], fontsize=8)
-    bar.set_label("share of the reference's voxels", fontsize=8)
+    bar.set_label("fraction of the reference voxels", fontsize=8)
     return axis.figure
 
 
@@ -169,16 +169,16 @@ def _scatter(
     protocol: Protocol,
     **settings: Any,
 ) -> None:
-    """Draw a point per structure and scan; name the farthest, which no other name may overlap.
+    """Draw one point per structure and scan; label the farthest without overlaps.
 
     Args:
         axis: to draw on.
         points: subject, structure, and the columns of `place`.
-        place: names of the columns drawn along x and y.
-        distance: of each point; those with the largest get names.
-        left: whether a point's name is to go to its left rather than right, if there is room.
-        protocol: abbreviations.
-        settings: of the axis, on which depends where there is room.
+        place: names of the x and y columns.
+        distance: of each point; the largest get labels.
+        left: whether a point's label goes to its left, if there is room.
+        protocol: for the abbreviations.
+        settings: of the axis.
     """
     few = len(points) <= 200
     x, y = (points[name] for name in place)
@@ -204,7 +204,7 @@ def _scatter(
 
 
 def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
-    """Draw predicted against reference volume, a point per structure and scan."""
+    """Draw predicted against reference volume, one point per structure and scan."""
     points = metrics[(metrics["volume_mm3"] > 0) & (metrics["reference_mm3"] > 0)]
     points = points.assign(x=points["reference_mm3"] / 1000, y=points["volume_mm3"] / 1000)
     axis = _panel(7.8, 6)
@@ -213,7 +213,7 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     if len(points):
         low, high = points[["x", "y"]].min(axis=None) / 1.5, points[["x", "y"]].max(axis=None) * 1.5
         settings = {"xscale": "log", "yscale": "log", "aspect": "equal", "ylim": (low, high)}
-        settings["xlim"] = low, 5 * high  # room for the names on the right
+        settings["xlim"] = low, 5 * high  # room for labels on the right
         for factor, label in ((1, "equal volumes"), (1.1, "±10 %"), (1 / 1.1, None)):
             style, line = "-" if factor == 1 else ":", [factor * low, factor * high]
             axis.plot([low, high], line, style, color="black", lw=1, label=label)
@@ -226,14 +226,14 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
 
 
 def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
-    """Draw differences of volumes against their means, and each structure's bias with limits."""
+    """Draw Bland–Altman plots of all volumes, and each structure's bias with limits."""
     order = protocol.names[1:]
     points = scores.volume_differences(metrics)
     points["mean"] /= 1000
     left, right = _panel(12, _height(order), ncols=2, width_ratios=(1.2, 1))
     mean, spread = points["difference"].mean(), 1.96 * points["difference"].std()
     away, outer = (points["difference"] - mean).abs(), points["mean"] > 30
-    less = "prediction less reference (% of the mean of both)"
+    less = "prediction − reference (% of their mean)"
     labels = {"xlabel": "mean of predicted and reference volume (ml)", "ylabel": less}
     scale = {"xscale": "log"} if len(points) else {}
     _scatter(left, points, ("mean", "difference"), away, outer, protocol, **labels, **scale)
@@ -262,11 +262,11 @@ def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
 
 
 def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
-    """Draw Dice against the uncertainty that the segmentation itself reports.
+    """Draw Dice against the uncertainty of the segmentation.
 
     Args:
-        points: of :func:`quicknat.evaluation.scores.with_uncertainty`.
-        protocol: abbreviations of the structures.
+        points: from :func:`quicknat.evaluation.scores.with_uncertainty`.
+        protocol: for the abbreviations.
     """
     axis = _panel(7, 5)
     outer = points["uncertainty"] > points["uncertainty"].median()

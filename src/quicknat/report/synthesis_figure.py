@@ -1,4 +1,4 @@
-"""A contact sheet of synthetic images of label maps."""
+"""Draw a contact sheet of synthetic images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from quicknat.synthesis.synthesize import synthesize
 def contact_sheet(
     stacks: Sequence[np.ndarray], protocol: Protocol, view: str, samples: int, seed: int
 ) -> np.ndarray:
-    """Synthetic slices, each beside its classes, four in a row: uint8 (H, W, 3).
+    """Return synthetic slices beside their classes, four per row: uint8 (H, W, 3).
 
     Args:
-        stacks: slices of tissues and classes of one shape, uint8 (n, 2, H, W), one stack for each
-            label map; the maps take turns, and each sample is a random one of a map's slices.
-        protocol, view: give the classes their colours.
-        samples: how many.
-        seed: of the choice and of the pictures.
+        stacks: tissue and class slices of one shape, uint8 (n, 2, H, W), one stack per label map;
+            samples are random slices, from each map in turn.
+        protocol, view: for the colours of the classes.
+        samples: their number.
+        seed: for the choice of slices and the synthesis.
     """
     random = np.random.default_rng(seed)
     takes = (stacks[number % len(stacks)] for number in range(samples))

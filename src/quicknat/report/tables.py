@@ -1,4 +1,4 @@
-"""Tables of the report: participants, run times, versions, volumes against the cohort."""
+"""Make tables for the report: participants, run times, versions, volumes in the cohort."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PACKAGES = (
     "numpy", "pandas", "pydantic", "matplotlib",
 )  # fmt: skip
 DEMOGRAPHICS = ("age", "sex", "handedness")  # columns of a BIDS participants.tsv
-FEWEST_SCANS = 5  # scans below which a percentile says nothing
+FEWEST_SCANS = 5  # minimum number of scans for percentiles
 TOTAL = "All structures"
 
 
 def run_times(folder: Path) -> pd.DataFrame:
     """Return jobs, seconds and peak memory of each rule, from Snakemake's benchmark files.
 
-    A folder is a rule, a file in it is a job.
+    Each folder is a rule, each file in it a job.
     """
     jobs = [
         pd.read_csv(path, sep="\t", na_values="-").assign(rule=path.parent.name)
@@ -37,10 +37,10 @@ def run_times(folder: Path) -> pd.DataFrame:
 
 
 def page_weights(folder: Path, scans: Sequence[str], figures: Sequence[str]) -> dict[str, float]:
-    """Return the MB that a browser loads: ``cohort``'s page, heaviest ``scan``'s page; ``folder``.
+    """Return sizes in MB: the ``cohort`` page, the largest ``scan`` page, the ``folder``.
 
-    The cohort's page with all of its pictures, which load as they come into view; small text files
-    do not count.
+    The cohort page is counted with all its pictures, which load lazily; small text files are not
+    counted.
     """
 
     def size(*paths: Path) -> float:
@@ -59,7 +59,7 @@ def page_weights(folder: Path, scans: Sequence[str], figures: Sequence[str]) -> 
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the results depend on."""
+    """Return the versions of the packages that results depend on."""
     found = {"quicknat": quicknat.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -70,11 +70,11 @@ def versions() -> dict[str, str]:
 
 
 def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
-    """Describe `subjects` (sub-X) in a few words each: ages, sexes, hands.
+    """Summarize age, sex and handedness of `subjects` (sub-X).
 
     Args:
-        people: text, by subject; its columns :data:`DEMOGRAPHICS` are described.
-        subjects: those to describe, each counted once.
+        people: demographics as text, by subject; columns :data:`DEMOGRAPHICS` are used.
+        subjects: to summarize, each counted once.
     """
     known, words = people.reindex(list(dict.fromkeys(subjects))), []
     for column in (name for name in DEMOGRAPHICS if name in known):
@@ -82,7 +82,7 @@ def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
         numbers = pd.to_numeric(values, errors="coerce").dropna()
         if column == "age" and len(numbers):
             low, middle, high = numbers.min(), numbers.median(), numbers.max()
-            words.append(f"age {low:g} to {high:g}, median {middle:g} (known of {len(numbers)})")
+            words.append(f"age {low:g} to {high:g}, median {middle:g} (known for {len(numbers)})")
         elif len(values):
             counts = values.value_counts()
             words.append(f"{column} {', '.join(f'{n} {value}' for value, n in counts.items())}")
@@ -90,11 +90,11 @@ def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
 
 
 def volumes_in_cohort(volumes: pd.DataFrame) -> pd.DataFrame:
-    """Add to the gathered volumes what they are in proportion.
+    """Add fractions and percentiles to the gathered volumes.
 
     Returns:
-        The table with ``share`` (of all structures' volume in that scan), and ``percentile`` of
-        the volume among all segmented scans, 0 … 100, NaN with fewer than five scans.
+        The table with ``share`` (fraction of the scan's total volume) and ``percentile`` (among all
+        segmented scans, 0 … 100, NaN with fewer than five scans).
     """
     total = volumes[volumes["name"] == TOTAL].set_index("subject")["volume_mm3"]
     share = volumes["volume_mm3"] / volumes["subject"].map(total).replace(0, np.nan)
@@ -104,7 +104,7 @@ def volumes_in_cohort(volumes: pd.DataFrame) -> pd.DataFrame:
 
 
 def volume_ranges(volumes: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Return each structure's median and range of volume (mm³) over all scans, and whose they are.
+    """Return median and range of each structure's volume (mm³), and the scans at the extremes.
 
     Returns:
         name, median, smallest, smallest_scan, largest, largest_scan.

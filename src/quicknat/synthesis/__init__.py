@@ -1,1 +1,1 @@
-"""Training data made out of label maps: synthetic images, and warped scans."""
+"""Training data from label maps: synthetic images and warped scans."""

@@ -1,9 +1,9 @@
-"""Synthetic images of label maps while a network trains, after SynthSeg's idea.
+"""Synthesize images from label maps during training, as in SynthSeg.
 
 Billot et al., *SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without
-retraining*, Medical Image Analysis 86 (2023): warp a label map, draw a brightness for each tissue,
-and degrade the image as scanners do. Here slice by slice, in torch operations on the device of
-training, without gradients. All that is random comes from one generator.
+retraining*, Medical Image Analysis 86 (2023): warp a label map, draw an intensity for each tissue,
+and simulate the acquisition. Here slice by slice, in torch operations on the training device,
+without gradients. All random numbers come from one generator.
 """
 
 from __future__ import annotations
@@ -18,42 +18,41 @@ from torch.nn import functional as F
 from quicknat.synthesis.tissue_table import tissue_table
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in its SDs
-KNOTS = 6  # of the displacement field along a side: 40 mm apart in a 192 mm window
-BIAS_KNOTS = 4  # of the bias field, as in SynthSeg: coils are far away
-REFERENCE = 1 / 1.6  # where `conform.to_uint8` puts the 75th percentile of what is bright
+KNOTS = 6  # control points of the displacement field per side: 40 mm apart in 192 mm
+BIAS_KNOTS = 4  # of the bias field, as in SynthSeg
+REFERENCE = 1 / 1.6  # value of the 75th percentile of the foreground after `conform.to_uint8`
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Ranges of all that varies from slice to slice.
+    """Ranges of the parameters that vary from slice to slice.
 
-    Brightness is in units of the scaled image, 0 … 1. *SynthSeg* marks its published ranges; *ours*
-    is narrower, since it has to hold for conformed T1w scans only, or wider, since a slice has one
-    plane only.
+    Intensities are in units of the scaled image, 0 … 1. *SynthSeg* marks its published ranges; ours
+    are narrower, since all scans are conformed T1w, or wider, since slices have only one plane.
 
     Attributes:
         rotation: largest angle, degrees (SynthSeg 15; later 20).
         scaling: largest change of size along an axis (SynthSeg 0.15; later 0.2).
-        shear: largest shear (SynthSeg 0.012; ours 0.05, which is as much as 3 degrees).
-        shift: largest shift, fraction of the side (ours: as the augmentation of real slices).
+        shear: largest shear (SynthSeg 0.012; ours 0.05, about 3 degrees).
+        shift: largest shift, fraction of the side (ours: as in the augmentation of real slices).
         displacement: largest SD of the smooth displacement, fraction of the side: 4 mm of 192
             (SynthSeg: 3 to 4 voxels of 1 mm). With knots 40 mm apart it does not fold.
-        t1w: fraction of slices whose tissues are about as bright as in a T1w scan; in the others
-            any tissue may have any brightness, as in SynthSeg. All, as nothing else is segmented:
-            after 407 steps on 20 maps at 2 mm the validation Dice of real T1w slices was 0.30, and
-            0.22 with a half. Tissues without a usual brightness have any in all slices.
-        t1w_spread: SD of a tissue's brightness about its usual one in these (ours: it differs by
+        t1w: fraction of slices with T1w-like tissue intensities; in the others they are arbitrary,
+            as in SynthSeg. Ours is 1, since only T1w is segmented: after 407 steps on 20 maps at
+            2 mm the validation Dice of real T1w slices was 0.30, and 0.22 with a half. Tissues
+            without a usual intensity are arbitrary in all slices.
+        t1w_spread: SD of a tissue's intensity about its usual one in these (ours: it differs by
             0.02 to 0.06 between the heads that ``tissues.tsv`` was measured on).
         texture: largest SD within a tissue, before smoothing (SynthSeg 0.14; real white matter has
             0.06, bias included).
         bias: largest SD of the logarithm of the bias field (SynthSeg 0.5).
         gamma: SD of the logarithm of gamma (SynthSeg 0.4; ours 0.2 for T1w only).
-        blur: FWHM of the scanner's own blur, pixels; makes the partial volume at borders.
+        blur: FWHM of the scanner's blur, pixels; causes partial volume at borders.
         coarse: probability that an axis is acquired more coarsely than the image is stored.
-        thickness: largest distance of acquired samples, pixels (`quicknat check` warns of 2.5 mm).
+        thickness: largest sample spacing, pixels (`quicknat check` warns above 2.5 mm).
         noise: largest SD of Rician noise (ours: 10 of 255).
-        gain: SD of the logarithm of brightness: a slice is scaled as its whole scan is.
-        stripped: fraction of slices without what is outside the brain; half of them keep the fluid.
+        gain: SD of the logarithm of intensity, since a slice is scaled with its whole scan.
+        stripped: fraction of skull-stripped slices; half of them keep the CSF.
     """
 
     rotation: float = 15
@@ -75,18 +74,18 @@ class Ranges:
 
 
 class _Draw:
-    """Random tensors on the generator's device, the first axis of each being the slice."""
+    """Draw random tensors on the generator's device; the first axis is the slice."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
         self.count, self.generator, self.device = count, generator, generator.device
 
     def uniform(self, *shape: int) -> Tensor:
-        """Between 0 and 1."""
+        """Return numbers between 0 and 1."""
         size = (self.count, *shape)
         return torch.rand(size, generator=self.generator, device=self.device)
 
     def symmetric(self, *shape: int) -> Tensor:
-        """Between -1 and 1."""
+        """Return numbers between -1 and 1."""
         return 2 * self.uniform(*shape) - 1
 
     def normal(self, *shape: int) -> Tensor:
@@ -109,7 +108,7 @@ def _warp(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
     strength = 2 * ranges.displacement * draw.uniform(1, 1, 1)
     field = strength * draw.normal(2, KNOTS, KNOTS)
     field = F.interpolate(field, maps.shape[2:], mode="bicubic", align_corners=True)
-    # the nearest tissue: the image is made from it, so image and classes match whatever it is
+    # nearest neighbour: the image is made from the result, so image and classes match
     return F.grid_sample(
         maps, grid + field.movedim(1, -1), mode="nearest", padding_mode="zeros", align_corners=False
     )
@@ -129,36 +128,36 @@ def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
 
 
 def _acquisition(side: int, draw: _Draw, ranges: Ranges) -> Tensor:
-    """Return the acquisition along an axis as a matrix on lines of pixels, (B, side, side).
+    """Return a matrix that simulates acquisition along one axis of pixels, (B, side, side).
 
-    The line is blurred, sampled at a random distance and phase, and interpolated linearly back to
-    its pixels. Being a matrix, it can be another one for each slice.
+    It blurs a line of pixels, samples it with random spacing and phase, and interpolates linearly
+    back to the pixels. Each slice has a matrix of its own.
     """
     least, most = ranges.blur
     fwhm = least + (most - least) * draw.uniform(1)
     distance = 1 + (ranges.thickness - 1) * draw.uniform(1)
     coarse = draw.uniform(1) < ranges.coarse
     distance = torch.where(coarse, distance, torch.ones_like(distance))
-    # a stored pixel that is acquired as it is keeps its place; only coarser ones have a phase
+    # pixels acquired at full resolution keep their position; only coarser ones have a phase
     phase = torch.where(coarse, draw.uniform(1) * distance, torch.zeros_like(distance))
     sigma = (fwhm**2 + distance**2 - 1).sqrt()[..., None] / FWHM
     pixels = torch.arange(side, device=draw.device, dtype=torch.float32)
     position = (pixels - phase) / distance  # in samples
     before = position.floor()
-    share = (position - before)[..., None]
+    fraction = (position - before)[..., None]
 
     def sampled(number: Tensor) -> Tensor:
         centre = (number * distance + phase)[..., None].clamp(0, side - 1)
         weight = (-0.5 * ((pixels - centre) / sigma) ** 2).exp()
         return weight / weight.sum(dim=-1, keepdim=True)
 
-    return (1 - share) * sampled(before) + share * sampled(before + 1)
+    return (1 - fraction) * sampled(before) + fraction * sampled(before + 1)
 
 
 def _rescale(image: Tensor, head: Tensor) -> Tensor:
-    """Scale slices (B, H, W) as conforming scales scans."""
+    """Scale the intensities of slices (B, H, W) like those of conformed scans."""
     bright = head & (image > 0.1 * image.amax(dim=(1, 2), keepdim=True))
-    # every third pixel: a percentile needs no more, and sorting is what takes time
+    # every third pixel suffices for a percentile, and sorting is slow
     values = torch.where(bright, image, torch.nan).flatten(1)[:, ::3]
     reference = values.nanquantile(0.75, dim=1).nan_to_num(1).clamp(min=0.05)
     return image * (REFERENCE / reference)[:, None, None]
@@ -168,16 +167,16 @@ def _rescale(image: Tensor, head: Tensor) -> Tensor:
 def synthesize(
     tissues: Tensor, classes: Tensor, generator: torch.Generator, ranges: Ranges | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Synthesize an image of each slice of a batch; one generator state gives one image.
+    """Synthesize an image for each slice of a batch, reproducibly.
 
     Args:
         tissues: tissue indices (B, H, W), any type; see ``tissues.py``.
         classes: class indices of the same slices, uint8 (B, H, W).
         generator: on the device of both.
-        ranges: how far everything varies.
+        ranges: of the random parameters.
 
     Returns:
-        Images float32 (B, 1, H, W) in 0 … 1 as real slices are, and their classes uint8 (B, H, W).
+        Images float32 (B, 1, H, W) in 0 … 1 like real slices, and their classes uint8 (B, H, W).
     """
     ranges = ranges or Ranges()
     draw, (height, width) = _Draw(len(tissues), generator), tissues.shape[1:]
@@ -189,8 +188,8 @@ def synthesize(
         torch.tensor((region == name).to_numpy(), device=tissue.device)[tissue]
         for name in ("outside", "csf")
     )
-    strip, dry = (draw.uniform(1, 1) < share for share in (ranges.stripped, 0.5))
-    removed = strip & (beyond | dry & fluid) & (classes == 0)  # never what is to be found
+    strip, dry = (draw.uniform(1, 1) < fraction for fraction in (ranges.stripped, 0.5))
+    removed = strip & (beyond | dry & fluid) & (classes == 0)  # never a structure to segment
     tissue = tissue.masked_fill(removed, 0)
 
     mean, spread = (
@@ -204,7 +203,7 @@ def synthesize(
     image = rows @ image @ columns.mT
 
     image = _rescale(image, tissue > 0).clamp(min=0)
-    # about the reference, so that it keeps its place
+    # relative to the reference, which stays fixed
     gamma = (ranges.gamma * draw.normal(1, 1)).exp()
     image = REFERENCE * (image / REFERENCE) ** gamma * (ranges.gain * draw.normal(1, 1)).exp()
     noise = ranges.noise * draw.uniform(1, 1, 1) * draw.normal(2, height, width)
@@ -216,9 +215,9 @@ def synthesize_batch(batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tenso
     """Return images (N, 1, H, W) and labels (N, H, W) of a batch, synthetic where it has tissues.
 
     Args:
-        batch: ``image``, ``labels``, and ``tissues`` bool (N,): where it is true the image holds
-            tissue indices.
-        seed: of all that is random.
+        batch: ``image``, ``labels``, and ``tissues`` bool (N,): true if the image holds tissue
+            indices.
+        seed: of the synthesis.
     """
     image, labels = batch["image"].clone(), batch["labels"].clone()
     (which,) = batch["tissues"].nonzero(as_tuple=True)

@@ -1,4 +1,4 @@
-"""Label maps as tissues: what images are synthesized from."""
+"""Convert label maps to tissues, from which images are synthesized."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def _known(convention: str, protocol: Protocol) -> dict[int, int]:
     known = {number: tissue for tissue, numbers in enumerate(lists) for number in numbers}
     if convention in CONVENTIONS:
         return known
-    firsts = enumerate(protocol.to_freesurfer().tolist())  # the file holds the protocol's classes
+    firsts = enumerate(protocol.to_freesurfer().tolist())  # the file holds class indices
     return {index: known[first] for index, first in firsts if first in known}
 
 
 def to_tissues(
     labels: np.ndarray, convention: str, protocol: Protocol, where: str | Path
 ) -> np.ndarray:
-    """Turn label values into tissue indices, uint8, same shape.
+    """Map label values to tissue indices, uint8, same shape.
 
     Args:
         labels: whole numbers.
         convention: ``freesurfer``, ``neuromorphometrics``, or the protocol's own name.
-        protocol: only for its own convention.
+        protocol: used for its own convention only.
         where: file named in error messages.
 
     Raises:
@@ -55,9 +55,9 @@ def to_tissues(
 
 
 def split_outside(tissues: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Assign bright voxels that the map has as air to one of three tissues, by brightness.
+    """Assign bright unlabelled voxels to one of three tissues, by intensity.
 
-    Heads so get a skull, fat and muscle where only the brain is labelled.
+    Thus heads have skull, fat and muscle even if only the brain is labelled.
 
     Args:
         tissues: tissue indices, (X, Y, Z).
@@ -66,7 +66,7 @@ def split_outside(tissues: np.ndarray, image: np.ndarray) -> np.ndarray:
     Returns:
         uint8 tissue indices, same shape.
     """
-    smooth = ndimage.median_filter(image, size=3)  # patches, not grains
+    smooth = ndimage.median_filter(image, size=3)  # to obtain patches rather than noise
     outside = (tissues == 0) & (smooth > BRIGHT)
     values = smooth[outside].astype(float)
     first = tissue_table()["name"].tolist().index(SPLIT[0])
@@ -91,15 +91,15 @@ def conformed_tissues(
 
     Args:
         labels: label values on any grid.
-        convention: of these values, see :meth:`Protocol.remap`.
+        convention: their label convention, see :meth:`Protocol.remap`.
         protocol: the classes.
-        spacing_mm, size: of the grid, where there is no scan.
-        scan: the conformed scan that the labels belong to, if there is one: its grid is taken, and
-            it shows what is outside the brain.
+        spacing_mm, size: of the grid, if there is no scan.
+        scan: the conformed scan of these labels, if any: defines the grid, and shows the tissues
+            outside the brain.
 
     Returns:
-        Tissue indices, class indices, and the image by which slices find the head (that of the
-        scan, else the map's outline), all uint8 (size, size, size).
+        Tissue indices, class indices, and the image used to locate the head (the scan, else a
+        mask of the map), all uint8 (size, size, size).
 
     Raises:
         InputError: see :meth:`Protocol.remap` and :func:`to_tissues`.
@@ -111,14 +111,12 @@ def conformed_tissues(
         grid = Grid(image.shape, affine)
     else:
         grid = conformed_grid(Volume(tissues, labels.affine, labels.path), spacing_mm, size)
-    # resampled as pairs: done separately, tissues and classes would no longer match
+    # resampled jointly: separately, tissues and classes would not match
     both = tissues.astype(np.uint16) << 8 | classes
     both = resample_labels(Volume(both, labels.affine, labels.path), grid)
     tissues, classes = (both >> 8).astype(np.uint8), (both & 255).astype(np.uint8)
     if not classes.any():
-        raise InputError(
-            labels.path, "lies elsewhere in space than its scan", "give labels on the scan's grid"
-        )
+        raise InputError(labels.path, "does not overlap its scan", "give labels on the scan's grid")
     if scan:
         return split_outside(tissues, image), classes, image
     return tissues, classes, np.where(tissues > 0, np.uint8(255), np.uint8(0))

@@ -1,7 +1,7 @@
-"""Labelled scans warped into the shapes of other brains, to train on more kinds of brains.
+"""Warp labelled scans to the shapes of other brains, to train on a wider range of shapes.
 
-Fifteen young people have no wide ventricles. A label map of an older brain, which needs no image,
-gives their shape: scan and labels are deformed until each structure lies where the map has it.
+Cohorts of young people have no wide ventricles. A label map of an older brain, without an image,
+provides the shape: scan and labels are warped until the structures match those of the map.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from quicknat.images.resampling import resample, resample_labels
 from quicknat.images.volumes import Grid, Volume
 
 BOX_MM = 192  # side of the cube of a warped copy
-ITERATIONS, SMOOTHNESS = (150, 100, 30), 1.0  # ventricles grow to a multiple of their volume
+ITERATIONS, SMOOTHNESS = (150, 100, 30), 1.0  # ventricles may grow to a multiple of their volume
 BLUR_MM = 1.0
 
 
@@ -27,7 +27,7 @@ def grid_around(classes: Volume, spacing_mm: float) -> Grid:
     """
     labelled = np.argwhere(classes.data > 0)
     if not len(labelled):
-        raise InputError(classes.path, "labels nothing", "give a label map of a brain")
+        raise InputError(classes.path, "has no labelled voxel", "give a label map of a brain")
     corners = np.stack([labelled.min(axis=0), labelled.max(axis=0)])
     middle = classes.affine[:3, :3] @ corners.mean(axis=0) + classes.affine[:3, 3]
     size = round(BOX_MM / spacing_mm)
@@ -39,16 +39,16 @@ def grid_around(classes: Volume, spacing_mm: float) -> Grid:
 def registered(
     image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
 ) -> sitk.Transform:
-    """Return the smooth map from points of another label map to those of a scan.
+    """Return the smooth transform from points of another label map to points of a scan.
 
-    Two images of the label maps are registered, in which each structure has its mean brightness in
-    the scan.
+    Images made from the label maps are registered, in which each structure has its mean intensity
+    in the scan.
 
     Args:
         image: float32 (X, Y, Z), RAS+.
         classes: uint8 class indices, same shape.
         like: uint8 class indices of the other map, on its own grid of the same spacing.
-        spacing_mm: voxel side; the points are as :func:`to_image` places them.
+        spacing_mm: voxel size; points are in the space of :func:`to_image`.
         threads: for SimpleITK.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
@@ -70,10 +70,10 @@ def registered(
 def warp(
     image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Warp a scan and its labels into the shape of another label map, see :func:`registered`.
+    """Warp a scan and its labels to the shape of another label map, see :func:`registered`.
 
-    Since the deformation is smooth, the warped labels still fit the warped image; they only
-    resemble the other map.
+    Since the deformation is smooth, warped labels match the warped image exactly, but the other map
+    only approximately.
 
     Returns:
         The image and its classes on the grid of `like`, float32 and uint8.
@@ -99,7 +99,7 @@ def warp_scan(
         image: T1w scan.
         classes: class indices on its grid.
         like: class indices of the other map.
-        spacing_mm: voxel side of the result.
+        spacing_mm: voxel size of the result.
         threads: for SimpleITK.
 
     Returns:

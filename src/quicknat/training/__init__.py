@@ -1,1 +1,1 @@
-"""Training of one view's network, which may be interrupted at any moment."""
+"""Train one view's network; training can be interrupted and resumed at any time."""

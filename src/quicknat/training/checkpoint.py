@@ -1,7 +1,7 @@
-"""Resumable training state: atomic, checksummed, tied to what it was trained on.
+"""Save and load resumable training states: atomic, checksummed, bound to their training.
 
-A state is two files, ``{name}.pt`` and ``{name}.json``, where names sort by progress. The second
-holds the fingerprint and the SHA-256 of the first, and is written last.
+A state is two files, ``{name}.pt`` and ``{name}.json``; names sort by progress. The JSON file holds
+the fingerprint of the training and the SHA-256 of the state, and is written last.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from quicknat.old_settings import current_settings
 
 log = logging.getLogger(__name__)
 
-KEPT = 2  # should the latest state be damaged, the one before it serves
+KEPT = 2  # if the latest state is damaged, the previous one is used
 
 
 def save_state(folder: str | Path, name: str, fingerprint: dict, state: dict) -> None:
-    """Save `state` (tensors, numbers, strings, and dicts and lists of them) under `name`."""
+    """Save `state` (tensors, numbers, strings, and dicts and lists of these) as `name`."""
     folder = Path(folder)
     with written_whole(folder / f"{name}.pt", folder / f"{name}.json") as (weights, record):
         torch.save(state, weights)
         saved = {"sha256": sha256(weights), "fingerprint": fingerprint}
         record.write_text(json.dumps(saved, indent=1) + "\n")
     for old in sorted(folder.glob("*.json"))[:-KEPT]:
-        old.unlink()  # first, so that no record is ever without its state
+        old.unlink()  # first, so that every record has its state
         old.with_suffix(".pt").unlink(missing_ok=True)
 
 
 def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
-    """Return the latest undamaged state in `folder`, on the CPU; None where there is none.
+    """Return the latest undamaged state in `folder`, on the CPU; None if there is none.
 
     Raises:
-        InputError: that state comes from a training with another fingerprint, or all are damaged.
+        InputError: the state is from a training with another fingerprint, or all are damaged.
     """
-    for stray in Path(folder).glob(".tmp-*"):  # of a process that was killed while it wrote
-        stray.unlink(missing_ok=True)  # another process of this training may be quicker
+    for stray in Path(folder).glob(".tmp-*"):  # of a process killed while writing
+        stray.unlink(missing_ok=True)  # another process may be faster
     records = sorted(Path(folder).glob("*.json"), reverse=True)
     for record in records:
         path = record.with_suffix(".pt")
@@ -51,33 +51,33 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
                 raise ValueError("its checksum is wrong")
             changes = differences(current_settings(saved["fingerprint"], record), fingerprint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s: ignored, since it is damaged (%s)", path, error)
+            log.warning("%s: ignored, because it is damaged (%s)", path, error)
             continue
         if changes:
             raise InputError(
                 folder,
                 f"holds the state of another training: {'; '.join(changes)}",
-                "restore that, or delete this folder to start from the beginning",
+                "undo these changes, or delete this folder to start from scratch",
             )
         return torch.load(path, weights_only=True, map_location="cpu")
-    if records:  # to start over unasked would throw away days of work that may be recoverable
+    if records:  # starting over would discard days of work that may be recoverable
         raise InputError(
             folder,
             f"holds {len(records)} saved state(s), all damaged",
-            "restore one, or delete this folder to start from the beginning",
+            "restore one, or delete this folder to start from scratch",
         )
     return None
 
 
 def remove_states(folder: str | Path) -> None:
-    """Remove a finished training's folder; after a kill meanwhile, what is left can be resumed."""
-    for record in sorted(Path(folder).glob("*.json")):  # the latest last
+    """Remove the folder of a finished training; if killed meanwhile, the rest can be resumed."""
+    for record in sorted(Path(folder).glob("*.json")):  # latest last
         record.unlink()
     shutil.rmtree(folder)
 
 
 def differences(old: dict, new: dict, shown: int = 5) -> list[str]:
-    """Return what differs between two fingerprints in words; each maps parts to dicts of values."""
+    """Describe the differences of two fingerprints, which map parts to dicts of values."""
     changes = []
     for part in sorted(old.keys() | new.keys()):
         before, after = old.get(part, {}), new.get(part, {})
@@ -86,8 +86,8 @@ def differences(old: dict, new: dict, shown: int = 5) -> list[str]:
                 changes.append(f"{part} {key} is {'new' if key in after else 'gone'}")
             elif before[key] != after[key]:
                 was, now = f"{before[key]}", f"{after[key]}"
-                telling = max(len(was), len(now)) < 40  # lists and checksums are not
-                how = f"was {was}, is {now}" if telling else "changed"
+                short = max(len(was), len(now)) < 40  # unlike lists and checksums
+                how = f"was {was}, is {now}" if short else "changed"
                 changes.append(f"{part} {key} {how}")
     rest = len(changes) - shown
     return [*changes[:shown], f"and {rest} more"] if rest > 0 else changes

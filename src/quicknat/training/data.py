@@ -1,8 +1,7 @@
-"""View stacks as torch datasets, their augmentation, their order, and the workers that load them.
+"""Load, augment and order the training slices.
 
-Nothing here has a random state that advances: what is drawn depends on the seed, the epoch and the
-slice alone. So a training that resumes in the middle of an epoch, with another number of workers,
-sees exactly what it would have seen.
+No random state advances here: random numbers depend only on seed, epoch and slice. So a training
+that resumes within an epoch, or with another number of workers, sees exactly the same data.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ AGAIN = "slice all scans again with one label table and size"
 
 
 def augmentation(size: int) -> Compose:
-    """Random rotation, scaling, shift, contrast, gain, blur and noise of one slice.
+    """Return a random rotation, scaling, shift, contrast, gain, blur and noise of one slice.
 
-    Flips are no part of it: left and right are different classes, see :class:`SliceDataset`.
+    It does not flip, since left and right are different classes; see :class:`SliceDataset`.
     """
-    # the nearest label: where every slice is turned and scaled by a random amount, no pixel lies
-    # half-way and no side is preferred
+    # nearest label: with random rotation and scaling no pixel lies half-way between two, so
+    # neither side is preferred
     keys, modes = ("image", "labels"), ("bilinear", "nearest")
     shift = 0.04 * size
     return Compose(
@@ -67,17 +66,17 @@ def augmentation(size: int) -> Compose:
 class SliceDataset(Dataset):
     """All slices of several memory-mapped view stacks.
 
-    With a `stride`, every so many-th slice of a scan only. With `swapped`, what each class becomes
-    when left and right change places, half of the items at random are flipped. Each item is a dict:
+    With `stride` n, every n-th slice of a scan is used. With `swapped` (what each class becomes
+    in a left–right flip), a random half of the items is flipped. Each item is a dict:
     ``image`` float32 (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``;
     with a transform, ``k // len`` is the epoch it is augmented for.
 
-    Where there are stacks of `tissues`, after the others, an item says by ``tissues`` (bool)
-    whether it is out of one. Then its image is not augmented and holds tissue indices, which
-    :func:`quicknat.synthesis.synthesize.synthesize_batch` turns into an image.
+    With `tissues` stacks, which follow the others, items have ``tissues`` (bool): true if the image
+    is not augmented and holds tissue indices, from which
+    :func:`quicknat.synthesis.synthesize.synthesize_batch` makes an image.
 
     Raises:
-        InputError: a file is no view stack, or its slices have another shape than the others'.
+        InputError: a file is not a view stack, or slice shapes differ.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class SliceDataset(Dataset):
         tissues: Sequence[str | Path] = (),
         swapped: np.ndarray | None = None,
     ) -> None:
-        self.images = len(paths)  # so many scans have one
+        self.images = len(paths)  # number of scans with an image
         self.paths = [*paths, *tissues]
         self.stacks = [open_stack(path)[::stride] for path in self.paths]
         for path, stack in zip(self.paths, self.stacks, strict=True):
@@ -115,11 +114,11 @@ class SliceDataset(Dataset):
             pair = np.stack(
                 [pair[0, ::-1], self.swapped[pair[1, ::-1]].astype(np.uint8)]
             )  # (2, X, …), RAS+ axes
-        painted = scan >= self.images
-        image = torch.from_numpy(pair[:1].astype(np.float32) / (1 if painted else 255))
-        kind = {"tissues": torch.tensor(painted)} if len(self.paths) > self.images else {}
-        # "is not None": the truth value of a Compose is its length, and taking that reseeds it
-        if painted or self.transform is None:
+        synthetic = scan >= self.images
+        image = torch.from_numpy(pair[:1].astype(np.float32) / (1 if synthetic else 255))
+        kind = {"tissues": torch.tensor(synthetic)} if len(self.paths) > self.images else {}
+        # "is None": the truth value of a Compose is its length, and computing that reseeds it
+        if synthetic or self.transform is None:
             return {"image": image, "labels": torch.from_numpy(pair[1].copy()), **kind}
         draw = np.random.SeedSequence((self.seed, number)).generate_state(1)[0]
         self.transform.set_random_state(int(draw))
@@ -129,28 +128,27 @@ class SliceDataset(Dataset):
         return {"image": image.clamp(0, 1), "labels": labels[0].byte(), **kind}
 
     def survey(self, n_classes: int) -> tuple[list[ScanStatistics], dict[str, str]]:
-        """Read everything once: statistics of each scan, and the SHA-256 of its stack by name.
+        """Read all stacks; return statistics of each scan, and SHA-256 of each stack by name.
 
-        Painted images have no brightness of their own: theirs is NaN.
+        The intensity of synthetic images varies, so it is NaN.
 
         Raises:
-            InputError: a stack holds a class that the network does not have, or a tissue that there
-                is not.
+            InputError: a stack holds an unknown class or tissue.
         """
         statistics, checksums = [], {}
         for number, (path, stack) in enumerate(zip(self.paths, self.stacks, strict=True)):
-            painted = number >= self.images
+            synthetic = number >= self.images
             top = int(stack[:, 1].max(initial=0))
             if top >= n_classes:
                 raise InputError(path, f"holds class {top}, but there are {n_classes}", AGAIN)
-            if painted and (top := int(stack[:, 0].max(initial=0))) >= len(tissue_table()):
+            if synthetic and (top := int(stack[:, 0].max(initial=0))) >= len(tissue_table()):
                 raise InputError(path, f"holds tissue {top}", "delete it and rerun")
-            # where there is tissue there is brightness
+            # tissue is bright
             slices = (((pair[0] > 0) * np.uint8(255), pair[1]) for pair in stack)
-            found = describe_scan(slices if painted else stack, n_classes)
-            if painted:
+            found = describe_scan(slices if synthetic else stack, n_classes)
+            if synthetic:
                 found = replace(found, intensity=np.full(n_classes, np.nan))
-            # volumes as if every slice had been looked at
+            # estimate for all slices
             statistics.append(replace(found, voxels=found.voxels * self.stride))
             contents = np.ascontiguousarray(stack).data
             checksums[Path(path).stem] = hashlib.sha256(contents).hexdigest()
@@ -158,9 +156,9 @@ class SliceDataset(Dataset):
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Shuffled batches of one epoch, as item numbers of a :class:`SliceDataset`.
+    """Shuffled batches of one epoch, as item indices of a :class:`SliceDataset`.
 
-    Set `epoch` before each pass, and `start` to leave out the first batches of it.
+    Set `epoch` before each pass, and `start` to skip its first batches.
     """
 
     def __init__(self, n_slices: int, batch_size: int, seed: int) -> None:
@@ -168,23 +166,23 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
-        return max(1, self.n_slices // self.batch_size)  # the rest waits for the next epoch
+        return max(1, self.n_slices // self.batch_size)  # the remainder is left to later epochs
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_slices)
-        order = np.resize(order, len(self) * self.batch_size)  # repeats a set smaller than a batch
+        order = np.resize(order, len(self) * self.batch_size)  # repeat a set smaller than a batch
         for batch in order.reshape(len(self), -1)[self.start :]:
             yield (self.epoch * self.n_slices + batch).tolist()
 
 
 class Loader:
-    """Batches of a dataset on a device, loaded by worker processes.
+    """Load batches of a dataset to a device, with worker processes.
 
     Args:
         slices: a dataset whose items are dicts of tensors.
         device: where the batches go.
-        workers: processes; 0: this one loads.
-        how: how batches are formed, keywords of :class:`torch.utils.data.DataLoader`.
+        workers: number of worker processes; 0: load in this process.
+        how: keywords of :class:`torch.utils.data.DataLoader`, on how to form batches.
     """
 
     def __init__(self, slices: Dataset, device: torch.device, workers: int, **how: Any) -> None:
@@ -203,33 +201,32 @@ class Loader:
             yield {key: part.to(self.device, non_blocking=True) for key, part in batch.items()}
 
     def end(self) -> None:
-        """End the workers; the interpreter would ask them by SIGTERM, and wait."""
-        iterator: Any = self.loader._iterator  # nothing here has a public name
+        """Stop the workers, which ignore the SIGTERM that the interpreter would send."""
+        iterator: Any = self.loader._iterator  # no public API for this
         if iterator:
             iterator._shutdown_workers()
-            for worker in iterator._workers:  # one that still waits for a disk
+            for worker in iterator._workers:  # one that still waits for the disk
                 worker.kill()
 
 
 def outlive_termination(worker: int) -> None:
-    """Begin a worker: a SIGTERM that a scheduler sends to all of a job does not end it.
+    """Make a worker ignore SIGTERM, which schedulers send to all processes of a job.
 
-    The training that it serves gets the same signal, has yet to save its state, and ends its
-    workers itself.
+    The training process gets the same signal, saves its state first, and then stops its workers.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def share_threads(threads: int, workers: int | None) -> int:
-    """Give torch the job's CPU threads that no worker needs; return how many workers to use.
+    """Give torch the CPU threads that workers do not need; return the number of workers.
 
-    Threads beyond the job's own are ruinous where jobs run side by side.
+    More threads than the job's would slow down parallel jobs badly.
 
     Args:
         threads: of the job.
-        workers: as the settings have it; None: as many as suit the device.
+        workers: from the settings; None: as many as suit the device.
     """
-    if workers is None:  # a GPU leaves the CPU to the workers; a CPU does all in turn
+    if workers is None:  # with a GPU, CPU threads are free for workers
         workers = min(threads - 1, MAX_WORKERS) if torch.cuda.is_available() else 0
     torch.set_num_threads(max(1, threads - workers))
     return workers

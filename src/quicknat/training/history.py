@@ -1,4 +1,4 @@
-"""The figures of each epoch: columns of the history, a line of the log, signs of overfitting."""
+"""Summarize each epoch: history columns, log line, signs of overfitting."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pandas as pd
 
 DICE = "dice/"  # prefix of the columns with one structure's validation Dice
 WORST = 5
-RISES = 3  # epochs of growing validation loss that are no accident
+RISES = 3  # consecutive rises of validation loss that are no accident
 LASTING_RISE = 0.05  # fraction by which the last validation loss may exceed the lowest
 STAGES = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}
 
 OVERFITTING = (
     "validation loss rises while training loss falls: the network overfits. More training scans "
-    "help most; else 'augment: true', 'dropout: 0.2', fewer epochs, or 'patience' to end in time. "
-    "The best epoch is kept in any case"
+    "help most; otherwise 'augment: true', 'dropout: 0.2', fewer epochs, or 'patience' to stop "
+    "early. The best epoch is kept in any case"
 )
 
 
 def training_row(epoch: int, rate: float, entropy: float, dice_loss: float) -> dict[str, float]:
-    """Return the columns of an epoch that every training has; losses are means over its steps."""
+    """Return the training columns of an epoch; losses are means over its steps."""
     return {
         "epoch": epoch,
         "learning_rate": rate,
@@ -34,7 +34,7 @@ def training_row(epoch: int, rate: float, entropy: float, dice_loss: float) -> d
 
 
 def validation_row(loss: float, dice: np.ndarray, classes: list[str]) -> dict[str, float]:
-    """Return an epoch's columns of validation; Dice overall is the structures' mean."""
+    """Return the validation columns of an epoch; overall Dice is the mean over structures."""
     structures = zip(classes[1:], dice[1:].tolist(), strict=True)
     return {
         "val_loss": loss,
@@ -44,7 +44,7 @@ def validation_row(loss: float, dice: np.ndarray, classes: list[str]) -> dict[st
 
 
 def describe_epoch(history: list[dict[str, float]], epochs: int) -> str:
-    """Return the last epoch in a line: losses, validation Dice overall, the worst, rate, speed."""
+    """Return a log line on the last epoch: losses, validation Dice, learning rate, speed."""
     row = history[-1]
     text = f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f}"
     if "val_loss" in row:
@@ -65,9 +65,9 @@ def describe_epoch(history: list[dict[str, float]], epochs: int) -> str:
 
 
 def overfits(history: list[dict[str, float]]) -> bool:
-    """Return whether of late validation loss only grew, training loss fell, Dice was no better.
+    """Return whether validation loss kept rising, training loss falling, and Dice did not improve.
 
-    Dice too, since towards the end of a good training validation loss wavers.
+    Dice is included since validation loss fluctuates towards the end of a good training.
     """
     last = history[-RISES - 1 :]
     if len(last) <= RISES or "val_loss" not in last[0]:
@@ -83,8 +83,8 @@ def overfits(history: list[dict[str, float]]) -> bool:
 def overfitting(histories: Mapping[tuple[str, str], pd.DataFrame]) -> list[str]:
     """Return a sentence for each training that was overfitting when it ended.
 
-    That is one whose last validation loss is 5 % above its lowest while training loss fell from
-    there, or one that the log warns about (:func:`overfits`).
+    Its last validation loss is 5 % above its lowest while training loss fell further, or the log
+    warned about it (:func:`overfits`).
 
     Args:
         histories: table of each (stage, view).
@@ -107,7 +107,7 @@ def overfitting(histories: Mapping[tuple[str, str], pd.DataFrame]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a reader wants them: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    """Return a readable duration: ``45 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""One training step of a network: device, precision, loss, optimizer, learning rate; validation."""
+"""Run one training step: device, precision, loss, optimizer, learning rate; and validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights
 from quicknat.synthesis.synthesize import synthesize_batch
 from quicknat.training.history import duration
-from quicknat.training.plan import Plan
+from quicknat.training.setup import TrainingSetup
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ REMEDY = "Install a C++ compiler (g++), or set 'compile: false' under 'training'
 
 
 def choose_device(view: str) -> torch.device:
-    """Return the CPU, or a GPU: another one for each view where there are several."""
+    """Return the CPU, or a GPU: a different one for each view if there are several."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", VIEWS.index(view) % torch.cuda.device_count())
@@ -39,14 +39,14 @@ def choose_device(view: str) -> torch.device:
 
 
 def choose_precision(wanted: str) -> str:
-    """Return `wanted`, or for ``auto`` bf16 where the hardware computes in it, else fp32."""
+    """Return `wanted`; for ``auto``, bf16 if the hardware supports it, else fp32."""
     if wanted != "auto":
         return wanted
     return "bf16-mixed" if computes_in_bfloat16(torch.cuda.is_available()) else "32-true"
 
 
 def make_optimizer(network: QuickNAT, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Return SGD with momentum as in the paper, or AdamW, which short trainings need."""
+    """Return SGD with momentum as in the paper, or AdamW, which converges in fewer steps."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
@@ -58,8 +58,8 @@ def make_optimizer(network: QuickNAT, settings: TrainingSettings) -> torch.optim
 def learning_rate_factor(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
     """Return the factor on the initial learning rate at an optimizer step.
 
-    SGD: the paper's, divided by ten every `lr_step_epochs` epochs. AdamW: linear warm-up over the
-    fraction `warmup` of all steps, then polynomial decay (power 0.9) to zero.
+    SGD: divide by ten every `lr_step_epochs` epochs, as in the paper. AdamW: linear warm-up over
+    the fraction `warmup` of all steps, then polynomial decay (power 0.9) to zero.
     """
     if settings.optimizer == "sgd":
         return 0.1 ** (step // steps_per_epoch // settings.lr_step_epochs)
@@ -71,22 +71,22 @@ def learning_rate_factor(step: int, steps_per_epoch: int, settings: TrainingSett
 
 
 class TrainStep:
-    """A network and everything that a training step changes.
+    """A network and all state that training steps change.
 
     Args:
-        plan: the training.
-        steps_per_epoch: batches of an epoch, for the learning rate.
+        setup: of the training.
+        steps_per_epoch: batches per epoch, for the learning rate.
     """
 
-    def __init__(self, plan: Plan, steps_per_epoch: int) -> None:
-        self.settings = settings = plan.settings
-        self.slice_shape, self.steps_per_epoch = plan.slice_shape, steps_per_epoch
-        self.device = choose_device(plan.view)
+    def __init__(self, setup: TrainingSetup, steps_per_epoch: int) -> None:
+        self.settings = settings = setup.settings
+        self.slice_shape, self.steps_per_epoch = setup.slice_shape, steps_per_epoch
+        self.device = choose_device(setup.view)
         torch.manual_seed(settings.seed)
-        network = QuickNAT(len(plan.classes), NetworkSettings(**settings.network.model_dump()))
-        if plan.initial:
-            load_weights(network, plan.initial, plan.view, plan.classes)
-        # torch takes that for modules too, but says so in no type
+        network = QuickNAT(len(setup.classes), NetworkSettings(**settings.network.model_dump()))
+        if setup.initial:
+            load_weights(network, setup.initial, setup.view, setup.classes)
+        # torch accepts this for modules, but its type hints do not
         self.network: QuickNAT = network.to(  # type: ignore[call-overload]
             self.device, memory_format=torch.channels_last
         )
@@ -100,13 +100,13 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "16-mixed")
         power, cap = settings.class_weight_power, settings.class_weight_cap
         self.loss = CombinedLoss(
-            class_weights(plan.counts, power, cap),
-            edge_weight(plan.counts, power, cap),
+            class_weights(setup.counts, power, cap),
+            edge_weight(setup.counts, power, cap),
             settings.dice_reduction,
         ).to(self.device)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the logits (N, C, H, W) of slices (N, 1, H, W), computed in the precision."""
+        """Return the logits (N, C, H, W) of slices (N, 1, H, W), in the chosen precision."""
         if self.dtype is None:
             return self.model(image)
         with torch.autocast(self.device.type, self.dtype):
@@ -116,12 +116,11 @@ class TrainStep:
         """Train on one batch; return its weighted cross-entropy and Dice loss, float32 (2,).
 
         Args:
-            batch: ``image`` (N, 1, H, W) and ``labels`` (N, H, W); with ``tissues`` as well, what
-                :func:`quicknat.synthesis.synthesize.synthesize_batch` takes.
-            position: numbers that synthesis and dropout are seeded with, besides the settings'
-                seed.
+            batch: ``image`` (N, 1, H, W) and ``labels`` (N, H, W); with ``tissues``, the input of
+                :func:`quicknat.synthesis.synthesize.synthesize_batch`.
+            position: numbers that seed synthesis and dropout, together with the settings' seed.
         """
-        # the 0 was a process's rank; without it trainings would not be what they were
+        # the 0 was a process rank; kept so that trainings stay reproducible
         key = (self.settings.seed, *position, 0)
         draw = int(np.random.SeedSequence(key).generate_state(1)[0])
         torch.manual_seed(draw)
@@ -151,7 +150,7 @@ class TrainStep:
         )
 
     def compile(self) -> bool:
-        """Compile the network on a trial batch, which changes nothing; False where that fails."""
+        """Compile the network on a trial batch, without side effects; return whether it worked."""
         shape = (self.settings.batch_size, 1, *self.slice_shape)
         image = torch.rand(shape, device=self.device)
         state = {key: value.clone() for key, value in self.network.state_dict().items()}
@@ -159,18 +158,18 @@ class TrainStep:
         log.info("compiling the network, which takes a minute or two")
         try:
             self.forward(image).float().mean().backward()
-        except Exception as error:  # a missing C++ compiler, for one; there are many kinds
+        except Exception as error:  # many kinds, e.g. for a missing C++ compiler
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            log.warning("%s (%s); training goes on, slower. %s", NOT_COMPILED, reason, REMEDY)
+            log.warning("%s (%s); training continues, slower. %s", NOT_COMPILED, reason, REMEDY)
             return False
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-            self.network.load_state_dict(state)  # batch norm gathered statistics
+            self.network.load_state_dict(state)  # batch norm has updated its statistics
         log.info("compiled in %s", duration(time.perf_counter() - start))
         return True
 
     def state_dict(self) -> dict:
-        """Return all that later steps depend on."""
+        """Return the state that later steps depend on."""
         return {
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -179,7 +178,7 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go back to what :meth:`state_dict` returned."""
+        """Restore the state of :meth:`state_dict`."""
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -190,12 +189,12 @@ class TrainStep:
 def validate(
     train_step: TrainStep, batches: Iterable[dict[str, Tensor]], n_classes: int
 ) -> tuple[float, np.ndarray]:
-    """Return the mean loss and the Dice per class over all slices together.
+    """Return the mean loss and the Dice per class over all slices.
 
     Returns:
-        The loss, and float (C,) Dice; NaN for a class that is in neither map.
+        The loss, and Dice, float (C,); NaN for classes absent from prediction and labels.
     """
-    # pixels per class: right, predicted, true; then the sum of the losses and their number
+    # pixels per class: correct, predicted, true; then sum and number of the losses
     sums = torch.zeros(3 * n_classes + 2, dtype=torch.float64, device=train_step.device)
     for batch in batches:
         logits, labels = train_step.forward(batch["image"]), batch["labels"].long()

@@ -1,4 +1,4 @@
-"""The training of one view (Roy et al. 2019, sections 2.3 and 3.2), from start to model files."""
+"""Train one view (Roy et al. 2019, sections 2.3 and 3.2), from start to model files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from quicknat.training import history
 from quicknat.training.checkpoint import load_state, remove_states, save_state
 from quicknat.training.data import EpochBatches, Loader, SliceDataset, augmentation, share_threads
 from quicknat.training.model_files import write_model
-from quicknat.training.plan import Plan, WarmStart, make_plan
+from quicknat.training.setup import TrainingSetup, WarmStart, prepare_training
 from quicknat.training.train_step import TrainStep, choose_precision, validate
 
 log = logging.getLogger(__name__)
 
-CHECK_STEPS = 10  # looking at the loss makes a GPU wait, so not at every step
+CHECK_STEPS = 10  # reading the loss makes a GPU wait, so not at every step
 LOG_SECONDS = 60
-POSITION = ("epoch", "step", "elapsed", "waited", "history", "best")  # all saved as it is
+POSITION = ("epoch", "step", "elapsed", "waited", "history", "best")  # attributes to save
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # of schedulers, and of Ctrl-C
 
 
@@ -52,63 +52,63 @@ def train_view(
     The weights kept are those of the epoch with the best mean validation Dice over the structures;
     without validation scans, those of the last epoch. TensorBoard logs go to ``tensorboard/``.
 
-    While it runs, ``state/`` holds what is needed to resume after an end of any kind: called again
-    with the same arguments, the training continues, and on a CPU its weights are bitwise identical
-    to those of an uninterrupted one.
+    During training, ``state/`` holds what is needed to resume after any interruption: called again
+    with the same arguments, the training resumes, and on a CPU its weights are bitwise identical to
+    those of an uninterrupted one.
 
     Args:
         view: ``coronal``, ``axial`` or ``sagittal``.
-        protocol: gives the classes.
+        protocol: defines the classes.
         train, validation: view stacks (``.npy``) of that view.
         settings: network and schedule.
         output: folder of the model.
         initial: weights to start from (safetensors), for fine-tuning.
         threads: CPU threads for torch and its data loading.
-        warm_start: the present model; where only scans are new, the training starts from it and is
-            short. The log says whether, and if not why.
-        tissues: view stacks to train on too, whose images are synthesized while training, see
+        warm_start: the existing model; if only scans were added, training starts from it and is
+            short. The log says why if not.
+        tissues: further view stacks, whose images are synthesized during training, see
             :mod:`quicknat.synthesis.synthesize`.
 
     Raises:
-        InputError: no training slices, stacks of another shape, a loss that is not finite, a
-            saved state of another training, full memory, or a worker that was killed.
-        Interrupted: SIGTERM, SIGUSR1 or SIGINT came; the state is saved.
+        InputError: there are no training slices, stack shapes differ, the loss is not finite, the
+            saved state is from another training, memory is full, or a worker was killed.
+        Interrupted: SIGTERM, SIGUSR1 or SIGINT was received; the state is saved.
     """
-    plan = make_plan(
+    setup = prepare_training(
         view, protocol, train, validation, settings, output, initial, threads, warm_start, tissues
     )
     keep_freed_memory()
     torch.backends.cudnn.benchmark = True  # all slices have one shape
     torch.set_float32_matmul_precision("high")
     try:
-        Trainer(plan).run()
+        Trainer(setup).run()
     except (MemoryError, OSError, RuntimeError) as error:
-        if message := explained(error, plan.output):
+        if message := explained(error, setup.output):
             raise message from error
         raise
 
 
 class Trainer:
-    """One view's training, from its saved state or the start, to the files of its model.
+    """Train one view from its saved state or from scratch, and write its model files.
 
-    A position is (epoch, batches done in it). All that is random is drawn from it and the seed
-    (see also ``data.py``), so the position stands for every random state.
+    All random numbers depend on the seed and the position (epoch, batches done in it), see also
+    ``data.py``, so no random state needs to be saved.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.settings = plan, plan.settings
-        self.view, self.stop_requested = plan.view, False
-        workers = share_threads(plan.threads, plan.settings.workers)
-        transform = augmentation(plan.slice_shape[0]) if self.settings.augment else None
+    def __init__(self, setup: TrainingSetup) -> None:
+        self.setup, self.settings = setup, setup.settings
+        self.view, self.stop_requested = setup.view, False
+        workers = share_threads(setup.threads, setup.settings.workers)
+        transform = augmentation(setup.slice_shape[0]) if self.settings.augment else None
         seed, stride = self.settings.seed, self.settings.slice_stride
-        slices = SliceDataset(plan.train, transform, seed, stride, plan.tissues, plan.swapped)
+        slices = SliceDataset(setup.train, transform, seed, stride, setup.tissues, setup.swapped)
         self.batches = EpochBatches(len(slices), self.settings.batch_size, seed)
-        self.train_step = TrainStep(plan, len(self.batches))
+        self.train_step = TrainStep(setup, len(self.batches))
         self.device = self.train_step.device
         self.loader = Loader(slices, self.device, workers, batch_sampler=self.batches)
         self.validation = None
-        if plan.validation:
-            slices, size = SliceDataset(plan.validation), self.settings.batch_size
+        if setup.validation:
+            slices, size = SliceDataset(setup.validation), self.settings.batch_size
             self.validation = Loader(slices, self.device, workers, batch_size=size)
         self.epoch, self.step, self.elapsed, self.waited = 1, 0, 0.0, 0.0
         self.sums = torch.zeros(2, device=self.device)  # of the epoch's losses
@@ -119,22 +119,22 @@ class Trainer:
             "%s: %d parameters; %d slices of %d scans to train on, %d scans to validate on; "
             "%s, %s, %d thread(s) and %d worker(s)",
             self.view, sum(p.numel() for p in self.train_step.network.parameters()),
-            self.batches.n_slices, len(plan.train) + len(plan.tissues), len(plan.validation),
+            self.batches.n_slices, len(setup.train) + len(setup.tissues), len(setup.validation),
             self.device, choose_precision(self.settings.precision), torch.get_num_threads(),
             workers,
         )  # fmt: skip
         self.compiled = self.settings.compile and self.train_step.compile()
 
     def run(self) -> None:
-        """Train until the last epoch, or until patience ends, and write the model."""
-        tensorboard = self.plan.output / "tensorboard"
+        """Train until the last epoch or until early stopping, and write the model."""
+        tensorboard = self.setup.output / "tensorboard"
         with ExitStack() as stack:
             for loader in filter(None, (self.loader, self.validation)):
                 stack.callback(loader.end)
             stack.enter_context(self._signals())
             if not self.compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            if not self.history:  # curves of an earlier training
+            if not self.history:  # remove curves of an earlier training
                 shutil.rmtree(tensorboard, ignore_errors=True)
             board = stack.enter_context(SummaryWriter(tensorboard, purge_step=self.epoch))
             self.saved = time.monotonic()
@@ -149,12 +149,12 @@ class Trainer:
             "precision": choose_precision(self.settings.precision),
             "compiled": self.compiled,
         }
-        write_model(self.plan, self.train_step.loss, self.best["weights"], self.history, facts)
-        remove_states(self.plan.state_folder)
-        log.info("%s: kept epoch %d; wrote %s", self.view, self.best["epoch"], self.plan.output)
+        write_model(self.setup, self.train_step.loss, self.best["weights"], self.history, facts)
+        remove_states(self.setup.state_folder)
+        log.info("%s: kept epoch %d; wrote %s", self.view, self.best["epoch"], self.setup.output)
 
     def _train_epoch(self) -> None:
-        """Train on what is left of one pass over the training slices."""
+        """Train on the remaining batches of an epoch."""
         settings, total = self.settings, len(self.batches)
         self.train_step.model.train()
         self.batches.epoch, self.batches.start = self.epoch, self.step
@@ -186,18 +186,18 @@ class Trainer:
         bar.close()
 
     def _end_epoch(self, board: SummaryWriter) -> None:
-        """Validate, keep the best weights, log, save the state."""
+        """Validate, keep the best weights, log, and save the state."""
         start = time.perf_counter()
-        self._save()  # so that an end during validation costs no more than that
+        self._save()  # so that an interruption during validation loses only the validation
         losses = self.sums.cpu() / len(self.batches)
         row = history.training_row(self.epoch, self.train_step.rate(self.epoch), *losses.tolist())
         score = float(self.epoch)  # without validation scans the latest epoch is the best
         if self.validation:
             self.train_step.model.eval()
-            # what is compiled is the training step; validation would take as long to compile again
+            # only the training step is compiled; validation would need a second compilation
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                found = validate(self.train_step, self.validation, len(self.plan.classes))
-            row |= history.validation_row(*found, self.plan.classes)
+                found = validate(self.train_step, self.validation, len(self.setup.classes))
+            row |= history.validation_row(*found, self.setup.classes)
             score = row["val_dice"]
         row["seconds"] = self.elapsed + time.perf_counter() - start
         row["slices_per_second"] = len(self.batches) * self.batches.batch_size / self.elapsed
@@ -221,7 +221,7 @@ class Trainer:
 
     def _restore(self) -> None:
         """Resume from the saved state, if there is one."""
-        state = load_state(self.plan.state_folder, self.plan.fingerprint)
+        state = load_state(self.setup.state_folder, self.setup.fingerprint)
         if state is None:
             return
         for name in POSITION:
@@ -239,12 +239,12 @@ class Trainer:
         state = {key: getattr(self, key) for key in POSITION}
         state |= {"sums": self.sums.cpu(), "train_step": self.train_step.state_dict()}
         name = f"{self.epoch:05d}-{self.step:07d}"
-        save_state(self.plan.state_folder, name, self.plan.fingerprint, state)
+        save_state(self.setup.state_folder, name, self.setup.fingerprint, state)
         self.saved = time.monotonic()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note the signals that ask for an end, instead of ending where something would be lost."""
+        """Record stop signals instead of ending at once, so that the state can be saved."""
 
         def request_stop(number: int, frame: object) -> None:
             self.stop_requested = True
@@ -259,26 +259,26 @@ class Trainer:
     def _interrupt(self) -> None:
         raise Interrupted(
             f"{self.view}: stopped in epoch {self.epoch} after step {self.step} by a signal; "
-            "the same command goes on from there"
+            "run the same command again to resume"
         )
 
     def _out_of_patience(self) -> bool:
-        """Return whether the validation Dice has been no better for too many epochs."""
+        """Return whether the validation Dice has not improved for `patience` epochs."""
         patience = self.settings.patience
         if not (self.validation and patience):
             return False
         if self.epoch - 1 - self.best["epoch"] < patience:
             return False
-        log.info("%s: no better for %d epochs, so it ends", self.view, patience)
+        log.info("%s: stopping early, no better Dice for %d epochs", self.view, patience)
         return True
 
     def _check_finite(self) -> None:
-        """End before numbers that are not finite can reach the saved state."""
+        """Raise an error before non-finite numbers reach the saved state."""
         if self.sums.isfinite().all() & self.train_step.finite():
             return
-        state = self.plan.state_folder
+        state = self.setup.state_folder
         kept = any(state.glob("*.json")) if state.exists() else False
-        hint = f" (the state before this is kept; to start from scratch delete {state})"
+        hint = f" (the previous state is kept; to start from scratch, delete {state})"
         raise InputError(
             f"{self.view} epoch {self.epoch}",
             f"the loss is not finite by step {self.step}",

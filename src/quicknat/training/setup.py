@@ -1,4 +1,4 @@
-"""What a training is to do: its data measured, a warm start decided, before it costs anything."""
+"""Prepare a training: survey its data, and decide about a warm start."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A view's weights in a model folder (``{view}.safetensors``), and how many epochs from there.
+    """A view's weights in a model folder (``{view}.safetensors``), and the epochs from there.
 
-    The folder's ``bundle.json`` says what they were trained on. It need not exist yet.
+    The folder's ``bundle.json`` records their training. It may not exist yet.
     """
 
     weights: Path
@@ -35,14 +35,13 @@ class WarmStart:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that a training needs to know.
+class TrainingSetup:
+    """Everything that a training needs.
 
-    ``tissues`` are the stacks that images are synthesized from, ``train`` those that hold images.
-    ``swapped``: what each class becomes when left and right change places, if slices are flipped.
-    ``initial`` are the weights that it starts from, None for random ones. ``warm_start``: None, or
-    the ``sha256`` of the present model that these belong to, and how many epochs this training
-    would have had without (``stage_epochs``).
+    ``train`` are stacks with images, ``tissues`` stacks from which images are synthesized.
+    ``swapped``: the class of each class after a left–right flip, if slices are flipped.
+    ``initial``: file of the initial weights, None for random ones. ``warm_start``: None, or the
+    ``sha256`` of the existing weights, and the epochs without a warm start (``stage_epochs``).
     """
 
     view: str
@@ -56,7 +55,7 @@ class Plan:
     threads: int
     slice_shape: tuple[int, int]
     counts: np.ndarray
-    population: dict
+    training_stats: dict
     fingerprint: dict
     warm_start: dict | None
     tissues: list[str] = field(default_factory=list)
@@ -67,7 +66,7 @@ class Plan:
         return self.output / "state"
 
 
-def make_plan(
+def prepare_training(
     view: str,
     protocol: Protocol,
     train: Sequence[str | Path],
@@ -78,8 +77,8 @@ def make_plan(
     threads: int,
     warm_start: WarmStart | None = None,
     tissues: Sequence[str | Path] = (),
-) -> Plan:
-    """Return the plan of a training; arguments and errors are those of :func:`train_view`."""
+) -> TrainingSetup:
+    """Return the setup of a training; for arguments and errors see :func:`train_view`."""
     if not train and not tissues:
         raise InputError(
             "training set", f"no scans to train the {view} view on", "add rows with split=train"
@@ -89,7 +88,7 @@ def make_plan(
     validating = SliceDataset(validation)
     for what, dataset in (("training", training), ("validation", validating)):
         if dataset.stacks and not len(dataset):
-            raise InputError(f"{what} set", f"no {view} slice of its scans shows a structure",
+            raise InputError(f"{what} set", f"no {view} slice of its scans contains a structure",
             "check its label maps",
         )  # fmt: skip
     scans, training_sums = training.survey(len(names))
@@ -102,18 +101,18 @@ def make_plan(
         "validation scan": validation_sums,
         "initial": {"weights": sha256(initial) if initial else None},
     }
-    fingerprint = json.loads(json.dumps(fingerprint))  # as it will be read back
+    fingerprint = json.loads(json.dumps(fingerprint))  # as it will be when read back
     warm = None
     if warm_start and (reason := incompatibility(warm_start, view, fingerprint)):
-        log.info("%s: no warm start, since %s; training as configured", view, reason)
+        log.info("%s: no warm start, because %s; training as configured", view, reason)
     elif warm_start:
         initial, epochs = warm_start.weights, warm_start.epochs
         warm = {"sha256": sha256(initial), "stage_epochs": settings.epochs}
         settings = settings.model_copy(update={"epochs": epochs})
         fingerprint["setting"]["epochs"] = epochs
         fingerprint["initial"]["warm start"] = warm["sha256"]
-        log.info("%s: warm start from %s, %d epoch(s) on", view, initial, epochs)
-    return Plan(
+        log.info("%s: warm start from %s, for %d epoch(s)", view, initial, epochs)
+    return TrainingSetup(
         view=view,
         protocol=protocol.name,
         classes=names,
@@ -125,23 +124,23 @@ def make_plan(
         threads=threads,
         slice_shape=training.stacks[0].shape[2:],
         counts=np.sum([scan.voxels for scan in scans], axis=0),
-        population=summarise(scans, protocol.partners(view)),
+        training_stats=summarise(scans, protocol.partners(view)),
         fingerprint=fingerprint,
         warm_start=warm,
         tissues=[str(path) for path in tissues],
-        # a sagittal slice has but one side
+        # sagittal slices show only one side
         swapped=protocol.swapped if settings.flip and view != "sagittal" else None,
     )
 
 
 def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any]) -> str:
-    """Return why a training cannot start from these weights; "" where it can.
+    """Return why a training cannot start from these weights; "" if it can.
 
-    It can where nothing but new training or validation scans separates it from the training that
-    made them: with anything else changed, the weights know what no longer holds.
+    It can if only training or validation scans were added since these weights were trained; after
+    any other change, they would carry outdated information.
 
     Args:
-        fingerprint: of a training from the stage's usual start, see :func:`make_plan`.
+        fingerprint: of a training without a warm start, see :func:`prepare_training`.
     """
     folder = start.weights.parent
     if not start.weights.exists() or not (folder / "bundle.json").exists():
@@ -157,11 +156,11 @@ def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any])
         initial, classes = entry["initial_sha256"], entry["classes"]
         network.pop("n_classes")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{folder / 'bundle.json'} does not say enough about the model ({error!r})"
+        return f"{folder / 'bundle.json'} lacks information about the model ({error!r})"
     except InputError as error:
         return error.problem
     if classes != fingerprint["protocol"]["classes"]:
-        return "it has other classes"
+        return "its classes differ"
     if network != fingerprint["network"]:
         return "the network has changed"
     now, then = fingerprint["setting"], then | {"epochs": epochs}
@@ -169,10 +168,10 @@ def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any])
         if now.get(key) != then.get(key):
             return f"setting {key} was {then.get(key)}, is {now.get(key)}"
     if initial != fingerprint["initial"]["weights"]:
-        return "the weights to fine-tune have changed"
+        return "the initial weights have changed"
     for name, checksum in data["training scan"].items():
         if fingerprint["training scan"].get(name) != checksum:
-            return f"training scan {name} has changed or is gone"
+            return f"training scan {name} has changed or was removed"
     if all(fingerprint[part].keys() <= data[part].keys() for part in data):
         return "no scan is new"
     return ""
