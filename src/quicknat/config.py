@@ -47,6 +47,8 @@ class Settings(BaseModel):
             InputError: a key is unknown or missing, or a value is not allowed; the outermost
                 error is reported.
         """
+        if not isinstance(values, Mapping):  # an empty YAML file, for example
+            raise InputError(where, "is not a mapping of settings", "write 'key: value' lines")
         try:
             return cls.model_validate(current_settings(values, where, notify))
         except ValidationError as found:

@@ -133,7 +133,7 @@ SCANS = {  # case and fault: what makes the file, the reason and the fix that ar
     "10 NaN": (with_value(np.nan), NAN, "repair the image"),
     "10 infinite": (with_value(np.inf), NAN, "repair the image"),
     "10 infinite below": (with_value(-np.inf), NAN, "repair the image"),
-    "11 constant": (voxels(lambda x: np.full_like(x, 7)), "every voxel is 7", "not a scan of a"),
+    "11 constant": (voxels(lambda x: np.full_like(x, 7)), "every voxel is 7", "not a head scan"),
     "12 no first axis": (affine([0, 1, 1]), SINGULAR, REPAIR),
     "12 no second axis": (affine([1, 0, 1]), SINGULAR, REPAIR),
     "12 no third axis": (affine([1, 1, 0]), SINGULAR, REPAIR),
@@ -163,7 +163,7 @@ def test_scan(refused, scan, pixels, fault):
 def test_rights(convert, unprivileged):
     path = tiny_scan(unprivileged / "scan.nii.gz")
     path.chmod(0)
-    convert(path).refused(path, "Permission denied", "may be used")
+    convert(path).refused(path, "Permission denied", "you have permission")
 
 
 FILES = {  # the same for files of other names

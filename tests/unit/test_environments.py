@@ -92,7 +92,7 @@ def test_lock_files_name_no_package_index():
 def test_hosted_tests_run_our_script_on_every_python_that_is_promised():
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     steps = [step.get("run") for step in jobs["tests"]["steps"]]
-    assert "bash .ci/run" in steps
+    assert any(step and step.startswith("bash .ci/run") for step in steps)
     promised = {c.split(" :: ")[-1] for c in PROJECT["classifiers"] if " :: Python :: 3." in c}
     assert set(jobs["tests"]["strategy"]["matrix"]["python"]) == promised
     assert all(SpecifierSet(PROJECT["requires-python"]).contains(version) for version in promised)

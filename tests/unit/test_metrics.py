@@ -173,7 +173,7 @@ def test_command_refuses_values_that_are_no_classes(tmp_path, part, value):
         tmp_path, files["prediction"], files["reference"], "--axial", files["axial"]
     )
     assert isinstance(done.exception, InputError)
-    assert f"{part}.nii.gz: holds {value:g}, where only whole numbers" in str(done.exception)
+    assert f"{part}.nii.gz: holds {value:g}, but only whole numbers" in str(done.exception)
 
 
 def test_command_writes_three_tables_or_none(tmp_path, demo_dseg, protocol):

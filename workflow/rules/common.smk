@@ -29,6 +29,8 @@ BUNDLED = [f"<results>/model/{name}" for name in BUNDLE_FILES]
 # in a module with its own config, the defaults are not loaded yet
 settings = load_configfile(workflow.source_path("../../config.yaml"))
 update_config(settings, config)
+if workflow.config_settings.replace_workflow_config:  # it would be lost in the jobs of a cluster
+    raise WorkflowError("--replace-workflow-config is not supported: config.yaml has the defaults")
 try:
     RUN = load_run(settings, BASE, RESULTS, RAW, check=workflow.is_main_process)
 except InputError as error:
