@@ -1,5 +1,5 @@
 # QuickNAT as a Snakemake workflow. The rule files are in processing order.
-# docs/explanation/design.md has the overview.
+# docs/explanation/architecture.md has the overview.
 from snakemake.utils import min_version
 
 min_version("9.0")

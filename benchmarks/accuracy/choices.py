@@ -111,14 +111,14 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
     reference = read_volume(anat / f"{name}_dseg.nii.gz").data.astype(np.uint8)
     conformed = read_volume(anat / f"{name}_space-conformed_dseg.nii.gz").data
     there = crop(conformed, first, bundle.slice_size).astype(np.uint8)
-    plain, mirrored = (views_of(replace(bundle, mirror=mirror), window) for mirror in (False, True))
+    plain, mirrored = (views_of(replace(bundle, flip=mirror), window) for mirror in (False, True))
     by_weights = [
         mean_dice(together(plain, weights).argmax(dim=0).byte().numpy(), there, classes)
         for weights in GRID
     ]
     here, half = (moved(affine, np.add(first, step)) for step in (0, HALF))
     plain_half, mirrored_half = (
-        views_of(replace(bundle, mirror=mirror), shifted(window)) for mirror in (False, True)
+        views_of(replace(bundle, flip=mirror), shifted(window)) for mirror in (False, True)
     )
     maps = {
         view: to_native([(together(plain, {**dict.fromkeys(VIEWS, 0.0), view: 1.0}), here)], native)
@@ -136,7 +136,7 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
         ),
     }
     for share in SHARES:
-        again = views_of(replace(unweighted(bundle, run / "results/model", share), mirror=True),
+        again = views_of(replace(unweighted(bundle, run / "results/model", share), flip=True),
                          window)  # fmt: skip
         maps[f"equal, mirror, {share:.0%} prior correction"] = to_native(
             [(together(again, EQUAL), here)], native

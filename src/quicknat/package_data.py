@@ -13,6 +13,16 @@ CARDS = DATA / "cards"  # of models, to fill in
 TEMPLATES = DATA / "templates"  # of the report: pages, captions, assets
 LABEL_TABLES = {path.stem: path for path in sorted((DATA / "labels").glob("*.tsv"))}
 MODELS = {path.name: path for path in sorted((DATA / "weights").iterdir())}
+# figures of a cohort's scores, each with a caption in TEMPLATES, and their titles
+SCORE_FIGURES = {
+    "dice": "Dice per structure",
+    "views": "each view and all three",
+    "hd95": "HD95 per structure",
+    "volumes": "volumes against reference",
+    "bland_altman": "volumes, Bland–Altman",
+    "confusion": "confused structures",
+    "uncertainty": "uncertainty against Dice",
+}
 
 
 def label_table(name: str | Path) -> Path:

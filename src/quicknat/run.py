@@ -48,8 +48,8 @@ class Run:
     sources: str
     model: str
     initial: str
-    label_table: str
-    classes: str
+    label_table_digest: str
+    classes_digest: str
     check: Path
     verdicts: Sequence[Verdict]
     findings: dict[str, Finding]

@@ -57,7 +57,7 @@ def window():
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_volumetric_network_gives_the_probabilities_of_the_slices(model, window, mirror):
-    bundle = replace(load_bundle(model), mirror=mirror)
+    bundle = replace(load_bundle(model), flip=mirror)
     ours = predict(bundle, window)
     with torch.inference_mode():
         whole = volumetric(bundle)(torch.from_numpy(window)[None, None] / 255)[0]

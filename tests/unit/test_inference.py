@@ -216,7 +216,7 @@ def test_flipped_prediction_calls_a_structure_by_its_name_on_either_side(protoco
     networks = {view: Brightness(28, left) for view in ("coronal", "axial")}
     networks["sagittal"] = Brightness(16, int(protocol.sagittal[left]))
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, mirror=True)
+    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, flip=True)
     image = np.full((32, 32, 32), 30, np.uint8)
     image[4:9, 5:20, 8:25] = 220
     total = predict(bundle, image).probabilities

@@ -14,7 +14,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
     if not path.stem.startswith("__")
 }
-LONGEST = 300  # lines of a module
+LONGEST = 350  # lines of a module
 
 
 def test_every_module_and_package_says_in_a_line_what_it_is_for():

@@ -52,7 +52,7 @@ else:
             orientation=row("orientation"),
             method=METHOD,
             protocol=untracked(config["protocol"]),
-            classes=RUN.classes,
+            classes=RUN.classes_digest,
             subjects=config["auto_labels"]["subjects_dir"],
             license=untracked(config["auto_labels"]["license"]),
         shell:

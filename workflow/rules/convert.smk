@@ -47,7 +47,7 @@ rule convert_labels:
         orientation=row("labels_orientation"),
         label_convention=row("label_convention"),
         protocol=untracked(config["protocol"]),
-        classes=RUN.classes,
+        classes=RUN.classes_digest,
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
         " --label-convention {params.label_convention:q} --scan {input.scan:q} --protocol {params.protocol:q}"

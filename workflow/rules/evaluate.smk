@@ -23,7 +23,7 @@ rule evaluate:
         "../../envs/torch.yaml"
     params:
         protocol=untracked(config["protocol"]),
-        classes=RUN.classes,
+        classes=RUN.classes_digest,
     shell:
         "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {params.protocol:q}"
         " --coronal {input.coronal:q} --axial {input.axial:q} --sagittal {input.sagittal:q}"

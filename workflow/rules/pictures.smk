@@ -29,7 +29,7 @@ rule pictures:
         "../../envs/imaging.yaml"
     params:
         protocol=untracked(config["protocol"]),
-        table=RUN.label_table,
+        table=RUN.label_table_digest,
         reference=lambda wc, input: ["--reference", input.reference] if input.reference else [],
     shell:
         "quicknat scan-pictures {input.scan:q} {input.prediction:q} {params.reference:q}"

@@ -3,20 +3,12 @@
 # Makes:    results/report/index.html           the cohort
 #           results/report/{scan}.html          each segmented scan
 #           results/report/{figures,volumes,assets}/
+from quicknat.package_data import SCORE_FIGURES
 
 
 report: f"{TEMPLATES}/workflow.rst"
 
 
-SCORE_FIGURES = {
-    "dice": "Dice per structure",
-    "views": "single views and all three",
-    "hd95": "HD95 per structure",
-    "volumes": "volumes against reference",
-    "bland_altman": "volumes, Bland–Altman",
-    "confusion": "confusion matrix",
-    "uncertainty": "uncertainty against Dice",
-}
 # optional files of a cohort: a note on its scores, and demographics
 COHORT_FILES = {
     "note": Path(PATHS.sheet).with_suffix(".md"),
@@ -77,7 +69,7 @@ rule score_figures:
         "../../envs/imaging.yaml"
     params:
         protocol=untracked(config["protocol"]),
-        classes=RUN.classes,
+        classes=RUN.classes_digest,
         sheet=untracked(PATHS.sheet),
         # the part of the sheet that matters: means are over participants
         participants=[f"{name} {PLAN.scans[name].participant}" for name in PLAN.test],
@@ -113,7 +105,7 @@ rule report:
         sheet=untracked(PATHS.sheet),
         options=untracked(REPORT_OPTIONS),
         contents=[
-            RUN.label_table,
+            RUN.label_table_digest,
             *map(file_digest, sorted(path for path in TEMPLATES.rglob("*") if path.is_file())),
             *map(file_digest, COHORT_FILES.values()),
         ],

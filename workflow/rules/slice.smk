@@ -21,7 +21,7 @@ rule slice:
         "../../envs/imaging.yaml"
     params:
         protocol=untracked(config["protocol"]),
-        classes=RUN.classes,
+        classes=RUN.classes_digest,
         size=config["slices"]["size"],
         folder=subpath(output.record, parent=True),
     shell:
@@ -49,7 +49,7 @@ rule slice_tissues:
         label_convention=row("label_convention"),
         scan=lambda wc, input: ["--scan", input.scan] if input.scan else [],
         protocol=untracked(config["protocol"]),
-        classes=RUN.classes,
+        classes=RUN.classes_digest,
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         window=config["slices"]["size"],

@@ -55,7 +55,7 @@ else:
             settings=untracked(PLAN.settings.get("pretrain")),
             weight_determining=PLAN.weight_determining.get("pretrain"),
             protocol=untracked(config["protocol"]),
-            classes=RUN.classes,
+            classes=RUN.classes_digest,
             initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
             folder=subpath(output[0], parent=True),
         shell:
@@ -88,7 +88,7 @@ else:
             settings=untracked(PLAN.settings["finetune"]),
             weight_determining=PLAN.weight_determining["finetune"],
             protocol=untracked(config["protocol"]),
-            classes=RUN.classes,
+            classes=RUN.classes_digest,
             initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
             folder=subpath(output[0], parent=True),
             # the existing model, and whether to start from it, must not trigger training
@@ -121,7 +121,7 @@ else:
             size=config["conform"]["size"],
             slice_size=config["slices"]["size"],
             protocol=untracked(config["protocol"]),
-            table=RUN.label_table,
+            table=RUN.label_table_digest,
             models=subpath(input[0], ancestor=2),
             folder=subpath(output[0], parent=True),
         shell:

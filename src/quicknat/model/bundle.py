@@ -40,7 +40,7 @@ AGAIN = "copy or bundle the model again"
 class Bundle:
     """A model ready to use: networks in evaluation mode by view, and their settings.
 
-    ``weights``: fraction of each view. Test-time augmentation: ``mirror``, left–right flip of each
+    ``weights``: fraction of each view. Test-time augmentation: ``flip``, left–right flip of each
     slice; ``shift``, half-voxel shift of the scan along each axis. ``training_stats``: of
     :func:`quicknat.images.training_stats.summarise`.
     """
@@ -53,7 +53,7 @@ class Bundle:
     slice_size: int
     identity: str
     training_stats: dict
-    mirror: bool = False
+    flip: bool = False
     shift: bool = False
 
     @property
@@ -62,7 +62,7 @@ class Bundle:
         return {
             "weights": self.weights,
             "sagittal": self.protocol.sagittal.tolist(),
-            "flipped": self.protocol.swapped.tolist() if self.mirror else None,
+            "flipped": self.protocol.swapped.tolist() if self.flip else None,
         }
 
 
@@ -74,7 +74,7 @@ def write_bundle(
     conform_size: int,
     slice_size: int,
     output: str | Path,
-    mirror: bool = False,
+    flip: bool = False,
     shift: bool = False,
     prior_correction: float = 0.0,
 ) -> None:
@@ -84,7 +84,7 @@ def write_bundle(
         models: folder of each view's trained model.
         weights: fraction of each view in the aggregate; must add up to 1.
         spacing_mm, conform_size, slice_size: the grid that the views were trained on.
-        mirror, shift: test-time augmentation, see :class:`Bundle`.
+        flip, shift: test-time augmentation, see :class:`Bundle`.
         prior_correction: fraction of the log of the loss's class weights that is subtracted from
             the logits, see :func:`quicknat.model.losses.prior_offsets`.
         output: folder to write to; its ``bundle.json`` comes last.
@@ -130,7 +130,7 @@ def write_bundle(
         structures=len(protocol.names) - 1,
         **one["network"],
         weights=" + ".join(f"{weights[view]:g} {view}" for view in VIEWS),
-        passes="; averaged with the left–right flipped slices" * mirror
+        passes="; averaged with the left–right flipped slices" * flip
         + "; averaged with the scan shifted by half a voxel" * shift
         + f"; prior correction {prior_correction:.0%}" * (prior_correction > 0),
         spacing=spacing_mm,
@@ -148,7 +148,7 @@ def write_bundle(
         "conform": {"spacing_mm": spacing_mm, "size": conform_size},
         "slices": {"size": slice_size},
         "aggregation": {view: weights[view] for view in VIEWS},
-        "mirror": mirror,
+        "mirror": flip,
         "shift": shift,
         "prior_correction": prior_correction,
         "views": views,
@@ -261,6 +261,6 @@ def load_bundle(
         slice_size=described["slices"]["size"],
         identity=sha256(folder / "bundle.json"),
         training_stats=described["population"],
-        mirror=described["mirror"],
+        flip=described["mirror"],
         shift=described["shift"],
     )

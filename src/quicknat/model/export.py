@@ -141,7 +141,7 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
                 size=bundle.slice_size,
                 side=bundle.slice_size * bundle.spacing_mm,
                 shift=SHIFTED if bundle.shift else "",
-                passes=", also with left–right flipped slices" if bundle.mirror else "",
+                passes=", also with left–right flipped slices" if bundle.flip else "",
                 spacing=bundle.spacing_mm,
                 n_classes=len(bundle.protocol.names),
             )

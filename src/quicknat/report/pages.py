@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from quicknat.errors import InputError
 from quicknat.files import written_whole
-from quicknat.package_data import TEMPLATES
+from quicknat.package_data import SCORE_FIGURES, TEMPLATES
 from quicknat.report.content import (
     ReportInputs,
     cohort_content,
@@ -22,7 +22,6 @@ from quicknat.report.layers import colour_blind_colors
 from quicknat.report.libraries import write_libraries
 from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
 
-SCORE_FIGURES = ("dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty")
 INCOMPLETE = "incomplete.html"
 # advice for each flag in {scan}_desc-quicknat_qc.json
 ADVICE = {
@@ -100,7 +99,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         write_libraries(folder / "assets")
     figures: tuple[str, ...] = ()
     if inputs.complete:
-        figures = (() if inputs.given else ("curves",)) + (SCORE_FIGURES if scored else ())
+        figures = (() if inputs.given else ("curves",)) + (tuple(SCORE_FIGURES) if scored else ())
     pages = {
         output: environment.get_template("cohort.html.j2").render(
             **cohort_content(inputs, volumes),

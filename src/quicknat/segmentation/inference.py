@@ -103,7 +103,7 @@ def sample(
     result is the same each time. Nothing is flipped: the mean of two would vary less than the
     samples of Bayesian QuickNAT do.
     """
-    bundle = replace(bundle, mirror=False)
+    bundle = replace(bundle, flip=False)
     labels: list[np.ndarray] = []
     mean: Any = None  # until the first sample
     with dropout_on(bundle):
