@@ -41,7 +41,7 @@ def test_failures(project):
     table = project.results / "failed.tsv"
     convert, training = sorted(read_failed(table), key=lambda failure: failure.stage)
     assert (convert.stage, convert.scan) == ("convert", "sub-slate")
-    assert "late.nii: is cut short" in convert.reason
+    assert "late.nii: is truncated" in convert.reason
     assert convert.reason in (folder / convert.log).read_text()
     assert (training.stage, training.scan) == ("finetune", "axial")
     assert training.reason == f"{SILENT} (last line: at work)" and training.excerpt == "at work"
@@ -55,7 +55,7 @@ def test_failures(project):
     assert not list(project.results.glob("scans/sub-slate/**/*.nii.gz"))
 
     project.settings["on_bad_scan"] = "stop"  # now that it is unpacked, the check finds it
-    assert re.search(r"sub-slate: .*is cut short", project.run("--dry-run", fails=True))
+    assert re.search(r"sub-slate: .*is truncated", project.run("--dry-run", fails=True))
     project.rows, project.env = project.rows[:-2], None
     assert job_counts(project.run("--dry-run", *wanted)) == {"finetune": 1} and table.exists()
     project.run(*wanted)
@@ -82,7 +82,7 @@ def test_resumed_training(project):
     project.set("training", checkpoint_minutes=0)
     text = project.run("--retries", "1", MODEL.format("axial"))
     assert terminated and "axial: stopped in epoch 2" in text
-    assert "axial: going on in epoch 2" in text
+    assert "axial: resuming in epoch 2" in text
     history = pd.read_csv(folder / "results/models/finetune/axial/history.tsv", sep="\t")
     assert history["epoch"].tolist() == [1, 2, 3]
     assert not (folder / "results/models/finetune/axial/state").exists()

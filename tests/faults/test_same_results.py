@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from helpers import tiny_scan
-from quicknat.config import TrainingSettings
+from quicknat.config import Network, TrainingSettings
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights
 from quicknat.training.trainer import train_view
 
-NETWORK = NetworkSettings(filters=4, squeeze_excitation="scse", dropout=0.2)
+NETWORK = Network(filters=4, squeeze_excitation="scse", dropout=0.2)
 FILES = ("model.safetensors", "model.json")
 
 
@@ -72,7 +72,7 @@ def test_training_on_two_threads_gives_the_same_bytes_again_and_nearly_those_of_
     pd.testing.assert_series_equal(*losses, rtol=0.005)
     slices, found = torch.from_numpy(np.load(stack)[:, :1].astype(np.float32) / 255), []
     for folder in (one, two):
-        network = QuickNAT(protocol.n_classes("coronal"), NETWORK)
+        network = QuickNAT(protocol.n_classes("coronal"), NetworkSettings(**NETWORK.model_dump()))
         path = folder / "model.safetensors"
         load_weights(network, path, "coronal", protocol.class_names("coronal"))
         with torch.no_grad():

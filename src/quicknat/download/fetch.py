@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from quicknat.download.transfer import public, transfer
 from quicknat.errors import InputError
-from quicknat.files import sha256
+from quicknat.files import UNWRITTEN, sha256
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,9 @@ def _fetch(address: str, part: Path, checksum: str) -> None:
         fault = _fault(part, checksum)
     except OSError as error:
         fix = "fix this and fetch again: the partial download is kept"
-        raise InputError(error.filename or part, str(error.strerror), fix) from error
+        # a copy onto a full disk names the file that it reads
+        where = part if error.errno in UNWRITTEN else error.filename or part
+        raise InputError(where, str(error.strerror), fix) from error
     if not fault:
         return
     part.unlink()
