@@ -125,9 +125,10 @@ def _fetch(address: str, part: Path, checksum: str) -> None:
         _fetch_by_kind(address, part, checksum)
         fault = _fault(part, checksum)
     except OSError as error:
-        fix = "fix this and fetch again: the partial download is kept"
         # a copy onto a full disk names the file that it reads
-        where = part if error.errno in UNWRITTEN else error.filename or part
+        full = error.errno in UNWRITTEN
+        where, what = (part, "make room there") if full else (error.filename or part, "fix this")
+        fix = f"{what} and fetch again: the partial download is kept"
         raise InputError(where, str(error.strerror), fix) from error
     if not fault:
         return
