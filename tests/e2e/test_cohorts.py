@@ -157,9 +157,9 @@ def test_freesurfer_and_ixi(shared, server, tmp_path, protocol):
     ixi_tar(shared, archive)
     sources = served_source(server, "ixi-t1", archive.name)
     said = sheet(subjects, "--output", tmp_path / "fs.tsv")
-    assert "fsaverage" in said and "4 scans of 4 people (layout freesurfer)" in said
+    assert "fsaverage" in said and "4 scans of 4 participants (layout freesurfer)" in said
     said = sheet(archive, "--source", "ixi-t1", "--output", tmp_path / "ixi.tsv")
-    assert "2 scans of 2 people (layout ixi)" in said and "pretrain  2" in said
+    assert "2 scans of 2 participants (layout ixi)" in said and "pretrain  2" in said
     tables = [pd.read_csv(tmp_path / f"{name}.tsv", sep="\t", dtype=str) for name in ("fs", "ixi")]
     tables[0]["split"] = ["train", "train", "val", "test"]
     pd.concat(tables).to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)

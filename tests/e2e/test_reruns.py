@@ -226,6 +226,6 @@ def test_warm_start(project):
         assert model["warm_start"] == {"sha256": checksum, "stage_epochs": 1}
         history = pd.read_csv(results / f"models/finetune/{view}/history.tsv", sep="\t")
         assert history["epoch"].tolist() == [1, 2]
-        assert f"{view}: warm start from results/model/{view}.safetensors, 2 epoch(s)" in text
+        assert f"{view}: warm start from results/model/{view}.safetensors, for 2 epoch(s)" in text
         assert f"from <code>{checksum[:12]}" in (results / "report/index.html").read_text()
     assert project.jobs() == {}

@@ -37,7 +37,7 @@ def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
     # apart, since files in the folder of a run are other files in a copy of it
     cohort, folder = tmp_path_factory.mktemp("cohort"), tmp_path_factory.mktemp("run")
     make_cohort(cohort)
-    little = {"bundle": {"mem_mb": "200 * 10 ** (attempt - 1)"}}
+    little = {"bundle": {"mem_mb": "100 * 10 ** (attempt - 1)"}}
     run = Run(cluster, folder, resources=little, config={"sheet": str(cohort / "cohort.tsv")})
     run.wait()
     return run

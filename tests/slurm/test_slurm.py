@@ -154,7 +154,7 @@ def test_views(finished):
 def test_out_of_memory(finished):
     """A job that runs out of memory is tried again with more."""
     first, second = finished.of_rule("bundle")
-    assert first["MinMemoryNode"] == "200M" and second["MinMemoryNode"] == "2000M"
+    assert first["MinMemoryNode"] == "100M" and second["MinMemoryNode"] == "1000M"
     assert first["JobState"] != "COMPLETED" and second["JobState"] == "COMPLETED"
 
 
