@@ -37,8 +37,8 @@ class Run:
         sources: path of the sources table.
         model: folder of the given model, "" if one is trained.
         initial: folder of the model that training starts from, "" for random weights.
-        label_table: digest of the label table, which rules compare instead of its path.
-        classes: the same without colours and abbreviations, which do not affect label maps.
+        label_table_digest: digest of the label table, which rules compare instead of its path.
+        classes_digest: the same without colours and abbreviations, which do not affect label maps.
         check: path of the check's table; verdicts and findings are written when a run starts.
     """
 

@@ -55,7 +55,7 @@ def untracked(value):
 
 
 def row(key):
-    """Return a parameter of a scan: path or orientation of its image or labels, as `CohortPaths.row`.
+    """Return a parameter of a scan, one of `CohortPaths.row`.
 
     Snakemake's `lookup` would search all scans for each one: minutes for 2,000.
     """

@@ -50,5 +50,5 @@ rule convert_labels:
         classes=RUN.classes_digest,
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
-        " --label-convention {params.label_convention:q} --scan {input.scan:q} --protocol {params.protocol:q}"
-        " --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"
+        " --label-convention {params.label_convention:q} --scan {input.scan:q}"
+        " --protocol {params.protocol:q} --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"

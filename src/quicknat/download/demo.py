@@ -70,16 +70,14 @@ def deform(image: Volume, labels: Volume, seed: int) -> tuple[Volume, Volume]:
     try:
         torch.manual_seed(seed)
         values = torch.from_numpy(sitk.GetArrayFromImage(moved).T.copy())[None].clamp(min=0)
-        noise = (0.01 + 0.03 * torch.rand(1)).item() * torch.quantile(
-            values[:, ::4, ::4, ::4], 0.98
-        )
+        high = torch.quantile(values[:, ::4, ::4, ::4], 0.98)
+        sigma = (0.01 + 0.03 * torch.rand(1)).item() * high
         spoil = tio.Compose([
             tio.RandomBiasField(coefficients=0.25, order=2), tio.RandomGamma(log_gamma=0.15),
         ])  # fmt: skip
         clean = spoil(tio.ScalarImage(tensor=values)).data[0]
-        noisy = torch.hypot(
-            *(noise * torch.randn(2, *clean.shape) + torch.stack([clean, 0 * clean]))
-        )
+        real, imaginary = sigma * torch.randn(2, *clean.shape)
+        noisy = torch.hypot(clean + real, imaginary)  # Rician
     finally:
         torch.random.set_rng_state(state)
     own = image.affine @ np.diag([*(SPACING_MM / spacing), 1])
