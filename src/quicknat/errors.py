@@ -7,12 +7,8 @@ import logging
 import os
 from pathlib import Path
 
-SHARED_MEMORY = "give more shared memory (docker run --shm-size=8g), or set 'workers: 0'"
 # words in a message -> what to do; torch has no separate exceptions for these
 REMEDIES = {
-    "shared memory": SHARED_MEMORY,
-    "</torch_": SHARED_MEMORY,  # its files in shared memory
-    "DataLoader worker": "give the job more memory, or set 'workers: 0' under 'training'",
     "allocate memory": "give the job more memory, or lower the batch size",
     "busy or unavailable": "wait for the GPU, take another one, or hide it (CUDA_VISIBLE_DEVICES=)",
 }
@@ -59,8 +55,7 @@ def explained(error: Exception, where: str | Path) -> InputError | None:
     if isinstance(error, MemoryError):
         return InputError(where, f"memory is full ({reason})", REMEDIES["allocate memory"])
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-        full = "no space is left on the disk, or in shared memory"
-        return InputError(where, f"stopped: {full}", f"make room there; or {SHARED_MEMORY}")
+        return InputError(where, "stopped: no space is left on the disk", "make room there")
     if isinstance(error, RuntimeError):
         for words, remedy in REMEDIES.items():
             if words in reason:

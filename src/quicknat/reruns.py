@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-RUNTIME_ONLY = {"workers", "compile", "checkpoint_minutes"}  # settings that do not affect results
+RUNTIME_ONLY = {"compile", "checkpoint_minutes"}  # settings that do not affect results
 # Version of the conformed grid. 1: centred on the field of view; with an odd number of voxels they
 # fell half-way between the scan's, which shifted labels to one side. 2: aligned with the scan's.
 GRID_FORMAT = 2

@@ -24,7 +24,6 @@ from quicknat.model import bundle
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.segmentation.inference import predict
 from quicknat.training.checkpoint import load_state, save_state
-from quicknat.training.data import SliceDataset
 from quicknat.training.train_step import TrainStep
 
 
@@ -85,36 +84,6 @@ def test_training_whose_states_are_all_damaged_is_refused_and_not_started_anew(
     assert last.startswith(f"error: {state}: holds 1 saved state(s), all damaged; ")
     assert "delete this folder to start from scratch" in last
     assert len(list(state.iterdir())) == 2
-
-
-@pytest.mark.case(48)
-def test_killed_loader_process_stops_training_with_the_cause(train, tmp_path, monkeypatch):
-    def die(self, number):
-        assert torch.utils.data.get_worker_info()  # never this process
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(SliceDataset, "__getitem__", die)
-    done = train(workers=1)
-    done.refused(tmp_path / "model", "DataLoader worker", "'workers: 0' under 'training'")
-
-
-@pytest.mark.case(48)
-@pytest.mark.parametrize(
-    "message",
-    [
-        "unable to allocate shared memory(shm) for file </torch_17_2_0>: Success (0)",
-        "unable to write to file </torch_17_2_0>: No space left on device (28)",
-        "DataLoader worker (pid 17) is killed by signal: Bus error. It is possible that "
-        "dataloader's workers are out of shared memory. Please try to raise your shared memory.",
-    ],
-)
-def test_full_shared_memory_is_told_with_the_remedy(train, tmp_path, monkeypatch, message):
-    def fail(*_):
-        raise RuntimeError(message)
-
-    monkeypatch.setattr(TrainStep, "step", fail)
-    done = train()
-    done.refused(tmp_path / "model", message[:30], "shared memory (docker run --shm-size=8g)")
 
 
 @pytest.mark.case(49)

@@ -106,11 +106,11 @@ def test_given_model_segments_and_nothing_is_trained():
 
 
 def test_settings_of_a_stage_are_those_of_training_and_its_own():
-    found = planned(COHORT, training={"batch_size": 7, "workers": 3}, finetune={"epochs": 5})
+    found = planned(COHORT, training={"batch_size": 7, "compile": False}, finetune={"epochs": 5})
     values = json.loads(found.settings["finetune"])
-    assert (values["batch_size"], values["epochs"], values["workers"]) == (7, 5, 3)
+    assert (values["batch_size"], values["epochs"], values["compile"]) == (7, 5, False)
     weights = json.loads(found.weight_determining["finetune"])
-    assert weights["epochs"] == 5 and "workers" not in weights
+    assert weights["epochs"] == 5 and "compile" not in weights
 
 
 def test_warm_start_is_for_where_it_is_asked_for():
