@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 CHECK_STEPS = 20  # reading the loss makes a GPU wait, so not at every step
 LOG_SECONDS = 60
-POSITION = ("epoch", "step", "elapsed", "history", "best")  # attributes to save
+POSITION = ("epoch", "step", "elapsed", "rate", "history", "best")  # attributes to save
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # of schedulers, and of Ctrl-C
 
 
@@ -111,7 +111,7 @@ class Trainer:
         for part in (slices, self.validation):
             part.load(self.device)
         self.batches = Batches(slices, self.settings, setup.swapped, self.device)
-        self.epoch, self.step, self.elapsed = 1, 0, 0.0
+        self.epoch, self.step, self.elapsed, self.rate = 1, 0, 0.0, 0.0
         self.sums = torch.zeros(2, device=self.device)  # of the epoch's losses
         self.history: list[dict] = []
         self.best: dict[str, Any] = {"score": -1.0, "epoch": 0, "weights": {}}
@@ -179,7 +179,8 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Train on the remaining batches of an epoch."""
         self.train_step.network.train()
-        self.first_rate = self._rate()
+        if not self.step:
+            self.rate = self._rate()  # at the start of the epoch, for the history
         bar = tqdm(
             desc=f"{self.view} {self.epoch}/{self.settings.epochs}", total=len(self.batches),
             unit="batch", initial=self.step, disable=no_bar(),
@@ -211,7 +212,7 @@ class Trainer:
         start = time.perf_counter()
         self._save()  # so that an interruption during validation loses only the validation
         losses = self.sums.cpu() / self.step
-        row = history.training_row(self.epoch, self.first_rate, *losses.tolist())
+        row = history.training_row(self.epoch, self.rate, *losses.tolist())
         score = float(self.epoch)  # without validation scans the latest epoch is the best
         if self.setup.validation:
             self.train_step.network.eval()
