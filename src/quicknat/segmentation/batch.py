@@ -119,13 +119,13 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
-        made = json.loads(files["provenance"].read_text())
+        made = json.loads(files["provenance"].read_bytes())
+        found = made["source"]["sha256"], made["model"]["sha256"]
         conformed = load_conformed(task.path)[2] if options.conformed else None
-    except (ValueError, InputError):
-        return False
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, InputError):
+        return False  # damaged, or another program's
     scan = conformed["source_sha256"] if conformed else source_digest(task.path)
     wanted = scan, bundle.identity
-    found = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
     # view maps may be there of an earlier model: then the last segmentation did not write them
     views = not options.views or "views" in made
     return views and found == wanted and made.get("how") == how(bundle, options)
@@ -229,7 +229,7 @@ def segment_all(
     if len(tasks) > 1:
         with written_whole(output / TABLE) as (temporary,):
             table = pd.DataFrame(map(asdict, outcomes))
-            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", errors="backslashreplace")
     return outcomes
 
 
