@@ -45,7 +45,7 @@ def test_scan_that_a_sheet_cannot_name_is_left_out(tmp_path):
     found = survey(tree(tmp_path, "a.nii", "b\t1.nii", "….nii"))
     assert ids(found) == ["sub-a"]
     assert reasons(found) == {
-        "b\t1.nii": "its path has a tab, a brace or an outer space",
+        "b\t1.nii": "its path has a tab, brace, outer space or other than UTF-8",
         "….nii": "no letter or digit in its name",
     }
 

@@ -119,7 +119,7 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
     if output.exists():
         raise InputError(output, "exists", "choose another folder, or remove it")
     bundle = load_bundle(model)
-    described = json.loads((Path(model) / "bundle.json").read_text())
+    described = json.loads((Path(model) / "bundle.json").read_bytes())
     with folder_written_whole(output) as folder:
         for part in ("configs", "models", "docs", "scripts"):
             (folder / part).mkdir(parents=True)
@@ -131,11 +131,12 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
             "metadata": metadata(bundle, described),
             "inference": configuration(bundle),
         }.items():
-            (folder / f"configs/{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+            text = json.dumps(content, indent=2) + "\n"
+            (folder / f"configs/{name}.json").write_text(text, "utf-8")
         shutil.copy(Path(model) / "labels.tsv", folder / "docs/labels.tsv")
         (folder / "docs/README.md").write_text(
             (CARDS / "monai.md")
-            .read_text()
+            .read_text("utf-8")
             .format(
                 protocol=bundle.protocol.name,
                 size=bundle.slice_size,
@@ -144,9 +145,11 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
                 passes=", also with left–right flipped slices" if bundle.flip else "",
                 spacing=bundle.spacing_mm,
                 n_classes=len(bundle.protocol.names),
-            )
+            ),
+            "utf-8",
         )
         (folder / "LICENSE").write_text(
             "scripts/: Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
-            "models/: the weights belong to whoever trained them.\n"
+            "models/: the weights belong to whoever trained them.\n",
+            "utf-8",
         )
