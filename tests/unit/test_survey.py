@@ -59,7 +59,9 @@ def test_linked_subjects_are_found_and_links_to_nothing_or_in_circles_do_no_harm
     (root / "anna/mri/round").symlink_to(root)
     found = survey(root)
     assert ids(found) == ["sub-anna"]
-    assert list(reasons(found).values()) == ["is a link to a missing file; fetch it"]
+    assert list(reasons(found).values()) == [
+        "is a link to a missing file (annex/not/fetched); fetch that file, or repair the link"
+    ]
 
 
 def test_hidden_files_are_not_scans(tmp_path):

@@ -27,7 +27,7 @@ from quicknat.cohort.sheet import default_name
 from quicknat.errors import InputError, Interrupted
 from quicknat.images.conform import conform_labels, load_conformed
 from quicknat.images.labels import Protocol
-from quicknat.images.volumes import Grid, Volume, read_volume, save_nifti
+from quicknat.images.volumes import Grid, Volume, read_scan, read_volume, save_nifti
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ def label_scan(
             scan do not overlap.
     """
     conformed, affine, _ = load_conformed(scan)
-    raw = read_volume(find_one(image), orientation)
+    raw = read_scan(find_one(image), orientation)
     labels = label_externally(method, raw, default_name(scan), settings)
     _, classes = conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))
     if not classes.any():

@@ -84,12 +84,12 @@ def convert_labels(
     from quicknat.files import written_whole
     from quicknat.images.conform import conform_labels, load_conformed, record_grid
     from quicknat.images.labels import Protocol
-    from quicknat.images.volumes import Grid, read_volume, require_same_grid, save_nifti
+    from quicknat.images.volumes import Grid, on_grid, read_volume, save_nifti
 
     path = find_one(labels)
     image, affine, record = load_conformed(scan)
-    source, grid = read_volume(path, orientation), record_grid(record)
-    require_same_grid(path, source, grid)
+    grid = record_grid(record)
+    source = on_grid(read_volume(path, orientation), grid)
     cube = Grid(image.shape, affine)
     classes, conformed = conform_labels(source, label_convention, Protocol.read(protocol), cube)
     with written_whole(output, native) as (temporary, temporary_native):

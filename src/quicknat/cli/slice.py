@@ -76,14 +76,14 @@ def slice_tissues(
     from quicknat.images.conform import head_window, load_conformed, record_grid
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import write_stacks
-    from quicknat.images.volumes import read_volume, require_same_grid
+    from quicknat.images.volumes import on_grid, read_volume
     from quicknat.synthesis.tissues import conformed_tissues
 
     path, table = find_one(labels), Protocol.read(protocol)
     volume = read_volume(path, orientation)
     if scan:
         record = load_conformed(scan)[2]
-        require_same_grid(path, volume, record_grid(record))
+        volume = on_grid(volume, record_grid(record))
         spacing = record["spacing_mm"]
     tissues, classes, head = conformed_tissues(volume, label_convention, table, spacing, size, scan)
     start = head_window(head, spacing, slice_size)

@@ -96,7 +96,7 @@ def warp(
     """
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol
-    from quicknat.images.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
+    from quicknat.images.volumes import Volume, on_grid, read_scan, read_volume, save_nifti
     from quicknat.synthesis.warping import warp_scan
 
     table = Protocol.read(protocol)
@@ -105,9 +105,9 @@ def warp(
         volume = read_volume(path, orientation)
         return Volume(table.remap(volume.data, given, path), volume.affine, path)
 
-    scan, own = read_volume(image, orientation), classes(labels, label_convention, orientation)
+    scan = read_scan(image, orientation)
+    own = on_grid(classes(labels, label_convention, orientation), scan)
     other = classes(like, like_label_convention)
-    require_same_grid(labels, own, Grid(scan.data.shape, scan.affine))
     data, found, grid = warp_scan(scan, own, other, spacing, threads)
     with written_whole(output, labels_output) as (temporary, temporary_labels):
         save_nifti(temporary, data, grid)

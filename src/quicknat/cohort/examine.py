@@ -22,8 +22,10 @@ from tqdm import tqdm
 import quicknat
 from quicknat.errors import InputError, one_line
 from quicknat.files import sha256, written_whole
+from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND, has_noisy_background
 from quicknat.images.labels import Protocol
-from quicknat.images.volumes import Volume, read_volume
+from quicknat.images.placement import forms_apart_mm
+from quicknat.images.volumes import Volume, read_scan, read_volume
 from quicknat.progress import no_bar
 
 THICK_MM = 2.5  # the networks are trained on scans with thinner slices
@@ -79,6 +81,14 @@ def _oddities(volume: Volume) -> list[str]:
         found.append(f"the field of view is {' × '.join(f'{mm:.0f}' for mm in extent)} mm")
     if all(_piecewise_constant(np.moveaxis(volume.data, axis, 0)) for axis in range(3)):
         found.append("looks like a label map, which belongs in the column 'labels'")
+    apart = forms_apart_mm(volume.shape, volume.transforms)
+    if apart >= sizes.min() / 2:
+        found.append(f"sform and qform put voxels up to {apart:.1f} mm apart; sform is used")
+    if volume.filled:
+        values = ", ".join(f"{value:g}" for value in volume.filled)
+        found.append(f"filled up with {values} around the field of view, which is read as air")
+    if has_noisy_background(volume.data):
+        found.append(f"{NOISY_BACKGROUND}; {DENOISE}")
     return found
 
 
@@ -90,7 +100,7 @@ def examine_image(path: Path, orientation: str) -> Finding:
         orientation: directions of the array axes if the header has none, e.g. ``LAS``.
     """
     try:
-        volume = read_volume(path, orientation)
+        volume = read_scan(path, orientation)
     except (InputError, OSError) as error:
         return Finding(explain(error, path))
     low = volume.data.min()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
+from quicknat.images.recognition import why_absent
 from quicknat.reruns import stable_path
 
 
@@ -32,7 +33,7 @@ def find_one(path: str | Path) -> Path:
     """
     files = find_all(path)
     if not files:
-        raise InputError(path, "no such file", "check the path")
+        raise InputError(path, *why_absent(Path(path)))
     if len(files) > 1:
         raise InputError(
             path, f"matches {len(files)} files ({files[0].name}, {files[1].name})", "name one"

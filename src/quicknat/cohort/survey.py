@@ -15,6 +15,7 @@ from pathlib import Path
 from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS, Found, LeftOut, with_freesurfer
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
+from quicknat.images.recognition import require_not_dicom, why_absent
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ def survey(
     if archive and layout not in ("", *IN_ARCHIVES):
         raise InputError(root, f"is an archive; '{layout}' needs a folder", "unpack it")
     name, (scans, left_out) = _first(names, paths)
+    if not scans:
+        require_not_dicom(root)
     if not scans and not left_out:
         fix = f"write the sheet by hand (docs/howto/own-data.md); layouts tried: {', '.join(names)}"
         raise InputError(root, "holds no scan of a known layout", fix)
@@ -151,7 +154,7 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
         files = [str(base / path) if base else path for path in (scan.image, scan.labels) if path]
         absent = [file for file in files if base and not Path(file).exists()]
         if absent:
-            left_out.append(LeftOut(absent[0], "is a link to a missing file; fetch it"))
+            left_out.append(LeftOut(absent[0], "; ".join(why_absent(Path(absent[0])))))
         elif re.search(r"[\t\r\n{}]|^\s|\s$", "".join(files)):
             left_out.append(LeftOut(scan.image, "its path has a tab, a brace or an outer space"))
         elif not scan.subject:

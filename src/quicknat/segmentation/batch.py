@@ -24,6 +24,7 @@ from quicknat.cohort.sheet import default_name
 from quicknat.errors import InputError, explained, for_users, one_line
 from quicknat.files import written_whole
 from quicknat.images.conform import conform_file, load_conformed, record_grid, source_digest
+from quicknat.images.recognition import require_not_dicom
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
@@ -99,6 +100,7 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
             found = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
             sought = ", ".join(SUFFIXES)
         if not found:
+            require_not_dicom(path)
             raise InputError(path, f"holds no scan ({sought})", "name the files themselves")
         files += found
     tasks: dict[str, Task] = {}
