@@ -6,7 +6,7 @@ from data_sets import ids, reasons, tree
 from quicknat.cohort.survey import survey
 
 
-@pytest.mark.parametrize("kind", ["dseg", "seg", "labels", "aseg"])
+@pytest.mark.parametrize("kind", ["dseg", "seg", "labels", "label", "aseg"])
 @pytest.mark.parametrize("image", ["x y.nii.gz", "x y_T1w.nii", "x y.mgz"])
 def test_plain_folder_pairs_scans_with_label_maps_beside(tmp_path, image, kind):
     found = survey(tree(tmp_path, image, f"x y_{kind}.nii.gz", "z.nii", "notes.txt"))
@@ -27,6 +27,22 @@ def test_plain_folder_says_what_it_leaves_out(tmp_path):
         "b_dseg.nii": "is a label map without a scan",
         "c.img": "is in Analyze format; add its row by hand, with 'orientation'",
     }
+
+
+@pytest.mark.case(67)
+def test_other_contrasts_masks_and_copies_are_left_out_with_a_reason(tmp_path):
+    kept = ["p1_T1.nii.gz", "pd_1.nii", "p2.nii"]
+    others = [
+        "p1_T2.nii.gz",
+        "p1-FLAIR.nii",
+        "p2_brain_mask.nii",
+        "p2_mask.nii",
+        "p2.nii.gz",
+        "T2.nii",
+    ]
+    found = survey(tree(tmp_path, *kept, *others), "plain")
+    assert sorted(scan.image.rpartition("/")[2] for scan in found.scans) == sorted(kept)
+    assert sorted(reasons(found)) == sorted(others)
 
 
 def test_folder_for_each_person_gives_its_image_and_label_map(tmp_path):

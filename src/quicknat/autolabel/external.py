@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from quicknat.cohort.naming import default_name
 from quicknat.cohort.paths import find_one
-from quicknat.cohort.sheet import default_name
 from quicknat.errors import InputError, Interrupted
 from quicknat.images.conform import conform_labels, load_conformed
 from quicknat.images.labels import Protocol

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from quicknat.cohort.sheet import default_name
+from quicknat.cohort.naming import default_name
 from quicknat.errors import InputError
 
 AGGREGATE = "aggregate"  # in the column of the views: the result of all three
