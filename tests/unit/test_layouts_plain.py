@@ -45,6 +45,20 @@ def test_other_contrasts_masks_and_copies_are_left_out_with_a_reason(tmp_path):
     assert sorted(reasons(found)) == sorted(others)
 
 
+def test_label_map_goes_with_the_image_of_its_name(tmp_path):
+    tree(tmp_path, "p.nii", "p_T1.nii", "p_seg.nii", "q.nii", "q_T1.nii", "q_T1_seg.nii")
+    pairs = {scan.image: scan.labels for scan in survey(tmp_path).scans if scan.labels}
+    named = {"p.nii": "p_seg.nii", "q_T1.nii": "q_T1_seg.nii"}
+    assert pairs == {f"{tmp_path / image}": f"{tmp_path / seg}" for image, seg in named.items()}
+
+
+@pytest.mark.case(65)
+def test_results_in_a_data_set_do_not_hide_its_layout(tmp_path):
+    results = "sub-subj1/anat/sub-subj1_desc-quicknat_dseg.nii.gz"
+    found = survey(tree(tmp_path, "subj_1/T1.nii.gz", "subj_2/T1.nii.gz", results))
+    assert (found.layout, ids(found)) == ("folders", ["sub-subj1", "sub-subj2"])
+
+
 def test_folder_for_each_person_gives_its_image_and_label_map(tmp_path):
     tree(tmp_path, "subj_1/T1.nii.gz", "subj_1/aseg.nii.gz", "subj_2/scan.nii", "notes/a.txt")
     tree(tmp_path, "subj_3/MPRAGE.nii", "subj_3/flair.nii", "subj_3/MPRAGE_seg.nii")

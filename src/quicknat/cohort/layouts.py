@@ -116,8 +116,8 @@ def bids(paths: Sequence[str]) -> Found:
     """
     images: dict[str, dict[str, str]] = defaultdict(dict)  # by data set: path, name
     maps: dict[str, dict[frozenset[str], list[str]]] = defaultdict(lambda: defaultdict(list))
-    visits: dict[str, int] = {}
-    left_out = []
+    visits: dict[str, int] = {}  # with their number of scans
+    left_out, ours = [], []
     for path in paths:
         if folder := BIDS_FOLDER.match(path):
             visits.setdefault(folder[1], 0)
@@ -128,7 +128,8 @@ def bids(paths: Sequence[str]) -> Found:
             if folder:
                 visits[folder[1]] += 1
         elif OURS.search(path):
-            left_out.append(LeftOut(path, "was made by quicknat"))
+            ours.append(LeftOut(path, "was made by quicknat"))
+            visits |= {folder[1]: 1} if folder else {}
         else:
             maps[file[1] or ""][_grid_entities(file[2])].append(path)
     for visit, count in visits.items():
@@ -152,13 +153,13 @@ def bids(paths: Sequence[str]) -> Found:
         for entities, files in found_maps.items():
             merged[entities] += files
     scans, unused = _paired(own, merged)
-    left_out += unused
-    surfer, _ = freesurfer([path for path in paths if path.startswith("derivatives/")])
+    surfer, others = freesurfer([path for path in paths if path.startswith("derivatives/")])
+    left_out += unused + others
     for results in (preprocessed, surfer):
         with_labels, unused = with_freesurfer(scans, results)
         scans = [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)]
         left_out += unused
-    return scans, left_out
+    return scans, left_out + ours * bool(scans)  # results alone are no data set
 
 
 def _paired(images: Mapping[str, str], maps: Mapping[frozenset[str], Sequence[str]]) -> Found:
@@ -280,7 +281,12 @@ def _beside(paths: Sequence[str], kinds: str, convention: str = "") -> Found:
         by_stem = {file_stem(path): path for path in reversed(found)}  # x.nii and x.nii.gz
         others += [path for path in found if path not in by_stem.values()]
         left_out += [LeftOut(path, TAKEN) for path in others]
-        scans += [scan_named(name, path, label, convention) for path in by_stem.values()]
+        # p_seg goes with p rather than p_T1
+        owner = max(by_stem, key=lambda stem: (label.startswith(f"{stem}_"), len(stem)))
+        scans += [
+            scan_named(name, path, label if stem == owner else "", convention)
+            for stem, path in by_stem.items()
+        ]
     orphans = [path for found in maps.values() for path in found]
     return scans, left_out + [LeftOut(path, "is a label map without a scan") for path in orphans]
 

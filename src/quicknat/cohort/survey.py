@@ -111,7 +111,8 @@ def survey(
     scans, unusable = _usable(_distinct(scans), root, source)
     left_out += unusable
     if labels_from:
-        _, (results, _) = _first(["fastsurfer", "freesurfer"], list_paths(Path(labels_from)))
+        _, (results, unused) = _first(["fastsurfer", "freesurfer"], list_paths(Path(labels_from)))
+        left_out += unused
         results, unusable = _usable(results, Path(labels_from), LOCAL)
         if not any(scan.labels for scan in results):
             raise InputError(labels_from, "holds no FreeSurfer results", "name a SUBJECTS_DIR")
@@ -171,13 +172,13 @@ def _distinct(scans: Sequence[Scan]) -> list[Scan]:
     """
     named: dict[str, list[Scan]] = defaultdict(list)
     for scan in scans:
-        named[scan.id].append(scan)
+        named[scan.id.casefold()].append(scan)  # some file systems ignore case
     found = []
-    for name, group in named.items():
+    for group in named.values():
         if len(group) > 1:
             paths = " and ".join(scan.image for scan in group)
             what = "have one name, %s: taken for scans of one participant, told apart by a digest"
-            log.warning(f"%s {what}", paths, name)
+            log.warning(f"%s {what}", paths, group[0].id)
             digests = (hashlib.sha256(scan.image.encode()).hexdigest()[:6] for scan in group)
             group = [
                 replace(scan, subject=f"{scan.subject}x{digest}")
