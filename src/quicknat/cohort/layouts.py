@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class LeftOut:
 
 
 Found = tuple[list[Scan], list[LeftOut]]
+Named = tuple[str, str]  # path of a file, its name up to the suffix
 
 
 def scan_named(name: str, image: str, labels: str = "", convention: str = "") -> Scan:
@@ -92,7 +93,7 @@ def ixi(paths: Sequence[str]) -> Found:
     left_out = []
     for path in (path for path in paths if IXI_NAME.fullmatch(Path(path).name)):
         name = Path(path).name
-        scan = replace(scan_named(file_stem(name), path), split="pretrain")
+        scan = replace(scan_named(name, path), split="pretrain")
         if not IXI_T1.fullmatch(name):
             left_out.append(LeftOut(path, "is not named IXI###-Site-####-T1"))
         elif scans.setdefault(scan.id, scan) is not scan:
@@ -114,74 +115,66 @@ def bids(paths: Sequence[str]) -> Found:
     its own (fMRIPrep) has its label maps on their grid, and gives both, as FreeSurfer's results do
     (see :func:`with_freesurfer`). fMRIPrep's ``desc-aseg`` is preferred; its convention is known.
     """
-    images: dict[str, dict[str, str]] = defaultdict(dict)  # by data set: path, name
-    maps: dict[str, dict[frozenset[str], list[str]]] = defaultdict(lambda: defaultdict(list))
-    visits: dict[str, int] = {}  # with their number of scans
+    images: dict[str, list[Named]] = defaultdict(list)  # by derivative, "" for the data set's own
+    maps: dict[str, list[Named]] = defaultdict(list)
+    visits: dict[str, int] = {}  # with their number of files
     left_out, ours = [], []
     for path in paths:
-        if folder := BIDS_FOLDER.match(path):
-            visits.setdefault(folder[1], 0)
-        if not (file := BIDS_IMAGE.fullmatch(path)):
-            continue
-        if file[3].lower() == "t1w":
-            images[file[1] or ""][path] = file[2]
-            if folder:
-                visits[folder[1]] += 1
-        elif OURS.search(path):
+        folder, file = BIDS_FOLDER.match(path), BIDS_IMAGE.fullmatch(path)
+        if folder:
+            visits[folder[1]] = visits.get(folder[1], 0)
+        if file and (file[3] == "T1w" or OURS.search(path)) and folder:
+            visits[folder[1]] += 1
+        if file and file[3] == "dseg" and OURS.search(path):
             ours.append(LeftOut(path, "was made by quicknat"))
-            visits |= {folder[1]: 1} if folder else {}
-        else:
-            maps[file[1] or ""][_grid_entities(file[2])].append(path)
+        elif file:
+            (images if file[3] == "T1w" else maps)[file[1] or ""].append((path, file[2]))
     for visit, count in visits.items():
         # where a subject has session folders, its own folder is no session
         if not count and not any(other.startswith(visit + "ses-") for other in visits):
             left_out.append(LeftOut(visit, "has no anat/*_T1w.nii or .nii.gz"))
-    own = images.pop("", {})
-    preprocessed: list[Scan] = []
-    for derivative, found in images.items():
-        scans, unused = _paired(found, maps.pop(derivative, {}))
-        preprocessed += [scan for scan in scans if scan.labels]
-        left_out += [item for item in unused if item.path not in found]
-    merged: dict[frozenset[str], list[str]] = defaultdict(list)
-    for derivative, found_maps in maps.items():
-        every = [path for files in found_maps.values() for path in files]
-        prep = "prep" in derivative.lower() or any(map(FMRIPREP_ASEG.search, every))
-        if derivative and prep:
-            # on the grid of a preprocessed scan, which is not here
-            left_out += [LeftOut(path, "lacks the desc-preproc_T1w of its grid") for path in every]
-            continue
-        for entities, files in found_maps.items():
-            merged[entities] += files
-    scans, unused = _paired(own, merged)
+    own, own_maps, results = images.pop("", []), maps.pop("", []), []
+    for derivative, found in maps.items():
+        prep = "prep" in derivative.lower() or any(FMRIPREP_ASEG.search(path) for path, _ in found)
+        if derivative in images:
+            scans, unused = _paired(images[derivative], found)
+            results += [scan for scan in scans if scan.labels]
+            left_out += unused
+        elif prep:
+            left_out += [
+                LeftOut(path, "lacks the desc-preproc_T1w of its grid") for path, _ in found
+            ]
+        else:
+            own_maps += found
+    scans, unused = _paired(own, own_maps)
     surfer, others = freesurfer([path for path in paths if path.startswith("derivatives/")])
     left_out += unused + others
-    for results in (preprocessed, surfer):
-        with_labels, unused = with_freesurfer(scans, results)
+    for found_results in (results, surfer):
+        with_labels, unused = with_freesurfer(scans, found_results)
         scans = [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)]
         left_out += unused
     return scans, left_out + ours * bool(scans)  # results alone are no data set
 
 
-def _paired(images: Mapping[str, str], maps: Mapping[frozenset[str], Sequence[str]]) -> Found:
-    """Return a scan for each T1w image, with the label map of its name; and the files left out.
-
-    Args:
-        images: path: name up to ``_T1w``.
-        maps: label maps by the entities of their scan.
-    """
+def _paired(images: Sequence[Named], maps: Sequence[Named]) -> Found:
+    """Return a scan for each T1w image, with its label map if any; and what is left out."""
+    fitting: dict[frozenset[str], list[str]] = defaultdict(list)
+    for path, stem in maps:
+        fitting[_grid_entities(stem)].append(path)
     scans: dict[str, Scan] = {}
-    left_out, used = [], set()
-    for image, stem in images.items():
-        key = _grid_entities(stem)
-        fitting = sorted(maps.get(key, []), key=lambda path: "_desc-aseg_" not in path)
-        labels = fitting[0] if fitting and key not in used else ""
-        known = "freesurfer" if FMRIPREP_ASEG.search(labels) else ""
-        scan = scan_named(stem, image, labels, known)
-        taken = scans.setdefault(scan.id, scan) is not scan
-        left_out += [LeftOut(path, TAKEN) for path in [image] * taken + fitting[1:] * (not taken)]
-        used |= set() if taken else {key}
+    left_out = []
+    for image, stem in images:
+        if (name := scan_named(stem, image).id) in scans:
+            left_out.append(LeftOut(image, TAKEN))
+            continue
+        found = sorted(
+            fitting.pop(_grid_entities(stem), [""]), key=lambda path: "_desc-aseg_" not in path
+        )
+        known = "freesurfer" if FMRIPREP_ASEG.search(found[0]) else ""
+        scans[name] = scan_named(stem, image, found[0], known)
+        left_out += [LeftOut(path, TAKEN) for path in found[1:]]
     unfit = "does not match the entities and space of any scan"
-    left_out += [LeftOut(path, unfit) for key in maps.keys() - used for path in maps[key]]
+    left_out += [LeftOut(path, unfit) for others in fitting.values() for path in others]
     return list(scans.values()), left_out
 
 

@@ -61,14 +61,14 @@ def _public(name: str) -> tuple[str, str] | None:
 
 
 def name_parts(name: str) -> tuple[str, str, str]:
-    """Return subject, session and other entities from the name of a folder, or a file's stem.
+    """Return subject, session and other entities from the name of a file or folder.
 
     ``sub-X_ses-Y_run-1…`` gives X, Y and run-1. In names of OASIS, ADNI and IXI the subject is the
     participant, the rest the session. Any other name gives its letters and digits as the subject.
     Whatever is not understood is kept, in subject or session: names that differ stay different,
     but for separators and for how an image was computed (``space``, ``desc``).
     """
-    session, entities = "", []
+    name, session, entities = file_stem(name), "", []
     if bids := BIDS.fullmatch(name):
         name = bids[1]
         for part in bids[2].split("_")[1:]:
@@ -92,7 +92,7 @@ def default_name(path: Path) -> str:
     """
     folder = path.absolute().parent
     bert = folder.parent.name if folder.name == "mri" else ""
-    subject, session, entities = name_parts(bert or file_stem(path.name))
+    subject, session, entities = name_parts(bert or path.name)
     return "_".join(filter(None, [f"sub-{subject}", session and f"ses-{session}", entities]))
 
 
