@@ -1,6 +1,7 @@
 """Names of scans, participants and folders under which results could be lost or leak (61 to 69)."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -73,6 +74,9 @@ def test_sheet_and_check_warn_of_participants_that_may_be_one(tmp_path, quicknat
     scans = read_sheet(tmp_path / "cohort.tsv")
     people = [Scan(**{**vars(scan), "participant": scan.subject[:-2]}) for scan in scans]
     assert repeated_participants(people) == ""
+    ukb = [f"sub-10000{k}_2_{visit}_T1w.nii.gz" for k in "123" for visit in "01"]
+    scans = [replace(scan, split="train") for scan in survey(tree(tmp_path / "ukb", *ukb)).scans]
+    assert "100001_2_0, 100001_2_1 (and 2 more groups)" in repeated_participants(scans)
     assert repeated_participants([Scan("p1v1", "", "segment"), Scan("p1v2", "", "segment")]) == ""
 
 

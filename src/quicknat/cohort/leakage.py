@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quicknat.cohort.naming import file_stem, letters_and_digits, name_parts, possible_visits
+from quicknat.cohort.naming import letters_and_digits, name_parts, possible_visits, subject_label
 from quicknat.cohort.sheet import Scan, side
 
 NAMED = 3  # examples in a message
@@ -19,7 +19,7 @@ SAME_PEOPLE = {"MALC": r"MALC\d", "OASIS-1": r"OAS1\d{4}"}
 
 def _original_name(scan: Scan) -> str:
     """Return the name in the image's path that became the subject, with its separators."""
-    parts = map(file_stem, reversed(Path(scan.image).parts))
+    parts = map(subject_label, reversed(Path(scan.image).parts))
     return next((part for part in parts if letters_and_digits(part) == scan.subject), scan.subject)
 
 

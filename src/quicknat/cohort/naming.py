@@ -60,6 +60,13 @@ def _public(name: str) -> tuple[str, str] | None:
     return letters_and_digits(found[1]).upper(), visit + rest
 
 
+def subject_label(name: str) -> str:
+    """Return the part of a file's or folder's name that names the subject, as it is written."""
+    name = file_stem(name)
+    bids = BIDS.fullmatch(name)
+    return bids[1] if bids else re.sub(r"(?<=.)[_. -]T1w?$", "", name, flags=re.IGNORECASE)
+
+
 def name_parts(name: str) -> tuple[str, str, str]:
     """Return subject, session and other entities from the name of a file or folder.
 
@@ -68,20 +75,17 @@ def name_parts(name: str) -> tuple[str, str, str]:
     Whatever is not understood is kept, in subject or session: names that differ stay different,
     but for separators and for how an image was computed (``space``, ``desc``).
     """
-    name, session, entities = file_stem(name), "", []
-    if bids := BIDS.fullmatch(name):
-        name = bids[1]
-        for part in bids[2].split("_")[1:]:
-            key, _, value = part.partition("-")
-            if re.fullmatch(KEPT, key):
-                entities.append(f"{key}-{letters_and_digits(value)}")
-            elif not re.fullmatch(MADE, key):
-                session += letters_and_digits(value if key == "ses" else part)
-    else:
-        name = re.sub(r"(?<=.)[_. -]T1w?$", "", name, flags=re.IGNORECASE)
+    label, session, entities = subject_label(name), "", []
+    bids = BIDS.fullmatch(file_stem(name))
+    for part in bids[2].split("_")[1:] if bids else ():
+        key, _, value = part.partition("-")
+        if re.fullmatch(KEPT, key):
+            entities.append(f"{key}-{letters_and_digits(value)}")
+        elif not re.fullmatch(MADE, key):
+            session += letters_and_digits(value if key == "ses" else part)
     # a valid subject of BIDS stays as it is
-    public = None if bids and name.isalnum() and name.isascii() else _public(name)
-    subject, visit = public or (letters_and_digits(name), "")
+    public = None if bids and label.isalnum() and label.isascii() else _public(label)
+    subject, visit = public or (letters_and_digits(label), "")
     return subject, visit + session, "_".join(entities)
 
 
