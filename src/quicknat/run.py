@@ -11,6 +11,7 @@ from typing import Any
 
 from quicknat.cohort.check import BAD, Verdict, check_for_workflow, read_verdicts
 from quicknat.cohort.examine import Finding, read_cache
+from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import read_sheet, read_sources
 from quicknat.config import Config, check_consistency
@@ -101,14 +102,19 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
         findings = read_cache(checked)
         threads = min(4, os.cpu_count() or 1)  # not more: this may be a cluster's login node
         verdicts = check_for_workflow(paths, table, findings, threads, chosen.on_bad_scan)
+    scans, initial = read_sheet(sheet, auto), _model_path(chosen.training.initial_model, base)
+    for folder in (model, initial) if check else ():
+        views = read_description(folder)["views"].values() if folder else ()
+        if warning := trained_on(views, scans):
+            log.warning("%s: %s", folder, warning)
     skipped = [verdict.scan for verdict in verdicts if verdict.verdict == BAD]
     return Run(
         chosen.model_dump(),
-        plan(chosen, read_sheet(sheet, auto), skipped),
+        plan(chosen, scans, skipped),
         paths,
         sources,
         model,
-        _model_path(chosen.training.initial_model, base),
+        initial,
         table_digest(table),
         table_digest(table, without=LOOKS),
         checked,

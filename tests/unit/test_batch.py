@@ -112,14 +112,17 @@ def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     assert status(bundle) == "done"
 
 
+@pytest.mark.case(65)
 def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
     names = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii"]
-    others = ["sub-02/anat/sub-02_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz"]
+    others = ["sub-02/anat/sub-02_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz",
+              "sub-02/anat/._sub-02_T1w.nii", "sub-02/anat/sub-02_T1w.nii.md5"]  # fmt: skip
     for name in ["dataset_description.json", *names, *others]:
         (tmp_path / "bids" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "bids" / name).touch()
     (tmp_path / "plain").mkdir()
-    for name in ("a.MGZ", "b.nii", "c.img", "c.hdr", "notes.txt"):
+    no_scans = ("notes.txt", "._b.nii", "b_seg.nii", "a.nii.md5", "b_T2w.nii")
+    for name in ("a.MGZ", "b.nii", "c.img", "c.hdr", *no_scans):
         (tmp_path / "plain" / name).touch()
     found = find_scans([tmp_path / "bids", tmp_path / "plain"])
     assert [task.name for task in found] == [
@@ -128,7 +131,9 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
     with pytest.raises(InputError, match=r"would get the name of .*b\.nii, sub-b"):
         find_scans([tmp_path / "plain", tmp_path / "plain/b.nii"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no scan"):
+    with pytest.raises(InputError, match="is not a scan"):
+        find_scans([tmp_path / "plain/._b.nii"])
+    with pytest.raises(InputError, match="holds no T1w scan"):
         find_scans([tmp_path / "empty"])
 
 

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
-from quicknat.cohort.sheet import SCAN_NAME
+from quicknat.cohort.naming import SCAN_NAME
 from quicknat.errors import InputError
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES

@@ -12,6 +12,7 @@ import typer
 from quicknat.cli.app import (
     QUICKNAT28,
     STEPS,
+    Overwrite,
     ProtocolFile,
     Threads,
     app,
@@ -38,6 +39,7 @@ def evaluate(
     axial: ViewMap = None,
     sagittal: ViewMap = None,
     threads: Threads = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare a segmentation with a reference: Dice, IoU, HD95, volumes; confused structures.
 
@@ -50,7 +52,10 @@ def evaluate(
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol
     from quicknat.images.volumes import as_bytes, read_volume, require_same_grid
+    from quicknat.provenance import require_absent
 
+    if not overwrite:
+        require_absent([output])
     # MONAI 1.6 warns at every call of a deprecated argument that it passes itself
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     torch.set_num_threads(threads)

@@ -167,7 +167,11 @@ def report(
         protocol=Protocol.read(protocol),
         skipped=skipped,
         failed=failures,
-        people=read_participants(participants) if participants else pd.DataFrame(),
+        people=(
+            read_participants(participants, [scan.subject for scan in scans])
+            if participants
+            else pd.DataFrame()
+        ),
         given=given_model.name if given_model else "",
         interactive=interactive,
     )

@@ -59,7 +59,11 @@ def segment(
         bool, typer.Option("--conformed", help="Inputs are outputs of 'quicknat convert'.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Segment again what this model has done before.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Segment again what this model has done before; replace results of another scan.",
+        ),
     ] = False,
     uncertainty: Annotated[
         int,

@@ -12,6 +12,7 @@ from quicknat.cli.app import (
     QUICKNAT28,
     Convention,
     Orientation,
+    Overwrite,
     ProtocolFile,
     Size,
     SliceSize,
@@ -84,6 +85,7 @@ def warp(
     spacing: Spacing = 1.0,
     orientation: Orientation = "",
     threads: Threads = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Warp a labelled scan to the shape of another brain, to train on shapes that a cohort lacks.
 
@@ -97,8 +99,11 @@ def warp(
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol
     from quicknat.images.volumes import Volume, on_grid, read_scan, read_volume, save_nifti
+    from quicknat.provenance import require_absent
     from quicknat.synthesis.warping import warp_scan
 
+    if not overwrite:
+        require_absent((output, labels_output))
     table = Protocol.read(protocol)
 
     def classes(path: Path, given: str, orientation: str = "") -> Volume:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from quicknat.cohort.examine import File, Finding, examine_files, explain
+from quicknat.cohort.leakage import repeated_participants
 from quicknat.cohort.paths import CohortPaths, find_all, find_one
 from quicknat.cohort.sheet import Scan, examine_sheet, side
 from quicknat.cohort.writing import PARTICIPANTS, read_participants
@@ -210,10 +211,17 @@ def check_cohort(
             scan = fault.scan or Scan("", paths.sheet, "")
             name = scan.id if fault.scan else "(sheet)"
             verdicts.append(Verdict(name, scan.split, scan.image, BAD, reason))
+    notes = [repeated_participants(scans)]
     people = Path(paths.sheet).parent / PARTICIPANTS
     # otherwise the report would fail at the end of the run
     if people.exists() and (reason := _problem(people, read_participants, people)):
         verdicts.append(Verdict("(participants)", "", str(people), BAD, reason))
+    elif people.exists():
+        subjects = list(dict.fromkeys(scan.subject for scan in scans))
+        known = read_participants(people, subjects).index
+        absent = [name for name in subjects if f"sub-{name}" not in known]
+        what = f"{people} has no row for {len(absent)} of {len(subjects)} subjects"
+        notes += [f"{what}, e.g. sub-{absent[0]}"] if absent else []
     reachable = []
     for scan in scans:
         if reason := _problem(paths.sheet, paths.require_sources, scan):
@@ -222,6 +230,9 @@ def check_cohort(
         else:
             reachable.append(scan)
     faulty = bool(verdicts or faults)
+    verdicts += [
+        Verdict("(participants)", "", paths.sheet, WARNING, note) for note in notes if note
+    ]
     verdicts += check_scans(reachable, paths, protocol, cache, threads, reasons)
     return verdicts, faulty
 
@@ -251,4 +262,7 @@ def check_for_workflow(
         raise InputError(paths.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)
+    for verdict in verdicts:
+        if verdict.verdict == WARNING and not verdict.split:  # of the cohort, not of a scan
+            log.warning("%s: %s", verdict.image, verdict.reason)
     return verdicts

@@ -42,12 +42,16 @@ def find_one(path: str | Path) -> Path:
 
 
 def _children(folder: Path, name: str) -> list[Path]:
-    """Return the file `name` of a folder, or else all that match it case-insensitively."""
+    """Return the file `name` of a folder, or else all that match it case-insensitively.
+
+    As in a shell, ``*`` does not match a dot at the beginning (``._scan.nii.gz`` of macOS).
+    """
     if (folder / name).exists():
         return [folder / name]
     if not folder.is_dir():
         return []
-    return sorted(c for c in folder.iterdir() if fnmatch.fnmatchcase(c.name.lower(), name.lower()))
+    names = (c.name for c in folder.iterdir() if name.startswith(".") or c.name[0] != ".")
+    return sorted(folder / c for c in names if fnmatch.fnmatchcase(c.lower(), name.lower()))
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from quicknat.cohort.check import Verdict
+from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
 from quicknat.failures import Failure
@@ -175,22 +175,11 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
         },
         "sagittal_classes": inputs.protocol.n_classes("sagittal"),
         "bundle": bundle,
-        "trained_on": _trained_on(bundle, inputs.scans) if bundle else [],
+        "trained_on": trained_on(bundle["views"].values(), inputs.scans) if bundle else "",
         "times": run_times(inputs.results / "benchmarks").to_dict("records"),
         "software": versions(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-
-
-def _trained_on(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
-    """Return test scans whose names are among a model's training or validation scans."""
-    names = {
-        name
-        for entry in bundle["views"].values()
-        for key in ("training_scans", "validation_scans")
-        for name in entry.get(key, ())
-    }
-    return [scan.id for scan in scans if scan.split == "test" and scan.id in names]
 
 
 def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:

@@ -20,14 +20,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import quicknat
-from quicknat.cohort.sheet import default_name
+from quicknat.cohort.survey import find_images
 from quicknat.errors import InputError, explained, for_users, one_line
 from quicknat.files import written_whole
 from quicknat.images.conform import conform_file, load_conformed, record_grid, source_digest
-from quicknat.images.recognition import require_not_dicom
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
+from quicknat.provenance import require_same_source
 from quicknat.segmentation.inference import segment
 from quicknat.segmentation.outputs import (
     output_files,
@@ -38,8 +38,6 @@ from quicknat.segmentation.outputs import (
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
-BIDS_T1W = "sub-*/**/anat/sub-*_T1w.nii*"
 TABLE = "scans.tsv"
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
 
@@ -89,23 +87,9 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
     Raises:
         InputError: a folder without scans, or two scans with one name.
     """
-    files = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        if (path / "dataset_description.json").is_file():
-            found, sought = sorted(path.glob(BIDS_T1W)), BIDS_T1W
-        else:
-            found = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
-            sought = ", ".join(SUFFIXES)
-        if not found:
-            require_not_dicom(path)
-            raise InputError(path, f"holds no scan ({sought})", "name the files themselves")
-        files += found
     tasks: dict[str, Task] = {}
-    for path in files:
-        task = Task(path, name or default_name(path))
+    for found, path in find_images(paths):
+        task = Task(path, name or found)
         if task.name in tasks:
             raise InputError(
                 path, f"would get the name of {tasks[task.name].path}, {task.name}",
@@ -122,15 +106,28 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
         return False
     try:
         made = json.loads(files["provenance"].read_text())
-        conformed = load_conformed(task.path)[2] if options.conformed else None
+        wanted = _source(task, options)[1], bundle.identity
     except (ValueError, InputError):
         return False
-    scan = conformed["source_sha256"] if conformed else source_digest(task.path)
-    wanted = scan, bundle.identity
     found = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
     # view maps may be there of an earlier model: then the last segmentation did not write them
     views = not options.views or "views" in made
     return views and found == wanted and made.get("how") == how(bundle, options)
+
+
+def require_unused(task: Task, output: Path, options: Options) -> None:
+    """Raise an :class:`InputError` if results of another scan have the name of this one."""
+    record = output_files(output, task.name)["provenance"]
+    if record.exists() and task.path.is_file():
+        require_same_source(record, *_source(task, options))
+
+
+def _source(task: Task, options: Options) -> tuple[str, str]:
+    """Return path and SHA-256 of the scan; of the original one if it is conformed."""
+    if not options.conformed:
+        return str(task.path), source_digest(task.path)
+    record = load_conformed(task.path)[2]
+    return record["source"], record["source_sha256"]
 
 
 def how(bundle: Bundle, options: Options) -> dict:
@@ -220,6 +217,8 @@ def segment_all(
                 log.info("%s: %s", task.name, reason)
             else:
                 try:
+                    if not overwrite:
+                        require_unused(task, output, options)
                     volumes = segment_file(bundle, task, output, options)
                     log.info("%s: %s", task.name, summary(volumes, time.perf_counter() - start))
                 except (InputError, OSError, MemoryError, RuntimeError) as error:
