@@ -2,16 +2,26 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from quicknat.cli import app
 from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.model.bundle import load_bundle
-from quicknat.segmentation.batch import Options, Task, find_scans, segment_all, segment_file
+from quicknat.segmentation.batch import (
+    Options,
+    Task,
+    find_scans,
+    read_tasks,
+    segment_all,
+    segment_file,
+)
 
 
 def test_model_folder_is_enough_to_segment_on_the_native_grid(
@@ -62,8 +72,48 @@ def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file
     assert "damaged" in table.loc["sub-2", "reason"]
     assert "no such file" in table.loc["sub-3", "reason"]
     assert not (tmp_path / "out/sub-2").exists()
+    volumes = pd.read_csv(tmp_path / "out/volumes.tsv", sep="\t")
+    own = pd.read_csv(tmp_path / "out/sub-1/anat/sub-1_desc-quicknat_volumes.tsv", sep="\t")
+    assert set(volumes.pop("subject")) == {"sub-1"} and volumes.equals(own)
+    flags = json.loads((tmp_path / "out/sub-1/anat/sub-1_desc-quicknat_qc.json").read_text())
+    assert table.loc["sub-1", "flags"] == "; ".join(f["reason"] for f in flags["flags"]) != ""
     described = json.loads((tmp_path / "out/dataset_description.json").read_text())
     assert described["DatasetType"] == "derivative"
+
+
+LISTS = {  # which scans beside a good one, and the exit status if bad ones are allowed
+    "a damaged scan": ("sub-2\tbad.nii\t\n", 0),
+    "a scan that is not there": ("sub-2\tgone.nii\t\n", 0),
+    "a full disk": ("sub-2\thead.nii.gz\t\n", 1),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_list_of_scans_fails_unless_only_bad_scans_failed(
+    model, head_file, tmp_path, monkeypatch, case
+):
+    line, allowed = LISTS[case]
+    (tmp_path / "bad.nii").write_bytes(head_file.read_bytes()[:5000])
+    (tmp_path / "head.nii.gz").write_bytes(head_file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    Path("list.tsv").write_text(f"sub-1\the*.nii.gz\tLAS\n{line}")
+    Path("out/sub-2").mkdir(parents=True)
+    if "disk" in case:
+        Path("out/sub-2/anat").write_text("in the way")
+    arguments = ["segment", "--list", "list.tsv", "--output", "out", "--tables", "tables"]
+    arguments += ["--model", str(model)]
+    assert CliRunner().invoke(app, arguments).exit_code == 1
+    assert CliRunner().invoke(app, [*arguments, "--allow-bad"]).exit_code == allowed
+    table = pd.read_csv("tables/scans.tsv", sep="\t").set_index("name")
+    assert list(table["status"]) == ["skipped", "failed"] and not Path("out/scans.tsv").exists()
+    made = json.loads(Path("out/sub-1/anat/sub-1_desc-quicknat_dseg.json").read_text())
+    assert made["how"]["orientation"] == "LAS"
+
+
+def test_list_of_scans_has_three_columns(tmp_path):
+    (tmp_path / "list.tsv").write_text("sub-1\ta.nii\n")
+    with pytest.raises(InputError, match="write name, file and orientation"):
+        read_tasks(tmp_path / "list.tsv")
 
 
 def test_views_write_their_own_maps_where_wanted(model, head_file, protocol, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -200,7 +200,11 @@ def open_cache(table: Path) -> Iterator[dict[str, Finding]]:
 
 
 def examine_files(
-    files: Iterable[File], protocol: Path | None, cache: dict[str, Finding], threads: int
+    files: Iterable[File],
+    protocol: Path | None,
+    cache: dict[str, Finding],
+    threads: int,
+    unread: Collection[File] = (),
 ) -> dict[File, Finding]:
     """Examine files, except unchanged ones that are in the cache.
 
@@ -209,9 +213,10 @@ def examine_files(
         protocol: label protocol (TSV); None if no file is a label map.
         cache: findings on valid files, updated in place.
         threads: files to read in parallel.
+        unread: files not to read.
 
     Returns:
-        A finding for each file.
+        A finding for each file, except for those of `unread` that are not in the cache.
 
     Raises:
         InputError: the protocol cannot be read.
@@ -230,7 +235,7 @@ def examine_files(
 
     keys = {file: key(file) for file in files}
     found = {name: cache[name] for name in keys.values() if name in cache}
-    fresh = [file for file, name in keys.items() if name not in found]
+    fresh = [file for file, name in keys.items() if name not in found and file not in unread]
     pool = ThreadPoolExecutor(threads)
     try:
         findings = tqdm(
@@ -244,4 +249,4 @@ def examine_files(
         # not bad files: the cause may be temporary (permissions, memory, the disk)
         cache.clear()
         cache.update({name: finding for name, finding in found.items() if not finding.problem})
-    return {file: found[name] for file, name in keys.items()}
+    return {file: found[name] for file, name in keys.items() if name in found}

@@ -16,6 +16,8 @@ from quicknat.reruns import stable_path
 def find_all(path: str | Path) -> list[Path]:
     """Return the files that `path` names; its parts may be globs, matched case-insensitively."""
     path = Path(path)
+    if path.is_file():
+        return [path]
     matches = [Path(path.anchor)]
     try:
         for part in path.relative_to(path.anchor).parts:
@@ -104,6 +106,11 @@ class CohortPaths:
     def image_inputs(self, scan: Scan) -> list[str]:
         """Return the inputs of a job that reads a scan's image."""
         return self.inputs(scan.source, scan.image)
+
+    def image_stamps(self, scan: Scan) -> list[str]:
+        """Return size and modification time of the user's own files of an image, if it is one."""
+        found = [Path(p).stat() for p in self.image_inputs(scan) if self.in_place(scan.source)]
+        return [f"{stat.st_size} {stat.st_mtime:.0f}" for stat in found]
 
     def label_inputs(self, scan: Scan) -> list[str]:
         """Return the inputs of a job that reads a scan's raw labels."""

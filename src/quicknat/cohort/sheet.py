@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from quicknat.errors import InputError, notice
-from quicknat.schema import all_problems, load_schema
+from quicknat.schema import all_problems, fits, load_schema
 
 LOCAL = "local"  # the source of files that are named by their paths
 AUTO_SPLIT = ("train",) * 8 + ("val", "test")
@@ -146,7 +146,9 @@ def examine_table(
         number = index + 1
         row = {key: str(value).strip() for key, value in cells.items()}
         name = row.get("subject") or row.get("source") or str(number)
-        wrong = all_problems(row, schema, f"{path} row {number} ({name})")
+        wrong = (
+            [] if fits(row, schema) else all_problems(row, schema, f"{path} row {number} ({name})")
+        )
         faults += [(error, row) for error in wrong]
         rows += [] if wrong else [row]
     return rows, faults

@@ -34,7 +34,8 @@ def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
 
     Args:
         paths: the files.
-        subject_from_name: add a first column ``subject`` with the sub-… of each file's name.
+        subject_from_name: sort by the column ``subject``; files without it get the sub-… of their
+            name as their first column.
 
     Raises:
         InputError: there are no files, one is no table, or two are of one name.
@@ -45,7 +46,7 @@ def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
             part = pd.read_csv(path, sep="\t")
         except ValueError as error:  # also of pandas' own kinds
             raise InputError(path, f"is no table ({error})", "delete it and rerun") from error
-        if subject_from_name:
+        if subject_from_name and "subject" not in part:
             part.insert(0, "subject", name := default_name(path))
             if (other := named.setdefault(name, path)) is not path:
                 raise InputError(
@@ -54,7 +55,10 @@ def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
         parts.append(part)
     if not parts:
         raise InputError("the list of tables", "names none", "name one a line")
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    if subject_from_name:
+        table = table.sort_values("subject", kind="stable", ignore_index=True)
+    return table
 
 
 def persons_of(subjects: pd.Series, persons: Mapping[str, str] | None = None) -> pd.Series:

@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,15 +20,16 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import quicknat
+from quicknat.cohort.paths import find_all
 from quicknat.cohort.survey import find_images
 from quicknat.errors import InputError, explained, for_users, one_line
-from quicknat.files import written_whole
 from quicknat.images.conform import conform_file, load_conformed, record_grid, source_digest
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle
 from quicknat.progress import no_bar
 from quicknat.provenance import require_same_source
 from quicknat.segmentation.inference import segment
+from quicknat.segmentation.many import Outcome, write_tables
 from quicknat.segmentation.outputs import (
     output_files,
     write_description,
@@ -38,16 +39,16 @@ from quicknat.segmentation.outputs import (
 
 log = logging.getLogger(__name__)
 
-TABLE = "scans.tsv"
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One scan to segment: its file, and the name that its results get."""
+    """One scan to segment: its file, the name that its results get, its orientation if known."""
 
     path: Path
     name: str
+    orientation: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,9 @@ class Options:
     batch_size: int = 4
     views: bool = False
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a scan: ``done``, ``skipped`` or ``failed``, and why."""
-
-    name: str
-    image: str
-    status: str
-    reason: str
-    seconds: float
+    def of(self, task: Task) -> Options:
+        """Return the options of one scan, whose own orientation goes first."""
+        return replace(self, orientation=task.orientation or self.orientation)
 
 
 def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
@@ -99,8 +93,25 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
     return list(tasks.values())
 
 
+def read_tasks(path: Path) -> list[Task]:
+    """Return the scans of a list: name, file (may be a glob) and orientation, between tabs.
+
+    Raises:
+        InputError: a line has other cells.
+    """
+    tasks = []
+    for line in path.read_text("utf-8").splitlines():
+        if len(cells := line.split("\t")) != 3:
+            raise InputError(path, f"has the line {line!r}", "write name, file and orientation")
+        name, pattern, orientation = cells
+        found = find_all(pattern)  # a missing file fails alone, when it is read
+        tasks.append(Task(found[0] if len(found) == 1 else Path(pattern), name, orientation))
+    return tasks
+
+
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     """Return whether the results are there, of this file, model and version, made the same way."""
+    options = options.of(task)
     files = output_files(output, task.name, options.views)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
@@ -154,7 +165,7 @@ def segment_file(
     Returns:
         The volume table.
     """
-    options = options or Options()
+    options = (options or Options()).of(task)
     start = time.perf_counter()
     if options.conformed:
         image, affine, record = load_conformed(task.path)
@@ -199,10 +210,12 @@ def segment_all(
     output: Path,
     options: Options | None = None,
     overwrite: bool = False,
+    tables: Path | None = None,
 ) -> list[Outcome]:
     """Segment one scan after the other; one that fails does not stop the rest.
 
-    With several scans ``{output}/scans.tsv`` lists what became of each.
+    With several scans ``scans.tsv`` lists what became of each, and ``volumes.tsv`` all volumes, in
+    the folder `output`, or in `tables`, if given.
     """
     options = options or Options()
     write_description(output)
@@ -227,10 +240,9 @@ def segment_all(
                     log.error("error: %s", reason, exc_info="QUICKNAT_DEBUG" in os.environ)
             seconds = round(time.perf_counter() - start, 1)
             outcomes.append(Outcome(task.name, str(task.path), status, reason, seconds))
-    if len(tasks) > 1:
-        with written_whole(output / TABLE) as (temporary,):
-            table = pd.DataFrame(map(asdict, outcomes))
-            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    if tables or len(tasks) > 1:
+        files = {task.name: output_files(output, task.name) for task in tasks}
+        write_tables(outcomes, files, tables or output)
     return outcomes
 
 
