@@ -74,7 +74,7 @@ def slice_probabilities(
         Numbers of the slices (k,), and float32 probabilities (k, H, W, C).
     """
     device = next(network.parameters()).device
-    flipped = None if flipped is None else torch.as_tensor(flipped, device=device)
+    flipped = None if flipped is None else torch.as_tensor(flipped).to(device)
     while len(numbers):
         values = slices[numbers[:batch]][:, None].contiguous()
         values = values.float() / 255 if values.dtype == torch.uint8 else values
@@ -120,12 +120,12 @@ def aggregate(
         batch: slices per forward pass.
         progress: called after each batch.
     """
-    merged = torch.as_tensor(sagittal, device=window.device)
+    merged = torch.as_tensor(sagittal).to(window.device)
     filled = {view: filled_slices(window, view) for view in AXES if view in networks}
     box = [slice(0, side) for side in window.shape]
     for view, numbers in filled.items():
-        ends = numbers[[0, -1]].tolist() if len(numbers) else (0, 0)
-        box[AXES[view]] = slice(ends[0], ends[1] + 1)
+        listed = numbers.tolist() or [0]
+        box[AXES[view]] = slice(listed[0], listed[-1] + 1)
     if not all(map(len, filled.values())):  # nothing but air: one voxel of background
         box = [slice(0, 1)] * 3
         filled = dict.fromkeys(filled, merged[:0])
