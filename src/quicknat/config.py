@@ -220,6 +220,9 @@ class Config(Settings):
     on_bad_scan: Literal["stop", "skip"] = "stop"
     """What to do with unusable scans, before anything is computed. stop: stop the run; skip: leave
     them out and list them in the report. results/check.tsv has the reasons."""
+    scans_per_job: int | None = Field(None, ge=1)
+    """Most scans of the split `segment` that one job segments. 1: each has a job of its own, and a
+    page with pictures in the report; null: 1 for up to 100 such scans, 100 for more."""
     container: str = ""
     """Container image for --sdm apptainer: docker://HOST/NAME:TAG or the path of a .sif file; build
     it with the Dockerfile."""

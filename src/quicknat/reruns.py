@@ -23,9 +23,10 @@ def stable_path(path: str | Path) -> str:
     Paths in the current folder are relative, so that a project can move; others are absolute, so
     that results can.
     """
-    here = Path.cwd()
-    there = Path(os.path.normpath(here / path))  # without following links
-    return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)
+    here = str(Path.cwd()).rstrip(os.sep) + os.sep
+    # without following links; as text, since a sheet may have 50,000 paths
+    there = os.path.normpath(str(path) if str(path).startswith(os.sep) else here + str(path))
+    return there.removeprefix(here) if there + os.sep != here else os.curdir
 
 
 def weight_determining(settings: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Locales, names, CPUs, home folders and clusters that differ from ours (cases 70 to 79)."""
+"""Locales, names, CPUs, home folders and clusters that differ from ours (cases 82 to 91)."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def command(*arguments, cwd, **environment):
     )  # fmt: skip
 
 
-@pytest.mark.case(70)
+@pytest.mark.case(82)
 @pytest.mark.slow
 @pytest.mark.parametrize("locale", [ASCII, {"PYTHONIOENCODING": "ascii"}])
 def test_locale_without_utf_8_changes_neither_names_nor_output(tmp_path, locale):
@@ -46,7 +46,7 @@ def test_locale_without_utf_8_changes_neither_names_nor_output(tmp_path, locale)
     assert command("--help", cwd=tmp_path, **locale).returncode == 0
 
 
-@pytest.mark.case(70)
+@pytest.mark.case(82)
 def test_snakemake_in_another_locale_is_told_what_to_set(tmp_path, monkeypatch):
     (tmp_path / "sheet.tsv").write_text("subject\timage\tsplit\n1\té.nii\tsegment\n", "utf-8")
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
@@ -54,7 +54,7 @@ def test_snakemake_in_another_locale_is_told_what_to_set(tmp_path, monkeypatch):
         read_sheet(str(tmp_path / "sheet.tsv"))
 
 
-@pytest.mark.case(71)
+@pytest.mark.case(83)
 def test_escapes_in_names_do_not_reach_the_terminal(quicknat, tmp_path):
     scan = tmp_path / "a\x1b[31m\x07.nii.gz"
     scan.write_bytes(b"")
@@ -65,7 +65,7 @@ def test_escapes_in_names_do_not_reach_the_terminal(quicknat, tmp_path):
     assert all(line.isprintable() for line in done.lines)
 
 
-@pytest.mark.case(71)
+@pytest.mark.case(83)
 def test_name_that_is_not_utf_8_is_left_out_of_a_sheet_and_named(quicknat, tmp_path):
     (tmp_path / "scans").mkdir()
     tiny_scan(tmp_path / "scans/p2.nii.gz")
@@ -85,7 +85,7 @@ def test_text_that_cannot_be_written_as_utf_8_is_an_error_of_one_line():
     assert "a\udcff.nii: is a file name that is not UTF-8" in str(for_users(caught.value))
 
 
-@pytest.mark.case(72)
+@pytest.mark.case(84)
 @pytest.mark.slow
 def test_quotes_and_shell_characters_in_paths_do_no_harm_to_a_run(tmp_path):
     folder = tmp_path / ODD
@@ -100,7 +100,7 @@ def test_quotes_and_shell_characters_in_paths_do_no_harm_to_a_run(tmp_path):
     assert len(list((folder / "run").glob("results/scans/*/anat/*_T1w.nii.gz"))) == 1
 
 
-@pytest.mark.case(73)
+@pytest.mark.case(85)
 def test_cpus_are_those_that_the_process_may_use(tmp_path, monkeypatch):
     for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
@@ -122,7 +122,7 @@ def test_cpus_are_those_that_the_process_may_use(tmp_path, monkeypatch):
     assert count() == 1
 
 
-@pytest.mark.case(74)
+@pytest.mark.case(86)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "resources",
@@ -145,7 +145,7 @@ def test_names_of_digits_in_a_profile_are_refused_since_groups_add_them_up(tmp_p
     assert run_snakemake(tmp_path, *options, overlay=overlay).returncode == 0
 
 
-@pytest.mark.case(75)
+@pytest.mark.case(87)
 def test_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch):
     def full(dir):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -160,7 +160,7 @@ def test_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch):
     files.check_temporary_folder()  # programs use another
 
 
-@pytest.mark.case(75)
+@pytest.mark.case(87)
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "ENAMETOOLONG", "EMFILE", "EIO"])
 def test_error_of_the_system_comes_with_advice_that_fits(name):
     number = getattr(errno, name)
@@ -169,7 +169,7 @@ def test_error_of_the_system_comes_with_advice_that_fits(name):
         assert isinstance(found, InputError) and "permission" not in found.fix, found
 
 
-@pytest.mark.case(75)
+@pytest.mark.case(87)
 def test_full_output_of_a_command_is_an_error_of_one_line(tmp_path):
     tiny_scan(tmp_path / "a.nii.gz")
     with open("/dev/full", "w") as full:  # noqa: PTH123
@@ -180,7 +180,7 @@ def test_full_output_of_a_command_is_an_error_of_one_line(tmp_path):
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "make room" in done.stderr
 
 
-@pytest.mark.case(76)
+@pytest.mark.case(88)
 def test_second_training_in_one_folder_is_refused(tmp_path):
     with (
         only_process(tmp_path / "state"),
@@ -193,7 +193,7 @@ def test_second_training_in_one_folder_is_refused(tmp_path):
     assert list((tmp_path / "state").iterdir()) == []
 
 
-@pytest.mark.case(76)
+@pytest.mark.case(88)
 def test_folder_without_locks_is_trained_in_and_not_downloaded_to(tmp_path, monkeypatch):
     def none(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -206,7 +206,7 @@ def test_folder_without_locks_is_trained_in_and_not_downloaded_to(tmp_path, monk
         fetch.download((tmp_path / "a.tar").as_uri(), "unpublished", tmp_path / "b.tar")
 
 
-@pytest.mark.case(77)
+@pytest.mark.case(89)
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"source": null}', '{"source": []}', "{"])
 def test_damaged_provenance_makes_a_scan_be_segmented_again(tmp_path, text):
     for path in output_files(tmp_path, "sub-1", False).values():
@@ -216,7 +216,7 @@ def test_damaged_provenance_makes_a_scan_be_segmented_again(tmp_path, text):
     assert not is_done(Task(scan, "sub-1"), None, tmp_path, Options())
 
 
-@pytest.mark.case(77)
+@pytest.mark.case(89)
 def test_cache_of_a_check_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "quicknat.cohort.examine.write_cache",
@@ -226,7 +226,7 @@ def test_cache_of_a_check_that_cannot_be_written_costs_only_time(tmp_path, monke
         cache["new"] = None
 
 
-@pytest.mark.case(78)
+@pytest.mark.case(90)
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -241,7 +241,7 @@ def test_proxy_and_certificates_are_named(tmp_path, monkeypatch, name, value, sa
         fetch.download("https://example.invalid/a.tar", "unpublished", tmp_path / "a.tar")
 
 
-@pytest.mark.case(79)
+@pytest.mark.case(91)
 @pytest.mark.parametrize("home", ["/dev/null", "/proc/1/none", None])
 def test_training_without_a_home_folder_compiles_in_the_temporary_one(monkeypatch, home):
     def unknown(user):
@@ -256,7 +256,7 @@ def test_training_without_a_home_folder_compiles_in_the_temporary_one(monkeypatc
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
-@pytest.mark.case(79)
+@pytest.mark.case(91)
 def test_segmentation_needs_no_home_folder(tmp_path):
     tiny_scan(tmp_path / "a.nii.gz")
     nowhere = {"HOME": "/dev/null", "TMPDIR": "/no/such/folder"}

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
+from quicknat.cohort.naming import default_name
 from quicknat.cohort.paths import find_one
-from quicknat.cohort.sheet import auto_split, default_name, examine_sheet, read_sheet
+from quicknat.cohort.sheet import auto_split, examine_sheet, read_sheet
 from quicknat.errors import InputError
 
 

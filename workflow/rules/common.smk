@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from glob import glob
 from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
@@ -10,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
-from quicknat.cohort.sheet import SCAN_NAME
+from quicknat.cohort.naming import SCAN_NAME
 from quicknat.errors import InputError
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES
@@ -52,6 +53,7 @@ if DeploymentMethod.APPTAINER in software and not config["container"]:
 
 wildcard_constraints:
     scan=SCAN_NAME,
+    chunk="[01]+|all",
     view="|".join(VIEWS),
 
 
@@ -72,6 +74,19 @@ def conformed_labels(name):
     """Return the label map to train on: the given one, or else the automatic one."""
     kind = "" if PLAN.scans[name].labels else "_desc-auto"
     return f"<results>/scans/{name}/anat/{name}_space-conformed{kind}_dseg.nii.gz"
+
+
+def archives(chunk):
+    """Return the lists of unpacked members that a chunk's scans are in."""
+    scans = [PLAN.scans[name] for name in PLAN.chunks[chunk]]
+    found = [PATHS.image_inputs(scan) for scan in scans if not PATHS.in_place(scan.source)]
+    return sorted({path for paths in found for path in paths})
+
+
+def listed(chunk):
+    """Return the rows of a chunk's list: name, scan, orientation."""
+    rows = [(name, PATHS.row(PLAN.scans[name])) for name in PLAN.chunks[chunk]]
+    return ["\t".join((name, row["image"], row["orientation"])) for name, row in rows]
 
 
 def stacks(names, kind=""):

@@ -22,14 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
+from quicknat.cohort.naming import default_name
 from quicknat.cohort.paths import find_one
-from quicknat.cohort.sheet import default_name
 from quicknat.errors import InputError, Interrupted
 from quicknat.images.conform import conform_labels, load_conformed
 from quicknat.images.labels import Protocol
-from quicknat.images.volumes import Grid, Volume, read_volume, save_nifti
+from quicknat.images.resampling import canonical
+from quicknat.images.volumes import Grid, Volume, read_scan, read_volume, save_nifti
 
 log = logging.getLogger(__name__)
+
+SAME_SCAN = 0.9  # correlation of a scan with its bias-corrected or defaced copy is above
 
 PROGRAMS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
 CONTAINER = "or put a script of that name on PATH that runs its container"
@@ -168,6 +171,26 @@ def finished_subject(name: str, subjects_dir: Path) -> Path | None:
     return labels if labels.is_file() and not running else None
 
 
+def require_same_scan(subject: Path, image: Volume) -> None:
+    """Refuse to reuse or resume recon-all's results of another scan of the same name.
+
+    Its inputs (``mri/orig/001.mgz`` …) are compared with the image; if they were removed, any are.
+
+    Raises:
+        InputError: no input has the image's grid and, but for corrections, its voxels.
+    """
+    inputs, own = sorted((subject / "mri/orig").glob("[0-9]*.mgz")), canonical(image)
+    for path in inputs:
+        other = canonical(read_volume(path))
+        if own.shape == other.shape and np.allclose(own.affine, other.affine, atol=0.05):
+            alike = np.corrcoef([own.data.ravel(), other.data.ravel()], dtype=np.float32)
+            if np.ravel(alike)[1] > SAME_SCAN:
+                return
+    if inputs:
+        fix = "rename it, or list its labels: quicknat sheet --labels-from"
+        raise InputError(subject, f"has recon-all's results of another scan than {image.path}", fix)
+
+
 def _command(
     method: str, image: Path, name: str, folder: Path, settings: Settings
 ) -> tuple[list[str], Path]:
@@ -207,6 +230,8 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         InputError: the program or its licence is missing, the program failed, or another one is
             running for the subject.
     """
+    if method == "recon-all":
+        require_same_scan(settings.subjects_dir / name, image)
     if method == "recon-all" and (labels := finished_subject(name, settings.subjects_dir)):
         log.info("%s already exists", labels)
         return read_volume(labels)
@@ -258,7 +283,7 @@ def label_scan(
             scan do not overlap.
     """
     conformed, affine, _ = load_conformed(scan)
-    raw = read_volume(find_one(image), orientation)
+    raw = read_scan(find_one(image), orientation)
     labels = label_externally(method, raw, default_name(scan), settings)
     _, classes = conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))
     if not classes.any():

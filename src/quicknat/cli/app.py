@@ -107,6 +107,9 @@ Convention = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace results, also those of another scan.")
+]
 Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel size of the conformed grid, mm.")]
 Size = Annotated[int, typer.Option(min=16, help="Side of the conformed cube, voxels.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]

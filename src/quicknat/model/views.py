@@ -74,6 +74,7 @@ def slice_probabilities(
         Numbers of the slices (k,), and float32 probabilities (k, H, W, C).
     """
     device = next(network.parameters()).device
+    flipped = None if flipped is None else torch.as_tensor(flipped).to(device)
     while len(numbers):
         values = slices[numbers[:batch]][:, None].contiguous()
         values = values.float() / 255 if values.dtype == torch.uint8 else values
@@ -119,12 +120,12 @@ def aggregate(
         batch: slices per forward pass.
         progress: called after each batch.
     """
-    merged = torch.as_tensor(sagittal, device=window.device)
+    merged = torch.as_tensor(sagittal).to(window.device)
     filled = {view: filled_slices(window, view) for view in AXES if view in networks}
     box = [slice(0, side) for side in window.shape]
     for view, numbers in filled.items():
-        ends = numbers[[0, -1]].tolist() if len(numbers) else (0, 0)
-        box[AXES[view]] = slice(ends[0], ends[1] + 1)
+        listed = numbers.tolist() or [0]
+        box[AXES[view]] = slice(listed[0], listed[-1] + 1)
     if not all(map(len, filled.values())):  # nothing but air: one voxel of background
         box = [slice(0, 1)] * 3
         filled = dict.fromkeys(filled, merged[:0])
@@ -135,18 +136,17 @@ def aggregate(
     for view, numbers in filled.items():
         axis, weight = AXES[view], weights[view]
         start = box[axis].start
-        inside = tuple(part for other, part in enumerate(box) if other != axis)
+        inside = (slice(None), *(part for other, part in enumerate(box) if other != axis))
         sums, own = total.movedim(axis, 0), views[view].movedim(axis, 0)
         air = torch.ones(len(sums), dtype=torch.bool, device=window.device)
         air[numbers - start] = False
-        for number in air.nonzero()[:, 0].tolist():
-            sums[number, ..., 0] += weight
+        sums[air, ..., 0] += weight
         slices, both = window.movedim(axis, 0), None if view == "sagittal" else flipped
         for some, found in slice_probabilities(networks[view], slices, numbers, both, batch):
-            for number, one in zip((some - start).tolist(), found, strict=True):
-                one = one[inside]
-                own[number] = one.argmax(dim=-1)
-                sums[number].add_(one[..., merged] if view == "sagittal" else one, alpha=weight)
+            found, some = found[inside], some - start  # a GPU is not waited for
+            own[some] = found.argmax(dim=-1).byte()
+            found = found[..., merged] if view == "sagittal" else found
+            sums.index_add_(0, some, found, alpha=weight)
             if progress:
                 progress(len(some), count)
     first, second, third = (part.start for part in box)

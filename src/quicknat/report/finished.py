@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from quicknat.reruns import file_digest
+from quicknat.segmentation.many import SCANS
 
 # files of a segmented scan in the report; `dseg.json` names the model
 ENDS = ("dseg.nii.gz", "dseg.json", "volumes.tsv", "qc.json")
@@ -33,6 +34,17 @@ def complete_scans(
         if _is_segmented(results, name, model)
         and _is_later(results, name, f"report/figures/{name}/thumbnail.jpg")
         and (name not in tested or _is_later(results, name, f"metrics/{name}.tsv"))
+    ]
+
+
+def complete_chunks(results: str | Path, chunks: Sequence[str]) -> list[Path]:
+    """Return the folders of the chunks that were finished after the current model was made."""
+    model = Path(results, "model", "bundle.json")
+    tables = [Path(results, "chunks", chunk, SCANS) for chunk in chunks]
+    return [
+        table.parent
+        for table in tables
+        if table.exists() and model.exists() and table.stat().st_mtime >= model.stat().st_mtime
     ]
 
 

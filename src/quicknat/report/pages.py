@@ -87,8 +87,9 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "advice": ADVICE,
         "home": output.name,
         "fewest": FEWEST_SCANS,
+        "paged": set(inputs.segmented) if inputs.complete else (),
     }
-    gathered = inputs.table("segmentations/volumes.tsv") if inputs.segmented else None
+    gathered = inputs.table("segmentations/volumes.tsv")
     volumes = None if gathered is None else volumes_in_cohort(gathered)
     scored, metrics = scored_content(inputs), inputs.table("metrics.tsv")
     overview = overview_rows(inputs, volumes, scored)

@@ -9,46 +9,52 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import quicknat
-from quicknat.cohort.sheet import default_name
+from quicknat.cohort.paths import find_all
+from quicknat.cohort.survey import find_images
 from quicknat.errors import InputError, explained, for_users, one_line
-from quicknat.files import written_whole
 from quicknat.images.conform import conform_file, load_conformed, record_grid, source_digest
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle
+from quicknat.model.views import Progress
 from quicknat.progress import no_bar
-from quicknat.segmentation.inference import segment
+from quicknat.provenance import require_same_source
+from quicknat.segmentation.inference import Segmentation, device_of, segment
+from quicknat.segmentation.many import Outcome, write_tables
 from quicknat.segmentation.outputs import (
     output_files,
     write_description,
     write_lookup_tables,
     write_segmentation,
 )
+from quicknat.segmentation.pipeline import Job, after
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
-BIDS_T1W = "sub-*/**/anat/sub-*_T1w.nii*"
-TABLE = "scans.tsv"
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{remaining}]"
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One scan to segment: its file, and the name that its results get."""
+    """One scan to segment: its file, the name that its results get, its orientation if known."""
 
     path: Path
     name: str
+    orientation: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,16 +72,9 @@ class Options:
     batch_size: int = 4
     views: bool = False
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a scan: ``done``, ``skipped`` or ``failed``, and why."""
-
-    name: str
-    image: str
-    status: str
-    reason: str
-    seconds: float
+    def of(self, task: Task) -> Options:
+        """Return the options of one scan, whose own orientation goes first."""
+        return replace(self, orientation=task.orientation or self.orientation)
 
 
 def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
@@ -88,22 +87,9 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
     Raises:
         InputError: a folder without scans, or two scans with one name.
     """
-    files = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        if (path / "dataset_description.json").is_file():
-            found, sought = sorted(path.glob(BIDS_T1W)), BIDS_T1W
-        else:
-            found = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
-            sought = ", ".join(SUFFIXES)
-        if not found:
-            raise InputError(path, f"holds no scan ({sought})", "name the files themselves")
-        files += found
     tasks: dict[str, Task] = {}
-    for path in files:
-        task = Task(path, name or default_name(path))
+    for found, path in find_images(paths):
+        task = Task(path, name or found)
         if task.name in tasks:
             raise InputError(
                 path, f"would get the name of {tasks[task.name].path}, {task.name}",
@@ -113,22 +99,52 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
     return list(tasks.values())
 
 
+def read_tasks(path: Path) -> list[Task]:
+    """Return the scans of a list: name, file (may be a glob) and orientation, between tabs.
+
+    Raises:
+        InputError: a line has other cells.
+    """
+    tasks = []
+    for line in path.read_text("utf-8").splitlines():
+        if len(cells := line.split("\t")) != 3:
+            raise InputError(path, f"has the line {line!r}", "write name, file and orientation")
+        name, pattern, orientation = cells
+        found = find_all(pattern)  # a missing file fails alone, when it is read
+        tasks.append(Task(found[0] if len(found) == 1 else Path(pattern), name, orientation))
+    return tasks
+
+
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     """Return whether the results are there, of this file, model and version, made the same way."""
+    options = options.of(task)
     files = output_files(output, task.name, options.views)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
         made = json.loads(files["provenance"].read_bytes())
         found = made["source"]["sha256"], made["model"]["sha256"]
-        conformed = load_conformed(task.path)[2] if options.conformed else None
+        wanted = _source(task, options)[1], bundle.identity
     except (OSError, ValueError, RecursionError, KeyError, TypeError, InputError):
         return False  # damaged, or another program's
-    scan = conformed["source_sha256"] if conformed else source_digest(task.path)
-    wanted = scan, bundle.identity
     # view maps may be there of an earlier model: then the last segmentation did not write them
     views = not options.views or "views" in made
     return views and found == wanted and made.get("how") == how(bundle, options)
+
+
+def require_unused(task: Task, output: Path, options: Options) -> None:
+    """Raise an :class:`InputError` if results of another scan have the name of this one."""
+    record = output_files(output, task.name)["provenance"]
+    if record.exists() and task.path.is_file():
+        require_same_source(record, *_source(task, options))
+
+
+def _source(task: Task, options: Options) -> tuple[str, str]:
+    """Return path and SHA-256 of the scan; of the original one if it is conformed."""
+    if not options.conformed:
+        return str(task.path), source_digest(task.path)
+    record = load_conformed(task.path)[2]
+    return record["source"], record["source_sha256"]
 
 
 def how(bundle: Bundle, options: Options) -> dict:
@@ -139,6 +155,70 @@ def how(bundle: Bundle, options: Options) -> dict:
         "samples": options.samples,
         "orientation": options.orientation,
     }
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A conformed scan: uint8 image, voxel-to-world, record; and the seconds that it took."""
+
+    image: np.ndarray
+    affine: np.ndarray
+    record: dict
+    seconds: float
+
+
+def read_scan(bundle: Bundle, task: Task, options: Options) -> Scan:
+    """Read and conform a T1w scan of any readable format, or read a conformed one.
+
+    Raises:
+        InputError: it cannot be used, or was conformed for another model.
+    """
+    start = time.perf_counter()
+    if options.conformed:
+        image, affine, record = load_conformed(task.path)
+        if (record["spacing_mm"], record["size"]) != (bundle.spacing_mm, bundle.conform_size):
+            raise InputError(
+                task.path, "was conformed to another grid than the model's", "convert it again"
+            )
+    else:
+        image, grid, record = conform_file(
+            task.path, options.orientation, bundle.spacing_mm, bundle.conform_size
+        )
+        affine = grid.affine
+    return Scan(image, affine, record, round(time.perf_counter() - start, 2))
+
+
+def segment_scan(
+    bundle: Bundle, scan: Scan, options: Options, progress: Progress | None = None
+) -> Segmentation:
+    """Segment a conformed scan, see :func:`quicknat.segmentation.inference.segment`."""
+    ways = options.batch_size, options.samples, options.views
+    return segment(bundle, scan.image, scan.affine, record_grid(scan.record), *ways, progress)
+
+
+def write_scan(
+    bundle: Bundle, task: Task, scan: Scan, result: Segmentation, output: Path, options: Options
+) -> pd.DataFrame:
+    """Write the results of a scan under `output`, and return its volume table."""
+    provenance = {
+        "source": {"path": scan.record["source"], "sha256": scan.record["source_sha256"]},
+        "model": {"protocol": bundle.protocol.name, "sha256": bundle.identity},
+        "how": how(bundle, options),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": shlex.join(sys.argv),
+        "device": str(device_of(bundle)),
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": {"read": scan.seconds} | result.seconds,
+    }
+    if options.views:
+        provenance["views"] = MERGED
+    files = output_files(output, task.name, options.views)
+    if not options.views:  # those of an earlier segmentation do not belong to this one
+        for view in VIEWS:
+            output_files(output, task.name, views=True)[view].unlink(missing_ok=True)
+    return write_segmentation(result, bundle, scan.record, provenance, files)
 
 
 def segment_file(
@@ -155,43 +235,9 @@ def segment_file(
     Returns:
         The volume table.
     """
-    options = options or Options()
-    start = time.perf_counter()
-    if options.conformed:
-        image, affine, record = load_conformed(task.path)
-        if (record["spacing_mm"], record["size"]) != (bundle.spacing_mm, bundle.conform_size):
-            raise InputError(
-                task.path, "was conformed to another grid than the model's", "convert it again"
-            )
-    else:
-        image, grid, record = conform_file(
-            task.path, options.orientation, bundle.spacing_mm, bundle.conform_size
-        )
-        affine = grid.affine
-    read = round(time.perf_counter() - start, 2)
-    native = record_grid(record)
-    result = segment(
-        bundle, image, affine, native, options.batch_size, options.samples, options.views
-    )
-    provenance = {
-        "source": {"path": record["source"], "sha256": record["source_sha256"]},
-        "model": {"protocol": bundle.protocol.name, "sha256": bundle.identity},
-        "how": how(bundle, options),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "command": shlex.join(sys.argv),
-        "device": str(next(bundle.networks["coronal"].parameters()).device),
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": {"read": read} | result.seconds,
-    }
-    if options.views:
-        provenance["views"] = MERGED
-    files = output_files(output, task.name, options.views)
-    if not options.views:  # those of an earlier segmentation do not belong to this one
-        for view in VIEWS:
-            output_files(output, task.name, views=True)[view].unlink(missing_ok=True)
-    return write_segmentation(result, bundle, record, provenance, files)
+    options = (options or Options()).of(task)
+    scan = read_scan(bundle, task, options)
+    return write_scan(bundle, task, scan, segment_scan(bundle, scan, options), output, options)
 
 
 def segment_all(
@@ -200,37 +246,81 @@ def segment_all(
     output: Path,
     options: Options | None = None,
     overwrite: bool = False,
+    tables: Path | None = None,
 ) -> list[Outcome]:
-    """Segment one scan after the other; one that fails does not stop the rest.
+    """Segment scans; one that fails does not stop the rest.
 
-    With several scans ``{output}/scans.tsv`` lists what became of each.
+    While a GPU segments a scan, the next one is read and the last one written. On a CPU, where
+    neither time nor memory is left for that, scans come one after the other. With several scans
+    ``scans.tsv`` lists what became of each, and ``volumes.tsv`` all volumes, in the folder
+    `output`, or in `tables`, if given.
     """
-    options = options or Options()
+    chosen = options or Options()
     write_description(output)
     write_lookup_tables(bundle.protocol, output / "labels")
-    outcomes = []
-    with logging_redirect_tqdm():
-        for task in tqdm(tasks, unit="scan", disable=no_bar() if len(tasks) > 1 else True):
-            start = time.perf_counter()
-            status, reason = "done", ""
-            if not overwrite and is_done(task, bundle, output, options):
-                status, reason = "skipped", "done before with this model"
-                log.info("%s: %s", task.name, reason)
-            else:
-                try:
-                    volumes = segment_file(bundle, task, output, options)
-                    log.info("%s: %s", task.name, summary(volumes, time.perf_counter() - start))
-                except (InputError, OSError, MemoryError, RuntimeError) as error:
-                    message = explained(error, task.path) or for_users(error)
-                    status, reason = "failed", one_line(message)
-                    log.error("error: %s", reason, exc_info="QUICKNAT_DEBUG" in os.environ)
-            seconds = round(time.perf_counter() - start, 1)
-            outcomes.append(Outcome(task.name, str(task.path), status, reason, seconds))
-    if len(tasks) > 1:
-        with written_whole(output / TABLE) as (temporary,):
-            table = pd.DataFrame(map(asdict, outcomes))
-            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", errors="backslashreplace")
+    in_turn = device_of(bundle).type == "cpu"
+
+    def show(task: Task, stage: str) -> None:
+        bar.set_description(f"{task.name}: {stage}")
+
+    def progress(done: int, count: int) -> None:
+        bar.update(done / count)
+
+    def read(task: Task, _: None) -> Scan | None:
+        if in_turn:
+            show(task, "reading")
+        options = chosen.of(task)
+        if not overwrite:
+            if is_done(task, bundle, output, options):
+                return None
+            require_unused(task, output, options)
+        return read_scan(bundle, task, options)
+
+    def predict(task: Task, scan: Scan) -> tuple[Scan, Segmentation]:
+        show(task, "segmenting")
+        return scan, segment_scan(bundle, scan, chosen.of(task), progress)
+
+    def write(task: Task, made: tuple[Scan, Segmentation]) -> pd.DataFrame:
+        if in_turn:
+            show(task, "writing")
+        return write_scan(bundle, task, *made, output, chosen.of(task))
+
+    def counted(jobs: Iterable[Job]) -> Iterator[Job]:
+        total, finished = len(tasks), 0
+        for job in jobs:
+            total -= job.skipped  # which takes no time, and says nothing about the time left
+            finished += not job.skipped
+            bar.total = total
+            bar.update(finished - bar.n)
+            yield job
+
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=len(tasks), leave=False, smoothing=0, bar_format=BAR, disable=no_bar()) as bar,
+        nullcontext() if in_turn else ThreadPoolExecutor(2) as pool,
+    ):
+        jobs = after(predict, after(read, map(Job, tasks), pool), None)
+        outcomes = [outcome(job) for job in after(write, counted(jobs), pool)]
+    if tables or len(tasks) > 1:
+        files = {task.name: output_files(output, task.name) for task in tasks}
+        write_tables(outcomes, files, tables or output)
     return outcomes
+
+
+def outcome(job: Job) -> Outcome:
+    """Return what became of a scan, and log it."""
+    task, status, reason = job.task, "done", ""
+    if job.error:
+        message = explained(job.error, task.path) or for_users(job.error)
+        status, reason = "failed", one_line(message)
+        debug = "QUICKNAT_DEBUG" in os.environ
+        log.error("error: %s", reason, exc_info=job.error if debug else None)
+    elif job.skipped:
+        status, reason = "skipped", "done before with this model"
+        log.info("%s: %s", task.name, reason)
+    else:
+        log.info("%s: %s", task.name, summary(job.value, job.seconds))
+    return Outcome(task.name, str(task.path), status, reason, round(job.seconds, 1))
 
 
 def summary(volumes: pd.DataFrame, seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,24 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import ndimage
-from tqdm import tqdm
 
 from quicknat.errors import InputError
 from quicknat.images.conform import head_window
-from quicknat.images.resampling import moved, resample, resample_labels
+from quicknat.images.resampling import moved, resample_labels
 from quicknat.images.slices import crop, filled_enough, to_slices
 from quicknat.images.training_stats import ScanStatistics, describe_scan
 from quicknat.images.volumes import Grid, Volume
 from quicknat.model.bundle import Bundle
 from quicknat.model.views import Prediction, Progress, aggregate
-from quicknat.progress import no_bar
-from quicknat.segmentation.native import to_native
+from quicknat.segmentation.native import map_to_native, to_native
 from quicknat.segmentation.uncertainty import (
     mean_per_class,
     normalised_entropy,
     structure_uncertainty,
     view_agreement,
 )
+
+log = logging.getLogger(__name__)
 
 HALF = 0.5  # voxel
 
@@ -65,11 +66,20 @@ class Segmentation:
     seconds: dict[str, float]
 
 
+def device_of(bundle: Bundle) -> torch.device:
+    """Return the device of a model's networks."""
+    return next(bundle.networks["coronal"].parameters()).device
+
+
 def predict(
-    bundle: Bundle, window: np.ndarray, batch: int = 4, progress: Progress | None = None
+    bundle: Bundle,
+    window: np.ndarray,
+    batch: int = 4,
+    progress: Progress | None = None,
+    device: str | torch.device = "cpu",
 ) -> Prediction:
-    """Return the aggregated probabilities of a window, uint8 (S, S, S), RAS+ axes."""
-    voxels = torch.from_numpy(window.copy())
+    """Return the aggregated probabilities of a window, uint8 (S, S, S), RAS+ axes, on `device`."""
+    voxels = torch.from_numpy(window.copy()).to(device)
     return aggregate(bundle.networks, voxels, **bundle.aggregation, batch=batch, progress=progress)
 
 
@@ -95,7 +105,12 @@ def dropout_on(bundle: Bundle) -> Iterator[None]:
 
 
 def sample(
-    bundle: Bundle, window: np.ndarray, samples: int, batch: int, progress: Progress | None = None
+    bundle: Bundle,
+    window: np.ndarray,
+    samples: int,
+    batch: int,
+    progress: Progress | None = None,
+    device: str | torch.device = "cpu",
 ) -> tuple[Prediction, dict[str, np.ndarray]]:
     """Return the mean of Monte-Carlo dropout samples, and how they differ per class.
 
@@ -109,8 +124,8 @@ def sample(
     with dropout_on(bundle):
         for number in range(samples):
             torch.manual_seed(number)
-            one = predict(bundle, window, batch, progress)
-            labels.append(one.probabilities.argmax(dim=0).byte().numpy())
+            one = predict(bundle, window, batch, progress, device)
+            labels.append(one.probabilities.argmax(dim=0).byte().cpu().numpy())
             with torch.inference_mode():
                 if mean is None:
                     mean = one
@@ -136,8 +151,13 @@ def segment(
     batch: int = 4,
     samples: int = 0,
     views: bool = False,
+    progress: Progress | None = None,
 ) -> Segmentation:
     """Segment a conformed scan and return to the native grid.
+
+    Probabilities stay on the networks' device until labels are made of them. If a GPU's memory is
+    full even with one slice at a time, they are kept on the CPU instead; if that does not help, the
+    networks go there too, for this scan and all later ones.
 
     Args:
         bundle: the model.
@@ -148,52 +168,88 @@ def segment(
         samples: Monte-Carlo dropout samples, instead of the bundle's test-time augmentation; 0 to
             segment without dropout.
         views: return each view's own labels too.
+        progress: called with the number of slices just done and that of all passes.
 
     Raises:
         InputError: samples of networks that were trained without dropout.
     """
+    device = device_of(bundle)
+    arguments = (bundle, image, affine, native, batch, samples, views, progress)
+    if device.type == "cpu":
+        return _segment(*arguments, device)
+    for place in (device, torch.device("cpu")):
+        try:
+            return _segment(*arguments, place)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition(". ")[0]
+        torch.cuda.empty_cache()
+        log.warning("%s; using the CPU for more of the work, which is slower", reason)
+    for network in bundle.networks.values():
+        network.cpu()
+    return _segment(*arguments, torch.device("cpu"))
+
+
+@torch.inference_mode()
+def _segment(
+    bundle: Bundle,
+    image: np.ndarray,
+    affine: np.ndarray,
+    native: Grid,
+    batch: int,
+    samples: int,
+    views: bool,
+    progress: Progress | None,
+    device: torch.device,
+) -> Segmentation:
     first = head_window(image, bundle.spacing_mm, bundle.slice_size)
     window, protocol = crop(image, first, bundle.slice_size), bundle.protocol
     shift = bundle.shift and not samples
     measures: dict[str, np.ndarray] = {}
-    times = [time.perf_counter()]
-    with tqdm(unit="slice", leave=False, disable=no_bar()) as bar:
+    times = [_now(device)]
 
-        def progress(done: int, count: int) -> None:
-            bar.total = count * max(samples, 1 + shift)
-            bar.update(done)
+    def of_all_passes(done: int, count: int) -> None:
+        if progress:
+            progress(done, count * max(samples, 1 + shift))
 
-        if samples:
-            found, measures = sample(bundle, window, samples, batch, progress)
-        else:
-            found = predict(bundle, window, batch, progress)
-        box_affine = moved(affine, np.add(first, found.start))
-        parts = [(found.probabilities, box_affine)]
-        if shift:
-            second = predict(bundle, shifted(window), batch, progress)
-            start = np.add(first, second.start) + HALF
-            parts.append((second.probabilities, moved(affine, start)))
-    times.append(time.perf_counter())
+    if samples:
+        found, measures = sample(bundle, window, samples, batch, of_all_passes, device)
+    else:
+        found = predict(bundle, window, batch, of_all_passes, device)
+    box_affine = moved(affine, np.add(first, found.start))
+    parts = [(found.probabilities, box_affine)]
+    if shift:
+        second = predict(bundle, shifted(window), batch, of_all_passes, device)
+        start = np.add(first, second.start) + HALF
+        parts.append((second.probabilities, moved(affine, start)))
+    times.append(_now(device))
     classes = found.probabilities.argmax(dim=0)
     entropy = normalised_entropy(found.probabilities)
     measures |= {
         "uncertainty": mean_per_class(entropy, classes, len(protocol.names)),
         "view_agreement": view_agreement(found.views, classes, protocol),
     }
-    statistics = _statistics(window, found.start, classes.numpy(), len(protocol.names))
-    times.append(time.perf_counter())
-    labels = to_native(parts, native)
+    most_probable = classes.byte().cpu().numpy()
+    statistics = _statistics(window, found.start, most_probable, len(protocol.names))
+    times.append(_now(device))
+    labels, entropy_there = to_native(parts, native), map_to_native(entropy, box_affine, native)
     own = {}
     if views:
         one_side = np.unique(protocol.sagittal, return_index=True)[1].astype(np.uint8)
         for view, there in found.views.items():
-            indices = one_side[there.numpy()] if view == "sagittal" else there.numpy()
+            indices = there.cpu().numpy()
+            indices = one_side[indices] if view == "sagittal" else indices
             own[view] = resample_labels(Volume(indices, box_affine, Path()), native)
-    entropy_there = resample(Volume(entropy.numpy(), box_affine, Path()), native)
-    times.append(time.perf_counter())
+    times.append(_now(device))
     stages = np.diff(times).round(2).tolist()
     seconds = dict(zip(("networks", "scores", "native"), stages, strict=True))
     return Segmentation(labels, native, measures, entropy_there, own, statistics, seconds)
+
+
+def _now(device: torch.device) -> float:
+    """Return the time in seconds when the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _statistics(

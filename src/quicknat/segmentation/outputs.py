@@ -11,6 +11,7 @@ import pandas as pd
 import quicknat
 from quicknat.cohort.examine import THICK_MM
 from quicknat.files import written_whole
+from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.images.training_stats import ood_flags
@@ -87,6 +88,8 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     if darkest < HOUNSFIELD_AIR / 2:
         reason = f"values go down to {darkest:.0f}, as air does in CT: is this a T1w scan?"
         flags.append({"flag": "other_modality", "reason": reason})
+    if record.get("noisy_background"):  # records of earlier versions lack it
+        flags.append({"flag": "noisy_background", "reason": f"{NOISY_BACKGROUND}; {DENOISE}"})
     if outside > 0.001:
         reason = f"{outside:.1%} of the head is outside the grid"
         flags.append({"flag": "head_cut_off", "reason": reason})

@@ -12,7 +12,7 @@ from quicknat.images.labels import Protocol
 
 def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
     """Return the entropy over the first axis as a fraction of the largest possible, 0 … 1."""
-    result = torch.zeros(probabilities.shape[1:])
+    result = torch.zeros(probabilities.shape[1:], device=probabilities.device)
     # in slabs, or it would need several times the memory of the probabilities
     for slab, entropy in zip(probabilities.split(16, dim=1), result.split(16), strict=True):
         fractions = slab / slab.sum(dim=0, keepdim=True).clamp(min=1e-6)
@@ -24,7 +24,7 @@ def mean_per_class(values: torch.Tensor, labels: torch.Tensor, n_classes: int) -
     """Return the mean of a map over each class's voxels, float (C,); NaN where it is absent."""
     labels = labels.flatten()
     sums = torch.bincount(labels, weights=values.flatten().double(), minlength=n_classes)
-    return (sums / torch.bincount(labels, minlength=n_classes)).numpy()
+    return (sums / torch.bincount(labels, minlength=n_classes)).cpu().numpy()
 
 
 def view_agreement(
@@ -34,20 +34,17 @@ def view_agreement(
 
     Args:
         views: each view's map, (X, Y, Z); the sagittal one in its merged classes.
-        labels: the result, (X, Y, Z).
+        labels: the result, int64 (X, Y, Z).
         protocol: says which classes the sagittal view merges.
     """
-    merged = torch.tensor(protocol.sagittal, dtype=torch.long)
+    merged = torch.tensor(protocol.sagittal).to(labels.device)
     agreement = []
     for view, own in views.items():
-        own, result = own.long(), merged[labels] if view == "sagittal" else labels
-        both, ours, its = (
-            torch.bincount(part.flatten(), minlength=protocol.n_classes(view)).double()
-            for part in (result[result == own], result, own)
-        )
-        dice = 2 * both / (ours + its)
+        n, result = protocol.n_classes(view), merged[labels] if view == "sagittal" else labels
+        pairs = torch.bincount((result * n + own).flatten(), minlength=n * n).view(n, n).double()
+        dice = 2 * pairs.diagonal() / (pairs.sum(dim=0) + pairs.sum(dim=1))
         agreement.append(dice[merged] if view == "sagittal" else dice)
-    return torch.stack(agreement).mean(dim=0).numpy()
+    return torch.stack(agreement).mean(dim=0).cpu().numpy()
 
 
 def structure_uncertainty(

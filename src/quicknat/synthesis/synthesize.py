@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -126,10 +127,21 @@ def bias_field(draw: Draw, shape: Sequence[int], largest: float) -> Tensor:
     return F.interpolate(log_bias, size, mode="bicubic", align_corners=True).exp()
 
 
+@cache  # an upload in each step would make a GPU wait
+def _tissues(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of each tissue the usual intensity, float32, and whether it is outside, or CSF."""
+    table = tissue_table()
+    usual = torch.tensor(table["t1w"].to_numpy() / 255, dtype=torch.float32, device=device)
+    outside, csf = (
+        torch.tensor((table["region"] == name).to_numpy(), device=device)
+        for name in ("outside", "csf")
+    )
+    return usual, outside, csf
+
+
 def _brightness(draw: Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
     """Draw mean and SD of each tissue in each slice, both (B, T); air is dark."""
-    usual = tissue_table()["t1w"].to_numpy() / 255
-    usual = torch.tensor(usual, dtype=torch.float32, device=draw.device)
+    usual = _tissues(draw.device)[0]
     anything = draw.uniform(len(usual))
     likely = (usual + ranges.t1w_spread * draw.normal(len(usual))).clamp(0, 1)
     as_t1w = (draw.uniform(1) < ranges.t1w) & usual.isfinite()
@@ -199,11 +211,7 @@ def synthesize(
     )
     tissue, classes = maps[:, 0].long(), maps[:, 1].byte()
 
-    region = tissue_table()["region"]
-    beyond, fluid = (
-        torch.tensor((region == name).to_numpy(), device=tissue.device)[tissue]
-        for name in ("outside", "csf")
-    )
+    beyond, fluid = (where[tissue] for where in _tissues(tissue.device)[1:])
     strip, dry = (draw.uniform(1, 1) < fraction for fraction in (ranges.stripped, 0.5))
     removed = strip & (beyond | dry & fluid) & (classes == 0)  # never a structure to segment
     tissue = tissue.masked_fill(removed, 0)

@@ -32,6 +32,11 @@ MOST_OF_GPU = (
 AGAIN = "slice all scans again with one label table and size"
 
 
+def uploaded(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """Return a few numbers on a device; a GPU is not waited for, so that steps can queue up."""
+    return torch.from_numpy(numbers).to(device, non_blocking=True)
+
+
 class SliceSet:
     """All slices of view stacks, numbered through: first those of scans, then those of tissues.
 
@@ -82,7 +87,7 @@ class SliceSet:
     def take(self, numbers: np.ndarray, device: torch.device) -> Tensor:
         """Return some slices on a device, uint8 (n, 2, H, W)."""
         if self.resident is not None:
-            return self.resident[torch.from_numpy(numbers).to(device)]
+            return self.resident[uploaded(numbers, device)]
         scans = np.searchsorted(self.ends, numbers, side="right")
         pairs = [
             self.stacks[scan][number - self.ends[scan]]  # counted from the stack's end
@@ -175,7 +180,7 @@ class Batches:
         for kind in (False, True):
             if not (synthetic == kind).any() or not (kind or self.settings.augment):
                 continue
-            which = torch.from_numpy(np.flatnonzero(synthetic == kind)).to(self.device)
+            which = uploaded(np.flatnonzero(synthetic == kind), self.device)
             if kind:
                 changed = synthesize(image[which, 0], labels[which], generator)
             else:
