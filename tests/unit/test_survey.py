@@ -47,7 +47,7 @@ def test_scan_that_a_sheet_cannot_name_is_left_out(tmp_path):
     found = survey(tree(tmp_path, "a.nii", "b\t1.nii"))
     assert ids(found) == ["sub-a"]
     assert reasons(found) == {
-        "b\t1.nii": "its path has a tab, brace, outer space or other than UTF-8"
+        "b\t1.nii": "its path has a tab, a brace, an outer space or bytes that are not UTF-8"
     }
 
 

@@ -161,7 +161,7 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
         if absent:
             left_out.append(LeftOut(absent[0], "; ".join(why_absent(Path(absent[0])))))
         elif re.search(r"[\t\r\n{}\ud800-\udfff]|^\s|\s$", "".join(files)):
-            problem = "its path has a tab, brace, outer space or other than UTF-8"
+            problem = "its path has a tab, a brace, an outer space or bytes that are not UTF-8"
             left_out.append(LeftOut(scan.image, problem))
         else:
             image, labels = (*files, "")[:2]
