@@ -44,7 +44,7 @@ def file_digest(path: str | Path) -> str:
 def table_digest(path: str | Path, without: Collection[str] = ()) -> str:
     """Return the SHA-256 of a TSV's name and cells, except for the columns `without`."""
     path = Path(path)
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
     left_out = {index for row in rows[:1] for index, name in enumerate(row) if name in without}
     cells = [[cell for index, cell in enumerate(row) if index not in left_out] for row in rows]

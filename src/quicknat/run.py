@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import examine_sheet, read_sources
 from quicknat.config import Config, check_consistency
+from quicknat.cpus import available_cpus
 from quicknat.errors import InputError
+from quicknat.files import check_temporary_folder
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES, read_description, require_files
@@ -80,6 +81,8 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
         InputError: names the first problem.
     """
     chosen = Config.read(config, notify=log.warning if check else None)  # jobs need not repeat it
+    if check:
+        check_temporary_folder()
     model = _model_path(chosen.model, base)
     if model:
         given = given_settings(model, chosen.protocol)
@@ -101,7 +104,7 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
         verdicts = read_verdicts(checked)
     elif check or chosen.on_bad_scan == "skip":
         findings = read_cache(checked)
-        threads = min(4, os.cpu_count() or 1)  # not more: this may be a cluster's login node
+        threads = min(4, available_cpus())  # not more: this may be a cluster's login node
         # scans of chunks are only located: reading 50,000 takes hours, and their jobs do it
         unread = {name for names in chunked(chosen, scans).values() for name in names}
         verdicts = check_for_workflow(

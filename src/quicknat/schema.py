@@ -55,7 +55,7 @@ _Validator = extend(
 @cache
 def load_schema(name: str) -> dict:
     """Return the JSON Schema of ``bundle``, ``sheet`` or ``sources``."""
-    return yaml.safe_load(schema_path(name).read_text())
+    return yaml.safe_load(schema_path(name).read_bytes())
 
 
 def dotted(parts: Any) -> str:

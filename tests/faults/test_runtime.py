@@ -60,7 +60,9 @@ def test_state_survives_a_kill_while_the_next_one_is_written(tmp_path, monkeypat
         if part == "weights":
             monkeypatch.setattr(torch, "save", half)
         else:
-            monkeypatch.setattr(type(tmp_path), "write_text", lambda path, text: half(text, path))
+            monkeypatch.setattr(
+                type(tmp_path), "write_text", lambda path, text, _: half(text, path)
+            )
         save_state(tmp_path, "2", {}, {"number": 2})
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert load_state(tmp_path, {}) == {"number": 1}

@@ -46,7 +46,9 @@ def test_two_scans_of_one_name_are_told_apart_by_a_digest(tmp_path, caplog, one,
 def test_scan_that_a_sheet_cannot_name_is_left_out(tmp_path):
     found = survey(tree(tmp_path, "a.nii", "b\t1.nii"))
     assert ids(found) == ["sub-a"]
-    assert reasons(found) == {"b\t1.nii": "its path has a tab, a brace or an outer space"}
+    assert reasons(found) == {
+        "b\t1.nii": "its path has a tab, brace, outer space or other than UTF-8"
+    }
 
 
 @pytest.mark.case(42)

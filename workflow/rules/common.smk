@@ -37,6 +37,12 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 config, PLAN, PATHS = RUN.config, RUN.plan, RUN.paths
+given = workflow.resource_settings  # the jobs of a group have their numbers added, names too
+for owner in (given.default_resources, *given.overwrite_resources.values()):
+    for key in ("slurm_partition", "slurm_account", "qos", "constraint"):
+        if owner and key in owner and str(name := owner[key].raw).isdigit():
+            fix = f"""write "'{name}'", or Snakemake takes it for a number and adds up a group's"""
+            raise WorkflowError(f"profile: '{key}: {name}' is a name of digits; {fix}")
 software = workflow.deployment_settings.deployment_method
 if not software and shutil.which("quicknat") is None:
     raise WorkflowError("quicknat is not on PATH: source .venv/bin/activate, or use --sdm conda")

@@ -27,7 +27,7 @@ onstart:
     write_cache(RUN.check, RUN.findings)
     write_verdicts(RUN.check, RUN.verdicts)
     with written_whole(f"{RESULTS}/config.yaml") as (temporary,):  # including defaults
-        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), "utf-8")
     logger.addHandler(JOBS)
 
 

@@ -92,7 +92,7 @@ def _run(command: list[str], environment: dict[str, str], messages: str) -> None
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,  # so that its child processes can be killed with it
     ) as process:
@@ -150,7 +150,8 @@ def clear_stale_locks(subject: Path) -> None:
         InputError: recon-all may still be running for this subject, here or on another machine.
     """
     for lock in sorted((subject / "scripts").glob("IsRunning.*")):
-        stated = dict(re.findall(r"^(HOST|PROCESSID)\s+(\S+)", lock.read_text(), re.MULTILINE))
+        text = lock.read_text("utf-8", "replace")
+        stated = dict(re.findall(r"^(HOST|PROCESSID)\s+(\S+)", text, re.MULTILINE))
         host, process = stated.get("HOST", "?"), stated.get("PROCESSID", "?")
         ours = host.split(".")[0] == socket.gethostname().split(".")[0] and process.isdigit()
         if not ours or _process_lives(int(process)):

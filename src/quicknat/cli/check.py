@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import QUICKNAT28, Orientation, ProtocolFile, Threads, app
+from quicknat.cpus import available_cpus
+from quicknat.errors import printable
 
 SOURCES = Path("workflow/sources.tsv")
 
@@ -26,7 +28,7 @@ def check(
     protocol: ProtocolFile = QUICKNAT28,
     output: Annotated[Path, typer.Option(help="Table of verdicts to write.")] = Path("check.tsv"),
     orientation: Orientation = "",
-    threads: Threads = 4,
+    threads: Threads = min(4, available_cpus()),
 ) -> None:
     """Check all scans of a sheet before a run, or image files; exit with status 1 if any is bad.
 
@@ -56,7 +58,8 @@ def check(
                 for name, path in find_images(what)
             ]
             verdicts = check_scans(scans, CohortPaths("", {}, str(raw)), None, cache, threads)
+    typer.echo(printable(as_text(verdicts)))
     write_verdicts(output, verdicts)
-    typer.echo(f"{as_text(verdicts)}\ntable: {output}")
+    typer.echo(printable(f"table: {output}"))
     if any(verdict.verdict == BAD for verdict in verdicts):
         raise typer.Exit(1)

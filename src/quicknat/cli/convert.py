@@ -60,7 +60,7 @@ def convert(
         )  # fmt: skip
     with written_whole(output, sidecar) as (temporary, temporary_sidecar):
         save_nifti(temporary, data, grid)
-        temporary_sidecar.write_text(json.dumps(record, indent=2) + "\n")
+        temporary_sidecar.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     log.info("%s: %s %s -> %s", path, record["source_orientation"], data.shape, output)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +19,7 @@ from quicknat.cli.app import (
     check_name,
     read_list,
 )
+from quicknat.cpus import available_cpus
 from quicknat.errors import InputError
 from quicknat.package_data import MODELS, model_folder
 
@@ -89,7 +89,7 @@ def segment(
     precision: Annotated[
         Precision, typer.Option(help="auto: bf16 where the hardware computes in it, else fp32.")
     ] = Precision.auto,
-    threads: Threads = os.cpu_count() or 1,
+    threads: Threads = available_cpus(),
 ) -> None:
     """Segment T1w scans; each result lies on its scan's own grid.
 

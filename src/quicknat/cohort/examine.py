@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -175,7 +175,7 @@ def _stamps(path: Path) -> list[tuple[int, int]]:
 def read_cache(table: Path) -> dict[str, Finding]:
     """Return the findings on valid files of earlier checks, from the cache beside the table."""
     try:
-        content = json.loads(table.with_suffix(".cache.json").read_text())
+        content = json.loads(table.with_suffix(".cache.json").read_bytes())
         return {key: Finding(**value) for key, value in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}  # no cache yet, or one of another version: read every file
@@ -184,7 +184,8 @@ def read_cache(table: Path) -> dict[str, Finding]:
 def write_cache(table: Path, cache: Mapping[str, Finding]) -> None:
     """Write the cache beside a table of verdicts."""
     with written_whole(table.with_suffix(".cache.json")) as (temporary,):
-        temporary.write_text(json.dumps({key: asdict(found) for key, found in cache.items()}))
+        content = {key: asdict(found) for key, found in cache.items()}
+        temporary.write_text(json.dumps(content), "utf-8")
 
 
 @contextmanager
@@ -196,7 +197,8 @@ def open_cache(table: Path) -> Iterator[dict[str, Finding]]:
         yield cache
     finally:
         if cache != before:
-            write_cache(table, cache)
+            with suppress(InputError):  # in a folder that cannot be written to; only time is lost
+                write_cache(table, cache)
 
 
 def examine_files(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from io import StringIO
@@ -84,6 +85,9 @@ def read_cells(path: Path) -> pd.DataFrame:
     """
     try:
         text = re.sub(r"^#.*\n?", "", path.read_text("utf-8-sig"), flags=re.MULTILINE)
+        if not text.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":
+            problem = f"has names that the locale would look for in {encoding}"
+            raise InputError(path, problem, "export PYTHONUTF8=1")
         table = pd.read_csv(
             StringIO(text), sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
         )

@@ -160,8 +160,10 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
         absent = [file for file in files if base and not Path(file).exists()]
         if absent:
             left_out.append(LeftOut(absent[0], "; ".join(why_absent(Path(absent[0])))))
-        elif re.search(r"[\t\r\n{}]|^\s|\s$", "".join(files)):
-            left_out.append(LeftOut(scan.image, "its path has a tab, a brace or an outer space"))
+        elif re.search(r"[\t\r\n{}\ud800-\udfff]|^\s|\s$", "".join(files)):
+            left_out.append(
+                LeftOut(scan.image, "its path has a tab, brace, outer space or other than UTF-8")
+            )
         else:
             image, labels = (*files, "")[:2]
             kept.append(replace(scan, image=image, labels=labels, source=source))

@@ -260,7 +260,7 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     path = Path(path)
     sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     try:
-        record = json.loads(sidecar.read_text())
+        record = json.loads(sidecar.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(sidecar, f"is not a conform record ({error})", CONVERT_AGAIN) from error
     try:

@@ -168,7 +168,7 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
     bundle = load_bundle(model)
     bundled = Path(model) in MODELS.values()
     licence = "CC BY-NC 4.0" if bundled else "the weights belong to whoever trained them"
-    described = json.loads((Path(model) / "bundle.json").read_text())
+    described = json.loads((Path(model) / "bundle.json").read_bytes())
     with folder_written_whole(output) as folder:
         for part in ("configs", "models", "docs", "scripts"):
             (folder / part).mkdir(parents=True)
@@ -180,11 +180,12 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
             "metadata": metadata(bundle, described),
             "inference": configuration(bundle),
         }.items():
-            (folder / f"configs/{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+            text = json.dumps(content, indent=2) + "\n"
+            (folder / f"configs/{name}.json").write_text(text, "utf-8")
         shutil.copy(Path(model) / "labels.tsv", folder / "docs/labels.tsv")
         (folder / "docs/README.md").write_text(
             (CARDS / "monai.md")
-            .read_text()
+            .read_text("utf-8")
             .format(
                 protocol=bundle.protocol.name,
                 size=bundle.slice_size,
@@ -193,11 +194,13 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
                 passes=", also with left–right flipped slices" if bundle.flip else "",
                 spacing=bundle.spacing_mm,
                 n_classes=len(bundle.protocol.names),
-            )
+            ),
+            "utf-8",
         )
         (folder / "LICENSE").write_text(
             "scripts/: Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
             f"models/, onnx/: {licence}.\n"
+            "utf-8",
         )
         if find_spec("onnxscript"):
             (folder / "onnx").mkdir()

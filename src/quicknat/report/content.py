@@ -123,7 +123,7 @@ def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: di
     uncertain = volumes.groupby("subject")["uncertainty"].mean()
     rows = []
     for name in inputs.segmented:
-        quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_text())
+        quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_bytes())
         row = {"scan": name, "split": splits[name], "flags": quality["flags"]}
         row |= {"dice": dice.get(name), "brain_ml": brains[name], "uncertainty": uncertain[name]}
         rows.append(row)
@@ -152,7 +152,7 @@ def scan_content(
         "views": ("axial", "coronal", "sagittal"),
         "volumes": own.to_dict("records"),
         "scored": scored is not None and name in set(scored["subject"]),
-        "provenance": json.loads(files["quicknat_dseg.json"].read_text()),
+        "provenance": json.loads(files["quicknat_dseg.json"].read_bytes()),
         "files": {p.name: f"../segmentations/{name}/anat/{p.name}" for p in files.values()},
     }
 
@@ -164,7 +164,7 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
     # networks trained by an earlier run have nothing to do with a given model
     histories = {} if inputs.given else _histories(inputs.results / "models")
     path = inputs.results / "model" / "bundle.json"
-    bundle = json.loads(path.read_text()) if path.exists() else None
+    bundle = json.loads(path.read_bytes()) if path.exists() else None
     return {
         "title": inputs.title,
         "inputs": inputs,

@@ -56,7 +56,8 @@ def _is_segmented(results: Path, name: str, model: str) -> bool:
     if not all(_file(results, name, end).is_file() for end in ENDS):
         return False
     try:
-        return json.loads(_file(results, name, "dseg.json").read_text())["model"]["sha256"] == model
+        made = json.loads(_file(results, name, "dseg.json").read_bytes())
+        return made["model"]["sha256"] == model
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

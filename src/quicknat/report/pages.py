@@ -107,7 +107,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
             scores=scored,
             overview=overview,
             figures=figures,
-            captions={name: (TEMPLATES / f"{name}.rst").read_text() for name in figures},
+            captions={name: (TEMPLATES / f"{name}.rst").read_text("utf-8") for name in figures},
             weights=page_weights(folder, inputs.segmented, figures),
             **shared,
         )

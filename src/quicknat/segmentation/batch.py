@@ -122,11 +122,11 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
-        made = json.loads(files["provenance"].read_text())
+        made = json.loads(files["provenance"].read_bytes())
+        found = made["source"]["sha256"], made["model"]["sha256"]
         wanted = _source(task, options)[1], bundle.identity
-    except (ValueError, InputError):
-        return False
-    found = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, InputError):
+        return False  # damaged, or another program's
     # view maps may be there of an earlier model: then the last segmentation did not write them
     views = not options.views or "views" in made
     return views and found == wanted and made.get("how") == how(bundle, options)

@@ -128,8 +128,8 @@ def write_segmentation(
         paths = dict(zip(files, temporary, strict=True))
         label_table(protocol).to_csv(paths["table"], sep="\t", index=False)
         volumes.to_csv(paths["volumes"], sep="\t", index=False, na_rep="n/a")
-        paths["qc"].write_text(json.dumps(quality, indent=2) + "\n")
-        paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n")
+        paths["qc"].write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
+        paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
         # 8 bits are as fine as anyone can see, and a fifth of the file
         entropy = np.rint(255 * result.entropy).astype(np.uint8)
         save_nifti(paths["entropy"], entropy, result.grid, slope=1 / 255)
@@ -184,4 +184,4 @@ def write_lookup_tables(protocol: Protocol, folder: str | Path) -> None:
 def _write_missing(path: Path, content: str) -> None:
     if not path.exists():
         with written_whole(path) as (temporary,):
-            temporary.write_text(content)
+            temporary.write_text(content, "utf-8")

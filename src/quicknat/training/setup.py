@@ -146,7 +146,7 @@ def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any])
     if not start.weights.exists() or not (folder / "bundle.json").exists():
         return f"{folder} holds no finished model"
     try:
-        entry = json.loads((folder / "bundle.json").read_text())["views"][view]
+        entry = json.loads((folder / "bundle.json").read_bytes())["views"][view]
         if entry["sha256"] != sha256(start.weights):
             return f"{start.weights} has changed since the model was made"
         then = current_settings(entry["training"], folder / "bundle.json")

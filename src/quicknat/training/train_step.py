@@ -77,13 +77,15 @@ def keep_compiled_code() -> None:
     """
     kind = [torch.__version__, str(torch.cpu.get_capabilities())]
     kind += [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = cache / "quicknat/compiled" / hashlib.sha256("".join(kind).encode()).hexdigest()[:12]
-    try:
+    name = hashlib.sha256("".join(kind).encode()).hexdigest()[:12]
+    try:  # without a home, or with one that cannot be written to, torch takes the temporary folder
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = cache / "quicknat/compiled" / name
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # no home; torch then takes the temporary folder
+    except (OSError, RuntimeError):
         return
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    if os.access(folder, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 class TrainStep:

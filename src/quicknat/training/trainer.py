@@ -21,7 +21,7 @@ from quicknat.hardware import device_name, keep_freed_memory
 from quicknat.images.labels import Protocol
 from quicknat.progress import no_bar
 from quicknat.training import history
-from quicknat.training.checkpoint import load_state, remove_states, save_state
+from quicknat.training.checkpoint import load_state, only_process, remove_states, save_state
 from quicknat.training.data import Batches, SliceSet
 from quicknat.training.model_files import write_model
 from quicknat.training.setup import TrainingSetup, WarmStart, prepare_training
@@ -86,7 +86,8 @@ def train_view(
     torch.backends.cudnn.benchmark = True  # all slices have one shape
     torch.set_float32_matmul_precision("high")
     try:
-        Trainer(setup).run()
+        with only_process(setup.state_folder):
+            Trainer(setup).run()
     except (MemoryError, OSError, RuntimeError) as error:
         if message := explained(error, setup.output):
             raise message from error
