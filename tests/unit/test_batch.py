@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from quicknat.cli import app
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.images.conform import conform_file
+from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import load_bundle
 from quicknat.segmentation.batch import (
     Options,
@@ -108,6 +110,22 @@ def test_list_of_scans_fails_unless_only_bad_scans_failed(
     assert list(table["status"]) == ["skipped", "failed"] and not Path("out/scans.tsv").exists()
     made = json.loads(Path("out/sub-1/anat/sub-1_desc-quicknat_dseg.json").read_text())
     assert made["how"]["orientation"] == "LAS"
+
+
+def test_raw_scan_gets_the_labels_of_its_conformed_copy_and_either_is_the_others(
+    model, head_file, tmp_path
+):
+    bundle = load_bundle(model)
+    image, grid, record = conform_file(head_file, "", bundle.spacing_mm, bundle.conform_size)
+    save_nifti(copy := tmp_path / "c.nii.gz", image, grid)
+    (tmp_path / "c.json").write_text(json.dumps(record))
+    raw, conformed = Task(head_file, "sub-1"), Task(copy, "sub-1")
+    segment_file(bundle, raw, tmp_path / "raw")
+    segment_file(bundle, conformed, tmp_path / "conformed", Options(conformed=True))
+    name = "sub-1/anat/sub-1_desc-quicknat_dseg.nii.gz"
+    assert sha256(tmp_path / "raw" / name) == sha256(tmp_path / "conformed" / name)
+    (outcome,) = segment_all(bundle, [raw], tmp_path / "conformed")
+    assert outcome.status == "skipped"
 
 
 def test_list_of_scans_has_three_columns(tmp_path):

@@ -84,7 +84,10 @@ def segment(
     views: Annotated[
         bool, typer.Option("--views", help="Write the label map of each view's network too.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices per forward pass.")] = 4,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Slices per forward pass; by default 4 on a CPU, 32 on a GPU."),
+    ] = None,
     device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
     precision: Annotated[
         Precision, typer.Option(help="auto: bf16 where the hardware computes in it, else fp32.")
@@ -128,6 +131,7 @@ def segment(
     if model in MODELS.values():
         log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")
     keep_freed_memory()
+    batch_size = batch_size or (32 if on_gpu else 4)
     options = Options(conformed, orientation, uncertainty, batch_size, views)
     outcomes = segment_all(bundle, tasks, output, options, overwrite, tables)
     failed = [outcome for outcome in outcomes if outcome.status == FAILED]

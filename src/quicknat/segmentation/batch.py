@@ -32,7 +32,7 @@ from quicknat.model.bundle import Bundle
 from quicknat.model.views import Progress
 from quicknat.progress import no_bar
 from quicknat.provenance import require_same_source
-from quicknat.segmentation.inference import Segmentation, device_of, segment
+from quicknat.segmentation.inference import Segmentation, device_of, segment, warm_up
 from quicknat.segmentation.many import Outcome, write_tables
 from quicknat.segmentation.outputs import (
     output_files,
@@ -277,6 +277,8 @@ def segment_all(
         return read_scan(bundle, task, options)
 
     def predict(task: Task, scan: Scan) -> tuple[Scan, Segmentation]:
+        if warm:
+            warm.exception()  # wait; if memory was full, that is dealt with below
         show(task, "segmenting")
         return scan, segment_scan(bundle, scan, chosen.of(task), progress)
 
@@ -297,8 +299,9 @@ def segment_all(
     with (
         logging_redirect_tqdm(),
         tqdm(total=len(tasks), leave=False, smoothing=0, bar_format=BAR, disable=no_bar()) as bar,
-        nullcontext() if in_turn else ThreadPoolExecutor(2) as pool,
+        nullcontext() if in_turn else ThreadPoolExecutor(3) as pool,
     ):
+        warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None
         jobs = after(predict, after(read, map(Job, tasks), pool), None)
         outcomes = [outcome(job) for job in after(write, counted(jobs), pool)]
     if tables or len(tasks) > 1:

@@ -71,6 +71,14 @@ def device_of(bundle: Bundle) -> torch.device:
     return next(bundle.networks["coronal"].parameters()).device
 
 
+@torch.inference_mode()
+def warm_up(bundle: Bundle, batch: int) -> None:
+    """Predict slices of air, so that a GPU has loaded its libraries before there is a scan."""
+    for network in bundle.networks.values():
+        air = torch.zeros(batch, 1, bundle.slice_size, bundle.slice_size, device=device_of(bundle))
+        network(air.to(memory_format=torch.channels_last))
+
+
 def predict(
     bundle: Bundle,
     window: np.ndarray,

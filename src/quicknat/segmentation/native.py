@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from quicknat.images.resampling import TRUNCATE, coincides, resample, resample_labels, smoothing_sd
 from quicknat.images.volumes import Grid, Volume
 
-BLOCK = 1 << 22  # values interpolated at a time: 16 MiB
+BLOCK = 1 << 22  # numbers held at a time to interpolate: 16 MiB
+POINT = 9  # of these for where a voxel is: three float32, three float64
 
 Part = tuple[Tensor, np.ndarray]  # float32 (C, X, Y, Z), and the voxel-to-world of its grid
 
@@ -79,9 +80,10 @@ def _sampled(
     first = np.clip(np.floor(reach.min(axis=0)), 0, native.shape).astype(int)
     last = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, native.shape).astype(int)
     rest = tuple(map(slice, first[1:], last[1:]))
-    rows = max(1, BLOCK // max(1, len(parts[0][0]) * math.prod(last[1:] - first[1:])))
+    row_size = (len(parts[0][0]) + POINT) * math.prod((last - first)[1:].tolist())
+    rows = max(1, BLOCK // max(1, row_size))
     for row in range(first[0], last[0], rows):
-        box = (slice(row, min(row + rows, last[0])), *rest)
+        box = slice(row, min(row + rows, last[0])), *rest
         total, *others = (_interpolated(*part, native, box) for part in parts)
         for other in others:
             total += other

@@ -13,7 +13,7 @@ SHAPE = Ranges(rotation=8.6, scaling=0.12, shear=0, shift=0.04, displacement=0.0
 WARPED = 0.8  # fraction of slices
 CONTRAST, GAMMA = 0.5, (0.75, 1.35)
 GAINED, GAIN = 0.5, 0.15
-BIAS = 0.15  # largest SD of the logarithm
+BIASED, BIAS = 0.3, 0.15  # largest SD of the logarithm
 BLURRED = 0.15
 NOISY, NOISE = 0.4, 0.04
 
@@ -45,7 +45,8 @@ def augment(image: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[
     least, most = GAMMA
     gamma = sometimes(CONTRAST, least + (most - least) * draw.uniform(1, 1, 1), 1)
     gain = sometimes(GAINED, 1 + GAIN * draw.symmetric(1, 1, 1), 1)
-    image = image.clamp(min=1e-6) ** gamma * gain * bias_field(draw, image.shape, BIAS)
+    bias = sometimes(BIASED, bias_field(draw, image.shape, BIAS), 1)
+    image = image.clamp(min=1e-6) ** gamma * gain * bias
     # twice the mean of two is 1/4, 1/2, 1/4: an SD of 0.7 pixels
     smooth = F.avg_pool2d(F.avg_pool2d(image, 2, stride=1, padding=1), 2, stride=1)
     image = torch.lerp(image, smooth, sometimes(BLURRED, draw.uniform(1, 1, 1), 0))
