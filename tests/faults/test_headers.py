@@ -128,7 +128,8 @@ def compare(content, folder):
     data, affine = found
     header = nib.Nifti1Header(content[:348], check=False)
     # without a slope ITK adds the intercept, against the standard
-    if np.isfinite(1 / header["scl_slope"]) and header["vox_offset"] == 352:
+    slope = float(header["scl_slope"])
+    if slope and np.isfinite(slope) and header["vox_offset"] == 352:
         np.testing.assert_allclose(volume.data, data, rtol=1e-5, atol=1e-4)
     matrices = [np.array(m) for m, code in (volume.transforms or {}).values() if code]
     sizes = abs(header["pixdim"][1:4])

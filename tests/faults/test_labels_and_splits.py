@@ -201,7 +201,9 @@ def test_scan_may_be_a_link(convert, tmp_path):
     assert convert(link).status == 0
     link.unlink()
     link.symlink_to(tmp_path / "gone.nii.gz")
-    convert(link).refused(link, "no such file", "check the path")
+    convert(link).refused(
+        link, "is a link to a missing file", "fetch that file, or repair the link"
+    )
 
 
 @pytest.mark.case(42)

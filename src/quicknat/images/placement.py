@@ -28,8 +28,8 @@ MGH_FLAG = 28  # where goodRASFlag is in an MGH header: 0 if it states no orient
 UNITS = {1: "metres", 3: "micrometres"}  # NIfTI's codes for others than mm
 # nibabel's default of 4e-7 rejects quaternions that were rounded once more; other tools read them
 MAX_EXCESS = 1e-3  # of the squared length of a quaternion
-for kind in (nib.Nifti1Header, nib.Nifti2Header):
-    kind.quaternion_threshold = np.float64(MAX_EXCESS)
+for _header in (nib.Nifti1Header, nib.Nifti2Header):
+    _header.quaternion_threshold = np.float64(MAX_EXCESS)
 
 FORMS = ("qform", "sform")
 SCANNER = 1  # NIfTI's code of scanner coordinates
@@ -188,15 +188,11 @@ def placement(
             f"({sizes.round(3).tolist()})",
             f"repair the header, or {CHOOSE}",
         )
-    apart = forms_apart_mm(shape, transforms)
-    if apart > MAX_APART_MM:
-        axes = {name: "".join(nib.aff2axcodes(matrix)) for name, matrix in says.items()}
-        scanner = image.header["sform_code"] == SCANNER and axes["sform"] == axes["qform"]
+    if (apart := forms_apart_mm(shape, transforms)) > MAX_APART_MM:
+        of_qform, of_sform = ("".join(nib.aff2axcodes(says[name])) for name in FORMS)
+        scanner = image.header["sform_code"] == SCANNER and of_qform == of_sform
         if not scanner or apart > MAX_APART_IF_SCANNER_MM:
-            raise InputError(
-                path,
-                f"sform says {axes['sform']}, qform says {axes['qform']}: "
-                f"they put voxels up to {apart:.0f} mm apart",
-                f"repair the header, or {CHOOSE}",
-            )
+            problem = f"sform says {of_sform}, qform says {of_qform}: they put voxels up to"
+            fix = f"repair the header, or {CHOOSE}"
+            raise InputError(path, f"{problem} {apart:.0f} mm apart", fix)
     return affine, transforms

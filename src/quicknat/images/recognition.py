@@ -47,9 +47,10 @@ def require_not_dicom(folder: Path) -> None:
 
 def why_absent(path: Path) -> tuple[str, str]:
     """Return why a path is no file, and what to do about it."""
-    if not path.is_symlink():
+    try:
+        target = str(path.readlink())
+    except (OSError, ValueError):  # no link
         return "no such file", "check the path"
-    target = str(path.readlink())
     if ANNEX in target:
         return "is a git-annex link whose content was not fetched", FETCH.format(path)
     return f"is a link to a missing file ({target})", "fetch that file, or repair the link"

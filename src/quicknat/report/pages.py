@@ -31,6 +31,7 @@ ADVICE = {
     "implausible_volume": "Either this head is unusual, or the segmentation leaked or failed.",
     "asymmetry": "Compare both sides in the mosaics: is it a lesion, or an error?",
     "other_field": "The networks were not trained on such scans: add some, or preprocess alike.",
+    "noisy_background": "Use the denoised image (UNI-DEN), or denoise it, and segment it again.",
     "other_modality": "The networks were trained on T1w MRI only: do not use this segmentation.",
     "other_contrast": "Check the sequence; other contrasts need networks trained on them.",
 }
