@@ -8,8 +8,10 @@
 
 # one process at a time on a machine with a GPU; the profile of a cluster says what its jobs get
 GPU = int(workflow.local_exec and bool(glob("/dev/nvidia[0-9]*") + glob("/dev/kfd")))
-SEGMENT_THREADS = lambda wildcards: (workflow.cores or 1) if GPU else 4
-BATCH_SIZE = lambda wildcards, output, resources: 16 if resources.gpu else 4
+# two scans at a time on a laptop: much of a job is start-up, which takes one core
+SEGMENT_THREADS = lambda wildcards: (
+    (workflow.cores or 1) if GPU else max(1, min(4, (workflow.cores or 8) // 2))
+)
 # reproducible fp32 in training implies the same here
 PRECISION = "fp32" if config["training"]["precision"] == "32-true" else "auto"
 
@@ -41,13 +43,12 @@ rule segment:
         mem_mb=4000,
     params:
         precision=PRECISION,
-        batch_size=BATCH_SIZE,
         model=subpath(input[0], parent=True),
         folder=subpath(output.dseg, ancestor=3),
     shell:
         "quicknat segment {input.scan:q} --conformed --views --name {wildcards.scan:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
-        " --precision {params.precision:q} --batch-size {params.batch_size}"
+        " --precision {params.precision:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -76,14 +77,13 @@ rule segment_chunk:
         stamps=lambda wc: [PATHS.image_stamps(PLAN.scans[scan]) for scan in PLAN.chunks[wc.chunk]],
         allow_bad=untracked(["--allow-bad"] if config["on_bad_scan"] == "skip" else []),
         precision=PRECISION,
-        batch_size=BATCH_SIZE,
         model=subpath(input[0], parent=True),
         folder=RESULTS + "/segmentations",
         tables=subpath(output.scans, parent=True),
     shell:
         "quicknat segment --list <(printf '%s\\n' {params.scans:q}) --tables {params.tables:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
-        " --precision {params.precision:q} --batch-size {params.batch_size} {params.allow_bad:q}"
+        " --precision {params.precision:q} {params.allow_bad:q}"
         " 2>&1 | tee {log:q}"
 
 
