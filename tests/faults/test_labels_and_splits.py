@@ -28,7 +28,7 @@ def convert_labels(quicknat, convert, tmp_path, labels):
 
     def run(protocol=LABELS / "quicknat28.tsv"):
         options = ("--label-convention", "freesurfer", "--protocol", protocol)
-        options += ("--output", outputs[0], "--native", outputs[1])
+        options += ("--output", outputs[0], "--native", outputs[1], "--overwrite")
         return quicknat("-q", "convert-labels", labels, "--scan", conformed, *options)
 
     return run

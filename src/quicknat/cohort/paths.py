@@ -16,10 +16,10 @@ from quicknat.reruns import stable_path
 def find_all(path: str | Path) -> list[Path]:
     """Return the files that `path` names; its parts may be globs, matched case-insensitively."""
     path = Path(path)
-    if path.is_file():
-        return [path]
     matches = [Path(path.anchor)]
     try:
+        if path.is_file():
+            return [path]
         for part in path.relative_to(path.anchor).parts:
             matches = [found for folder in matches for found in _children(folder, part)]
         return [match for match in matches if match.is_file()]

@@ -216,6 +216,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
             else:
                 log.info("left out: %s: %s", path / item.path, item.reason)
         if not named:
+            require_not_dicom(path)
             raise InputError(path, "holds no T1w scan", "name the files themselves")
         found += named
     if not found:
