@@ -216,6 +216,16 @@ def test_sform_turned_or_shifted(convert, tmp_path, degrees, shift, code, refuse
         assert any("mm apart; sform is used" in reason for reason in warned)
 
 
+@pytest.mark.case(70)
+def test_sheared_sform_for_which_itk_takes_the_qform(convert, tmp_path):
+    def sheared(affine):
+        return about_middle(3)(affine) @ from_matvec([[1, 0.001, 0], [0, 1, 0], [0, 0, 1]])
+
+    path, affine = scan_of(tmp_path / "scan.nii.gz", sform=sheared)
+    assert np.allclose(by_itk(path)[1], affine, atol=1e-3)
+    convert(path).refused(path, "mm apart", "qform or sform, with --orientation")
+
+
 def set_field(name, value, index=None):
     def edit(header):
         if index is None:

@@ -191,6 +191,8 @@ def placement(
     if (apart := forms_apart_mm(shape, transforms)) > MAX_APART_MM:
         of_qform, of_sform = ("".join(nib.aff2axcodes(says[name])) for name in FORMS)
         scanner = image.header["sform_code"] == SCANNER and of_qform == of_sform
+        axes = affine[:3, :3] / sizes
+        scanner &= np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)  # ITK reads no sheared sform
         if not scanner or apart > MAX_APART_IF_SCANNER_MM:
             problem = f"sform says {of_sform}, qform says {of_qform}: they put voxels up to"
             fix = f"repair the header, or {CHOOSE}"
