@@ -66,6 +66,6 @@ def test_chunks(cohort):
     cohort.settings["on_bad_scan"] = "skip"
     cohort.run()
     now = statuses(cohort)
-    assert now.pop("s2") == "failed" and set(now.values()) == {"skipped"}
+    assert now.pop("s2") == "failed" and now["s4"] == now["s3"] == "skipped"
     assert "is truncated" in page.read_text() and len(list(results.glob("chunks/*"))) == 3
     assert made == {name: cohort.dseg(f"sub-{name}").stat().st_mtime_ns for name in made}
