@@ -25,5 +25,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-cache-dir --no-deps .
 
+# for users without a name or a home (docker run --user); no Python packages from a mounted home
+ENV USER=quicknat XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/cache/matplotlib PYTHONNOUSERSITE=1
+
 WORKDIR /work
 CMD ["quicknat", "--help"]

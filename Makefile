@@ -25,6 +25,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Snakemake needs a folder for its cache, and a name for the user, which containers may lack
+ifeq ($(or $(XDG_CACHE_HOME),$(shell test -d "$$HOME" && test -w "$$HOME" && echo yes)),)
+export XDG_CACHE_HOME := $(CURDIR)/$(VENV)/cache
+endif
+export USER ?= user
+
 .PHONY: run env test test-all docs kills fuzz audit lock clean-env
 
 run: env

@@ -55,7 +55,7 @@ VARYING = {
     r"benchmarks/.*": None,  # seconds and memory of each job
     r"logs/.*": None,  # seconds, speeds, process numbers; and a resumed training says that it is
     r"models/\w+/\w+/tensorboard/.*": None,  # time stamps; a resumed training begins a new file
-    r"models/\w+/\w+/history\.tsv": ("seconds", "slices_per_second", "waiting"),
+    r"models/\w+/\w+/history\.tsv": ("seconds", "slices_per_second"),
     r"check\.(tsv|cache\.json)": None,  # of the time when the last run began
     r"segmentations/.*_dseg\.json": r'"date": "[^"]*"|"seconds": \{[^}]*\}',
     # the benchmarks, and how long trainings took

@@ -8,7 +8,7 @@ with torch 2.13 that makes their steps slower on a processor, where it makes our
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -16,10 +16,9 @@ from monai.losses import DiceCELoss
 from our_run import OurRun, Stopwatch, parameters
 from peer_shapes import make_network
 from torch import nn
-from torch.utils.data import DataLoader
 
 from quicknat.config import TrainingSettings
-from quicknat.training.data import EpochBatches, SliceDataset, augmentation, share_threads
+from quicknat.training.data import Batches, SliceSet
 from quicknat.training.train_step import (
     AUTOCAST,
     choose_device,
@@ -29,17 +28,6 @@ from quicknat.training.train_step import (
 
 LEARNING_RATE = 0.001
 STEPS = 10_000  # that the time is divided into, for the learning rate
-
-
-def endless(slices: SliceDataset, settings: TrainingSettings, workers: int) -> Iterator[dict]:
-    """Batches of one epoch after the other, in the order in which ours sees them."""
-    batches = EpochBatches(len(slices), settings.batch_size, settings.seed)
-    loader = DataLoader(
-        slices, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0
-    )
-    while True:
-        batches.epoch += 1
-        yield from loader
 
 
 def train_network(
@@ -52,17 +40,17 @@ def train_network(
         run: gives the stacks, the settings and the time.
         view: to train.
         classes: of that view.
-        threads: of the processor, loading included.
+        threads: CPU threads.
 
     Returns:
         The network in evaluation mode, and facts of its training.
     """
     settings = run.settings(view)
     device, precision = choose_device(view), choose_precision(settings.precision)
-    workers = share_threads(threads, settings.workers)
-    slices = SliceDataset(run.stacks(view), seed=settings.seed)
-    if settings.augment:
-        slices.transform = augmentation(slices[0]["labels"].shape[0])
+    torch.set_num_threads(threads)
+    slices = SliceSet(run.stacks(view))
+    slices.load(device)
+    batches = Batches(slices, settings, None, device)
     torch.manual_seed(settings.seed)
     network = make_network(peer, classes, run.views[view]["network"]["filters"]).to(device)
     optimizer: Any = torch.optim.AdamW(
@@ -76,14 +64,13 @@ def train_network(
     )
     network.train()
     steps, stopwatch = 0, Stopwatch(run.budget(view), run.on_gpu)
-    for batch in endless(slices, settings, workers):
+    for image, labels in chain.from_iterable(map(batches.epoch, count(1))):
         share = stopwatch.share()
         if share >= 1:
             break
         for group in optimizer.param_groups:
             factor = learning_rate_factor(int(share * STEPS), STEPS, schedule)
             group["lr"] = LEARNING_RATE * factor
-        image, labels = batch["image"].to(device), batch["labels"].to(device)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             logits = network(image)
         scaler.scale(loss(logits.float(), labels[:, None])).backward()

@@ -50,8 +50,8 @@ from quicknat.images.conform import load_conformed, record_grid
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.segmentation.native import to_native
-from quicknat.training.data import share_threads
 
+MAX_WORKERS = 8
 DATASET = "Dataset001_Peers"
 VIEW = "axial"  # what nnU-Net cuts volumes of equal spacing into
 POWER = 0.9  # of nnU-Net's learning rate
@@ -138,7 +138,9 @@ def train_nnunet(
     settings = run.settings(VIEW)
     planned = plans["configurations"]["2d"]["batch_size"]
     plans["configurations"]["2d"]["batch_size"] = settings.batch_size
-    os.environ["nnUNet_n_proc_DA"] = str(share_threads(threads, settings.workers))  # noqa: SIM112
+    workers = min(threads - 1, MAX_WORKERS) if run.on_gpu else 0
+    torch.set_num_threads(max(1, threads - workers))
+    os.environ["nnUNet_n_proc_DA"] = str(workers)  # noqa: SIM112
     dataset = json.loads((described / "dataset.json").read_text())
     torch.manual_seed(0)
     np.random.seed(0)  # its data loader draws from there

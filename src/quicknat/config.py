@@ -112,18 +112,17 @@ class SharedSettings(Settings):
 
     batch_size: int = Field(4, ge=1)
     """Slices per step."""
-    workers: int | None = Field(None, ge=0)
-    """Data loading workers; null: on a GPU as many as the job's threads allow, on a CPU none."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """auto: bf16 if the hardware supports it, else fp32."""
     compile: bool = True
-    """Compile the network, which takes a minute or two, and on CPUs needs a C++ compiler."""
+    """Compile the full resolution of the network; on CPUs this needs a C++ compiler. It takes half
+    a minute the first time, seconds afterwards."""
     checkpoint_minutes: float = Field(10, ge=0)
     """Minutes between checkpoints, in addition to one after each epoch."""
     patience: int | None = Field(None, ge=1)
     """Early stopping: epochs without a better validation Dice; null: never stop early."""
     augment: bool = True
-    """Random affine, contrast and noise; never flips."""
+    """Random shape, contrast, bias field, blur and noise; never flips."""
     flip: bool = False
     """Flip half of the coronal and axial slices left–right at random, and swap their labels."""
     slice_stride: int = Field(1, ge=1)
@@ -156,6 +155,9 @@ class Training(SharedSettings):
 class Stage(Settings):
     epochs: int = Field(ge=1)
     """Passes over the training slices."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Train for at most so long, validation included, with the learning rate following; a resumed
+    training continues counting. Results then depend on the machine's speed. null: no limit."""
     learning_rate: float = Field(gt=0)
     """Initial learning rate."""
     optimizer: Literal["adamw", "sgd"] = "sgd"
@@ -218,6 +220,9 @@ class Config(Settings):
     on_bad_scan: Literal["stop", "skip"] = "stop"
     """What to do with unusable scans, before anything is computed. stop: stop the run; skip: leave
     them out and list them in the report. results/check.tsv has the reasons."""
+    scans_per_job: int | None = Field(None, ge=1)
+    """Most scans of the split `segment` that one job segments. 1: each has a job of its own, and a
+    page with pictures in the report; null: 1 for up to 100 such scans, 100 for more."""
     container: str = ""
     """Container image for --sdm apptainer: docker://HOST/NAME:TAG or the path of a .sif file; build
     it with the Dockerfile."""

@@ -5,16 +5,24 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 from pathlib import Path
 
-SHARED_MEMORY = "give more shared memory (docker run --shm-size=8g), or set 'workers: 0'"
 # words in a message -> what to do; torch has no separate exceptions for these
 REMEDIES = {
-    "shared memory": SHARED_MEMORY,
-    "</torch_": SHARED_MEMORY,  # its files in shared memory
-    "DataLoader worker": "give the job more memory, or set 'workers: 0' under 'training'",
     "allocate memory": "give the job more memory, or lower the batch size",
     "busy or unavailable": "wait for the GPU, take another one, or hide it (CUDA_VISIBLE_DEVICES=)",
+}
+ROOM = "make room there, or choose another folder"
+ADVICE = {  # other errors of the operating system: the path does not exist, or may not be used
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EROFS: "choose a folder that can be written to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "allow more open files (ulimit -n 4096)",
+    errno.ENOLCK: "choose a folder on another file system: this one has no locks",
+    errno.EIO: "try again: the disk, or the network that it is on, has failed",
+    errno.ESTALE: "try again: the network's disk has lost the file",
 }
 SMALLER = "lower the batch size, or use a larger GPU"
 
@@ -38,9 +46,15 @@ def for_users(error: Exception) -> Exception:
     if isinstance(error, MemoryError):
         fix = "close other programs, or use a machine with more"
         return InputError("memory", f"there is not enough ({error})", fix)
+    if isinstance(error, UnicodeEncodeError):  # text files hold UTF-8 alone
+        before, after = error.object[: error.start], error.object[error.start :]
+        name = re.split(r"[\t\n]", before)[-1] + re.split(r"[\t\n]", after)[0]
+        return InputError(name, "is a file name that is not UTF-8", "rename the file")
     if isinstance(error, OSError) and error.filename:
-        fix = "check that it exists and that you have permission"
+        fix = ADVICE.get(error.errno or 0, "check that it exists and that you have permission")
         return InputError(error.filename, str(error.strerror), fix)
+    if isinstance(error, OSError) and error.errno in ADVICE:
+        return InputError("a file or the output", str(error.strerror), ADVICE[error.errno])
     return error
 
 
@@ -58,9 +72,8 @@ def explained(error: Exception, where: str | Path) -> InputError | None:
         return InputError(where, f"the GPU's memory is full ({reason})", SMALLER)
     if isinstance(error, MemoryError):
         return InputError(where, f"memory is full ({reason})", REMEDIES["allocate memory"])
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-        full = "no space is left on the disk, or in shared memory"
-        return InputError(where, f"stopped: {full}", f"make room there; or {SHARED_MEMORY}")
+    if isinstance(error, OSError) and error.errno in ADVICE and not error.filename:
+        return InputError(where, f"stopped: {error.strerror}", ADVICE[error.errno])
     if isinstance(error, RuntimeError):
         for words, remedy in REMEDIES.items():
             if words in reason:
@@ -68,10 +81,15 @@ def explained(error: Exception, where: str | Path) -> InputError | None:
     return None
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal would obey (colours, returns) or an encoding lacks; keep lines."""
+    shown = (c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    return "".join(shown)
+
+
 def one_line(error: BaseException) -> str:
     """Return an error's text as one printable line, whatever names it contains."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def notice(text: str) -> None:

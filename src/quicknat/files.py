@@ -107,6 +107,19 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check_temporary_folder() -> None:
+    """Raise an :class:`InputError` if ``TMPDIR``, where programs write, has no room."""
+    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(1 << 20))
+    except FileNotFoundError:  # then programs use another
+        return
+    except OSError as error:
+        problem = f"holds no temporary files ({error.strerror})"
+        raise InputError(folder, problem, "make room there, or set TMPDIR") from error
+
+
 def check_space(folder: Path, n_bytes: int) -> None:
     """Raise an :class:`InputError` if the file system of `folder` lacks room for `n_bytes`."""
     free = shutil.disk_usage(folder).free

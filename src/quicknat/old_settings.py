@@ -19,6 +19,7 @@ GONE = {
     "devices": (1, "remove it: each view uses one GPU, and 'batch_size' is the slices of a step"),
     "kernel": (5, "remove it: the large convolutions are always 5 × 5"),
     "keep_slices": (None, "remove it: slices are always kept"),
+    "workers": (None, "remove it: batches are made on the training's device"),
 }
 FREEZE = "copy results/model to another folder, and set 'model' to it"
 

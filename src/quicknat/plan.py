@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,10 @@ from quicknat.cohort.sheet import Scan
 from quicknat.config import Config, Pretrain, stage_settings
 from quicknat.errors import InputError
 from quicknat.reruns import weight_determining
+
+FEW_SCANS = (
+    100  # of the split `segment`, which have a job each; also the most scans of a larger job
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Plan:
         stages: which of ``pretrain`` and ``finetune`` are trained; none with a given model.
         train, val, test: scans of these splits.
         segmented: scans of the splits `test` and `segment`.
+        single: those of them that are segmented in a job of their own.
+        chunks: the others, by the chunk that they are segmented in.
         pretrain: scans whose images the networks are pre-trained on.
         synthesize: scans whose label maps are used to synthesize images for pre-training.
         unlabelled: scans of `pretrain` that need automatic labels.
@@ -37,6 +44,8 @@ class Plan:
     val: Sequence[str] = ()
     test: Sequence[str] = ()
     segmented: Sequence[str] = ()
+    single: Sequence[str] = ()
+    chunks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pretrain: Sequence[str] = ()
     synthesize: Sequence[str] = ()
     unlabelled: Sequence[str] = ()
@@ -65,12 +74,19 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
         return [name for name, scan in by_name.items() if scan.split in splits]
 
     test, segmented = names("test"), names("test", "segment")
+    chunks = {
+        chunk: kept
+        for chunk, members in chunked(config, scans).items()
+        if (kept := [name for name in members if name in by_name])
+    }
+    many = {name for members in chunks.values() for name in members}
+    single = [name for name in segmented if name not in many]
     if config.model:
         if not segmented:
             raise InputError(
                 config.sheet, "no scan has split=segment or test", "add scans to segment"
             )
-        return Plan(by_name, test=test, segmented=segmented)
+        return Plan(by_name, test=test, segmented=segmented, single=single, chunks=chunks)
     train = names("train")
     if not train:
         fix = "add scans with labels, or use a finished model: model=1mm"
@@ -87,6 +103,8 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
         names("val"),
         test,
         segmented,
+        single,
+        chunks,
         pretrain,
         synthesize,
         unlabelled,
@@ -95,6 +113,32 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
         {stage: weight_determining(values) for stage, values in settings.items()},
         config.training.warm_start_epochs * (config.training.new_scans == "warm_start"),
     )
+
+
+def chunked(config: Config, scans: Sequence[Scan]) -> dict[str, list[str]]:
+    """Return the scans that are segmented in chunks, by chunk; none if each has its own job.
+
+    A chunk is named after the first bits of its scans' hashes; one that gets too large is split by
+    the next bit. A new scan therefore changes only the chunk that it falls into.
+
+    Args:
+        config: `scans_per_job` is the most scans of a chunk.
+        scans: rows of the sheet; test scans are never in a chunk.
+    """
+    names = sorted(scan.id for scan in scans if scan.split == "segment")
+    limit = config.scans_per_job or (1 if len(names) <= FEW_SCANS else FEW_SCANS)
+    if limit == 1:
+        return {}
+    bits = {name: f"{int(hashlib.sha256(name.encode()).hexdigest(), 16):0256b}" for name in names}
+    found, waiting = {}, {"": names}
+    while waiting:
+        prefix, members = waiting.popitem()
+        if len(members) <= limit:
+            found[prefix or "all"] = members
+            continue
+        for bit in "01":
+            waiting[prefix + bit] = [name for name in members if bits[name][len(prefix)] == bit]
+    return {chunk: found[chunk] for chunk in sorted(found) if found[chunk]}
 
 
 def pretraining(

@@ -27,7 +27,8 @@ def as_tsv(kind: type[Record], records: Iterable[Record]) -> str:
 def write_records(path: str | Path, kind: type[Record], records: Iterable[Record]) -> None:
     """Write one row per record; cells may contain line breaks."""
     with written_whole(path) as (temporary,):
-        temporary.write_text(as_tsv(kind, records), "utf-8")
+        # names of files need not be UTF-8
+        temporary.write_text(as_tsv(kind, records), "utf-8", "backslashreplace")
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-RUNTIME_ONLY = {"workers", "compile", "checkpoint_minutes"}  # settings that do not affect results
+RUNTIME_ONLY = {"compile", "checkpoint_minutes"}  # settings that do not affect results
 # Version of the conformed grid. 1: centred on the field of view; with an odd number of voxels they
 # fell half-way between the scan's, which shifted labels to one side. 2: aligned with the scan's.
 GRID_FORMAT = 2
@@ -23,9 +23,10 @@ def stable_path(path: str | Path) -> str:
     Paths in the current folder are relative, so that a project can move; others are absolute, so
     that results can.
     """
-    here = Path.cwd()
-    there = Path(os.path.normpath(here / path))  # without following links
-    return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)
+    here = str(Path.cwd()).rstrip(os.sep) + os.sep
+    # without following links; as text, since a sheet may have 50,000 paths
+    there = os.path.normpath(str(path) if str(path).startswith(os.sep) else here + str(path))
+    return there.removeprefix(here) if there + os.sep != here else os.curdir
 
 
 def weight_determining(settings: Mapping[str, Any]) -> str:
@@ -43,7 +44,7 @@ def file_digest(path: str | Path) -> str:
 def table_digest(path: str | Path, without: Collection[str] = ()) -> str:
     """Return the SHA-256 of a TSV's name and cells, except for the columns `without`."""
     path = Path(path)
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
     left_out = {index for row in rows[:1] for index, name in enumerate(row) if name in without}
     cells = [[cell for index, cell in enumerate(row) if index not in left_out] for row in rows]

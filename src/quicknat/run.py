@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,18 @@ from typing import Any
 
 from quicknat.cohort.check import BAD, Verdict, check_for_workflow, read_verdicts
 from quicknat.cohort.examine import Finding, read_cache
+from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.paths import CohortPaths
-from quicknat.cohort.sheet import read_sheet, read_sources
+from quicknat.cohort.sheet import examine_sheet, read_sources
 from quicknat.config import Config, check_consistency
+from quicknat.cpus import available_cpus
 from quicknat.errors import InputError
+from quicknat.files import check_temporary_folder
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES, read_description, require_files
 from quicknat.package_data import MODELS, label_table
-from quicknat.plan import Plan, plan
+from quicknat.plan import Plan, chunked, plan
 from quicknat.records import as_tsv
 from quicknat.reruns import LOOKS, stable_path, table_digest
 
@@ -79,6 +81,8 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
         InputError: names the first problem.
     """
     chosen = Config.read(config, notify=log.warning if check else None)  # jobs need not repeat it
+    if check:
+        check_temporary_folder()
     model = _model_path(chosen.model, base)
     if model:
         given = given_settings(model, chosen.protocol)
@@ -94,21 +98,33 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
     checked = Path(f"{results}/check.tsv")
     findings: dict[str, Finding] = {}
     verdicts: list[Verdict] = []
+    scans, faults = examined = examine_sheet(sheet, auto)
     # jobs read which scans to skip; in a module no handler writes that table
     if not check and chosen.on_bad_scan == "skip" and checked.exists():
         verdicts = read_verdicts(checked)
     elif check or chosen.on_bad_scan == "skip":
         findings = read_cache(checked)
-        threads = min(4, os.cpu_count() or 1)  # not more: this may be a cluster's login node
-        verdicts = check_for_workflow(paths, table, findings, threads, chosen.on_bad_scan)
+        threads = min(4, available_cpus())  # not more: this may be a cluster's login node
+        # scans of chunks are only located: reading 50,000 takes hours, and their jobs do it
+        unread = {name for names in chunked(chosen, scans).values() for name in names}
+        verdicts = check_for_workflow(
+            paths, table, findings, threads, chosen.on_bad_scan, examined, unread
+        )
+    if faults:
+        raise faults[0].error
+    initial = _model_path(chosen.training.initial_model, base)
+    for folder in (model, initial) if check else ():
+        views = read_description(folder)["views"].values() if folder else ()
+        if warning := trained_on(views, scans):
+            log.warning("%s: %s", folder, warning)
     skipped = [verdict.scan for verdict in verdicts if verdict.verdict == BAD]
     return Run(
         chosen.model_dump(),
-        plan(chosen, read_sheet(sheet, auto), skipped),
+        plan(chosen, scans, skipped),
         paths,
         sources,
         model,
-        _model_path(chosen.training.initial_model, base),
+        initial,
         table_digest(table),
         table_digest(table, without=LOOKS),
         checked,

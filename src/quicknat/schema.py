@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import reprlib
 from collections.abc import Sequence
 from functools import cache
@@ -20,6 +21,16 @@ from quicknat.errors import InputError
 from quicknat.package_data import schema_path
 
 SHOWN = 200  # characters of a value in messages
+CELL_RULES = {"type", "pattern", "enum", "description"}  # that `fits` knows; those of rows:
+ROW_RULES = {
+    "$schema",
+    "title",
+    "description",
+    "type",
+    "additionalProperties",
+    "required",
+    "properties",
+}
 MAX_VALUES = 100_000  # of a file: with YAML aliases, a few lines can expand beyond memory
 
 
@@ -44,7 +55,7 @@ _Validator = extend(
 @cache
 def load_schema(name: str) -> dict:
     """Return the JSON Schema of ``bundle``, ``sheet`` or ``sources``."""
-    return yaml.safe_load(schema_path(name).read_text())
+    return yaml.safe_load(schema_path(name).read_bytes())
 
 
 def dotted(parts: Any) -> str:
@@ -114,6 +125,22 @@ def check(instance: Any, schema: dict, where: str | Path) -> None:
     if error is not None:
         problem, fix = _explain(error)
         raise InputError(where, problem, fix)
+
+
+def fits(row: dict[str, str], schema: dict) -> bool:
+    """Return whether a row of text surely matches a table's schema; if not, ask `all_problems`.
+
+    This takes microseconds, and that half a millisecond.
+    """
+    rules = [(value, schema["properties"].get(key, {"unknown": key})) for key, value in row.items()]
+    return (
+        schema.keys() <= ROW_RULES
+        and row.keys() >= set(schema["required"])
+        and all(rule.keys() <= CELL_RULES for _, rule in rules)
+        and all(rule.get("type", "string") == "string" for _, rule in rules)
+        and all(value in rule.get("enum", (value,)) for value, rule in rules)
+        and all(re.search(rule.get("pattern", ""), value) for value, rule in rules)
+    )
 
 
 def all_problems(instance: Any, schema: dict, where: str | Path) -> list[InputError]:

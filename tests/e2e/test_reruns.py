@@ -159,7 +159,7 @@ LONG = {
         {"slice_tissues": 2, **PRETRAIN},
     ),
     "setting that decides no weight": (
-        setting("training", workers=1, checkpoint_minutes=3, new_scans="warm_start"),
+        setting("training", compile=False, checkpoint_minutes=3, new_scans="warm_start"),
         {},
     ),
     "weights of the views": (setting("aggregation", axial=0.5, coronal=0.3), BUNDLE),

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT
-from quicknat.cohort.sheet import LOCAL, SCAN_NAME, read_sheet
+from quicknat.cohort.naming import SCAN_NAME
+from quicknat.cohort.sheet import LOCAL, read_sheet
 from quicknat.config import Config, check_consistency
 from quicknat.errors import InputError
 from quicknat.images.labels import COLUMNS, Protocol

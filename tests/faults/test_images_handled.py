@@ -211,6 +211,15 @@ def test_ct_scan_is_flagged(shells, segmented):
     assert "as air does in CT" in flags["other_modality"]
 
 
+@pytest.mark.case(76)
+def test_noise_of_full_range_where_there_is_no_signal_is_flagged(shells, segmented):
+    data, affine = nested(T1W)
+    noise = np.random.default_rng(0).integers(0, 200, data.shape)
+    _, _, flags = segmented(shells, np.where(data, data, noise).astype(np.int16), affine)
+    assert "UNI-DEN" in flags["noisy_background"]
+    assert "noisy_background" not in segmented(shells, data, affine)[2]
+
+
 @pytest.mark.case(29)
 def test_mirrored_copy_swaps_left_and_right_volumes(stand_in, sides, ball, segmented):
     data, affine = ball((6, 6, 6))  # the model's voxels, so that its middle is the ball's

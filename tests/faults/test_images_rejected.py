@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import save, tiny_scan
+from quicknat.cohort.survey import survey
 from quicknat.images import (
     volumes,  # noqa: F401  (before a test gives up the right to read them)
 )
@@ -53,6 +54,10 @@ def unpacked(path, pixels):
 
 def text(content):
     return lambda path, pixels: path.write_text(content)
+
+
+def raw(content):
+    return lambda path, pixels: path.write_bytes(content)
 
 
 def voxels(change):
@@ -101,6 +106,9 @@ RGB = np.zeros((9, 9, 9), np.dtype([(c, "u1") for c in "RGB"]))
 PATH, AGAIN, CONVERT = "check the path", "fetch it again", "fetch or convert it again"
 ONE, REAL, FOUR = "one 3-D volume", "one real value per voxel", "4 slices or more"
 PAGE, NAN, REPAIR = "fetch the file itself", "3 voxels are NaN or infinite", "repair the header"
+ANNEX = "/annex/objects/MD5E-s8126464--0123456789abcdef0123456789abcdef.nii.gz\n"
+LINK = "../../.git/annex/objects/aa/bb/MD5E-s812--0123456789abcdef.nii.gz/MD5E-s812--0.nii.gz"
+DICOM, DCM2NIIX = bytes(128) + b"DICM\x02\0\0\0UL\x04\0" + bytes(99), "with dcm2niix"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 SINGULAR, CLAIM = "affine is singular", "its header claims 32767 × 32767 × 32767 voxels"
 SCANS = {  # case and fault: what makes the file, the reason and the fix that are told
@@ -122,6 +130,11 @@ SCANS = {  # case and fault: what makes the file, the reason and the fix that ar
     "6 page to log in": (text("\n<html><body>log in"), "web page", PAGE),
     "6 page in capitals": (text("<HTML>"), "web page", PAGE),
     "6 LFS pointer": (text(LFS), "Git LFS pointer", "git lfs pull"),
+    "78 annex pointer": (text(ANNEX), "is a git-annex pointer", "run 'datalad get "),
+    "78 annex link as text": (text(LINK), "is a git-annex pointer", "run 'datalad get "),
+    "78 other text": (text('{"error": "no"}'), "holds text ('{", "fetch the image itself"),
+    "79 DICOM": (raw(DICOM), "is a DICOM file", DCM2NIIX),
+    "79 zip": (raw(b"PK\x03\x04" + bytes(99)), "is a zip archive", "unpack it"),
     "7 two frames": (voxels(lambda x: np.stack([x] * 2, -1)), "(12, 14, 16, 2)", ONE),
     "7 five frames": (voxels(lambda x: np.stack([x] * 5, -1)), "(12, 14, 16, 5)", ONE),
     "8 complex": (voxels(lambda x: x.astype(np.complex64)), "complex", REAL),
@@ -151,7 +164,7 @@ SCANS = {  # case and fault: what makes the file, the reason and the fix that ar
 }
 
 
-@pytest.mark.case(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
+@pytest.mark.case(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 78, 79)
 @pytest.mark.parametrize("fault", SCANS)
 def test_scan(refused, scan, pixels, fault):
     make, reason, fix = SCANS[fault]
@@ -173,15 +186,44 @@ FILES = {  # the same for files of other names
                    "cannot be read as an image", CONVERT),
     "1 scan.img": (lambda path, pixels: path.write_bytes(bytes(400)),
                    "its header (.hdr) is missing", "put it beside"),
+    "79 scan": (raw(DICOM), "is a DICOM file", DCM2NIIX),
+    "79 scan.dcm": (raw(b"\x08\0\x05\0" + bytes(99)), "is a DICOM file", DCM2NIIX),
+    "79 scan.nrrd": (raw(b"NRRD0004\ntype: short\n"), "is an NRRD image", "convert it to NIfTI"),
+    "79 scan.mha": (raw(b"ObjectType = Image\n"), "is a MetaImage", "convert it to NIfTI"),
+    "79 scan.mnc": (raw(b"CDF\x01" + bytes(99)), "is a MINC image", "mnc2nii"),
 }  # fmt: skip
 
 
-@pytest.mark.case(1, 5)
+@pytest.mark.case(1, 5, 79)
 @pytest.mark.parametrize("fault", FILES)
 def test_other_file(refused, pixels, tmp_path, fault):
     make, reason, fix = FILES[fault]
-    make(path := tmp_path / fault[2:], pixels)
+    make(path := tmp_path / fault.partition(" ")[2], pixels)
     refused(reason, fix, path)
+
+
+@pytest.mark.case(78)
+@pytest.mark.parametrize(
+    ("target", "reason", "fix"),
+    [(LINK, "is a git-annex link whose content was not fetched", "run 'datalad get "),
+     ("gone.nii.gz", "is a link to a missing file (gone.nii.gz)", "repair the link")],
+)  # fmt: skip
+def test_link_to_nothing(refused, scan, tmp_path, target, reason, fix):
+    """It is told what is missing, by the commands and in the list of what a sheet leaves out."""
+    scan.symlink_to(target)
+    refused(reason, fix)
+    tiny_scan(tmp_path / "other.nii.gz")
+    assert any(reason in item.reason for item in survey(tmp_path).left_out)
+
+
+@pytest.mark.case(79)
+def test_folder_of_dicom(quicknat, tmp_path):
+    """The commands that take folders name the converter."""
+    (tmp_path / "study/series").mkdir(parents=True)
+    (tmp_path / "study/series/IM0001").write_bytes(DICOM)
+    for command in ("segment", "sheet"):
+        done = quicknat("-q", command, tmp_path / "study", "--output", tmp_path / "out")
+        done.refused(tmp_path / "study", "holds DICOM files (IM0001)", DCM2NIIX)
 
 
 @pytest.mark.case(14)
@@ -204,6 +246,18 @@ def test_stated_orientation(convert, scan, pixels, stated):
     nib.save(nib.AnalyzeImage(pixels, None), scan.with_name("a.img"))
     done = convert(scan.with_name("a.img"), "--orientation", stated)
     done.refused("a.img", "orient", "e.g. LAS")
+
+
+@pytest.mark.case(14)
+def test_mgh_header_without_orientation(convert, tmp_path, pixels):
+    """It is not taken for FreeSurfer's default, but refused until it is stated."""
+    path = tmp_path / "scan.mgh"
+    nib.save(nib.MGHImage(pixels.astype(np.float32), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[28:30] = bytes(2)  # goodRASFlag
+    path.write_bytes(content)
+    convert(path).refused(path, "has no orientation of the axes", "--orientation, e.g. LAS")
+    assert convert(path, "--orientation", "RAS").status == 0
 
 
 def disagreeing(path, pixels):

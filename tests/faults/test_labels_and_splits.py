@@ -6,6 +6,9 @@ import pytest
 
 from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
 from quicknat.cohort.check import read_verdicts
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import as_bytes, read_volume
+from quicknat.synthesis.tissues import to_tissues
 
 
 @pytest.fixture
@@ -54,6 +57,32 @@ def test_whole_numbers_stored_as_decimals_are_labels(convert_labels, labels, tmp
     assert convert_labels().status == 0
     native = np.asarray(nib.load(tmp_path / "out/native.nii.gz").dataobj)
     assert native[0, 0, 0] == 15  # left hippocampus
+
+
+@pytest.mark.case(77)
+def test_labels_that_a_scale_factor_left_beside_whole_numbers_are_rounded(
+    convert_labels, quicknat, labels, tmp_path
+):
+    """By every reader: 40.99999908 is no 40, neither as a class nor as a tissue."""
+    assert convert_labels().status == 0
+    expected = (tmp_path / "out/native.nii.gz").read_bytes()
+    data = np.asarray(nib.load(labels).dataobj)
+    for near in (data * np.float64(np.float32(0.01)) * 100, data * 1.0 - 9e-4 * (data > 0)):
+        save(labels, near)
+        assert convert_labels().status == 0
+        assert (tmp_path / "out/native.nii.gz").read_bytes() == expected
+        volume, protocol = read_volume(labels), Protocol.read(LABELS / "quicknat28.tsv")
+        tissues = to_tissues(volume.data, "freesurfer", protocol, labels)
+        assert np.array_equal(tissues > 0, data > 0)
+        assert np.array_equal(as_bytes(volume, 41), data)
+
+
+@pytest.mark.case(77)
+def test_labels_that_a_scale_factor_spoilt_are_named(refused, labels):
+    data = np.asarray(nib.load(labels).dataobj)
+    slope = 43 / 255  # as SPM stores 0 to 43 in bytes
+    save(labels, np.rint(data / slope) * slope)
+    refused("label value 2.02353 is not a whole number", "as integers without a scale factor")
 
 
 @pytest.mark.case(30)
@@ -172,7 +201,9 @@ def test_scan_may_be_a_link(convert, tmp_path):
     assert convert(link).status == 0
     link.unlink()
     link.symlink_to(tmp_path / "gone.nii.gz")
-    convert(link).refused(link, "no such file", "check the path")
+    convert(link).refused(
+        link, "is a link to a missing file", "fetch that file, or repair the link"
+    )
 
 
 @pytest.mark.case(42)

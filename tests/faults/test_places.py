@@ -155,32 +155,6 @@ def test_read_only_folder_is_refused_by_every_stage(commands, disk, stage):
     assert files(disk) == []
 
 
-@pytest.mark.case(48)
-@pytest.mark.parametrize("size", ["16k", "44k"])  # too small for any process, for its batches
-def test_full_shared_memory_stops_a_training_with_the_remedy(stack, tmp_path, size):
-    for name, text in (("train", f"{stack}\n"), ("none", "")):
-        (tmp_path / f"{name}.txt").write_text(text)
-    settings = {"epochs": 1, "learning_rate": 0.01, "compile": False, "precision": "32-true"}
-    settings |= {"network": {"filters": 4}, "workers": 1, "batch_size": 24}
-    command = [sys.executable, "-m", "quicknat", "-q", "train", "coronal"]
-    command += ["--stacks", "train.txt", "--validation", "none.txt", "--output", "model"]
-    command += ["--settings", json.dumps(settings), "--protocol", str(LABELS / "quicknat28.tsv")]
-    # a file system for shared memory that only this process sees
-    small = f"mount -t tmpfs -o size={size} tmpfs /dev/shm || exit 99; "
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", small + 'exec "$@"', "sh", *command],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode == 99 or "unshare failed" in done.stderr:
-        pytest.skip("needs the right to mount file systems (root)")
-    assert done.returncode == 1, done.stderr
-    (message,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert (
-        message.startswith("error: model: stopped: ") and "shared memory (docker run" in message
-    ), message
-    assert not list(tmp_path.glob("model/model.*"))
-
-
 CONFORMED = "results/scans/sub-{0}/anat/sub-{0}_space-conformed_T1w.nii.gz"
 # `quicknat` on PATH that does something before the conversion of scan s
 WRAPPER = '#!/bin/sh\ncase "$*" in convert*sub-s_*) {};; esac\nexec {} "$@"\n'

@@ -24,7 +24,6 @@ from quicknat.model import bundle
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.segmentation.inference import predict
 from quicknat.training.checkpoint import load_state, save_state
-from quicknat.training.data import SliceDataset
 from quicknat.training.train_step import TrainStep
 
 
@@ -61,7 +60,9 @@ def test_state_survives_a_kill_while_the_next_one_is_written(tmp_path, monkeypat
         if part == "weights":
             monkeypatch.setattr(torch, "save", half)
         else:
-            monkeypatch.setattr(type(tmp_path), "write_text", lambda path, text: half(text, path))
+            monkeypatch.setattr(
+                type(tmp_path), "write_text", lambda path, text, _: half(text, path)
+            )
         save_state(tmp_path, "2", {}, {"number": 2})
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert load_state(tmp_path, {}) == {"number": 1}
@@ -85,36 +86,6 @@ def test_training_whose_states_are_all_damaged_is_refused_and_not_started_anew(
     assert last.startswith(f"error: {state}: holds 1 saved state(s), all damaged; ")
     assert "delete this folder to start from scratch" in last
     assert len(list(state.iterdir())) == 2
-
-
-@pytest.mark.case(48)
-def test_killed_loader_process_stops_training_with_the_cause(train, tmp_path, monkeypatch):
-    def die(self, number):
-        assert torch.utils.data.get_worker_info()  # never this process
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(SliceDataset, "__getitem__", die)
-    done = train(workers=1)
-    done.refused(tmp_path / "model", "DataLoader worker", "'workers: 0' under 'training'")
-
-
-@pytest.mark.case(48)
-@pytest.mark.parametrize(
-    "message",
-    [
-        "unable to allocate shared memory(shm) for file </torch_17_2_0>: Success (0)",
-        "unable to write to file </torch_17_2_0>: No space left on device (28)",
-        "DataLoader worker (pid 17) is killed by signal: Bus error. It is possible that "
-        "dataloader's workers are out of shared memory. Please try to raise your shared memory.",
-    ],
-)
-def test_full_shared_memory_is_told_with_the_remedy(train, tmp_path, monkeypatch, message):
-    def fail(*_):
-        raise RuntimeError(message)
-
-    monkeypatch.setattr(TrainStep, "step", fail)
-    done = train()
-    done.refused(tmp_path / "model", message[:30], "shared memory (docker run --shm-size=8g)")
 
 
 @pytest.mark.case(49)

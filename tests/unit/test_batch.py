@@ -2,16 +2,28 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from quicknat.cli import app
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.images.conform import conform_file
+from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import load_bundle
-from quicknat.segmentation.batch import Options, Task, find_scans, segment_all, segment_file
+from quicknat.segmentation.batch import (
+    Options,
+    Task,
+    find_scans,
+    read_tasks,
+    segment_all,
+    segment_file,
+)
 
 
 def test_model_folder_is_enough_to_segment_on_the_native_grid(
@@ -62,8 +74,64 @@ def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file
     assert "damaged" in table.loc["sub-2", "reason"]
     assert "no such file" in table.loc["sub-3", "reason"]
     assert not (tmp_path / "out/sub-2").exists()
+    volumes = pd.read_csv(tmp_path / "out/volumes.tsv", sep="\t")
+    own = pd.read_csv(tmp_path / "out/sub-1/anat/sub-1_desc-quicknat_volumes.tsv", sep="\t")
+    assert set(volumes.pop("subject")) == {"sub-1"} and volumes.equals(own)
+    flags = json.loads((tmp_path / "out/sub-1/anat/sub-1_desc-quicknat_qc.json").read_text())
+    assert table.loc["sub-1", "flags"] == "; ".join(f["reason"] for f in flags["flags"]) != ""
     described = json.loads((tmp_path / "out/dataset_description.json").read_text())
     assert described["DatasetType"] == "derivative"
+
+
+LISTS = {  # which scans beside a good one, and the exit status if bad ones are allowed
+    "a damaged scan": ("sub-2\tbad.nii\t\n", 0),
+    "a scan that is not there": ("sub-2\tgone.nii\t\n", 0),
+    "a full disk": ("sub-2\thead.nii.gz\t\n", 1),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_list_of_scans_fails_unless_only_bad_scans_failed(
+    model, head_file, tmp_path, monkeypatch, case
+):
+    line, allowed = LISTS[case]
+    (tmp_path / "bad.nii").write_bytes(head_file.read_bytes()[:5000])
+    (tmp_path / "head.nii.gz").write_bytes(head_file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    Path("list.tsv").write_text(f"sub-1\the*.nii.gz\tLAS\n{line}")
+    Path("out/sub-2").mkdir(parents=True)
+    if "disk" in case:
+        Path("out/sub-2/anat").write_text("in the way")
+    arguments = ["segment", "--list", "list.tsv", "--output", "out", "--tables", "tables"]
+    arguments += ["--model", str(model)]
+    assert CliRunner().invoke(app, arguments).exit_code == 1
+    assert CliRunner().invoke(app, [*arguments, "--allow-bad"]).exit_code == allowed
+    table = pd.read_csv("tables/scans.tsv", sep="\t").set_index("name")
+    assert list(table["status"]) == ["skipped", "failed"] and not Path("out/scans.tsv").exists()
+    made = json.loads(Path("out/sub-1/anat/sub-1_desc-quicknat_dseg.json").read_text())
+    assert made["how"]["orientation"] == "LAS"
+
+
+def test_raw_scan_gets_the_labels_of_its_conformed_copy_and_either_is_the_others(
+    model, head_file, tmp_path
+):
+    bundle = load_bundle(model)
+    image, grid, record = conform_file(head_file, "", bundle.spacing_mm, bundle.conform_size)
+    save_nifti(copy := tmp_path / "c.nii.gz", image, grid)
+    (tmp_path / "c.json").write_text(json.dumps(record))
+    raw, conformed = Task(head_file, "sub-1"), Task(copy, "sub-1")
+    segment_file(bundle, raw, tmp_path / "raw")
+    segment_file(bundle, conformed, tmp_path / "conformed", Options(conformed=True))
+    name = "sub-1/anat/sub-1_desc-quicknat_dseg.nii.gz"
+    assert sha256(tmp_path / "raw" / name) == sha256(tmp_path / "conformed" / name)
+    (outcome,) = segment_all(bundle, [raw], tmp_path / "conformed")
+    assert outcome.status == "skipped"
+
+
+def test_list_of_scans_has_three_columns(tmp_path):
+    (tmp_path / "list.tsv").write_text("sub-1\ta.nii\n")
+    with pytest.raises(InputError, match="write name, file and orientation"):
+        read_tasks(tmp_path / "list.tsv")
 
 
 def test_views_write_their_own_maps_where_wanted(model, head_file, protocol, tmp_path):
@@ -112,14 +180,17 @@ def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     assert status(bundle) == "done"
 
 
+@pytest.mark.case(65)
 def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
     names = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii"]
-    others = ["sub-02/anat/sub-02_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz"]
+    others = ["sub-02/anat/sub-02_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz",
+              "sub-02/anat/._sub-02_T1w.nii", "sub-02/anat/sub-02_T1w.nii.md5"]  # fmt: skip
     for name in ["dataset_description.json", *names, *others]:
         (tmp_path / "bids" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "bids" / name).touch()
     (tmp_path / "plain").mkdir()
-    for name in ("a.MGZ", "b.nii", "c.img", "c.hdr", "notes.txt"):
+    no_scans = ("notes.txt", "._b.nii", "b_seg.nii", "a.nii.md5", "b_T2w.nii")
+    for name in ("a.MGZ", "b.nii", "c.img", "c.hdr", *no_scans):
         (tmp_path / "plain" / name).touch()
     found = find_scans([tmp_path / "bids", tmp_path / "plain"])
     assert [task.name for task in found] == [
@@ -128,7 +199,9 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
     with pytest.raises(InputError, match=r"would get the name of .*b\.nii, sub-b"):
         find_scans([tmp_path / "plain", tmp_path / "plain/b.nii"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no scan"):
+    with pytest.raises(InputError, match="is not a scan"):
+        find_scans([tmp_path / "plain/._b.nii"])
+    with pytest.raises(InputError, match="holds no T1w scan"):
         find_scans([tmp_path / "empty"])
 
 

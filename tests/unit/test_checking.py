@@ -189,6 +189,18 @@ def test_run_is_stopped_with_a_line_for_each_bad_scan_or_goes_on_without_them(co
     assert "sub-a" in caplog.text and "sub-b" in caplog.text and "sub-c" not in caplog.text
 
 
+def test_scans_that_their_jobs_will_read_are_only_located(cohort):
+    cohort.add("a")
+    cohort.add("b", make=constant)
+    cohort.add("c", make=None)
+    arguments, unread = cohort.arguments(), {"sub-a", "sub-b", "sub-c"}
+    verdicts = check_cohort(*arguments, unread=unread)[0]
+    assert [each.verdict for each in verdicts] == ["not read yet", "not read yet", "bad"]
+    cohort.check()  # which reads them, and keeps what it found out about good ones
+    verdicts = check_cohort(*cohort.arguments(), unread=unread)[0]
+    assert [each.verdict for each in verdicts] == ["warning", "not read yet", "bad"]
+
+
 @pytest.mark.case(38)
 def test_fault_of_the_sheet_cannot_be_skipped(cohort):
     cohort.add("a", labels="a_l.nii.gz", split="train", participant="anna")

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
+from quicknat.cohort.naming import default_name
 from quicknat.cohort.paths import find_one
-from quicknat.cohort.sheet import auto_split, default_name, examine_sheet, read_sheet
+from quicknat.cohort.sheet import auto_split, examine_sheet, read_sheet
 from quicknat.errors import InputError
+from quicknat.schema import all_problems, fits, load_schema
 
 
 def sheet(
@@ -26,6 +28,18 @@ def test_order_of_rows_and_comments_change_nothing(tmp_path):
     two = read_sheet(sheet(tmp_path, "# a comment", *reversed(rows), "# d|d.nii|||segment||"))
     assert one == two
     assert [scan.id for scan in one] == ["sub-a", "sub-b", "sub-c"]
+
+
+def test_what_fits_a_schema_quickly_fits_it():
+    schema = load_schema("sheet")
+    row = {"subject": "a", "image": "a.nii", "split": "segment"}
+    assert fits(row, schema) and not all_problems(row, schema, "")
+    wrong = [{"subject": "a_b"}, {"split": "tset"}, {"orientation": "LA"}, {"imgae": ""}]
+    for change in wrong:
+        assert not fits(row | change, schema) and all_problems(row | change, schema, "")
+    assert not fits({"subject": "a", "split": "segment"}, schema)
+    source = {"source": "a", "kind": "file", "url": "file:///a"}  # whose checksum is missing
+    assert not fits(source, load_schema("sources"))
 
 
 def test_a_hash_within_a_cell_is_part_of_it(tmp_path):

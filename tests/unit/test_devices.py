@@ -12,7 +12,6 @@ import torch._inductor.config
 from helpers import changed
 from quicknat.config import Network, TrainingSettings
 from quicknat.images.slices import VIEWS
-from quicknat.training.data import share_threads
 from quicknat.training.train_step import choose_device, choose_precision
 from quicknat.training.trainer import train_view
 
@@ -49,23 +48,6 @@ def test_auto_precision_asks_the_gpu_where_there_is_one(monkeypatch):
     for native, expected in ((True, "bf16-mixed"), (False, "32-true")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda native=native, **_: native)
         assert choose_precision("auto") == expected
-
-
-def test_threads_of_torch_and_workers_add_up_to_the_jobs(monkeypatch):
-    before = torch.get_num_threads()
-    try:
-        for cuda, threads, wanted, expected in [
-            (False, 4, None, (4, 0)),
-            (False, 4, 1, (3, 1)),
-            (True, 8, None, (1, 7)),
-            (True, 16, None, (8, 8)),
-            (True, 1, None, (1, 0)),
-        ]:
-            monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-            workers = share_threads(threads, wanted)
-            assert (torch.get_num_threads(), workers) == expected
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_views_take_a_gpu_each_where_there_are_several(monkeypatch):

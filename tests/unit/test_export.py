@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from quicknat.errors import InputError
+from quicknat.model import export
 from quicknat.model.bundle import load_bundle
 from quicknat.model.export import export_bundle, volumetric
 from quicknat.segmentation.inference import predict
@@ -53,6 +54,13 @@ def window():
     image = np.where((grid**2).sum(axis=0) < 18**2, 120, 0)
     image[np.where(((grid - 5) ** 2).sum(axis=0) < 8**2)] = 200
     return image.astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def without_onnx(request, monkeypatch):
+    """ONNX files take their time: only the test that is about them has them made."""
+    if "onnx_networks" not in request.node.name:
+        monkeypatch.setattr(export, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -105,3 +113,28 @@ def test_readme_says_what_the_network_does_not_do(model, tmp_path):
         export_bundle(folder, tmp_path / "exported" / folder.name)
     texts = [path.read_text() for path in sorted(tmp_path.glob("exported/*/docs/README.md"))]
     assert sorted("half a voxel" in text for text in texts) == [False, True]
+
+
+@pytest.mark.slow
+def test_onnx_networks_give_the_probabilities_of_torch(model, window, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    bundle = load_bundle(model)
+    export_bundle(model, tmp_path / "made")
+    size = bundle.slice_size
+    slices = torch.rand(3, 1, size, size)
+    for view, network in bundle.networks.items():
+        session = runtime.InferenceSession(tmp_path / f"made/onnx/{view}.onnx")
+        said = session.get_modelmeta().custom_metadata_map
+        assert json.loads(said["classes"]) == bundle.protocol.class_names(view)
+        assert (said["view"], said["model"]) == (view, bundle.identity)
+        for some in (slices, slices[:1]):  # any number of slices
+            (found,) = session.run(["probabilities"], {"slices": some.numpy()})
+            with torch.inference_mode():
+                ours = network(some).softmax(dim=1)
+            torch.testing.assert_close(torch.from_numpy(found), ours, atol=1e-3, rtol=0)
+
+
+def test_export_without_onnx_says_what_to_install(model, tmp_path, caplog):
+    export_bundle(model, tmp_path / "made")
+    assert "pip install onnx onnxscript" in caplog.text and not (tmp_path / "made/onnx").exists()

@@ -177,7 +177,7 @@ def test_half_done_subject_is_gone_on_with_and_gets_no_image(provide, scan, sett
     provide("recon-all")
     started = settings.subjects_dir / "sub-01/mri/orig/001.mgz"
     started.parent.mkdir(parents=True)
-    started.touch()
+    nib.save(nib.MGHImage(scan.data.astype(np.float32), scan.affine), started)
     label_externally("recon-all", scan, "sub-01", settings)
     assert "-i" not in arguments(tmp_path) and "-all" not in arguments(tmp_path)
     assert " ".join(arguments(tmp_path)).count("-make all") == 1
@@ -189,6 +189,21 @@ def test_finished_subject_is_used_without_program_or_licence(settings, scan, lab
     nib.save(nib.MGHImage(labels.data, labels.affine), aseg)
     found = label_externally("recon-all", scan, "sub-01", Settings(settings.subjects_dir))
     np.testing.assert_array_equal(found.data, labels.data)
+
+
+@pytest.mark.case(63)
+@pytest.mark.parametrize("other", ["voxels", "grid"])
+def test_subject_of_another_scan_is_not_reused(settings, scan, labels, other):
+    subject = settings.subjects_dir / "sub-01"
+    (subject / "mri/orig").mkdir(parents=True)
+    nib.save(nib.MGHImage(labels.data, labels.affine), subject / "mri/aseg.mgz")
+    inputs = subject / "mri/orig/001.mgz"
+    nib.save(nib.MGHImage((scan.data * 0.9 + 1).astype(np.float32), scan.affine), inputs)
+    label_externally("recon-all", scan, "sub-01", settings)  # corrected a little
+    data = scan.data[::-1] if other == "voxels" else scan.data[1:]
+    nib.save(nib.MGHImage(np.ascontiguousarray(data, np.float32), scan.affine), inputs)
+    with pytest.raises(InputError, match="sub-01: has recon-all's results of another scan"):
+        label_externally("recon-all", scan, "sub-01", settings)
 
 
 @pytest.mark.parametrize("method", METHODS)

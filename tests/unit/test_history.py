@@ -25,12 +25,12 @@ def test_epoch_line_names_losses_rate_speed_and_the_five_worst_structures():
     dice = np.array([1, 0.9, 0.1, np.nan, 0.5, 0.4, 0.3, 0.2])
     names = ["Background", "A", "B", "C", "D", "E", "F", "G"]
     row = training_row(2, 0.004, 1.0, 0.25) | validation_row(1.5, dice, names)
-    row |= {"seconds": 30.0, "slices_per_second": 12.34, "waiting": 0.071}
+    row |= {"seconds": 30.0, "slices_per_second": 12.34}
     assert row["val_dice"] == pytest.approx(0.4)
-    assert describe_epoch([row, row], epochs=10) == (
+    assert describe_epoch([row, row], epochs=10, seconds_left=240) == (
         "epoch 2/10: loss 1.250, validation loss 1.500, validation Dice 0.400 "
         "(worst: B 0.10, G 0.20, F 0.30, E 0.40, D 0.50), rate 0.004, 12.3 slices/s, "
-        "7% waiting for data, 4 min left"
+        "4 min left"
     )
 
 

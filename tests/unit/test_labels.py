@@ -1,5 +1,7 @@
 """Label protocols: what they contain, and what they refuse."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,10 @@ import pytest
 from helpers import LABELS
 from quicknat.errors import InputError
 from quicknat.images.labels import Protocol, parse_ids
+from quicknat.package_data import DATA
+from quicknat.segmentation.outputs import label_table
+from quicknat.synthesis.tissue_table import tissue_table
+from quicknat.synthesis.tissues import to_tissues
 
 
 @pytest.mark.parametrize(
@@ -51,10 +57,89 @@ def test_reference_remapping_of_the_authors_is_reproduced(golden):
     values = golden["remap_in"]
     ours = protocol.remap(values, "neuromorphometrics", "golden")
     np.testing.assert_array_equal(ours, golden["remap_neo"])
-    # newer FreeSurfer has numbers for the thalamus that the authors' release did not know
+    # the thalamus had these numbers in old FreeSurfer, which the authors' release did not know
     ids = np.isin(values, [9, 48]) | (values > 99)
     ours = protocol.remap(np.where(ids, 0, values), "freesurfer", "golden")
     np.testing.assert_array_equal(ours, np.where(ids, 0, golden["remap_fs"]))
+
+
+# Numbers of an aseg, from FreeSurfer's ASegStatsLUT.txt (github.com/freesurfer/freesurfer,
+# distribution/); the thalamus is called -Proper before version 7
+ASEG = """
+2 Left-Cerebral-White-Matter  3 Left-Cerebral-Cortex  4 Left-Lateral-Ventricle  5 Left-Inf-Lat-Vent
+7 Left-Cerebellum-White-Matter  8 Left-Cerebellum-Cortex  10 Left-Thalamus  11 Left-Caudate
+12 Left-Putamen  13 Left-Pallidum  14 3rd-Ventricle  15 4th-Ventricle  16 Brain-Stem
+17 Left-Hippocampus  18 Left-Amygdala  24 CSF  26 Left-Accumbens-area  28 Left-VentralDC
+30 Left-vessel  31 Left-choroid-plexus  41 Right-Cerebral-White-Matter  42 Right-Cerebral-Cortex
+43 Right-Lateral-Ventricle  44 Right-Inf-Lat-Vent  46 Right-Cerebellum-White-Matter
+47 Right-Cerebellum-Cortex  49 Right-Thalamus  50 Right-Caudate  51 Right-Putamen
+52 Right-Pallidum  53 Right-Hippocampus  54 Right-Amygdala  58 Right-Accumbens-area
+60 Right-VentralDC  62 Right-vessel  63 Right-choroid-plexus  72 5th-Ventricle
+77 WM-hypointensities  78 Left-WM-hypointensities  79 Right-WM-hypointensities
+80 non-WM-hypointensities  81 Left-non-WM-hypointensities  82 Right-non-WM-hypointensities
+85 Optic-Chiasm  251 CC_Posterior  252 CC_Mid_Posterior  253 CC_Central  254 CC_Mid_Anterior
+255 CC_Anterior
+"""
+ASEG = {name: int(number) for number, name in re.findall(r"(\d+) (\S+)", ASEG)}
+OTHER_WORDS = {
+    "Inf-Lat-Vent": "inferior lateral ventricle",
+    "Accumbens-area": "accumbens",
+    "VentralDC": "ventral DC",
+}
+
+
+def own_name(freesurfer):
+    """Our name of a structure by FreeSurfer's."""
+    side, _, rest = freesurfer.partition("-")
+    if side in ("Left", "Right"):
+        return f"{side} {OTHER_WORDS.get(rest, rest.lower().replace('-', ' '))}"
+    kept = freesurfer if freesurfer == "CSF" else freesurfer.replace("-", " ").lower()
+    return kept[0].upper() + kept[1:]
+
+
+@pytest.mark.case(80)
+@pytest.mark.parametrize("name", ["quicknat28", "quicknat33"])
+def test_freesurfer_numbers_are_those_of_its_own_table(name):
+    protocol = Protocol.read(LABELS / f"{name}.tsv")
+    aseg = {own_name(label): number for label, number in ASEG.items()}
+    written = dict(zip(protocol.names, protocol.to_freesurfer().tolist(), strict=True))
+    assert written.pop("Background") == 0
+    assert written == {structure: aseg[structure] for structure in written}
+    read = protocol.remap(np.array(list(aseg.values())), "freesurfer", "aseg.mgz")  # all are known
+    for structure, index in zip(aseg, read.tolist(), strict=True):
+        assert protocol.names[index] == (structure if structure in written else "Background")
+
+
+@pytest.mark.case(80)
+@pytest.mark.parametrize("name", ["quicknat28", "quicknat33", "seed4", "tissues4"])
+def test_every_number_of_an_aseg_is_known_and_old_numbers_of_the_thalamus_too(name):
+    protocol = Protocol.read(LABELS / f"{name}.tsv")
+    found = protocol.remap(np.array([*ASEG.values(), 0, 10, 9, 49, 48]), "freesurfer", "aseg.mgz")
+    left, old_left, right, old_right = found[-4:]
+    assert left == old_left and right == old_right
+
+
+@pytest.mark.case(80)
+@pytest.mark.parametrize("folder", ["small", "1mm"])
+def test_bundled_models_write_numbers_of_freesurfer(folder):
+    protocol = Protocol.read(DATA / f"weights/{folder}/labels.tsv")
+    written = label_table(protocol).set_index("name")["freesurfer_id"]
+    assert (written["Left thalamus"], written["Right thalamus"]) == ("10", "49")
+
+
+@pytest.mark.case(80)
+def test_tissues_of_an_aseg_are_those_that_freesurfer_names(protocol):
+    tissues = tissue_table()["name"]
+    found = to_tissues(np.array(list(ASEG.values())), "freesurfer", protocol, "aseg.mgz")
+    for label, tissue in zip(ASEG, tissues[found], strict=True):
+        name = re.sub("^(left|right) ", "", own_name(label).lower())
+        white = name.startswith("cc_") or name == "cerebral white matter"
+        lesion = name.endswith("hypointensities")
+        expected = {"4th ventricle", "3rd ventricle"} & {name} or {
+            "Cerebral white matter" if white else "Lesion" if lesion else
+            "CSF" if name in ("csf", "5th ventricle") else name
+        }  # fmt: skip
+        assert tissue.lower() in {word.lower() for word in expected}, label
 
 
 def test_files_that_hold_class_indices_pass_unchanged(protocol):

@@ -28,11 +28,11 @@ def test_every_run_and_acquisition_is_a_scan_of_its_own_with_its_own_labels(tmp_
     assert [bool(scan.labels) for scan in found.scans] == [False, False, True, False]
 
 
-def test_scan_whose_entities_bids_does_not_know_stops_no_other(tmp_path):
-    names = [f"sub-01/anat/sub-01_{rest}T1w.nii.gz" for rest in ("", "acq-a.b_")]
+def test_scan_whose_entities_bids_does_not_know_is_kept(tmp_path):
+    names = [f"sub-01/anat/sub-01_{rest}T1w.nii.gz" for rest in ("", "acq-a.b_", "visit-2_")]
     found = survey(tree(tmp_path, *names, "sub-02/anat/sub-02_T1w.nii.gz"))
-    assert ids(found) == ["sub-01", "sub-02"]
-    assert reasons(found) == {names[1]: "another file of the same scan was used"}
+    assert ids(found) == ["sub-01", "sub-01_acq-ab", "sub-01_ses-visit2", "sub-02"]
+    assert {scan.participant for scan in found.scans} == {"01", "02"}
 
 
 def test_freesurfers_result_of_a_session_is_that_of_its_first_run_or_of_the_named_one(tmp_path):
@@ -43,6 +43,16 @@ def test_freesurfers_result_of_a_session_is_that_of_its_first_run_or_of_the_name
     assert first.labels == str(root / "derivatives/freesurfer/sub-01/mri/aseg.mgz")
     assert (second.labels, second.split) == ("", "segment")
     assert third.labels == str(root / "derivatives/freesurfer/sub-01_run-3/mri/aseg.mgz")
+
+
+@pytest.mark.case(67)
+def test_results_of_a_session_go_with_the_scan_of_the_whole_head(tmp_path):
+    stems = ["sub-01_acq-hippoc", "sub-01_acq-mprage", "sub-01_ce-gad"]
+    root = tree(tmp_path, *(f"sub-01/anat/{stem}_T1w.nii.gz" for stem in stems),
+                *surfer("derivatives/freesurfer/sub-01"))  # fmt: skip
+    found = survey(root)
+    assert ids(found) == stems
+    assert [bool(scan.labels) for scan in found.scans] == [False, True, False]
 
 
 @pytest.mark.case(40)
@@ -78,13 +88,38 @@ def test_bids_label_map_must_have_the_scans_entities_and_space(tmp_path, stem, f
     assert reasons(found) == ({} if fits else {label: unfit})
 
 
-def test_fmripreps_aseg_is_preferred_and_its_convention_known(tmp_path):
-    folder = "derivatives/fmriprep/sub-01/anat/sub-01"
+@pytest.mark.case(66)
+@pytest.mark.parametrize("raw", [True, False])
+def test_fmripreps_aseg_is_preferred_and_goes_with_the_preprocessed_scan(tmp_path, raw):
+    folder = "derivatives/fmriprep/" * raw + "sub-01/anat/sub-01"
     names = [f"{folder}_{desc}dseg.nii.gz" for desc in ("", "desc-aparcaseg_", "desc-aseg_")]
+    images = [f"{folder}_{space}desc-preproc_T1w.nii.gz" for space in ("", "space-MNI_")]
+    scans = ["sub-01/anat/sub-01_T1w.nii.gz"] * raw
+    found = survey(tree(tmp_path, *scans, *names, *images))
+    (scan,) = found.scans
+    assert (scan.image, scan.labels) == (str(tmp_path / images[0]), str(tmp_path / names[2]))
+    assert (scan.id, scan.label_convention, scan.split) == ("sub-01", "freesurfer", "auto")
+    assert set(names[:2]) <= set(reasons(found)) <= {*names[:2], images[1]}
+
+
+@pytest.mark.case(66)
+def test_label_map_of_a_preprocessed_scan_is_not_paired_with_the_raw_one(tmp_path):
+    folder = "derivatives/fmriprep/sub-01/anat/sub-01"
+    names = [f"{folder}_{desc}dseg.nii.gz" for desc in ("", "desc-aseg_")]
     found = survey(tree(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", *names))
-    assert found.scans[0].labels == str(tmp_path / names[2])
-    assert found.scans[0].label_convention == "freesurfer"
-    assert sorted(reasons(found)) == sorted(names[:2])
+    (scan,) = found.scans
+    assert (scan.labels, scan.split) == ("", "segment")
+    unfit = "lacks the desc-preproc_T1w of its grid"
+    assert reasons(found) == dict.fromkeys(names, unfit)
+
+
+@pytest.mark.case(65)
+def test_our_own_results_are_no_labels_to_train_on(tmp_path):
+    ours = [f"{folder}sub-01/anat/sub-01_desc-quicknat_dseg.nii.gz"
+            for folder in ("", "derivatives/quicknat/")]  # fmt: skip
+    found = survey(tree(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", *ours))
+    assert found.scans[0].labels == ""
+    assert reasons(found) == dict.fromkeys(ours, "was made by quicknat")
 
 
 def test_freesurfer_in_bids_derivatives_gives_labels_and_the_image_on_their_grid(tmp_path):

@@ -6,7 +6,7 @@ from data_sets import ids, reasons, tree
 from quicknat.cohort.survey import survey
 
 
-@pytest.mark.parametrize("kind", ["dseg", "seg", "labels", "aseg"])
+@pytest.mark.parametrize("kind", ["dseg", "seg", "labels", "label", "aseg"])
 @pytest.mark.parametrize("image", ["x y.nii.gz", "x y_T1w.nii", "x y.mgz"])
 def test_plain_folder_pairs_scans_with_label_maps_beside(tmp_path, image, kind):
     found = survey(tree(tmp_path, image, f"x y_{kind}.nii.gz", "z.nii", "notes.txt"))
@@ -27,6 +27,36 @@ def test_plain_folder_says_what_it_leaves_out(tmp_path):
         "b_dseg.nii": "is a label map without a scan",
         "c.img": "is in Analyze format; add its row by hand, with 'orientation'",
     }
+
+
+@pytest.mark.case(67)
+def test_other_contrasts_masks_and_copies_are_left_out_with_a_reason(tmp_path):
+    kept = ["p1_T1.nii.gz", "pd_1.nii", "p2.nii"]
+    others = [
+        "p1_T2.nii.gz",
+        "p1-FLAIR.nii",
+        "p2_brain_mask.nii",
+        "p2_mask.nii",
+        "p2.nii.gz",
+        "T2.nii",
+    ]
+    found = survey(tree(tmp_path, *kept, *others), "plain")
+    assert sorted(scan.image.rpartition("/")[2] for scan in found.scans) == sorted(kept)
+    assert sorted(reasons(found)) == sorted(others)
+
+
+def test_label_map_goes_with_the_image_of_its_name(tmp_path):
+    tree(tmp_path, "p.nii", "p_T1.nii", "p_seg.nii", "q.nii", "q_T1.nii", "q_T1_seg.nii")
+    pairs = {scan.image: scan.labels for scan in survey(tmp_path).scans if scan.labels}
+    named = {"p.nii": "p_seg.nii", "q_T1.nii": "q_T1_seg.nii"}
+    assert pairs == {f"{tmp_path / image}": f"{tmp_path / seg}" for image, seg in named.items()}
+
+
+@pytest.mark.case(65)
+def test_results_in_a_data_set_do_not_hide_its_layout(tmp_path):
+    results = "sub-subj1/anat/sub-subj1_desc-quicknat_dseg.nii.gz"
+    found = survey(tree(tmp_path, "subj_1/T1.nii.gz", "subj_2/T1.nii.gz", results))
+    assert (found.layout, ids(found)) == ("folders", ["sub-subj1", "sub-subj2"])
 
 
 def test_folder_for_each_person_gives_its_image_and_label_map(tmp_path):

@@ -34,10 +34,15 @@ LEFT_OUT_OF_SUBJECTS_DIR = {
     "empty": (["empty/"], "no folder 'mri'"),
     "anna1.long.anna": (surfer("anna1.long.anna"), "longitudinal"),
     "annabase": ([*surfer("annabase"), "annabase/base-tps"], "time points"),
+    "anna_template": (
+        [*surfer("anna_template"), "anna_template/base-tps.fastsurfer"],
+        "time points",
+    ),
     "failed": (surfer("failed", "rawavg.mgz"), "neither mri/orig.mgz nor mri/T1.mgz"),
 }
 
 
+@pytest.mark.case(62)
 @pytest.mark.parametrize("folder", LEFT_OUT_OF_SUBJECTS_DIR)
 def test_what_is_no_scan_in_a_subjects_dir_is_left_out_with_its_reason(tmp_path, folder):
     files, reason = LEFT_OUT_OF_SUBJECTS_DIR[folder]

@@ -193,5 +193,5 @@ def test_command_writes_three_tables_or_none(tmp_path, demo_dseg, protocol):
     (tmp_path / "none").mkdir()
     done = evaluate_files(tmp_path / "none", reference, reference, "--sagittal", moved)
     assert isinstance(done.exception, InputError)
-    assert "moved.nii.gz: lies elsewhere in space than" in str(done.exception)
+    assert "moved.nii.gz: is not aligned with its image" in str(done.exception)
     assert not list((tmp_path / "none").iterdir())

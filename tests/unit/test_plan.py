@@ -10,7 +10,7 @@ from helpers import ROOT
 from quicknat.cohort.sheet import Scan, read_sheet
 from quicknat.config import Config
 from quicknat.errors import InputError
-from quicknat.plan import Plan, plan
+from quicknat.plan import FEW_SCANS, Plan, chunked, plan
 
 
 def scan(name: str, use: str, image: bool = True, labels: bool = True, session: str = "") -> Scan:
@@ -101,16 +101,74 @@ def test_given_model_segments_and_nothing_is_trained():
     found = planned([*COHORT, UNLABELLED, BARE, SEGMENT], model="1mm")
     names = {field.name: getattr(found, field.name) for field in dataclasses.fields(Plan)}
     used = {name: value for name, value in names.items() if value and name != "scans"}
-    assert used == {"test": ["sub-e"], "segmented": ["sub-e", "sub-s"]}
+    both = ["sub-e", "sub-s"]
+    assert used == {"test": ["sub-e"], "segmented": both, "single": both}
     assert planned([SEGMENT], model="1mm").segmented == ["sub-s"]  # which no training would take
 
 
+def many(count, first=0):
+    return [scan(f"{k:05d}", "segment", labels=False) for k in range(first, first + count)]
+
+
+def test_up_to_a_hundred_scans_to_segment_have_a_job_each():
+    few = planned([*COHORT, *many(FEW_SCANS)], model="1mm")
+    assert not few.chunks and few.single == few.segmented and len(few.single) == FEW_SCANS + 1
+    more = planned([*COHORT, *many(FEW_SCANS + 1)], model="1mm")
+    assert more.single == ["sub-e"] and len(more.chunks) > 1
+    assert sum(map(len, more.chunks.values())) == FEW_SCANS + 1
+    assert planned([*COHORT, *many(FEW_SCANS + 1)]).chunks == more.chunks  # and if it is trained
+    assert not planned(many(500), model="1mm", scans_per_job=1).chunks
+    assert planned(many(3), model="1mm", scans_per_job=9).chunks == {
+        "all": ["sub-00000", "sub-00001", "sub-00002"]
+    }
+
+
+def test_new_scan_changes_its_own_chunk_only():
+    config, before = settings(scans_per_job=8), {}
+    for count in range(1, 200):
+        now = chunked(config, many(count))
+        new = {chunk: names for chunk, names in now.items() if before.get(chunk) != names}
+        gone = {chunk: names for chunk, names in before.items() if chunk not in now}
+        if gone:  # split, usually into two
+            ((old, names),) = gone.items()
+            assert all(old == "all" or chunk.startswith(old) for chunk in new)
+            assert set(names) < {name for members in new.values() for name in members}
+        else:
+            assert len(new) == 1
+        assert max(map(len, now.values())) <= 8
+        before = now
+
+
+def test_chunks_are_the_same_everywhere_and_in_any_order():
+    rows = many(9)
+    found = chunked(settings(scans_per_job=4), rows)
+    assert found == chunked(settings(scans_per_job=4), rows[::-1])
+    assert found == {
+        "000": ["sub-00002", "sub-00006", "sub-00007"],
+        "001": ["sub-00003", "sub-00004", "sub-00005"],
+        "01": ["sub-00008"],
+        "1": ["sub-00000", "sub-00001"],
+    }
+
+
+def test_skipped_scan_leaves_its_chunk_and_changes_no_other():
+    rows = many(FEW_SCANS + 1)
+    whole = planned(rows, model="1mm").chunks
+    chunk, (bad, *others) = next(iter(whole.items()))
+    assert planned(rows, [bad], model="1mm").chunks == {**whole, chunk: others}
+
+
+def test_chunks_of_50000_scans_are_half_full_at_least_on_average():
+    found = chunked(settings(), many(50_000))
+    assert 500 <= len(found) <= 1024 and max(map(len, found.values())) <= FEW_SCANS
+
+
 def test_settings_of_a_stage_are_those_of_training_and_its_own():
-    found = planned(COHORT, training={"batch_size": 7, "workers": 3}, finetune={"epochs": 5})
+    found = planned(COHORT, training={"batch_size": 7, "compile": False}, finetune={"epochs": 5})
     values = json.loads(found.settings["finetune"])
-    assert (values["batch_size"], values["epochs"], values["workers"]) == (7, 5, 3)
+    assert (values["batch_size"], values["epochs"], values["compile"]) == (7, 5, False)
     weights = json.loads(found.weight_determining["finetune"])
-    assert weights["epochs"] == 5 and "workers" not in weights
+    assert weights["epochs"] == 5 and "compile" not in weights
 
 
 def test_warm_start_is_for_where_it_is_asked_for():

@@ -18,10 +18,12 @@ from quicknat.errors import InputError
 from quicknat.failures import Failure
 from quicknat.files import written_whole
 from quicknat.package_data import TEMPLATES
+from quicknat.records import write_records
 from quicknat.report.content import ReportInputs
 from quicknat.report.libraries import BUNDLES, classic_script, write_libraries
 from quicknat.report.pages import ADVICE, read_note
 from quicknat.report.tables import demographics, run_times, volumes_in_cohort
+from quicknat.segmentation.many import Outcome
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
 
@@ -66,6 +68,28 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
         assert "<img src=x" not in page and "<script>" not in page
         assert page.count("<script src=") == (page.count("</script>"))
         assert ("<script" in page) == interactive
+
+
+def test_scans_of_chunks_have_no_page_and_the_report_says_so(tmp_path, protocol):
+    inputs = made_up_results(tmp_path, [one_scan("1"), one_scan("2", "segment")], protocol)
+    chunk = tmp_path / "chunks/01"
+    outcomes = [
+        Outcome("sub-2", "2.nii", "done", "", 1.0, "thick; odd"),
+        Outcome("sub-3", HOSTILE, "failed", HOSTILE, 1.0),
+    ]
+    write_records(chunk / "scans.tsv", Outcome, outcomes)
+    page = written(replace(inputs, segmented=["sub-1"], chunks=[chunk]))
+    assert "1 scans with <code>split: segment</code> were segmented many to a job" in page
+    assert "thick; odd" in page and "&lt;script&gt;alert(1)" in page and "<img src=x" not in page
+    assert not (tmp_path / "report/sub-2.html").exists() and "sub-2.html" not in page
+    volumes = pd.read_csv(tmp_path / "segmentations/volumes.tsv", sep="\t")
+    volumes[volumes["subject"] == "sub-2"].to_csv(chunk / "volumes.tsv", sep="\t", index=False)
+    split_tables(inputs)
+    failed = replace(
+        inputs, segmented=["sub-1"], chunks=[chunk], failed=[Failure("segment", "", "", "", "")]
+    )
+    assert len(failed.table("segmentations/volumes.tsv")) == len(volumes)
+    assert "2 of 2 scans to segment" in written(failed, "incomplete.html")
 
 
 @pytest.mark.parametrize("use", ["test", "segment"])

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import grid_sample
 
 from helpers import LABELS
 from quicknat.report.synthesis_figure import contact_sheet
 from quicknat.synthesis.synthesize import (
     REFERENCE,
+    Draw,
     Ranges,
     _acquisition,
-    _Draw,
-    _warp,
+    random_grid,
     synthesize,
-    synthesize_batch,
 )
 from quicknat.synthesis.tissue_table import tissue_table
 
@@ -103,9 +103,10 @@ def test_largest_displacement_folds_nothing():
     maps = torch.cat([x + 1, x.mT + 1], dim=1)  # 0 is what comes in from beyond
     ranges = changed(displacement=Ranges().displacement)
     for seed in range(10):
-        draw = _Draw(8, generator(seed))
+        draw = Draw(8, generator(seed))
         draw.uniform = lambda *shape: torch.ones(8, *shape)
-        x, y = _warp(maps, draw, ranges).unbind(1)
+        grid = random_grid(draw, maps.shape, ranges)
+        x, y = grid_sample(maps, grid, mode="nearest", align_corners=False).unbind(1)
         inside = (x > 0) & (y > 0)
         assert (x.diff(dim=2) >= 0)[inside[:, :, 1:] & inside[:, :, :-1]].all()
         assert (y.diff(dim=1) >= 0)[inside[:, 1:] & inside[:, :-1]].all()
@@ -150,30 +151,14 @@ def test_fluid_around_the_brain_stays_in_about_half_of_the_stripped_slices():
 
 def test_acquisition_keeps_what_is_even_and_blurs_coarse_axes_more():
     fine, coarse = (
-        _acquisition(SIDE, _Draw(4, generator()), Ranges(coarse=share)) for share in (0, 1)
+        _acquisition(SIDE, Draw(4, generator()), Ranges(coarse=share)) for share in (0, 1)
     )
     for matrix in (fine, coarse):
         torch.testing.assert_close(matrix.sum(dim=2), torch.ones(4, SIDE))
-    sharp = _acquisition(SIDE, _Draw(1, generator()), changed())
+    sharp = _acquisition(SIDE, Draw(1, generator()), changed())
     torch.testing.assert_close(sharp[0], torch.eye(SIDE))
     edge = (torch.arange(SIDE) > 30).float()
     assert (coarse @ edge).diff().amax() < (fine @ edge).diff().amax()
-
-
-def test_only_slices_of_tissues_are_synthesized(slices):
-    tissues, classes = slices
-    batch = {"image": tissues[:, None].float() / 100, "labels": classes}
-    batch |= {"tissues": torch.tensor([False, True, False])}
-    batch["image"][1] *= 100
-    image, labels = synthesize_batch(batch, 7)
-    for number in (0, 2):
-        assert torch.equal(image[number], batch["image"][number])
-        assert torch.equal(labels[number], classes[number])
-    assert image[1].max() <= 1 and not torch.equal(labels[1], classes[1])
-    again, _ = synthesize_batch(batch, 7)
-    assert torch.equal(image, again) and batch["image"][1].max() > 1  # left as it was
-    batch["tissues"][:] = False
-    assert torch.equal(synthesize_batch(batch, 7)[0], batch["image"])
 
 
 def test_every_tensor_is_made_where_the_slices_are(slices):

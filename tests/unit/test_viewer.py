@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine, voxel_sizes
+from scipy.spatial.transform import Rotation
 
 from helpers import LABELS, save
 from quicknat.errors import InputError
@@ -78,7 +79,9 @@ def unpacked(text):
 
 
 TURNED = nib.affines.from_matvec(  # left to right, oblique, slices first
-    np.array([[0, -1.2, 0.1], [0.1, 0, 1.0], [1.5, 0.1, 0]]), [9, -30, 4]
+    Rotation.from_euler("xyz", [4, -5, 3], degrees=True).as_matrix()
+    @ [[0, -1.2, 0], [0, 0, 1], [1.5, 0, 0]],
+    [9, -30, 4],
 )
 
 

@@ -62,7 +62,7 @@ def test_new_training_scan_is_trained_on_from_the_present_weights_in_few_epochs(
 
 def test_new_validation_scan_and_runtime_settings_allow_it(present, protocol):
     old, new = present[1]
-    settings = changed(SETTINGS, workers=1, checkpoint_minutes=3)
+    settings = changed(SETTINGS, compile=True, checkpoint_minutes=3)
     assert prepared(present, protocol, train=[old], validation=[new], settings=settings).warm_start
 
 

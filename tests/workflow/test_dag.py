@@ -131,6 +131,20 @@ def test_finished_model_segments_on_its_own_grid_and_nothing_is_trained(dry_run,
     assert counts["segment"] == 14 and not counts["evaluate"], done.text
 
 
+@pytest.mark.slow
+def test_many_scans_are_segmented_in_chunks_and_not_read_before(dry_run, model, tmp_path):
+    rows = [HEADER, TEST, *(f"s{k}|s{k}.nii.gz|||segment|" for k in range(6)), *BAD_SCANS[2:]]
+    (tmp_path / "empty.nii.gz").touch()
+    overlay = {"model": str(model), "scans_per_job": 4}
+    done = dry_run("--printshellcmds", rows=rows, overlay=overlay)
+    jobs = {"copy_model": 1, "convert": 1, "convert_labels": 1, "segment": 1, "volumes": 1}
+    jobs |= {"evaluate": 1, "metrics": 1, "score_figures": 1, "pictures": 1, "report": 1}
+    assert job_counts(done.text) == jobs | {"segment_chunk": 2}, done.text
+    assert set(re.findall(r"--allow-bad", done.text)) == set()
+    done = dry_run(rows=[*rows, BAD_SCANS[0]], overlay=overlay)  # whose file is not there
+    assert done.returncode != 0 and re.search(r"sub-b1: .*no such file", done.text)
+
+
 BAD_SCANS = [
     "b1|absent1.nii.gz|||segment|",
     "b2|absent2.nii.gz|||segment|",

@@ -1,5 +1,6 @@
 """Formatters and linters are clean."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -34,6 +35,31 @@ def test_no_rule_searches_all_scans_for_each_one():
     """Snakemake's `lookup` walks through the whole mapping, which takes minutes for 2,000 scans."""
     rules = (ROOT / "workflow/rules").glob("*.smk")
     assert not [path.name for path in rules if "lookup(" in path.read_text()]
+
+
+def default_encodings(tree):
+    """Return lines of calls that read or write text in the encoding of the locale."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        given = {word.arg: word.value for word in call.keywords}
+        text = {"read_text": 0, "write_text": 1}.get(name, -1) >= len(call.args)
+        if name in ("open", "fdopen"):
+            kinds = [part.value for part in call.args if isinstance(part, ast.Constant)]
+            of_path = getattr(getattr(call.func, "value", None), "id", "")
+            text = of_path not in ("tarfile", "gzip") and not any("b" in str(k) for k in kinds)
+        text |= bool({"text", "universal_newlines"} & set(given))
+        if text and "encoding" not in given:
+            yield call.lineno
+
+
+def test_text_files_and_programs_are_read_and_written_in_utf_8():
+    found = {
+        path.name: list(default_encodings(ast.parse(path.read_text())))
+        for path in (ROOT / "src").rglob("*.py")
+    }
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    assert not re.search(r"read_text\(\)|write_text\((?!.*utf-8)|open\(", rules)
 
 
 def test_snakefile_and_rule_files_stay_short():

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from glob import glob
 from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
@@ -10,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
-from quicknat.cohort.sheet import SCAN_NAME
+from quicknat.cohort.naming import SCAN_NAME
 from quicknat.errors import InputError
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES
@@ -36,6 +37,12 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 config, PLAN, PATHS = RUN.config, RUN.plan, RUN.paths
+given = workflow.resource_settings  # the jobs of a group have their numbers added, names too
+for owner in (given.default_resources, *given.overwrite_resources.values()):
+    for key in ("slurm_partition", "slurm_account", "qos", "constraint"):
+        if owner and key in owner and str(name := owner[key].raw).isdigit():
+            fix = f"""write "'{name}'", or Snakemake takes it for a number and adds up a group's"""
+            raise WorkflowError(f"profile: '{key}: {name}' is a name of digits; {fix}")
 software = workflow.deployment_settings.deployment_method
 if not software and shutil.which("quicknat") is None:
     raise WorkflowError("quicknat is not on PATH: source .venv/bin/activate, or use --sdm conda")
@@ -46,6 +53,7 @@ if DeploymentMethod.APPTAINER in software and not config["container"]:
 
 wildcard_constraints:
     scan=SCAN_NAME,
+    chunk="[01]+|all",
     view="|".join(VIEWS),
 
 
@@ -66,6 +74,19 @@ def conformed_labels(name):
     """Return the label map to train on: the given one, or else the automatic one."""
     kind = "" if PLAN.scans[name].labels else "_desc-auto"
     return f"<results>/scans/{name}/anat/{name}_space-conformed{kind}_dseg.nii.gz"
+
+
+def archives(chunk):
+    """Return the lists of unpacked members that a chunk's scans are in."""
+    scans = [PLAN.scans[name] for name in PLAN.chunks[chunk]]
+    found = [PATHS.image_inputs(scan) for scan in scans if not PATHS.in_place(scan.source)]
+    return sorted({path for paths in found for path in paths})
+
+
+def listed(chunk):
+    """Return the rows of a chunk's list: name, scan, orientation."""
+    rows = [(name, PATHS.row(PLAN.scans[name])) for name in PLAN.chunks[chunk]]
+    return ["\t".join((name, row["image"], row["orientation"])) for name, row in rows]
 
 
 def stacks(names, kind=""):

@@ -27,12 +27,15 @@ onstart:
     write_cache(RUN.check, RUN.findings)
     write_verdicts(RUN.check, RUN.verdicts)
     with written_whole(f"{RESULTS}/config.yaml") as (temporary,):  # including defaults
-        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), "utf-8")
     logger.addHandler(JOBS)
 
 
 onsuccess:
     remove_half_written()
+    for folder in Path(RESULTS, "chunks").glob("*"):
+        if folder.name not in PLAN.chunks:  # split, or of another `scans_per_job`
+            shutil.rmtree(folder)
     close_run([], FAILED)
     Path(INCOMPLETE).unlink(missing_ok=True)
     if os.path.exists(PAGE):  # with --until there may be none yet
@@ -46,7 +49,7 @@ onerror:
     if os.path.exists(FAILED):  # a failing page must not hide the error
         shell(
             "quicknat report {PATHS.sheet:q} --results {RESULTS:q} {REPORT_OPTIONS:q}"
-            " --failed {FAILED:q} --segmented <(printf '%s\\n' {PLAN.segmented:q})"
+            " --failed {FAILED:q} --segmented <(printf '%s\\n' {PLAN.single:q})"
             " --check <(printf '%s' {RUN.skipped_table:q})"
             " --output {INCOMPLETE:q} || true"
         )

@@ -1,7 +1,7 @@
 # Draw the figures, and write the report's pages.
 # Requires: histories, metrics, segmentations.
 # Makes:    results/report/index.html           the cohort
-#           results/report/{scan}.html          each segmented scan
+#           results/report/{scan}.html          each segmented scan, except for those of chunks
 #           results/report/{figures,volumes,assets}/
 from quicknat.package_data import SCORE_FIGURES
 
@@ -19,6 +19,7 @@ REPORT_OPTIONS = [
     *(f"--{name}={path}" for name, path in COHORT_FILES.items() if path.exists()),
     *([f"--given-model={config['model']}"] if RUN.model else []),
     *([] if config["report"]["interactive"] else ["--static"]),
+    *(f"--chunk={chunk}" for chunk in PLAN.chunks),
 ]
 
 
@@ -86,13 +87,14 @@ rule report:
         curves=rules.curves.output if PLAN.stages else [],
         scores=rules.score_figures.output if PLAN.test else [],
         metrics=rules.metrics.output if PLAN.test else [],
-        pictures=expand(rules.pictures.output, scan=PLAN.segmented),
-        qc=expand(rules.segment.output.qc, scan=PLAN.segmented),
+        pictures=expand(rules.pictures.output, scan=PLAN.single),
+        qc=expand(rules.segment.output.qc, scan=PLAN.single),
+        chunks=expand(rules.segment_chunk.output.scans, chunk=PLAN.chunks),
         volumes=rules.volumes.output if PLAN.segmented else [],
         bundle="<results>/model/bundle.json",
     output:
         page="<results>/report/index.html",
-        pages=expand("<results>/report/{scan}.html", scan=PLAN.segmented),
+        pages=expand("<results>/report/{scan}.html", scan=PLAN.single),
         assets=directory("<results>/report/assets"),
     log:
         "<results>/logs/report/page.log",
@@ -112,7 +114,7 @@ rule report:
         interactive=config["report"]["interactive"],
         title=Path(PATHS.sheet).stem,
         cohort=[f"{name} {scan.split}" for name, scan in PLAN.scans.items()],
-        segmented=PLAN.segmented,
+        segmented=PLAN.single,
         skipped=RUN.skipped,
         check=untracked(RUN.skipped_table),
         results=subpath(input.bundle, ancestor=2),

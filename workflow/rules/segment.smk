@@ -3,6 +3,17 @@
 # Makes:    results/segmentations/{scan}/anat/{scan}_desc-quicknat_{dseg,volumes,qc,uncertainty}.*
 #           results/segmentations/{scan}/anat/{scan}_desc-{view}_dseg.nii.gz  each view alone
 #           results/segmentations/volumes.tsv  all scans
+#           results/chunks/{chunk}/{scans,volumes}.tsv  of many scans of the split segment, segmented in
+#                                                       one job, which skips those that are done
+
+# one process at a time on a machine with a GPU; the profile of a cluster says what its jobs get
+GPU = int(workflow.local_exec and bool(glob("/dev/nvidia[0-9]*") + glob("/dev/kfd")))
+# two scans at a time on a laptop: much of a job is start-up, which takes one core
+SEGMENT_THREADS = lambda wildcards: (
+    (workflow.cores or 1) if GPU else max(1, min(4, (workflow.cores or 8) // 2))
+)
+# reproducible fp32 in training implies the same here
+PRECISION = "fp32" if config["training"]["precision"] == "32-true" else "auto"
 
 
 rule segment:
@@ -26,9 +37,12 @@ rule segment:
         "<results>/benchmarks/segment/{scan}.tsv"
     conda:
         "../../envs/torch.yaml"
+    threads: SEGMENT_THREADS
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
     params:
-        # reproducible fp32 in training implies the same here
-        precision="fp32" if config["training"]["precision"] == "32-true" else "auto",
+        precision=PRECISION,
         model=subpath(input[0], parent=True),
         folder=subpath(output.dseg, ancestor=3),
     shell:
@@ -38,12 +52,45 @@ rule segment:
         " 2>&1 | tee {log:q}"
 
 
+rule segment_chunk:
+    input:
+        model="<results>/model/bundle.json",  # has checksums of the other files
+        archives=lambda wc: archives(wc.chunk),
+    output:
+        # not the scans' own files: Snakemake would remove those of finished scans before the job
+        scans="<results>/chunks/{chunk}/scans.tsv",
+        volumes="<results>/chunks/{chunk}/volumes.tsv",
+    log:
+        "<results>/logs/segment_chunk/{chunk}.log",
+    benchmark:
+        "<results>/benchmarks/segment_chunk/{chunk}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: SEGMENT_THREADS
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+    params:
+        # raw scans: conforming one takes a second, which is worth neither a job nor a file
+        scans=lambda wc: listed(wc.chunk),
+        # instead of inputs, which Snakemake would look at again whenever a job ends
+        stamps=lambda wc: [PATHS.image_stamps(PLAN.scans[scan]) for scan in PLAN.chunks[wc.chunk]],
+        allow_bad=untracked(["--allow-bad"] if config["on_bad_scan"] == "skip" else []),
+        precision=PRECISION,
+        model=subpath(input[0], parent=True),
+        folder=RESULTS + "/segmentations",
+        tables=subpath(output.scans, parent=True),
+    shell:
+        "quicknat segment --list <(printf '%s\\n' {params.scans:q}) --tables {params.tables:q}"
+        " --model {params.model:q} --output {params.folder:q} --threads {threads}"
+        " --precision {params.precision:q} {params.allow_bad:q}"
+        " 2>&1 | tee {log:q}"
+
+
 rule volumes:
     input:
-        expand(
-            "<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_volumes.tsv",
-            scan=PLAN.segmented,
-        ),
+        expand(rules.segment.output.volumes, scan=PLAN.single),
+        expand(rules.segment_chunk.output.volumes, chunk=PLAN.chunks),
     output:
         "<results>/segmentations/volumes.tsv",
     log:

@@ -22,14 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
+from quicknat.cohort.naming import default_name
 from quicknat.cohort.paths import find_one
-from quicknat.cohort.sheet import default_name
 from quicknat.errors import InputError, Interrupted
 from quicknat.images.conform import conform_labels, load_conformed
 from quicknat.images.labels import Protocol
-from quicknat.images.volumes import Grid, Volume, read_volume, save_nifti
+from quicknat.images.resampling import canonical
+from quicknat.images.volumes import Grid, Volume, read_scan, read_volume, save_nifti
 
 log = logging.getLogger(__name__)
+
+SAME_SCAN = 0.9  # correlation of a scan with its bias-corrected or defaced copy is above
 
 PROGRAMS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
 CONTAINER = "or put a script of that name on PATH that runs its container"
@@ -89,7 +92,7 @@ def _run(command: list[str], environment: dict[str, str], messages: str) -> None
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,  # so that its child processes can be killed with it
     ) as process:
@@ -147,7 +150,8 @@ def clear_stale_locks(subject: Path) -> None:
         InputError: recon-all may still be running for this subject, here or on another machine.
     """
     for lock in sorted((subject / "scripts").glob("IsRunning.*")):
-        stated = dict(re.findall(r"^(HOST|PROCESSID)\s+(\S+)", lock.read_text(), re.MULTILINE))
+        text = lock.read_text("utf-8", "replace")
+        stated = dict(re.findall(r"^(HOST|PROCESSID)\s+(\S+)", text, re.MULTILINE))
         host, process = stated.get("HOST", "?"), stated.get("PROCESSID", "?")
         ours = host.split(".")[0] == socket.gethostname().split(".")[0] and process.isdigit()
         if not ours or _process_lives(int(process)):
@@ -165,6 +169,26 @@ def finished_subject(name: str, subjects_dir: Path) -> Path | None:
     labels = subjects_dir / name / "mri/aseg.mgz"
     running = any((subjects_dir / name / "scripts").glob("IsRunning.*"))
     return labels if labels.is_file() and not running else None
+
+
+def require_same_scan(subject: Path, image: Volume) -> None:
+    """Refuse to reuse or resume recon-all's results of another scan of the same name.
+
+    Its inputs (``mri/orig/001.mgz`` …) are compared with the image; if they were removed, any are.
+
+    Raises:
+        InputError: no input has the image's grid and, but for corrections, its voxels.
+    """
+    inputs, own = sorted((subject / "mri/orig").glob("[0-9]*.mgz")), canonical(image)
+    for path in inputs:
+        other = canonical(read_volume(path))
+        if own.shape == other.shape and np.allclose(own.affine, other.affine, atol=0.05):
+            alike = np.corrcoef([own.data.ravel(), other.data.ravel()], dtype=np.float32)
+            if np.ravel(alike)[1] > SAME_SCAN:
+                return
+    if inputs:
+        fix = "rename it, or list its labels: quicknat sheet --labels-from"
+        raise InputError(subject, f"has recon-all's results of another scan than {image.path}", fix)
 
 
 def _command(
@@ -206,6 +230,8 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         InputError: the program or its licence is missing, the program failed, or another one is
             running for the subject.
     """
+    if method == "recon-all":
+        require_same_scan(settings.subjects_dir / name, image)
     if method == "recon-all" and (labels := finished_subject(name, settings.subjects_dir)):
         log.info("%s already exists", labels)
         return read_volume(labels)
@@ -257,7 +283,7 @@ def label_scan(
             scan do not overlap.
     """
     conformed, affine, _ = load_conformed(scan)
-    raw = read_volume(find_one(image), orientation)
+    raw = read_scan(find_one(image), orientation)
     labels = label_externally(method, raw, default_name(scan), settings)
     _, classes = conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))
     if not classes.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import quicknat
-from quicknat.errors import InputError, Interrupted, for_users, notice, one_line
+from quicknat.errors import InputError, Interrupted, for_users, notice, one_line, printable
 from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
 
 RENAMED_COMMANDS = {"reshape": "warp"}  # old name: new name
@@ -106,6 +107,9 @@ Convention = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace results, also those of another scan.")
+]
 Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel size of the conformed grid, mm.")]
 Size = Annotated[int, typer.Option(min=16, help="Side of the conformed cube, voxels.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
@@ -138,9 +142,29 @@ def parsed_json(text: str, option: str) -> dict:
 def read_list(path: Path) -> list[str]:
     """Return the non-empty lines of a text file."""
     try:
-        return [line for line in path.read_text().split("\n") if line]
+        return [line for line in path.read_text("utf-8").split("\n") if line]
     except ValueError as error:
         raise InputError(path, f"is not UTF-8 text ({error})", "save it as UTF-8") from error
+
+
+class PrintableFormatter(logging.Formatter):
+    """A formatter of log lines whose file names cannot steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as printable text."""
+        return printable(super().format(record))
+
+
+def use_utf8() -> None:
+    """Make Python read, write and name files in UTF-8, whatever the locale; print what it can.
+
+    A locale of another encoding takes a new start: Python decides on file names as it starts.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else a notebook's, or a test's
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _version(wanted: bool) -> None:
@@ -170,17 +194,20 @@ def options(
     if quiet:
         os.environ["QUICKNAT_QUIET"] = "1"
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s"
-    logging.basicConfig(level=level, format=form, stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter(form))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def main() -> None:
     """Run the command line; exit with 1 and a one-line error on bad input, 75 if interrupted."""
+    use_utf8()
     try:
         app()
     except Interrupted as stop:
         typer.echo(f"interrupted: {stop}", err=True)
         sys.exit(stop.EXIT_STATUS)
-    except (InputError, OSError, MemoryError) as error:
+    except (InputError, OSError, MemoryError, UnicodeEncodeError) as error:
         if os.environ.get("QUICKNAT_DEBUG"):
             raise
         typer.echo(f"error: {one_line(for_users(error))}", err=True)

@@ -13,6 +13,7 @@ from quicknat.cli.app import (
     QUICKNAT28,
     STEPS,
     Orientation,
+    Overwrite,
     ProtocolFile,
     Threads,
     app,
@@ -59,6 +60,7 @@ def auto_label(
     ] = "",
     gpus: Annotated[int, typer.Option(min=0, help="synthseg: 0 runs it on the CPU.")] = 0,
     threads: Threads = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Label a scan by multi-atlas registration, recon-all, SynthSeg or SAMSEG.
 
@@ -70,7 +72,10 @@ def auto_label(
     from quicknat.files import written_whole
     from quicknat.images.conform import load_conformed
     from quicknat.images.volumes import Grid, save_nifti
+    from quicknat.provenance import require_absent
 
+    if not overwrite:
+        require_absent([output])
     if method is LabelMethod.atlas:
         from quicknat.autolabel.atlas import label_scan
 

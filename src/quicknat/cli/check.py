@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import QUICKNAT28, Orientation, ProtocolFile, Threads, app
+from quicknat.cpus import available_cpus
+from quicknat.errors import printable
 
 SOURCES = Path("workflow/sources.tsv")
 
 
 @app.command()
 def check(
-    what: Annotated[list[Path], typer.Argument(help="Sheet (.tsv), or image files.")],
+    what: Annotated[list[Path], typer.Argument(help="Sheet (.tsv), or image files and folders.")],
     sources: Annotated[
         Path | None,
         typer.Option(help="Sources table.", show_default="workflow/sources.tsv, if it exists"),
@@ -26,7 +28,7 @@ def check(
     protocol: ProtocolFile = QUICKNAT28,
     output: Annotated[Path, typer.Option(help="Table of verdicts to write.")] = Path("check.tsv"),
     orientation: Orientation = "",
-    threads: Threads = 4,
+    threads: Threads = min(4, available_cpus()),
 ) -> None:
     """Check all scans of a sheet before a run, or image files; exit with status 1 if any is bad.
 
@@ -38,7 +40,8 @@ def check(
     from quicknat.cohort.check import BAD, as_text, check_cohort, check_scans, write_verdicts
     from quicknat.cohort.examine import open_cache
     from quicknat.cohort.paths import CohortPaths
-    from quicknat.cohort.sheet import Scan, default_name, read_sources
+    from quicknat.cohort.sheet import Scan, read_sources
+    from quicknat.cohort.survey import find_images
 
     is_sheet = [path.suffix.lower() == ".tsv" for path in what]
     if any(is_sheet) and len(what) > 1:
@@ -51,11 +54,12 @@ def check(
             verdicts, _ = check_cohort(paths, protocol, cache, threads)
         else:
             scans = [
-                Scan(default_name(path)[len("sub-") :], str(path), "", orientation=orientation)
-                for path in what
+                Scan(name.removeprefix("sub-"), str(path), "", orientation=orientation)
+                for name, path in find_images(what)
             ]
             verdicts = check_scans(scans, CohortPaths("", {}, str(raw)), None, cache, threads)
+    typer.echo(printable(as_text(verdicts)))
     write_verdicts(output, verdicts)
-    typer.echo(f"{as_text(verdicts)}\ntable: {output}")
+    typer.echo(printable(f"table: {output}"))
     if any(verdict.verdict == BAD for verdict in verdicts):
         raise typer.Exit(1)

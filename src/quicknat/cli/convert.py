@@ -15,6 +15,7 @@ from quicknat.cli.app import (
     STEPS,
     Convention,
     Orientation,
+    Overwrite,
     ProtocolFile,
     Size,
     Spacing,
@@ -34,6 +35,7 @@ def convert(
     spacing: Spacing = 1.0,
     size: Size = 256,
     orientation: Orientation = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """Conform a T1w scan to a cube of isotropic voxels: RAS+ axes, 8 bits.
 
@@ -43,10 +45,13 @@ def convert(
     from quicknat.files import written_whole
     from quicknat.images.conform import conform_file
     from quicknat.images.volumes import save_nifti
+    from quicknat.provenance import require_same_source
 
     path = find_one(image)
     data, grid, record = conform_file(path, orientation, spacing, size)
     sidecar = output.with_name(output.name.removesuffix(".nii.gz") + ".json")
+    if not overwrite:
+        require_same_source(sidecar, path, record["source_sha256"])
     record["quicknat"] = quicknat.__version__
     if record["head_outside_fraction"] > 0.001:
         log.warning(
@@ -55,7 +60,7 @@ def convert(
         )  # fmt: skip
     with written_whole(output, sidecar) as (temporary, temporary_sidecar):
         save_nifti(temporary, data, grid)
-        temporary_sidecar.write_text(json.dumps(record, indent=2) + "\n")
+        temporary_sidecar.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     log.info("%s: %s %s -> %s", path, record["source_orientation"], data.shape, output)
 
 
@@ -72,6 +77,7 @@ def convert_labels(
     ],
     protocol: ProtocolFile = QUICKNAT28,
     orientation: Orientation = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """Map labels to the protocol's classes, on the conformed and on the native grid.
 
@@ -84,12 +90,15 @@ def convert_labels(
     from quicknat.files import written_whole
     from quicknat.images.conform import conform_labels, load_conformed, record_grid
     from quicknat.images.labels import Protocol
-    from quicknat.images.volumes import Grid, read_volume, require_same_grid, save_nifti
+    from quicknat.images.volumes import Grid, on_grid, read_volume, save_nifti
+    from quicknat.provenance import require_absent
 
     path = find_one(labels)
+    if not overwrite:
+        require_absent((output, native))
     image, affine, record = load_conformed(scan)
-    source, grid = read_volume(path, orientation), record_grid(record)
-    require_same_grid(path, source, grid)
+    grid = record_grid(record)
+    source = on_grid(read_volume(path, orientation), grid)
     cube = Grid(image.shape, affine)
     classes, conformed = conform_labels(source, label_convention, Protocol.read(protocol), cube)
     with written_whole(output, native) as (temporary, temporary_native):

@@ -44,4 +44,4 @@ def demo(
         written += make_copy(image, heads, folder)
         log.info("%d of %d: %s", number, len(images), folder / image)
     with written_whole(manifest) as (temporary,):
-        temporary.write_text("\n".join(sorted(written)) + "\n")
+        temporary.write_text("\n".join(sorted(written)) + "\n", "utf-8")

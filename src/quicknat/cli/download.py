@@ -70,5 +70,5 @@ def unpack(
 
     written = unpacking.unpack(archive, member, folder)
     with written_whole(manifest) as (temporary,):
-        temporary.write_text("\n".join(written) + "\n")
+        temporary.write_text("\n".join(written) + "\n", "utf-8")
     log.info("%s: %d files", folder, len(written))

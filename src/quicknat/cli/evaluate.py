@@ -12,11 +12,11 @@ import typer
 from quicknat.cli.app import (
     QUICKNAT28,
     STEPS,
+    Overwrite,
     ProtocolFile,
     Threads,
     app,
 )
-from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +39,23 @@ def evaluate(
     axial: ViewMap = None,
     sagittal: ViewMap = None,
     threads: Threads = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare a segmentation with a reference: Dice, IoU, HD95, volumes; confused structures.
 
     Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv`
     """
-    import numpy as np
     import torch
 
     from quicknat.evaluation.metrics import confusion_table, count_pairs, view_table
     from quicknat.evaluation.metrics import evaluate as compare
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol
-    from quicknat.images.volumes import as_bytes, read_volume
+    from quicknat.images.volumes import as_bytes, read_volume, require_same_grid
+    from quicknat.provenance import require_absent
 
+    if not overwrite:
+        require_absent([output])
     # MONAI 1.6 warns at every call of a deprecated argument that it passes itself
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     torch.set_num_threads(threads)
@@ -60,10 +63,7 @@ def evaluate(
     given = {"coronal": coronal, "axial": axial, "sagittal": sagittal}
     views = {view: read_volume(path) for view, path in given.items() if path}
     for volume in (ours, *views.values()):
-        if not np.allclose(volume.affine, theirs.affine, atol=0.01):
-            raise InputError(
-                volume.path, f"lies elsewhere in space than {reference}", "give labels on its grid"
-            )
+        require_same_grid(volume.path, volume, theirs)
     last = len(table.names) - 1
     maps = {view: as_bytes(volume, last) for view, volume in views.items()}
     found, truth = as_bytes(ours, last), as_bytes(theirs, last)

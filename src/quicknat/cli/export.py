@@ -22,9 +22,10 @@ def export(
     model: Annotated[Path, typer.Argument(parser=model_folder, metavar="MODEL", help=MODEL_HELP)],
     output: Annotated[Path, typer.Option(help="Folder to make.")],
 ) -> None:
-    """Export a model as a MONAI bundle, whose network runs with torch and MONAI alone.
+    """Export a model as a MONAI bundle, whose network runs with torch and MONAI alone, and as ONNX.
 
     It takes and gives whole volumes; what the volumes must be is in the bundle's `docs/README.md`.
+    `onnx/` has a network per view, for slices (needs the packages `onnx` and `onnxscript`).
 
     Example: `quicknat export results/model --output quicknat_bundle`
     """

@@ -127,6 +127,9 @@ def report(
     failed: Annotated[
         Path | None, typer.Option(help="Table of failed jobs: report these, and what is finished.")
     ] = None,
+    chunk: Annotated[
+        list[str] | None, typer.Option(help="Chunk of scans without pages; repeatable.")
+    ] = None,
     given_model: Annotated[
         Path | None, typer.Option(help="Model that segmented, if none was trained.")
     ] = None,
@@ -146,28 +149,34 @@ def report(
     from quicknat.failures import read_failed
     from quicknat.images.labels import Protocol
     from quicknat.report.content import ReportInputs
-    from quicknat.report.finished import complete_scans
+    from quicknat.report.finished import complete_chunks, complete_scans
     from quicknat.report.pages import read_note, write_report
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
     auto = "segment" if given_model else ""
     scans = [s for s in read_sheet(sheet, auto) if s.id not in left_out]
-    shown = read_list(segmented)
+    shown, chunks = read_list(segmented), [results / "chunks" / name for name in chunk or ()]
     failures = read_failed(failed) if failed else []
     if failures:
         tested = {scan.id for scan in scans if scan.split == "test"}
         shown = complete_scans(results, shown, tested)
+        chunks = complete_chunks(results, chunk or ())
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
         note=read_note(note) if note else "",
         results=results,
         scans=scans,
         segmented=shown,
+        chunks=chunks,
         protocol=Protocol.read(protocol),
         skipped=skipped,
         failed=failures,
-        people=read_participants(participants) if participants else pd.DataFrame(),
+        people=(
+            read_participants(participants, [scan.subject for scan in scans])
+            if participants
+            else pd.DataFrame()
+        ),
         given=given_model.name if given_model else "",
         interactive=interactive,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +19,7 @@ from quicknat.cli.app import (
     check_name,
     read_list,
 )
+from quicknat.cpus import available_cpus
 from quicknat.errors import InputError
 from quicknat.package_data import MODELS, model_folder
 
@@ -44,22 +44,36 @@ class Precision(StrEnum):
 
 @app.command()
 def segment(
-    images: Annotated[
-        list[Path],
-        typer.Argument(help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets."),
-    ],
     output: Annotated[Path, typer.Option(help="Results go to OUTPUT/{name}/anat/.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets."),
+    ] = None,
     model: ModelFolder = BUNDLED_MODEL,
     fast: Annotated[
         bool, typer.Option("--fast", help="Like --model small: a quarter of the time.")
     ] = False,
     name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
+    listed: Annotated[
+        Path | None,
+        typer.Option("--list", help="Instead of IMAGES: a TSV of name, scan and orientation."),
+    ] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help="Folder of scans.tsv and volumes.tsv; default: OUTPUT.")
+    ] = None,
+    allow_bad: Annotated[
+        bool, typer.Option("--allow-bad", help="Exit status 0 if only unreadable scans failed.")
+    ] = False,
     orientation: Orientation = "",
     conformed: Annotated[
         bool, typer.Option("--conformed", help="Inputs are outputs of 'quicknat convert'.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Segment again what this model has done before.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Segment again what this model has done before; replace results of another scan.",
+        ),
     ] = False,
     uncertainty: Annotated[
         int,
@@ -78,7 +92,7 @@ def segment(
     precision: Annotated[
         Precision, typer.Option(help="auto: bf16 where the hardware computes in it, else fp32.")
     ] = Precision.auto,
-    threads: Threads = os.cpu_count() or 1,
+    threads: Threads = available_cpus(),
 ) -> None:
     """Segment T1w scans; each result lies on its scan's own grid.
 
@@ -89,7 +103,9 @@ def segment(
     Example: `quicknat segment T1w.nii.gz --output out/`, with your own: `--model results/model`
     """
     check_name(name)
-    if name and len(images) > 1:
+    if bool(images) == bool(listed):
+        raise typer.BadParameter("give scans, or --list")
+    if name and (listed or len(images or []) > 1):
         raise typer.BadParameter("--name is for a single image")
     if fast and model != model_folder(BUNDLED_MODEL):
         raise typer.BadParameter("--fast is a model of its own: leave out --model")
@@ -99,9 +115,10 @@ def segment(
 
     from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
     from quicknat.model.bundle import load_bundle
-    from quicknat.segmentation.batch import Options, find_scans, segment_all
+    from quicknat.segmentation.batch import Options, find_scans, read_tasks, segment_all
+    from quicknat.segmentation.many import FAILED, is_bad
 
-    tasks = find_scans(images, name)
+    tasks = read_tasks(listed) if listed else find_scans(images or [], name)
     torch.set_num_threads(threads)
     on_gpu = device is not Device.cpu and gpu_works()
     if device is Device.cuda and not on_gpu:
@@ -116,13 +133,15 @@ def segment(
     keep_freed_memory()
     batch_size = batch_size or (32 if on_gpu else 4)
     options = Options(conformed, orientation, uncertainty, batch_size, views)
-    outcomes = segment_all(bundle, tasks, output, options, overwrite)
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    outcomes = segment_all(bundle, tasks, output, options, overwrite, tables)
+    failed = [outcome for outcome in outcomes if outcome.status == FAILED]
     if failed and len(outcomes) > 1:
-        log.error("%d of %d scans failed:", len(failed), len(outcomes))
         for outcome in failed:
             log.error("  %s: %s", outcome.name, outcome.reason)
-    if failed:
+        first = f"{failed[0].name}: {failed[0].reason}"
+        log.error("error: %d of %d scans failed; %s", len(failed), len(outcomes), first)
+    known = {task.name: task.orientation or orientation for task in tasks}
+    if failed and not (allow_bad and all(is_bad(each, known[each.name]) for each in failed)):
         raise typer.Exit(1)
 
 

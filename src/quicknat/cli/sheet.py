@@ -6,12 +6,15 @@ import logging
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quicknat.cli.app import app
 from quicknat.errors import InputError
+
+if TYPE_CHECKING:
+    from quicknat.cohort.sheet import Scan
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +74,14 @@ def sheet(
     output, a folder of NIfTI or MGZ files (`X_dseg`, `X_seg`, `X_labels` or `X_aseg` is the label
     map of `X`), or one such folder per scan. Only file names are read.
 
-    Subject names keep only letters and digits. Check the column `participant` if a participant may
-    appear under several names.
+    Subject names keep only letters and digits. Names of OASIS and ADNI give participant and visit;
+    fill in the column `participant` if others may stand for one participant.
 
     Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`; later, to add new scans:
     `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv --add`
     """
+    from quicknat.cohort.layouts import PARTIAL
+    from quicknat.cohort.leakage import repeated_participants
     from quicknat.cohort.sheet import LOCAL
     from quicknat.cohort.survey import survey
     from quicknat.cohort.writing import add_to_sheet, read_demographics, resolve, write_sheet
@@ -107,6 +112,22 @@ def sheet(
         if splits[name]:
             chosen = automatic and name in ("train", "val", "test")
             log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if chosen else "")
+
+    def names(some: list[Scan]) -> str:
+        return ", ".join(scan.id for scan in some[:3]) + ", …" * (len(some) > 3)
+
+    bare = [row for row in rows if not row.labels]
+    if 0 < len(bare) < len(rows):
+        log.info("  %d without labels: %s", len(bare), names(bare))
+    visits = Counter((row.subject, row.session) for row in rows)
+    repeated = [row for row in rows if visits[row.subject, row.session] > 1]
+    if repeated:
+        log.info("  %d are one of several of a visit: %s; see 'split=exclude'",
+                 len(repeated), names(repeated))  # fmt: skip
+    if partial := [row for row in rows if PARTIAL.search(row.entities)]:
+        log.warning("  by name not a plain scan of the whole head: %s", names(partial))
+    if warning := repeated_participants(scans):
+        log.warning("warning: %s", warning)
     if splits["train"] and not splits["val"]:
         log.info("  no validation scan: the weights of the last epoch will be kept; see 'split'")
     if splits["train"] and not splits["test"]:

@@ -13,6 +13,7 @@ from quicknat.cli.app import (
     STEPS,
     Convention,
     Orientation,
+    Overwrite,
     ProtocolFile,
     Size,
     SliceSize,
@@ -33,6 +34,7 @@ def slice_(
     name: Annotated[str, typer.Option(help="Name of the stacks, e.g. sub-01.")],
     protocol: ProtocolFile = QUICKNAT28,
     size: SliceSize = 256,
+    overwrite: Overwrite = False,
 ) -> None:
     """Cut a labelled scan into training slices in the three views.
 
@@ -42,8 +44,11 @@ def slice_(
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import write_stacks
     from quicknat.images.volumes import as_bytes, read_volume
+    from quicknat.provenance import require_absent
 
     check_name(name)
+    if not overwrite:
+        require_absent([folder / f"{name}.json"])
     table = Protocol.read(protocol)
     image, _, record = load_conformed(scan)
     classes = as_bytes(read_volume(labels), len(table.names) - 1)
@@ -65,6 +70,7 @@ def slice_tissues(
     size: Size = 256,
     slice_size: SliceSize = 256,
     orientation: Orientation = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """Cut a label map into tissue slices, from which training synthesizes images.
 
@@ -76,14 +82,17 @@ def slice_tissues(
     from quicknat.images.conform import head_window, load_conformed, record_grid
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import write_stacks
-    from quicknat.images.volumes import read_volume, require_same_grid
+    from quicknat.images.volumes import on_grid, read_volume
+    from quicknat.provenance import require_absent
     from quicknat.synthesis.tissues import conformed_tissues
 
+    if not overwrite:
+        require_absent([folder / f"{name}.json"])
     path, table = find_one(labels), Protocol.read(protocol)
     volume = read_volume(path, orientation)
     if scan:
         record = load_conformed(scan)[2]
-        require_same_grid(path, volume, record_grid(record))
+        volume = on_grid(volume, record_grid(record))
         spacing = record["spacing_mm"]
     tissues, classes, head = conformed_tissues(volume, label_convention, table, spacing, size, scan)
     start = head_window(head, spacing, slice_size)
@@ -96,6 +105,7 @@ def slice_png(
     output: Annotated[Path, typer.Option(help="Folder for the PNG files.")],
     protocol: ProtocolFile = QUICKNAT28,
     stride: Annotated[int, typer.Option(min=1, help="Draw every n-th slice.")] = 10,
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw training slices beside their classes, as PNG files.
 
@@ -105,6 +115,7 @@ def slice_png(
 
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import VIEWS, open_stack
+    from quicknat.provenance import require_absent
     from quicknat.report.figures import slice_picture
 
     view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)
@@ -113,8 +124,13 @@ def slice_png(
             stack, f"is not in a folder named {', '.join(VIEWS)}", "give a stack that 'slice' wrote"
         )
     colors = table.view_colors(view)
+    files = {
+        number: output / f"{stack.stem}_{view}_{number:03d}.png"
+        for number in range(0, len(pairs), stride)
+    }
+    if not overwrite:
+        require_absent(files.values())
     output.mkdir(parents=True, exist_ok=True)
-    for number in range(0, len(pairs), stride):
-        path = output / f"{stack.stem}_{view}_{number:03d}.png"
+    for number, path in files.items():
         matplotlib.image.imsave(path, slice_picture(pairs[number], colors))
-    log.info("%s: %d PNG files", output, len(range(0, len(pairs), stride)))
+    log.info("%s: %d PNG files", output, len(files))

@@ -12,6 +12,7 @@ from quicknat.cli.app import (
     QUICKNAT28,
     Convention,
     Orientation,
+    Overwrite,
     ProtocolFile,
     Size,
     SliceSize,
@@ -84,6 +85,7 @@ def warp(
     spacing: Spacing = 1.0,
     orientation: Orientation = "",
     threads: Threads = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Warp a labelled scan to the shape of another brain, to train on shapes that a cohort lacks.
 
@@ -96,18 +98,21 @@ def warp(
     """
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol
-    from quicknat.images.volumes import Grid, Volume, read_volume, require_same_grid, save_nifti
+    from quicknat.images.volumes import Volume, on_grid, read_scan, read_volume, save_nifti
+    from quicknat.provenance import require_absent
     from quicknat.synthesis.warping import warp_scan
 
+    if not overwrite:
+        require_absent((output, labels_output))
     table = Protocol.read(protocol)
 
     def classes(path: Path, given: str, orientation: str = "") -> Volume:
         volume = read_volume(path, orientation)
         return Volume(table.remap(volume.data, given, path), volume.affine, path)
 
-    scan, own = read_volume(image, orientation), classes(labels, label_convention, orientation)
+    scan = read_scan(image, orientation)
+    own = on_grid(classes(labels, label_convention, orientation), scan)
     other = classes(like, like_label_convention)
-    require_same_grid(labels, own, Grid(scan.data.shape, scan.affine))
     data, found, grid = warp_scan(scan, own, other, spacing, threads)
     with written_whole(output, labels_output) as (temporary, temporary_labels):
         save_nifti(temporary, data, grid)

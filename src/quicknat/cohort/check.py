@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from quicknat.cohort.examine import File, Finding, examine_files, explain
+from quicknat.cohort.leakage import repeated_participants
 from quicknat.cohort.paths import CohortPaths, find_all, find_one
-from quicknat.cohort.sheet import Scan, examine_sheet, side
+from quicknat.cohort.sheet import Fault, Scan, examine_sheet, side
 from quicknat.cohort.writing import PARTICIPANTS, read_participants
 from quicknat.errors import InputError
 from quicknat.images.volumes import Grid, require_same_grid
@@ -20,13 +21,14 @@ from quicknat.records import columns, read_records, write_records
 
 log = logging.getLogger(__name__)
 
-OK, WARNING, BAD, NOT_HERE = "ok", "warning", "bad", "not here yet"
+OK, WARNING, BAD = "ok", "warning", "bad"
+NOT_HERE, NOT_READ = "not here yet", "not read yet"
 NAMED = 3  # duplicates of a scan to name in a message
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A scan (or the sheet itself) is ``ok``, ``warning``, ``bad`` or ``not here yet``."""
+    """A scan (or the sheet itself) is ``ok``, ``warning``, ``bad``, or not here or read yet."""
 
     scan: str
     split: str
@@ -75,10 +77,12 @@ class _Case:
     files: dict[str, File] = field(default_factory=dict)  # "image", "labels"
     problems: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def verdict(self) -> Verdict:
-        ranked = {BAD: self.problems, NOT_HERE: self.waiting, WARNING: self.warnings, OK: [""]}
+        ranked = {BAD: self.problems, NOT_HERE: self.waiting, NOT_READ: self.unread}
+        ranked |= {WARNING: self.warnings, OK: [""]}
         word = next(word for word, reasons in ranked.items() if reasons)
         reason = " | ".join(ranked[word])
         return Verdict(self.scan.id, self.scan.split, self.image, word, reason)
@@ -107,11 +111,14 @@ def _open_case(scan: Scan, paths: CohortPaths) -> _Case:
             case.waiting.append(f"'{source}' has not been downloaded")
         elif not paths.in_place(source) and not find_all(path):
             case.waiting.append(f"{path} is not among the files of '{source}'")
-        elif wrong := _problem(case.image, find_one, path):
-            case.problems.append(wrong)
         else:
-            orientation = paths.orientation(scan, source)
-            case.files[part] = File(find_one(path), orientation, convention)
+            try:
+                found = find_one(path)
+            except InputError as error:
+                case.problems.append(explain(error, case.image))
+            else:
+                orientation = paths.orientation(scan, source)
+                case.files[part] = File(found, orientation, convention)
     return case
 
 
@@ -119,6 +126,9 @@ def _judge(case: _Case, findings: Mapping[File, Finding]) -> None:
     """Record the findings about a scan's files, and whether their grids match."""
     grids = {}
     for part, file in case.files.items():
+        if file not in findings:
+            case.unread.append("the job that segments it will read it")
+            continue
         finding = findings[file]
         about = "" if part == "image" else f"{file.path}: "
         case.warnings += finding.warnings
@@ -136,8 +146,9 @@ def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
     """Record images listed under several names; across splits that is leakage."""
     same: dict[str, list[_Case]] = defaultdict(list)
     for case in cases:
-        if "image" in case.files and (content := findings[case.files["image"]].content):
-            same[content].append(case)
+        finding = findings.get(case.files["image"]) if "image" in case.files else None
+        if finding and finding.content:
+            same[finding.content].append(case)
     for group in same.values():
         leak = len({side(case.scan.split) for case in group} - {""}) > 1
         for case in group:
@@ -157,6 +168,7 @@ def check_scans(
     cache: dict[str, Finding],
     threads: int,
     faults: Mapping[Scan, Sequence[str]] | None = None,
+    unread: Collection[str] = (),
 ) -> list[Verdict]:
     """Check the files of scans, and the scans against each other.
 
@@ -167,6 +179,7 @@ def check_scans(
         cache: as :func:`examine_files` takes and updates it.
         threads: files to read at a time.
         faults: known problems, by scan.
+        unread: names of scans whose files are only located, unless the cache knows them.
 
     Returns:
         A verdict for each scan, in the same order.
@@ -175,7 +188,8 @@ def check_scans(
     for case in cases:
         case.problems[:0] = (faults or {}).get(case.scan, ())
     files = dict.fromkeys(file for case in cases for file in case.files.values())
-    findings = examine_files(files, protocol, cache, threads)
+    later = {file for case in cases if case.scan.id in unread for file in case.files.values()}
+    findings = examine_files(files, protocol, cache, threads, later)
     for case in cases:
         _judge(case, findings)
     _compare(cases, findings)
@@ -183,7 +197,12 @@ def check_scans(
 
 
 def check_cohort(
-    paths: CohortPaths, protocol: Path, cache: dict[str, Finding], threads: int
+    paths: CohortPaths,
+    protocol: Path,
+    cache: dict[str, Finding],
+    threads: int,
+    examined: tuple[list[Scan], list[Fault]] | None = None,
+    unread: Collection[str] = (),
 ) -> tuple[list[Verdict], bool]:
     """Check a sheet, every file that it names, and the scans against each other; write nothing.
 
@@ -192,6 +211,8 @@ def check_cohort(
         protocol: label protocol (TSV).
         cache: as :func:`examine_files` takes and updates it.
         threads: files to read at a time.
+        examined: what :func:`examine_sheet` returns for the sheet, if it has been called.
+        unread: as for :func:`check_scans`.
 
     Returns:
         Verdicts on the sheet and on invalid rows, then on each scan; and whether the sheet itself
@@ -200,20 +221,27 @@ def check_cohort(
     Raises:
         InputError: the sheet or the protocol cannot be read.
     """
-    scans, faults = examine_sheet(paths.sheet, paths.auto)
-    verdicts, reasons = [], defaultdict(list)
+    scans, faults = examined or examine_sheet(paths.sheet, paths.auto)
+    verdicts, reasons, valid = [], defaultdict(list), set(scans)
     for fault in faults:
         reason = explain(fault.error, paths.sheet).removeprefix(f"{paths.sheet} ")
-        if fault.scan in scans:
+        if fault.scan in valid:
             reasons[fault.scan].append(reason)
         else:
             scan = fault.scan or Scan("", paths.sheet, "")
             name = scan.id if fault.scan else "(sheet)"
             verdicts.append(Verdict(name, scan.split, scan.image, BAD, reason))
+    notes = [repeated_participants(scans)]
     people = Path(paths.sheet).parent / PARTICIPANTS
     # otherwise the report would fail at the end of the run
     if people.exists() and (reason := _problem(people, read_participants, people)):
         verdicts.append(Verdict("(participants)", "", str(people), BAD, reason))
+    elif people.exists():
+        subjects = list(dict.fromkeys(scan.subject for scan in scans))
+        known = read_participants(people, subjects).index
+        absent = [name for name in subjects if f"sub-{name}" not in known]
+        what = f"{people} has no row for {len(absent)} of {len(subjects)} subjects"
+        notes += [f"{what}, e.g. sub-{absent[0]}"] if absent else []
     reachable = []
     for scan in scans:
         if reason := _problem(paths.sheet, paths.require_sources, scan):
@@ -222,12 +250,21 @@ def check_cohort(
         else:
             reachable.append(scan)
     faulty = bool(verdicts or faults)
-    verdicts += check_scans(reachable, paths, protocol, cache, threads, reasons)
+    verdicts += [
+        Verdict("(participants)", "", paths.sheet, WARNING, note) for note in notes if note
+    ]
+    verdicts += check_scans(reachable, paths, protocol, cache, threads, reasons, unread)
     return verdicts, faulty
 
 
 def check_for_workflow(
-    paths: CohortPaths, protocol: Path, cache: dict[str, Finding], threads: int, on_bad_scan: str
+    paths: CohortPaths,
+    protocol: Path,
+    cache: dict[str, Finding],
+    threads: int,
+    on_bad_scan: str,
+    examined: tuple[list[Scan], list[Fault]] | None = None,
+    unread: Collection[str] = (),
 ) -> list[Verdict]:
     """Check a cohort before a run, and reject it if it cannot be used.
 
@@ -242,7 +279,7 @@ def check_for_workflow(
     Raises:
         InputError: lists every bad scan, one per line.
     """
-    verdicts, faulty = check_cohort(paths, protocol, cache, threads)
+    verdicts, faulty = check_cohort(paths, protocol, cache, threads, examined, unread)
     bad = [verdict for verdict in verdicts if verdict.verdict == BAD]
     lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
     if bad and (faulty or on_bad_scan == "stop"):
@@ -251,4 +288,7 @@ def check_for_workflow(
         raise InputError(paths.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)
+    for verdict in verdicts:
+        if verdict.verdict == WARNING and not verdict.split:  # of the cohort, not of a scan
+            log.warning("%s: %s", verdict.image, verdict.reason)
     return verdicts

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from tqdm import tqdm
 import quicknat
 from quicknat.errors import InputError, one_line
 from quicknat.files import sha256, written_whole
+from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND, has_noisy_background
 from quicknat.images.labels import Protocol
-from quicknat.images.volumes import Volume, read_volume
+from quicknat.images.placement import forms_apart_mm
+from quicknat.images.volumes import Volume, read_scan, read_volume
 from quicknat.progress import no_bar
 
 THICK_MM = 2.5  # the networks are trained on scans with thinner slices
@@ -79,6 +81,14 @@ def _oddities(volume: Volume) -> list[str]:
         found.append(f"the field of view is {' × '.join(f'{mm:.0f}' for mm in extent)} mm")
     if all(_piecewise_constant(np.moveaxis(volume.data, axis, 0)) for axis in range(3)):
         found.append("looks like a label map, which belongs in the column 'labels'")
+    apart = forms_apart_mm(volume.shape, volume.transforms)
+    if apart >= sizes.min() / 2:
+        found.append(f"sform and qform put voxels up to {apart:.1f} mm apart; sform is used")
+    if volume.filled:
+        values = ", ".join(f"{value:g}" for value in volume.filled)
+        found.append(f"filled up with {values} around the field of view, which is read as air")
+    if has_noisy_background(volume.data):
+        found.append(f"{NOISY_BACKGROUND}; {DENOISE}")
     return found
 
 
@@ -90,7 +100,7 @@ def examine_image(path: Path, orientation: str) -> Finding:
         orientation: directions of the array axes if the header has none, e.g. ``LAS``.
     """
     try:
-        volume = read_volume(path, orientation)
+        volume = read_scan(path, orientation)
     except (InputError, OSError) as error:
         return Finding(explain(error, path))
     low = volume.data.min()
@@ -165,7 +175,7 @@ def _stamps(path: Path) -> list[tuple[int, int]]:
 def read_cache(table: Path) -> dict[str, Finding]:
     """Return the findings on valid files of earlier checks, from the cache beside the table."""
     try:
-        content = json.loads(table.with_suffix(".cache.json").read_text())
+        content = json.loads(table.with_suffix(".cache.json").read_bytes())
         return {key: Finding(**value) for key, value in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}  # no cache yet, or one of another version: read every file
@@ -174,7 +184,8 @@ def read_cache(table: Path) -> dict[str, Finding]:
 def write_cache(table: Path, cache: Mapping[str, Finding]) -> None:
     """Write the cache beside a table of verdicts."""
     with written_whole(table.with_suffix(".cache.json")) as (temporary,):
-        temporary.write_text(json.dumps({key: asdict(found) for key, found in cache.items()}))
+        content = {key: asdict(found) for key, found in cache.items()}
+        temporary.write_text(json.dumps(content), "utf-8")
 
 
 @contextmanager
@@ -186,11 +197,16 @@ def open_cache(table: Path) -> Iterator[dict[str, Finding]]:
         yield cache
     finally:
         if cache != before:
-            write_cache(table, cache)
+            with suppress(InputError):  # in a folder that cannot be written to; only time is lost
+                write_cache(table, cache)
 
 
 def examine_files(
-    files: Iterable[File], protocol: Path | None, cache: dict[str, Finding], threads: int
+    files: Iterable[File],
+    protocol: Path | None,
+    cache: dict[str, Finding],
+    threads: int,
+    unread: Collection[File] = (),
 ) -> dict[File, Finding]:
     """Examine files, except unchanged ones that are in the cache.
 
@@ -199,9 +215,10 @@ def examine_files(
         protocol: label protocol (TSV); None if no file is a label map.
         cache: findings on valid files, updated in place.
         threads: files to read in parallel.
+        unread: files not to read.
 
     Returns:
-        A finding for each file.
+        A finding for each file, except for those of `unread` that are not in the cache.
 
     Raises:
         InputError: the protocol cannot be read.
@@ -220,7 +237,7 @@ def examine_files(
 
     keys = {file: key(file) for file in files}
     found = {name: cache[name] for name in keys.values() if name in cache}
-    fresh = [file for file, name in keys.items() if name not in found]
+    fresh = [file for file, name in keys.items() if name not in found and file not in unread]
     pool = ThreadPoolExecutor(threads)
     try:
         findings = tqdm(
@@ -234,4 +251,4 @@ def examine_files(
         # not bad files: the cause may be temporary (permissions, memory, the disk)
         cache.clear()
         cache.update({name: finding for name, finding in found.items() if not finding.problem})
-    return {file: found[name] for file, name in keys.items()}
+    return {file: found[name] for file, name in keys.items() if name in found}

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quicknat.cohort.sheet import ENTITIES, Scan
+from quicknat.cohort.naming import file_stem, name_parts
+from quicknat.cohort.sheet import Scan
 
 TAKEN = "another file of the same scan was used"
 ANALYZE = "is in Analyze format; add its row by hand, with 'orientation'"
@@ -24,16 +25,19 @@ OASIS_LABELS = re.compile(r".*/FSL_SEG/[^/]*_fseg\.img", re.IGNORECASE)
 IXI_NAME = re.compile(r"IXI\d{3}-.*\.nii(\.gz)?", re.IGNORECASE)
 IXI_T1 = re.compile(r"IXI\d{3}-[A-Za-z]+-\d+-T1\.nii(\.gz)?", re.IGNORECASE)
 T1 = re.compile(r"(?<![a-z0-9])t1(?![0-9])|mprage", re.IGNORECASE)
-OTHER_CONTRAST = re.compile(r"(?<![a-z0-9])(t2|t2w|flair|bold|dwi|pd|swi|asl)(?![a-z0-9])", re.I)
+OTHER_CONTRAST = re.compile(r"(?<![a-z0-9])(t2w?|flair|bold|dwi|pdw?|swi|asl)(?![a-z0-9])", re.I)
+MASK = re.compile(r"(?<![a-z0-9])(brain_?)?mask$", re.IGNORECASE)
+# scans of a part of the head, or with a contrast agent: others of the session are preferred
+PARTIAL = re.compile("hipp|subfield|partial|slab|thick|2d|tse|ce-", re.IGNORECASE)
 PART_OF_A_DATA_SET = re.compile("mri|anat|func|dwi|derivatives|(images|labels)T[rs]", re.IGNORECASE)
 IMAGE = r"\.(?:nii|nii\.gz|mg[zh])"
-LABELS = "dseg|seg|labels|aseg|synthseg"  # suffixes of label maps
-BIDS_NAME = re.compile(rf"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?({ENTITIES})(?![A-Za-z0-9.-])")
-BIDS_FOLDER = re.compile(r"(sub-[A-Za-z0-9]+/(?:ses-[A-Za-z0-9]+/)?)")
-BIDS_T1W = re.compile(r"anat/(sub-[^/]*)_T1w\.nii(?:\.gz)?")
-BIDS_DSEG = re.compile(
-    r"(?:derivatives/[^/]+/)?sub-[^/]+/(?:ses-[^/]+/)?anat/(sub-[^/]*)_dseg\.nii(?:\.gz)?"
+LABELS = "dseg|seg|labels?|aseg|synthseg"  # suffixes of label maps
+BIDS_FOLDER = re.compile(r"(sub-[^/]+/(?:ses-[^/]+/)?)")
+BIDS_IMAGE = re.compile(
+    r"(derivatives/[^/]+/)?sub-[^/]+/(?:ses-[^/]+/)?anat/(sub-[^/]*)_(T1w|dseg)\.nii(?:\.gz)?"
 )
+OURS = re.compile("_desc-(quicknat|coronal|axial|sagittal|auto)_")
+FMRIPREP_ASEG = re.compile("_desc-(aseg|aparcaseg)_")
 TEMPLATES = ("fsaverage", "cvs_avg35")  # shipped with FreeSurfer
 FREESURFER_ASEG, FASTSURFER_DKT = "aseg.mgz", "aparc.DKTatlas+aseg.deep.mgz"
 
@@ -47,21 +51,7 @@ class LeftOut:
 
 
 Found = tuple[list[Scan], list[LeftOut]]
-
-
-def name_parts(name: str) -> tuple[str, str, str]:
-    """Return subject, session and other entities from the name of a file or folder.
-
-    ``sub-X_ses-Y_run-1…`` gives X, Y and run-1, ``OAS1_0001_MR2…`` OAS10001 and MR2,
-    ``IXI002-Guys-…`` IXI002. Any other name gives its ASCII letters and digits as the subject.
-    """
-    if bids := BIDS_NAME.match(name):
-        return bids[1], bids[2] or "", bids[3].removeprefix("_")
-    if oasis := re.match(r"OAS1_(\d{4})_(MR\d+)", name, re.IGNORECASE):
-        return f"OAS1{oasis[1]}", oasis[2].upper(), ""
-    if ixi := re.match(r"IXI\d{3}(?=-)", name, re.IGNORECASE):
-        return ixi[0].upper(), "", ""
-    return re.sub(r"[^A-Za-z0-9]", "", name), "", ""
+Named = tuple[str, str]  # path of a file, its name up to the suffix
 
 
 def scan_named(name: str, image: str, labels: str = "", convention: str = "") -> Scan:
@@ -121,42 +111,76 @@ def bids(paths: Sequence[str]) -> Found:
     """Find the T1w scans of a BIDS data set; each run and acquisition is a separate scan.
 
     Labels are the ``_dseg`` with the same entities, in the data set or its derivatives, on the
-    scan's own grid (no ``space``, or T1w or orig); else FreeSurfer's in the derivatives (see
-    :func:`with_freesurfer`). fMRIPrep's ``desc-aseg`` is preferred; its convention is known.
+    scan's own grid (no ``space``, or T1w or orig). A derivative that has preprocessed T1w scans of
+    its own (fMRIPrep) has its label maps on their grid, and gives both, as FreeSurfer's results do
+    (see :func:`with_freesurfer`). fMRIPrep's ``desc-aseg`` is preferred; its convention is known.
     """
-    visits: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    maps: dict[frozenset[str], list[str]] = defaultdict(list)
+    images: dict[str, list[Named]] = defaultdict(list)  # by derivative, "" for the data set's own
+    maps: dict[str, list[Named]] = defaultdict(list)
+    visits: dict[str, int] = {}  # with their number of files
+    left_out, ours = [], []
     for path in paths:
-        if folder := BIDS_FOLDER.match(path):
-            t1w = BIDS_T1W.fullmatch(path, folder.end())
-            visits[folder[1]] += [(path, t1w[1])] if t1w else []
-        if label := BIDS_DSEG.fullmatch(path):
-            maps[_grid_entities(label[1])].append(path)
-    scans, left_out, names = [], [], set()
-    for visit, found in visits.items():
+        folder, file = BIDS_FOLDER.match(path), BIDS_IMAGE.fullmatch(path)
+        if folder:
+            visits[folder[1]] = visits.get(folder[1], 0)
+        if file and (file[3] == "T1w" or OURS.search(path)) and folder:
+            visits[folder[1]] += 1
+        if file and file[3] == "dseg" and OURS.search(path):
+            ours.append(LeftOut(path, "was made by quicknat"))
+        elif file:
+            (images if file[3] == "T1w" else maps)[file[1] or ""].append((path, file[2]))
+    for visit, count in visits.items():
         # where a subject has session folders, its own folder is no session
-        if not found and not any(other.startswith(visit + "ses-") for other in visits):
+        if not count and not any(other.startswith(visit + "ses-") for other in visits):
             left_out.append(LeftOut(visit, "has no anat/*_T1w.nii or .nii.gz"))
-        for image, stem in found:
-            fitting = maps.pop(_grid_entities(stem), [""])
-            fitting.sort(key=lambda path: "_desc-aseg_" not in path)
-            known = "freesurfer" if re.search(r"_desc-(aseg|aparcaseg)_", fitting[0]) else ""
-            scan = scan_named(stem, image, fitting[0], known)
-            scans += [] if scan.id in names else [scan]
+    own, own_maps, results = images.pop("", []), maps.pop("", []), []
+    for derivative, found in maps.items():
+        prep = "prep" in derivative.lower() or any(FMRIPREP_ASEG.search(path) for path, _ in found)
+        if derivative in images:
+            scans, unused = _paired(images[derivative], found)
+            results += [scan for scan in scans if scan.labels]
+            left_out += unused
+        elif prep:
             left_out += [
-                LeftOut(path, TAKEN) for path in [image] * (scan.id in names) + fitting[1:]
+                LeftOut(path, "lacks the desc-preproc_T1w of its grid") for path, _ in found
             ]
-            names.add(scan.id)
+        else:
+            own_maps += found
+    scans, unused = _paired(own, own_maps)
+    surfer, others = freesurfer([path for path in paths if path.startswith("derivatives/")])
+    left_out += unused + others
+    for found_results in (results, surfer):
+        with_labels, unused = with_freesurfer(scans, found_results)
+        scans = [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)]
+        left_out += unused
+    return scans, left_out + ours * bool(scans)  # results alone are no data set
+
+
+def _paired(images: Sequence[Named], maps: Sequence[Named]) -> Found:
+    """Return a scan for each T1w image, with its label map if any; and what is left out."""
+    fitting: dict[frozenset[str], list[str]] = defaultdict(list)
+    for path, stem in maps:
+        fitting[_grid_entities(stem)].append(path)
+    scans: dict[str, Scan] = {}
+    left_out = []
+    for image, stem in images:
+        if (name := scan_named(stem, image).id) in scans:
+            left_out.append(LeftOut(image, TAKEN))
+            continue
+        found = sorted(
+            fitting.pop(_grid_entities(stem), [""]), key=lambda path: "_desc-aseg_" not in path
+        )
+        known = "freesurfer" if FMRIPREP_ASEG.search(found[0]) else ""
+        scans[name] = scan_named(stem, image, found[0], known)
+        left_out += [LeftOut(path, TAKEN) for path in found[1:]]
     unfit = "does not match the entities and space of any scan"
-    left_out += [LeftOut(path, unfit) for found in maps.values() for path in found]
-    surfer, _ = freesurfer([path for path in paths if path.startswith("derivatives/")])
-    with_labels, unused = with_freesurfer(scans, surfer)
-    merged = [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)]
-    return merged, left_out + unused
+    left_out += [LeftOut(path, unfit) for others in fitting.values() for path in others]
+    return list(scans.values()), left_out
 
 
 def _surfer(paths: Sequence[str], labels: str) -> Found:
     scans, files = [], set(paths)
+    bases = {path.rpartition("/")[0] for path in paths if "/base-tps" in path}  # or .fastsurfer
     subjects = dict.fromkeys(path.rpartition("/mri/")[0] for path in paths if "/mri/" in path)
     parents = {subject.rpartition("/")[0] for subject in subjects}
     others = {path[:-1] for path in paths if path.endswith("/")} - subjects.keys() - parents
@@ -171,7 +195,7 @@ def _surfer(paths: Sequence[str], labels: str) -> Found:
             left_out.append(LeftOut(subject, "is a template shipped with FreeSurfer"))
         elif ".long." in name:
             left_out.append(LeftOut(subject, "is longitudinal; the cross-sectional run is used"))
-        elif f"{subject}/base-tps" in files:
+        elif subject in bases:
             left_out.append(LeftOut(subject, "is the average of a subject's time points"))
         elif not image:
             left_out.append(LeftOut(subject, "has neither mri/orig.mgz nor mri/T1.mgz"))
@@ -196,49 +220,66 @@ def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Found:
     """Replace images and labels of scans by FreeSurfer's; also return unused results.
 
     The image too, since the labels are on its grid. FreeSurfer merges the runs of a session: a
-    result without a run goes to the first, one without a session to a subject with only one.
+    result without a run goes to the first that shows the whole head, one without a session to a
+    subject with only one.
     """
-    labelled = {
-        (scan.subject, scan.session, scan.entities): scan for scan in results if scan.labels
-    }
+    labelled: dict[tuple[str, str, str], Scan] = {}
+    left_out = []
+    for scan in (scan for scan in results if scan.labels):
+        if labelled.setdefault((scan.subject, scan.session, scan.entities), scan) is not scan:
+            left_out.append(LeftOut(scan.labels, TAKEN))
     names = {(scan.subject, scan.session, scan.entities) for scan in scans}
-    visits = {(scan.subject, scan.session) for scan in scans}
-    several = Counter(subject for subject, _ in visits)
-    found, used = [], set()
-    for scan in scans:
+    several = Counter(subject for subject, _ in {(scan.subject, scan.session) for scan in scans})
+    found, used = list(scans), set()
+    for index in sorted(range(len(scans)), key=lambda i: bool(PARTIAL.search(scans[i].entities))):
+        scan = scans[index]
         keys = [(scan.subject, scan.session, scan.entities), (scan.subject, scan.session, "")]
         keys += [(scan.subject, "", "")] if several[scan.subject] == 1 else []
         keys = keys[:1] + [key for key in keys[1:] if key not in names]
         result = next((labelled[key] for key in keys if key in labelled), None)
         if result is not None and result.labels not in used:
             used.add(result.labels)
-            scan = replace(
+            found[index] = replace(
                 scan, image=result.image, labels=result.labels, source=result.source,
                 label_convention=result.label_convention, orientation="",
                 split="auto" if scan.split == "segment" else scan.split,
             )  # fmt: skip
-        found.append(scan)
     unfit = "does not match subject and session of any scan"
-    return found, [LeftOut(r.labels, unfit) for r in labelled.values() if r.labels not in used]
+    unused = [LeftOut(r.labels, unfit) for r in labelled.values() if r.labels not in used]
+    return found, left_out + unused
 
 
 def _beside(paths: Sequence[str], kinds: str, convention: str = "") -> Found:
-    """Find scans directly in a folder; their label maps have a suffix of `kinds`."""
+    """Find scans directly in a folder; their label maps have a suffix of `kinds`.
+
+    Of several contrasts of one scan, the T1w image is used.
+    """
     images: dict[str, list[str]] = defaultdict(list)
     maps: dict[str, list[str]] = defaultdict(list)
     left_out = []
     for path in paths:
         if file := re.fullmatch(rf"([^/]+?)(?:_({kinds}))?{IMAGE}", path, re.IGNORECASE):
-            target = maps if file[2] else images
-            target[re.sub(r"_T1w?$", "", file[1], flags=re.I)].append(path)
+            target, name = maps if file[2] else images, file[1]
+            if file[2] is None and MASK.search(name):
+                left_out.append(LeftOut(path, "is named as a mask"))
+            elif file[2] is None and re.search(rf"{OTHER_CONTRAST.pattern}$", name, re.IGNORECASE):
+                left_out.append(LeftOut(path, "is named as another contrast than T1w"))
+            else:
+                target[re.sub(r"_T1w?$", "", name, flags=re.I)].append(path)
         elif re.fullmatch(r"[^/]+\.img(\.gz)?", path, re.IGNORECASE):
             left_out.append(LeftOut(path, ANALYZE))
     scans = []
     for name, found in images.items():
         label, *others = maps.pop(name, [""])
+        by_stem = {file_stem(path): path for path in reversed(found)}  # x.nii and x.nii.gz
+        others += [path for path in found if path not in by_stem.values()]
         left_out += [LeftOut(path, TAKEN) for path in others]
-        # several images give several rows, whose duplicate names are rejected later
-        scans += [scan_named(name, path, label, convention) for path in found]
+        # p_seg goes with p rather than p_T1
+        owner = max(by_stem, key=lambda stem: (label.startswith(f"{stem}_"), len(stem)))
+        scans += [
+            scan_named(name, path, label if stem == owner else "", convention)
+            for stem, path in by_stem.items()
+        ]
     orphans = [path for found in maps.values() for path in found]
     return scans, left_out + [LeftOut(path, "is a label map without a scan") for path in orphans]
 

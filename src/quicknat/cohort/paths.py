@@ -9,12 +9,15 @@ from pathlib import Path
 
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
+from quicknat.images.recognition import why_absent
 from quicknat.reruns import stable_path
 
 
 def find_all(path: str | Path) -> list[Path]:
     """Return the files that `path` names; its parts may be globs, matched case-insensitively."""
     path = Path(path)
+    if path.is_file():
+        return [path]
     matches = [Path(path.anchor)]
     try:
         for part in path.relative_to(path.anchor).parts:
@@ -32,7 +35,7 @@ def find_one(path: str | Path) -> Path:
     """
     files = find_all(path)
     if not files:
-        raise InputError(path, "no such file", "check the path")
+        raise InputError(path, *why_absent(Path(path)))
     if len(files) > 1:
         raise InputError(
             path, f"matches {len(files)} files ({files[0].name}, {files[1].name})", "name one"
@@ -41,12 +44,16 @@ def find_one(path: str | Path) -> Path:
 
 
 def _children(folder: Path, name: str) -> list[Path]:
-    """Return the file `name` of a folder, or else all that match it case-insensitively."""
+    """Return the file `name` of a folder, or else all that match it case-insensitively.
+
+    As in a shell, ``*`` does not match a dot at the beginning (``._scan.nii.gz`` of macOS).
+    """
     if (folder / name).exists():
         return [folder / name]
     if not folder.is_dir():
         return []
-    return sorted(c for c in folder.iterdir() if fnmatch.fnmatchcase(c.name.lower(), name.lower()))
+    names = (c.name for c in folder.iterdir() if name.startswith(".") or c.name[0] != ".")
+    return sorted(folder / c for c in names if fnmatch.fnmatchcase(c.lower(), name.lower()))
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,11 @@ class CohortPaths:
     def image_inputs(self, scan: Scan) -> list[str]:
         """Return the inputs of a job that reads a scan's image."""
         return self.inputs(scan.source, scan.image)
+
+    def image_stamps(self, scan: Scan) -> list[str]:
+        """Return size and modification time of the user's own files of an image, if it is one."""
+        found = [Path(p).stat() for p in self.image_inputs(scan) if self.in_place(scan.source)]
+        return [f"{stat.st_size} {stat.st_mtime:.0f}" for stat in found]
 
     def label_inputs(self, scan: Scan) -> list[str]:
         """Return the inputs of a job that reads a scan's raw labels."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from io import StringIO
@@ -13,12 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from quicknat.errors import InputError, notice
-from quicknat.schema import all_problems, load_schema
+from quicknat.schema import all_problems, fits, load_schema
 
 LOCAL = "local"  # the source of files that are named by their paths
-# BIDS entities of a T1w scan other than subject and session, each after a "_"
-ENTITIES = "(?:_(?:task|acq|ce|rec|run|echo|part|chunk)-[A-Za-z0-9]+)*"
-SCAN_NAME = f"sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?{ENTITIES}"
 AUTO_SPLIT = ("train",) * 8 + ("val", "test")
 # column names of earlier versions, and their current names
 RENAMED = {"use": "split", "person": "participant", "protocol": "label_convention"}
@@ -87,6 +85,9 @@ def read_cells(path: Path) -> pd.DataFrame:
     """
     try:
         text = re.sub(r"^#.*\n?", "", path.read_text("utf-8-sig"), flags=re.MULTILINE)
+        if not text.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":
+            problem = f"has names that the locale would look for in {encoding}"
+            raise InputError(path, problem, "export PYTHONUTF8=1")
         table = pd.read_csv(
             StringIO(text), sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
         )
@@ -98,7 +99,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):  # pandas would use the first cell as an index
         raise InputError(path, "has rows with more cells than its header", "remove the extra cells")
     table.columns = [str(column).strip() for column in table.columns]
-    return table
+    return table[table.map(str.strip).ne("").any(axis=1)]  # spreadsheets save empty rows
 
 
 def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
@@ -145,10 +146,13 @@ def examine_table(
     rows: list[dict[str, str]] = []
     faults: list[tuple[InputError, dict[str, str]]] = [(error, {}) for error in header]
     table = table[[column for column in table.columns if column in schema["properties"]]]
-    for number, cells in enumerate(table.to_dict("records") if not absent else [], start=1):
+    for index, cells in table.to_dict("index").items() if not absent else ():
+        number = index + 1
         row = {key: str(value).strip() for key, value in cells.items()}
         name = row.get("subject") or row.get("source") or str(number)
-        wrong = all_problems(row, schema, f"{path} row {number} ({name})")
+        wrong = (
+            [] if fits(row, schema) else all_problems(row, schema, f"{path} row {number} ({name})")
+        )
         faults += [(error, row) for error in wrong]
         rows += [] if wrong else [row]
     return rows, faults
@@ -254,10 +258,3 @@ def read_sheet(path: str | Path, auto: str = "") -> list[Scan]:
     if faults:
         raise faults[0].error
     return scans
-
-
-def default_name(path: Path) -> str:
-    """Return the ``sub-…`` name of a file: its BIDS entities, or else its letters and digits."""
-    stem = re.sub(r"(\.nii)?(\.gz)?$|\.(mgz|mgh|img|hdr)$", "", path.name, flags=re.IGNORECASE)
-    name = re.match(SCAN_NAME, stem)
-    return name[0] if name else "sub-" + re.sub(r"[^A-Za-z0-9]", "", stem)

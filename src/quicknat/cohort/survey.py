@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import tarfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from quicknat.cohort.layouts import IN_ARCHIVES, LAYOUTS, Found, LeftOut, with_freesurfer
+from quicknat.cohort.layouts import ANALYZE, IN_ARCHIVES, LAYOUTS, Found, LeftOut, with_freesurfer
+from quicknat.cohort.naming import default_name
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
+from quicknat.images.recognition import require_not_dicom, why_absent
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +32,11 @@ class Survey:
     left_out: list[LeftOut]
 
 
-def list_paths(root: Path) -> list[str]:
+def list_paths(root: Path, below: str = "") -> list[str]:
     """Return the sorted paths in a folder or tar archive; folders end with ``/``.
 
     Names that begin with a dot are skipped (``.git``, macOS files). Links to folders are followed,
-    except in circles.
+    except in circles. In a folder, only its folders whose names begin with `below` are searched.
 
     Raises:
         InputError: neither a folder nor a readable archive.
@@ -40,7 +44,7 @@ def list_paths(root: Path) -> list[str]:
     if not root.exists():
         raise InputError(root, "no such folder or archive", "check the path")
     if root.is_dir():
-        names = list(_walk(root))
+        names = list(_walk(root, below))
     else:
         try:
             with tarfile.open(root) as archive:
@@ -52,12 +56,14 @@ def list_paths(root: Path) -> list[str]:
     return sorted(name for name in names if not any(p.startswith(".") for p in name.split("/")))
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, start: str) -> Iterator[str]:
     """Yield files and folders below `root`, relative to it; warn about unreadable ones."""
     unreadable = partial(log.warning, "left out: %s")
     for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         here = Path(folder)
         folders[:] = [n for n in folders if not n.startswith(".") and not _in_circle(here / n)]
+        if here == root:
+            folders[:] = [name for name in folders if name.startswith(start)]
         below = here.relative_to(root)
         yield from ((below / name).as_posix() for name in files)
         yield from ((below / name).as_posix() + "/" for name in folders)
@@ -87,8 +93,7 @@ def survey(
         Scans sorted by name. Their paths are absolute, or members of the archive.
 
     Raises:
-        InputError: no scan was found, an archive has no source or a folder has one, or two scans
-            would get the same name.
+        InputError: no scan was found, or an archive has no source or a folder has one.
     """
     root = Path(root)
     paths = list_paths(root)
@@ -101,13 +106,16 @@ def survey(
     if archive and layout not in ("", *IN_ARCHIVES):
         raise InputError(root, f"is an archive; '{layout}' needs a folder", "unpack it")
     name, (scans, left_out) = _first(names, paths)
+    if not scans:
+        require_not_dicom(root)
     if not scans and not left_out:
         fix = f"write the sheet by hand (docs/howto/own-data.md); layouts tried: {', '.join(names)}"
         raise InputError(root, "holds no scan of a known layout", fix)
-    scans, unusable = _usable(scans, root, source)
+    scans, unusable = _usable(_distinct(scans), root, source)
     left_out += unusable
     if labels_from:
-        _, (results, _) = _first(["fastsurfer", "freesurfer"], list_paths(Path(labels_from)))
+        _, (results, unused) = _first(["fastsurfer", "freesurfer"], list_paths(Path(labels_from)))
+        left_out += unused
         results, unusable = _usable(results, Path(labels_from), LOCAL)
         if not any(scan.labels for scan in results):
             raise InputError(labels_from, "holds no FreeSurfer results", "name a SUBJECTS_DIR")
@@ -127,7 +135,7 @@ def survey(
             problem = f"has results for none of these scans, but for {results[0].id} and others"
             fix = f"name its folders like the scans, e.g. {scans[0].id}" if scans else "check it"
             raise InputError(labels_from, problem, fix)
-    return Survey(name, _distinct(scans), sorted(left_out, key=lambda item: item.path))
+    return Survey(name, scans, sorted(left_out, key=lambda item: item.path))
 
 
 def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Found]:
@@ -151,11 +159,10 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
         files = [str(base / path) if base else path for path in (scan.image, scan.labels) if path]
         absent = [file for file in files if base and not Path(file).exists()]
         if absent:
-            left_out.append(LeftOut(absent[0], "is a link to a missing file; fetch it"))
-        elif re.search(r"[\t\r\n{}]|^\s|\s$", "".join(files)):
-            left_out.append(LeftOut(scan.image, "its path has a tab, a brace or an outer space"))
-        elif not scan.subject:
-            left_out.append(LeftOut(scan.image, "no letter or digit in its name"))
+            left_out.append(LeftOut(absent[0], "; ".join(why_absent(Path(absent[0])))))
+        elif re.search(r"[\t\r\n{}\ud800-\udfff]|^\s|\s$", "".join(files)):
+            problem = "its path has a tab, a brace, an outer space or bytes that are not UTF-8"
+            left_out.append(LeftOut(scan.image, problem))
         else:
             image, labels = (*files, "")[:2]
             kept.append(replace(scan, image=image, labels=labels, source=source))
@@ -163,13 +170,54 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
 
 
 def _distinct(scans: Sequence[Scan]) -> list[Scan]:
-    """Sort scans by name; reject duplicates, which may be two participants."""
-    named: dict[str, Scan] = {}
+    """Sort scans by name; those of one name get a digest of their paths, and one participant.
+
+    Their paths are relative to the data set.
+    """
+    named: dict[str, list[Scan]] = defaultdict(list)
     for scan in scans:
-        other = named.setdefault(scan.id, scan)
-        if other is not scan:
-            raise InputError(
-                scan.image, f"would get the same name as {other.image}, {scan.id}",
-                "names keep letters and digits only: rename or move one of the two",
-            )  # fmt: skip
-    return [named[name] for name in sorted(named)]
+        named[scan.id.casefold()].append(scan)  # some file systems ignore case
+    found = []
+    for group in named.values():
+        if len(group) > 1:
+            paths = " and ".join(scan.image for scan in group)
+            what = "have one name, %s: taken for scans of one participant, told apart by a digest"
+            log.warning(f"%s {what}", paths, group[0].id)
+            digests = (hashlib.sha256(scan.image.encode()).hexdigest()[:6] for scan in group)
+            group = [
+                replace(scan, subject=f"{scan.subject}x{digest}")
+                for scan, digest in zip(group, digests, strict=True)
+            ]
+        found += group
+    return sorted(found, key=lambda scan: scan.id)
+
+
+def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return names and paths of T1w scans: files, and those of folders and BIDS data sets.
+
+    What else is in a folder (label maps, other contrasts) is logged. Derivatives are not searched.
+
+    Raises:
+        InputError: a folder without scans, or no scan at all.
+    """
+    found: list[tuple[str, Path]] = []
+    for path in paths:
+        if not path.is_dir():
+            if path.name.startswith("._"):
+                log.warning("left out: %s: is a file of macOS beside the scan", path)
+            else:
+                found.append((default_name(path), path))
+            continue
+        _, (scans, left_out) = _first(["bids", "plain"], list_paths(path, below="sub-"))
+        named = [(scan.id, path / scan.image) for scan in _distinct(scans)]
+        for item in left_out:
+            if item.reason == ANALYZE:  # in a sheet it needs an orientation
+                named.append((default_name(path / item.path), path / item.path))
+            else:
+                log.info("left out: %s: %s", path / item.path, item.reason)
+        if not named:
+            raise InputError(path, "holds no T1w scan", "name the files themselves")
+        found += named
+    if not found:
+        raise InputError(paths[0], "is not a scan", "name T1w scans, or folders of them")
+    return found

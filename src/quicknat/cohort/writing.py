@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
+import logging
 import os
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
-from quicknat.cohort.layouts import name_parts
+from quicknat.cohort.naming import name_parts
 from quicknat.cohort.sheet import LOCAL, Scan, current_names, read_cells, read_sheet
-from quicknat.errors import InputError
+from quicknat.errors import InputError, notice
 from quicknat.files import written_whole
 from quicknat.schema import load_schema
+
+log = logging.getLogger(__name__)
 
 PARTICIPANTS = "participants.tsv"
 NAME = ("subject", "session", "entities")  # the columns that form a scan's name
@@ -64,18 +70,27 @@ def read_demographics(path: str | Path) -> pd.DataFrame:
     if "ID" not in table:
         raise InputError(path, "has no column 'ID'", "give OASIS-1's oasis_cross-sectional.csv")
     table = table.sort_values("ID").rename(columns=BIDS_COLUMNS).replace(["", "N/A"], "n/a")
+    table = _decimal_points(table[table["ID"] != "n/a"])
     table.insert(0, "participant_id", [f"sub-{name_parts(name)[0]}" for name in table.pop("ID")])
     return table.drop_duplicates("participant_id")
 
 
-def read_participants(path: str | Path) -> pd.DataFrame:
+def read_participants(path: str | Path, subjects: Sequence[str] = ()) -> pd.DataFrame:
     """Read a BIDS ``participants.tsv`` as text, indexed by ``participant_id``; empty is "n/a".
+
+    Decimal commas become points. Of several rows of a participant, one for each session, the first
+    counts. Ids may lack ``sub-``, and be written unlike the subjects that they are joined with:
+    ``002_S_0413``, or without leading zeros.
+
+    Args:
+        path: the table.
+        subjects: of the sheet, whose spelling the ids get.
 
     Raises:
         InputError: the file is not a table, has no such column, or has an id in two rows.
     """
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str).fillna("n/a")
+        table = pd.read_csv(path, sep="\t", dtype=str)
     except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
         problem = f"cannot be read as a tab-separated table ({error})"
         raise InputError(path, problem, "save it as tab-separated text in UTF-8") from error
@@ -85,11 +100,44 @@ def read_participants(path: str | Path) -> pd.DataFrame:
     if "participant_id" not in table:
         fix = "give the column of 'sub-…' this name, as in BIDS"
         raise InputError(path, "has no column 'participant_id'", fix)
+    table = _decimal_points(table.dropna(how="all").fillna("n/a"))
+    names = [name_parts(name.strip())[0] for name in table["participant_id"]]
+    spelt, known = _by_spelling(subjects), _by_spelling(names)
+    for index, name in enumerate(names):
+        if len(same := spelt.get(_spelling(name), set())) == len(known[_spelling(name)]) == 1:
+            names[index] = next(iter(same))
+    ids = zip(table["participant_id"], names, strict=True)
+    table["participant_id"] = ["n/a" if given == "n/a" else f"sub-{name}" for given, name in ids]
     twice = table["participant_id"][table["participant_id"].duplicated()]
-    if len(twice):
+    if len(twice) and "session_id" in table:
+        notice(f"{path}: has rows for several sessions; the first of each participant is used")
+        table = table.drop_duplicates("participant_id")
+    elif len(twice):
         problem = f"has participant_id '{twice.iloc[0]}' in two rows"
         raise InputError(path, problem, "keep one row per participant")
     return table.set_index("participant_id")
+
+
+def _spelling(subject: str) -> str:
+    """Return a subject's name without case and leading zeros."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", subject.lower())
+
+
+def _by_spelling(subjects: Sequence[str]) -> dict[str, set[str]]:
+    groups: dict[str, set[str]] = defaultdict(set)
+    for subject in subjects:
+        groups[_spelling(subject)].add(subject)
+    return groups
+
+
+def _decimal_points(table: pd.DataFrame) -> pd.DataFrame:
+    """Replace decimal commas in columns of numbers, and log a notice."""
+    for name in table:
+        cells = table[name][table[name] != "n/a"]
+        if cells.str.contains(",").any() and cells.str.fullmatch(r"-?\d+(,\d+)?").all():
+            notice(f"column '{name}': decimal commas are read as points")
+            table[name] = table[name].str.replace(",", ".")
+    return table
 
 
 def _cells(scans: Sequence[Scan], sheet: Path) -> pd.DataFrame:
@@ -154,14 +202,15 @@ def write_sheet(
     return _write(output, _as_tsv(_cells(scans, output)), people)
 
 
-def _mentioned(text: str, columns: Sequence[str]) -> set[tuple[str, ...]]:
-    """Return the scan names in all rows of a sheet, including commented ones."""
-    indices = [columns.index(name) if name in columns else None for name in NAME]
-    found = set()
+def _mentioned(text: str, columns: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """Return the images of a sheet by scan name, those of commented rows too."""
+    indices = [columns.index(name) if name in columns else None for name in (*NAME, "image")]
+    found = {}
     for line in text.split("\n"):
         cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
         cells += [""] * len(columns)  # editors strip trailing tabs
-        found.add(tuple("" if index is None else cells[index] for index in indices))
+        *name, image = ("" if index is None else cells[index] for index in indices)
+        found[tuple(name)] = image
     return found
 
 
@@ -172,8 +221,8 @@ def add_to_sheet(
 ) -> tuple[list[Scan], int]:
     """Append rows for scans that a sheet lacks; leave everything else in it unchanged.
 
-    Scans are compared by subject, session and entities; one whose row is commented out is not added
-    again. With `demographics`, missing participants are added to `participants.tsv`.
+    A scan is there if its image is, or its subject, session and entities, also in rows that are
+    commented out. With `demographics`, missing participants are added to `participants.tsv`.
 
     Returns:
         All scans as they will be read, and the number of new ones.
@@ -187,8 +236,21 @@ def add_to_sheet(
     text = sheet.read_bytes().decode()  # keep line ends and byte order mark
     line_end = "\r\n" if "\r\n" in text else "\n"
     there = _mentioned(text, columns)
-    new = [scan for scan in scans if (scan.subject, scan.session, scan.entities) not in there]
-    everything = _cells(new, sheet)
+    images = set(there.values())
+    everything = _cells(scans, sheet)
+    is_new, others = [], []
+    for scan, image in zip(scans, everything["image"], strict=True):
+        same_name = there.get((scan.subject, scan.session, scan.entities))
+        is_new.append(same_name is None and image not in images)
+        if same_name is not None and not fnmatch.fnmatchcase(image, same_name):
+            others.append(f"{scan.id}, {image}")
+    if others:
+        what = "scans are not added, since the sheet has their names with other images"
+        log.warning("%s: %d %s: %s …", sheet, len(others), what, others[0])
+    new, everything = (
+        [s for s, wanted in zip(scans, is_new, strict=True) if wanted],
+        everything[is_new],
+    )
     implied = {"source": LOCAL, "participant": everything["subject"]}  # without such columns
     for name in everything:
         if name not in columns and (everything[name] != implied.get(name, "")).any():
@@ -198,7 +260,7 @@ def add_to_sheet(
     if demographics is not None:
         people, file = _people_of(new, demographics), sheet.with_name(PARTICIPANTS)
         if file.exists():
-            known = read_participants(file)
+            known = read_participants(file, [scan.subject for scan in scans])
             people = pd.concat([known, people.drop(known.index, errors="ignore")])
     text += "" if text.endswith("\n") else line_end
     rows = everything.reindex(columns=columns, fill_value="")  # unknown columns are invalid

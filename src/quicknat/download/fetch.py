@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 from filelock import FileLock, Timeout
 
 from quicknat.download.transfer import public, transfer
-from quicknat.errors import InputError
+from quicknat.errors import InputError, one_line
 from quicknat.files import UNWRITTEN, sha256
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,9 @@ def _run(address: str, *command: str) -> None:
     """Run a program that fetches a URL; raise an InputError with its message on failure."""
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=environment
+        )
     except FileNotFoundError as error:
         fix = f"install {command[0]}, or name a mirror"
         raise InputError(public(address), f"{command[0]} is not on PATH", fix) from error
@@ -129,7 +131,7 @@ def _fetch(address: str, part: Path, checksum: str) -> None:
         full = error.errno in UNWRITTEN
         where, what = (part, "make room there") if full else (error.filename or part, "fix this")
         fix = f"{what} and fetch again: the partial download is kept"
-        raise InputError(where, str(error.strerror), fix) from error
+        raise InputError(where, error.strerror or one_line(error), fix) from error
     if not fault:
         return
     part.unlink()
@@ -200,6 +202,9 @@ def download(
     except Timeout:
         log.info("%s: waiting for another job that fetches it", output)
         held, waited = lock.acquire(), True
+    except OSError as error:  # a network's disk may have no locks
+        fix = "choose a folder on another disk (MONAI_DATA_DIRECTORY)"
+        raise InputError(output.parent, f"cannot be locked ({error.strerror})", fix) from error
     with held:
         if output.is_file() and (not _fault(output, checksum) if verifiable else waited):
             log.info("%s already exists", output)

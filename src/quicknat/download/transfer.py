@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
+from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
@@ -60,7 +61,7 @@ def _size(path: Path) -> int:
 def _request(session: requests.Session, address: str, part: Path, verifiable: bool) -> None:
     """Request the missing part of a file once, and append it."""
     note, have, headers = part.with_name(f"{part.name}.validator"), _size(part), {}
-    validator = note.read_text() if note.exists() and not verifiable else ""
+    validator = note.read_text("utf-8") if note.exists() and not verifiable else ""
     if have and (verifiable or validator):
         headers = {"Range": f"bytes={have}-", "If-Range": validator or None}  # None is not sent
     with session.get(address, headers=headers, stream=True, timeout=TIMEOUTS) as response:
@@ -76,7 +77,8 @@ def _request(session: requests.Session, address: str, part: Path, verifiable: bo
             part.write_bytes(b"")
             if not verifiable:
                 strong = etag.startswith('"')  # weak ETags may stand for different bytes
-                note.write_text(etag if strong else response.headers.get("Last-Modified", ""))
+                tag = etag if strong else response.headers.get("Last-Modified", "")
+                note.write_text(tag, "utf-8")
         missing = response.raw.length_remaining  # None if the server does not say
         check_space(part.parent, missing or 0)
         total = None if missing is None else have + missing
@@ -111,7 +113,8 @@ def transfer(address: str, part: Path, verifiable: bool) -> None:
                     most, retry = _size(part), RETRY
                 if not passing or retry.total == 0:
                     tries = f" (tried {len(retry.history) + 1} times)" if retry.history else ""
-                    fix = "check URL and network, or download the file by hand"
+                    named = " and the proxy in HTTPS_PROXY" if get_environ_proxies(address) else ""
+                    fix = f"check URL, network{named}, or download the file by hand"
                     raise InputError(public(address), problem + tries, fix) from error
                 retry, answer = retry.increment(), getattr(error, "response", None)
                 log.warning(

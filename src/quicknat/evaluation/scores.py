@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from quicknat.cohort.sheet import default_name
+from quicknat.cohort.naming import default_name
 from quicknat.errors import InputError
 
 AGGREGATE = "aggregate"  # in the column of the views: the result of all three
@@ -34,23 +34,31 @@ def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
 
     Args:
         paths: the files.
-        subject_from_name: add a first column ``subject`` with the sub-… of each file's name.
+        subject_from_name: sort by the column ``subject``; files without it get the sub-… of their
+            name as their first column.
 
     Raises:
-        InputError: there are no files, or one is no table.
+        InputError: there are no files, one is no table, or two are of one name.
     """
-    parts = []
+    parts, named = [], dict[str, Path]()
     for path in map(Path, paths):
         try:
             part = pd.read_csv(path, sep="\t")
         except ValueError as error:  # also of pandas' own kinds
             raise InputError(path, f"is no table ({error})", "delete it and rerun") from error
-        if subject_from_name:
-            part.insert(0, "subject", default_name(path))
+        if subject_from_name and "subject" not in part:
+            part.insert(0, "subject", name := default_name(path))
+            if (other := named.setdefault(name, path)) is not path:
+                raise InputError(
+                    path, f"has the name of {other}, {name}", "rename or leave out one"
+                )
         parts.append(part)
     if not parts:
         raise InputError("the list of tables", "names none", "name one a line")
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    if subject_from_name:
+        table = table.sort_values("subject", kind="stable", ignore_index=True)
+    return table
 
 
 def persons_of(subjects: pd.Series, persons: Mapping[str, str] | None = None) -> pd.Series:

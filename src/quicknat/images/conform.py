@@ -18,10 +18,11 @@ from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.images.intensities import has_noisy_background
 from quicknat.images.labels import Protocol
 from quicknat.images.placement import usable_affine
 from quicknat.images.resampling import canonical, moved, resample, resample_labels
-from quicknat.images.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_volume
+from quicknat.images.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_scan, read_volume
 from quicknat.reruns import GRID_FORMAT
 from quicknat.schema import check
 
@@ -211,6 +212,8 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
         "affine": grid.affine.tolist(),
         "intensity_at_0_and_255": scaling,
         "head_outside_fraction": round(lost, 4),
+        "noisy_background": has_noisy_background(volume.data),
+        "filled_with": [str(value) for value in volume.filled],
         "grid_format": GRID_FORMAT,
     }
     return image, grid, record
@@ -227,9 +230,9 @@ def conform_file(
         spacing_mm, size: of the conformed grid.
 
     Raises:
-        InputError: see :func:`quicknat.images.volumes.read_volume` and :func:`conform`.
+        InputError: see :func:`quicknat.images.volumes.read_scan` and :func:`conform`.
     """
-    image, grid, record = conform(read_volume(path, orientation), spacing_mm, size)
+    image, grid, record = conform(read_scan(path, orientation), spacing_mm, size)
     source = {"source": str(path), "source_sha256": source_digest(path), "orientation": orientation}
     return image, grid, {**source, **record}
 
@@ -257,7 +260,7 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     path = Path(path)
     sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     try:
-        record = json.loads(sidecar.read_text())
+        record = json.loads(sidecar.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(sidecar, f"is not a conform record ({error})", CONVERT_AGAIN) from error
     try:

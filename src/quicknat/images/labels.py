@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from quicknat.errors import InputError
+from quicknat.images.volumes import whole_numbers
 
 COLUMNS = [
     "index",
@@ -26,6 +27,7 @@ COLUMNS = [
 CONVENTIONS = ("freesurfer", "neuromorphometrics")
 EXAMPLE = "compare it with src/quicknat/data/labels/quicknat28.tsv"
 MAX_CLASSES = 256  # label maps are stored in bytes
+UNUSED = {9, 48}  # the thalami before FreeSurfer had 10 and 49; read, but not written
 
 
 def parse_ids(text: str) -> list[int]:
@@ -171,7 +173,7 @@ class Protocol:
         """Map a label map to class indices, uint8, same shape.
 
         Args:
-            source: label values; floats are accepted if they are whole numbers.
+            source: label values, see :func:`quicknat.images.volumes.whole_numbers`.
             convention: ``freesurfer``, ``neuromorphometrics``, or this protocol's own name if the
                 file already holds class indices.
             where: file named in error messages.
@@ -180,13 +182,8 @@ class Protocol:
             InputError: a value is fractional, negative or unknown (the message has voxel counts),
                 or no structure of the protocol is present.
         """
+        source = whole_numbers(source, where)
         values, counts = np.unique(source, return_counts=True)
-        if not np.all(np.isfinite(values)) or np.any(values != np.round(values)):
-            odd = next(v for v in values if not np.isfinite(v) or v != np.round(v))
-            raise InputError(
-                where, f"label value {odd} is not a whole number",
-                "give the original label map, not probabilities or an interpolated map",
-            )  # fmt: skip
         if convention == self.name:
             known = {int(index): int(index) for index in self.table["index"]}
         elif convention in CONVENTIONS:
@@ -220,9 +217,12 @@ class Protocol:
         return mapped
 
     def to_freesurfer(self) -> np.ndarray:
-        """Return the first FreeSurfer number of each class, int64 (C,); -1 if it has none."""
-        firsts = [(parse_ids(text) or [-1])[0] for text in self.table["freesurfer"]]
-        return np.array([0, *firsts[1:]])
+        """Return the FreeSurfer number to write for each class, int64 (C,); -1 if it has none.
+
+        It is the first one of the table that FreeSurfer itself still writes.
+        """
+        numbers = [parse_ids(text) or [-1] for text in self.table["freesurfer"]]
+        return np.array([0, *(min(ids, key=UNUSED.__contains__) for ids in numbers[1:])])
 
     def write(self, path: str | Path) -> None:
         """Write the table in the format that :meth:`read` accepts."""

@@ -96,7 +96,7 @@ def write_stacks(
             stack, kept[view] = view_stack(image, cropped, view, protocol)
             np.save(temporary, stack)
         numbers = {"window_start": start, "size": size, "labelled_voxels_outside": lost}
-        temporaries[-1].write_text(json.dumps({**numbers, "kept": kept}) + "\n")
+        temporaries[-1].write_text(json.dumps({**numbers, "kept": kept}) + "\n", "utf-8")
     if lost:
         log.warning("%s: %d labelled voxels lie outside the slices", name, lost)
     counts = ", ".join(f"{len(kept[view])} {view}" for view in VIEWS)

@@ -100,7 +100,7 @@ def write_bundle(
     found, views = {}, {}
     for view in VIEWS:
         folder = Path(models[view])
-        found[view] = described = json.loads((folder / "model.json").read_text())
+        found[view] = described = json.loads((folder / "model.json").read_bytes())
         for part in ("network", "training"):
             described[part] = current_settings(described[part], folder / "model.json")
         if described.get("grid_format") != GRID_FORMAT:
@@ -124,7 +124,7 @@ def write_bundle(
         f"best epoch chosen on {n_val} validation scans with mean Dice {dice} (coronal / axial / "
         "sagittal)" if n_val else "the last epoch kept, without validation scans"
     )  # fmt: skip
-    card = (CARDS / "model.md").read_text()
+    card = (CARDS / "model.md").read_text(encoding="utf-8")
     card = card.format(
         protocol=protocol.name,
         structures=len(protocol.names) - 1,
@@ -140,7 +140,7 @@ def write_bundle(
     )
     with written_whole(output / "labels.tsv", output / "README.md") as (labels, readme):
         protocol.write(labels)
-        readme.write_text(card)
+        readme.write_text(card, encoding="utf-8")
     description = {
         "format": FORMAT,
         "protocol": protocol.name,
@@ -156,7 +156,7 @@ def write_bundle(
         "quicknat": quicknat.__version__,
     }
     with written_whole(output / "bundle.json") as (temporary,):
-        temporary.write_text(json.dumps(description, indent=2) + "\n")
+        temporary.write_text(json.dumps(description, indent=2) + "\n", "utf-8")
 
 
 def read_description(folder: str | Path) -> dict:
@@ -170,7 +170,7 @@ def read_description(folder: str | Path) -> dict:
         fix = f"check the path; bundled models: {', '.join(MODELS)}"
         raise InputError(folder, "no such model folder", fix)
     try:
-        described = json.loads((folder / "bundle.json").read_text())
+        described = json.loads((folder / "bundle.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         problem = f"is not a model folder ({error})"
         raise InputError(folder, problem, "name the folder that 'quicknat bundle' wrote") from error

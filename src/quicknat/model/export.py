@@ -1,14 +1,18 @@
-"""Export a model as a MONAI bundle: configuration, weights, and the network's code."""
+"""Export a model as a MONAI bundle (configuration, weights, code), and its networks as ONNX."""
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import quicknat
 from quicknat.errors import InputError
@@ -16,8 +20,11 @@ from quicknat.files import folder_written_whole
 from quicknat.model import network, views
 from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.model.views import ThreeViews
-from quicknat.package_data import CARDS
+from quicknat.package_data import CARDS, MODELS
 
+log = logging.getLogger(__name__)
+
+OPSET = 18
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
 SHIFTED = (
@@ -102,10 +109,50 @@ def configuration(bundle: Bundle) -> dict:
     }
 
 
-def export_bundle(model: str | Path, output: str | Path) -> None:
-    """Write a model folder as a MONAI bundle.
+class Probabilities(nn.Module):
+    """Slices (N, 1, H, W) to probabilities (N, C, H, W)."""
 
-    Its network takes and gives whole volumes, and needs torch and MONAI alone. The weights are a
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, slices: Tensor) -> Tensor:
+        return self.network(slices).softmax(dim=1)
+
+
+def export_onnx(bundle: Bundle, licence: str, folder: Path) -> None:
+    """Write each view's network as ``{view}.onnx``.
+
+    Slices in are float32 (N, 1, S, S), any N, as :func:`quicknat.model.views.slice_probabilities`
+    cuts them; probabilities out are float32 (N, C, S, S). Needs the extra ``onnx``.
+    """
+    sides = [bundle.slice_size] * 2
+    for view, part in bundle.networks.items():
+        program: Any = torch.onnx.export(
+            Probabilities(part).eval(),
+            (torch.zeros(2, 1, *sides),),
+            input_names=["slices"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+        program.model.metadata_props.update(
+            view=view,
+            view_weight=str(bundle.weights[view]),
+            classes=json.dumps(bundle.protocol.class_names(view)),
+            intensities="0 (air) to 1, white matter about 0.67",
+            voxel_mm=str(bundle.spacing_mm),
+            licence=licence,
+            model=bundle.identity,
+        )
+        program.save(folder / f"{view}.onnx", external_data=False)
+
+
+def export_bundle(model: str | Path, output: str | Path) -> None:
+    """Write a model folder as a MONAI bundle, with ONNX files of its networks in ``onnx/``.
+
+    The network takes and gives whole volumes, and needs torch and MONAI alone. The weights are a
     state dict of tensors, for ``torch.load(…, weights_only=True)``, as MONAI's format wants them.
 
     Args:
@@ -119,7 +166,9 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
     if output.exists():
         raise InputError(output, "exists", "choose another folder, or remove it")
     bundle = load_bundle(model)
-    described = json.loads((Path(model) / "bundle.json").read_text())
+    bundled = Path(model) in MODELS.values()
+    licence = "CC BY-NC 4.0" if bundled else "the weights belong to whoever trained them"
+    described = json.loads((Path(model) / "bundle.json").read_bytes())
     with folder_written_whole(output) as folder:
         for part in ("configs", "models", "docs", "scripts"):
             (folder / part).mkdir(parents=True)
@@ -131,11 +180,12 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
             "metadata": metadata(bundle, described),
             "inference": configuration(bundle),
         }.items():
-            (folder / f"configs/{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+            text = json.dumps(content, indent=2) + "\n"
+            (folder / f"configs/{name}.json").write_text(text, "utf-8")
         shutil.copy(Path(model) / "labels.tsv", folder / "docs/labels.tsv")
         (folder / "docs/README.md").write_text(
             (CARDS / "monai.md")
-            .read_text()
+            .read_text("utf-8")
             .format(
                 protocol=bundle.protocol.name,
                 size=bundle.slice_size,
@@ -144,9 +194,16 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
                 passes=", also with left–right flipped slices" if bundle.flip else "",
                 spacing=bundle.spacing_mm,
                 n_classes=len(bundle.protocol.names),
-            )
+            ),
+            "utf-8",
         )
         (folder / "LICENSE").write_text(
             "scripts/: Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
-            "models/: the weights belong to whoever trained them.\n"
+            f"models/, onnx/: {licence}.\n"
+            "utf-8",
         )
+        if find_spec("onnxscript"):
+            (folder / "onnx").mkdir()
+            export_onnx(bundle, licence, folder / "onnx")
+        else:
+            log.warning("no ONNX files: they need `pip install onnx onnxscript`")

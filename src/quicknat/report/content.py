@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -13,21 +13,25 @@ from typing import Any
 import pandas as pd
 
 from quicknat.cohort.check import Verdict
+from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.report.tables import DEMOGRAPHICS, demographics, run_times, versions, volume_ranges
+from quicknat.segmentation.many import FAILED, SCANS
 from quicknat.training.history import STAGES, duration, overfitting
 
 SPLITS = ("pretrain", "train", "val", "test", "segment")
+VOLUMES = "segmentations/volumes.tsv"
+MOST_ROWS = 1000  # of a table about scans without a page, or of the sheet
 # the per-scan tables from which a complete run gathers each table
 GATHERED_FROM = {
     "metrics.tsv": "metrics/{0}.tsv",
     "metrics/views.tsv": "metrics/{0}_views.tsv",
     "metrics/confusion.tsv": "metrics/{0}_confusion.tsv",
-    "segmentations/volumes.tsv": "segmentations/{0}/anat/{0}_desc-quicknat_volumes.tsv",
+    VOLUMES: "segmentations/{0}/anat/{0}_desc-quicknat_volumes.tsv",
 }
 
 
@@ -39,13 +43,14 @@ class ReportInputs:
     note: str
     results: Path
     scans: Sequence[Scan]
-    segmented: Sequence[str]  # scans to show; if jobs failed, only finished ones
+    segmented: Sequence[str]  # scans with a page; if jobs failed, only finished ones
     protocol: Protocol
     skipped: Sequence[Verdict] = ()  # scans that the run left out
     failed: Sequence[Failure] = ()  # jobs
     people: pd.DataFrame = field(default_factory=pd.DataFrame)  # of participants.tsv, by sub-X
     given: str = ""  # name of the given model, if none was trained
     interactive: bool = False  # with viewer and sortable tables
+    chunks: Sequence[Path] = ()  # folders of the tables of scans without a page
 
     @property
     def complete(self) -> bool:
@@ -62,9 +67,12 @@ class ReportInputs:
         names = [n for n in self.segmented if n in scored or not path.startswith("metrics")]
         if self.complete:
             file = self.results / path
-            return pd.read_csv(file, sep="\t") if names and file.exists() else None
+            wanted = names or (self.chunks and path == VOLUMES)
+            return pd.read_csv(file, sep="\t") if wanted and file.exists() else None
         files = {name: self.results / GATHERED_FROM[path].format(name) for name in names}
         parts = [pd.read_csv(file, sep="\t").assign(subject=name) for name, file in files.items()]
+        if path == VOLUMES:
+            parts += [pd.read_csv(chunk / "volumes.tsv", sep="\t") for chunk in self.chunks]
         return pd.concat(parts, ignore_index=True) if parts else None
 
     @property
@@ -115,7 +123,7 @@ def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: di
     uncertain = volumes.groupby("subject")["uncertainty"].mean()
     rows = []
     for name in inputs.segmented:
-        quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_text())
+        quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_bytes())
         row = {"scan": name, "split": splits[name], "flags": quality["flags"]}
         row |= {"dice": dice.get(name), "brain_ml": brains[name], "uncertainty": uncertain[name]}
         rows.append(row)
@@ -144,7 +152,7 @@ def scan_content(
         "views": ("axial", "coronal", "sagittal"),
         "volumes": own.to_dict("records"),
         "scored": scored is not None and name in set(scored["subject"]),
-        "provenance": json.loads(files["quicknat_dseg.json"].read_text()),
+        "provenance": json.loads(files["quicknat_dseg.json"].read_bytes()),
         "files": {p.name: f"../segmentations/{name}/anat/{p.name}" for p in files.values()},
     }
 
@@ -156,7 +164,7 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
     # networks trained by an earlier run have nothing to do with a given model
     histories = {} if inputs.given else _histories(inputs.results / "models")
     path = inputs.results / "model" / "bundle.json"
-    bundle = json.loads(path.read_text()) if path.exists() else None
+    bundle = json.loads(path.read_bytes()) if path.exists() else None
     return {
         "title": inputs.title,
         "inputs": inputs,
@@ -174,23 +182,30 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
             for view in VIEWS
         },
         "sagittal_classes": inputs.protocol.n_classes("sagittal"),
+        "many": _chunked(inputs.chunks),
+        "most_rows": MOST_ROWS,
         "bundle": bundle,
-        "trained_on": _trained_on(bundle, inputs.scans) if bundle else [],
+        "trained_on": trained_on(bundle["views"].values(), inputs.scans) if bundle else "",
         "times": run_times(inputs.results / "benchmarks").to_dict("records"),
         "software": versions(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
 
 
-def _trained_on(bundle: Mapping[str, Any], scans: Sequence[Scan]) -> list[str]:
-    """Return test scans whose names are among a model's training or validation scans."""
-    names = {
-        name
-        for entry in bundle["views"].values()
-        for key in ("training_scans", "validation_scans")
-        for name in entry.get(key, ())
-    }
-    return [scan.id for scan in scans if scan.split == "test" and scan.id in names]
+def _chunked(folders: Sequence[Path]) -> dict[str, Any]:
+    """Return counts of the scans without a page, and the rows of failed and of flagged ones."""
+    if not folders:
+        return {}
+    parts = [
+        pd.read_csv(folder / SCANS, sep="\t", dtype=str, keep_default_na=False)
+        for folder in folders
+    ]
+    table = pd.concat(parts, ignore_index=True).sort_values("name")
+    failed, flagged = table[table["status"] == FAILED], table[table["flags"] != ""]
+    worst = flagged["flags"].str.count("; ").sort_values(ascending=False, kind="stable").index
+    rows = {"failed": failed, "flagged": flagged.loc[worst]}
+    shown = {name: part.head(MOST_ROWS).to_dict("records") for name, part in rows.items()}
+    return {**shown, "n_done": len(table) - len(failed), "n_flagged": len(flagged)}
 
 
 def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from quicknat.reruns import file_digest
+from quicknat.segmentation.many import SCANS
 
 # files of a segmented scan in the report; `dseg.json` names the model
 ENDS = ("dseg.nii.gz", "dseg.json", "volumes.tsv", "qc.json")
@@ -36,6 +37,17 @@ def complete_scans(
     ]
 
 
+def complete_chunks(results: str | Path, chunks: Sequence[str]) -> list[Path]:
+    """Return the folders of the chunks that were finished after the current model was made."""
+    model = Path(results, "model", "bundle.json")
+    tables = [Path(results, "chunks", chunk, SCANS) for chunk in chunks]
+    return [
+        table.parent
+        for table in tables
+        if table.exists() and model.exists() and table.stat().st_mtime >= model.stat().st_mtime
+    ]
+
+
 def _file(results: Path, name: str, end: str) -> Path:
     return results / "segmentations" / name / "anat" / f"{name}_desc-quicknat_{end}"
 
@@ -44,7 +56,8 @@ def _is_segmented(results: Path, name: str, model: str) -> bool:
     if not all(_file(results, name, end).is_file() for end in ENDS):
         return False
     try:
-        return json.loads(_file(results, name, "dseg.json").read_text())["model"]["sha256"] == model
+        made = json.loads(_file(results, name, "dseg.json").read_bytes())
+        return made["model"]["sha256"] == model
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,7 +17,7 @@ from quicknat.files import written_whole
 from quicknat.images.conform import darkest, load_conformed
 from quicknat.images.labels import Protocol
 from quicknat.images.resampling import canonical, resample, resample_labels
-from quicknat.images.volumes import Grid, Volume, read_volume, require_same_grid
+from quicknat.images.volumes import Grid, Volume, as_bytes, on_grid, read_scan, read_volume
 
 MARGIN_MM = 25  # of head around the brain
 SPACING_MM = 1.0  # finer voxels make the page large, with no visible gain
@@ -69,6 +69,11 @@ def viewing_grid(labels: Volume) -> Grid:
     return Grid((x, y, z), labels.affine @ nib.affines.from_matvec(np.diag(step), first))
 
 
+def _classes(path: Path, image: Volume) -> Volume:
+    labels = on_grid(read_volume(path), image)
+    return replace(labels, data=as_bytes(labels, 255))
+
+
 def load_layers(
     scan: Path, prediction: Path, reference: Path | None, uncertainty: Path | None
 ) -> Layers:
@@ -83,19 +88,16 @@ def load_layers(
         InputError: a file is missing, damaged, or not on the image's grid.
     """
     _, _, record = load_conformed(scan)
-    image = read_volume(record["source"], record["orientation"])
-    labels = read_volume(prediction)
-    truth = read_volume(reference) if reference else None
-    entropy = read_volume(uncertainty) if uncertainty else None
-    for layer in (labels, truth, entropy):
-        if layer is not None:
-            require_same_grid(layer.path, layer, Grid(image.shape, image.affine))
+    image = read_scan(record["source"], record["orientation"])
+    labels = _classes(prediction, image)
+    truth = _classes(reference, image) if reference else None
+    entropy = on_grid(read_volume(uncertainty), image) if uncertainty else None
     grid = viewing_grid(canonical(labels))
     return Layers(
         grid,
         resample(image, grid, outside=darkest(image)).astype(np.float32),
-        resample_labels(labels, grid).astype(np.uint8),
-        resample_labels(truth, grid).astype(np.uint8) if truth else None,
+        resample_labels(labels, grid),
+        resample_labels(truth, grid) if truth else None,
         resample(entropy, grid).astype(np.float32) if entropy else None,
     )
 

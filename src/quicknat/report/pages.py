@@ -31,6 +31,7 @@ ADVICE = {
     "implausible_volume": "Either this head is unusual, or the segmentation leaked or failed.",
     "asymmetry": "Compare both sides in the mosaics: is it a lesion, or an error?",
     "other_field": "The networks were not trained on such scans: add some, or preprocess alike.",
+    "noisy_background": "Use the denoised image (UNI-DEN), or denoise it, and segment it again.",
     "other_modality": "The networks were trained on T1w MRI only: do not use this segmentation.",
     "other_contrast": "Check the sequence; other contrasts need networks trained on them.",
 }
@@ -87,8 +88,9 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "advice": ADVICE,
         "home": output.name,
         "fewest": FEWEST_SCANS,
+        "paged": set(inputs.segmented) if inputs.complete else (),
     }
-    gathered = inputs.table("segmentations/volumes.tsv") if inputs.segmented else None
+    gathered = inputs.table("segmentations/volumes.tsv")
     volumes = None if gathered is None else volumes_in_cohort(gathered)
     scored, metrics = scored_content(inputs), inputs.table("metrics.tsv")
     overview = overview_rows(inputs, volumes, scored)
@@ -106,7 +108,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
             scores=scored,
             overview=overview,
             figures=figures,
-            captions={name: (TEMPLATES / f"{name}.rst").read_text() for name in figures},
+            captions={name: (TEMPLATES / f"{name}.rst").read_text("utf-8") for name in figures},
             weights=page_weights(folder, inputs.segmented, figures),
             **shared,
         )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,15 +23,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import quicknat
-from quicknat.cohort.sheet import default_name
+from quicknat.cohort.paths import find_all
+from quicknat.cohort.survey import find_images
 from quicknat.errors import InputError, explained, for_users, one_line
-from quicknat.files import written_whole
 from quicknat.images.conform import conform_file, load_conformed, record_grid, source_digest
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle
 from quicknat.model.views import Progress
 from quicknat.progress import no_bar
+from quicknat.provenance import require_same_source
 from quicknat.segmentation.inference import Segmentation, device_of, segment, warm_up
+from quicknat.segmentation.many import Outcome, write_tables
 from quicknat.segmentation.outputs import (
     output_files,
     write_description,
@@ -42,19 +44,17 @@ from quicknat.segmentation.pipeline import Job, after
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
-BIDS_T1W = "sub-*/**/anat/sub-*_T1w.nii*"
-TABLE = "scans.tsv"
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{remaining}]"
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One scan to segment: its file, and the name that its results get."""
+    """One scan to segment: its file, the name that its results get, its orientation if known."""
 
     path: Path
     name: str
+    orientation: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,9 @@ class Options:
     batch_size: int = 4
     views: bool = False
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a scan: ``done``, ``skipped`` or ``failed``, and why."""
-
-    name: str
-    image: str
-    status: str
-    reason: str
-    seconds: float
+    def of(self, task: Task) -> Options:
+        """Return the options of one scan, whose own orientation goes first."""
+        return replace(self, orientation=task.orientation or self.orientation)
 
 
 def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
@@ -94,22 +87,9 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
     Raises:
         InputError: a folder without scans, or two scans with one name.
     """
-    files = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        if (path / "dataset_description.json").is_file():
-            found, sought = sorted(path.glob(BIDS_T1W)), BIDS_T1W
-        else:
-            found = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
-            sought = ", ".join(SUFFIXES)
-        if not found:
-            raise InputError(path, f"holds no scan ({sought})", "name the files themselves")
-        files += found
     tasks: dict[str, Task] = {}
-    for path in files:
-        task = Task(path, name or default_name(path))
+    for found, path in find_images(paths):
+        task = Task(path, name or found)
         if task.name in tasks:
             raise InputError(
                 path, f"would get the name of {tasks[task.name].path}, {task.name}",
@@ -119,22 +99,52 @@ def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
     return list(tasks.values())
 
 
+def read_tasks(path: Path) -> list[Task]:
+    """Return the scans of a list: name, file (may be a glob) and orientation, between tabs.
+
+    Raises:
+        InputError: a line has other cells.
+    """
+    tasks = []
+    for line in path.read_text("utf-8").splitlines():
+        if len(cells := line.split("\t")) != 3:
+            raise InputError(path, f"has the line {line!r}", "write name, file and orientation")
+        name, pattern, orientation = cells
+        found = find_all(pattern)  # a missing file fails alone, when it is read
+        tasks.append(Task(found[0] if len(found) == 1 else Path(pattern), name, orientation))
+    return tasks
+
+
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     """Return whether the results are there, of this file, model and version, made the same way."""
+    options = options.of(task)
     files = output_files(output, task.name, options.views)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
-        made = json.loads(files["provenance"].read_text())
-        conformed = load_conformed(task.path)[2] if options.conformed else None
-    except (ValueError, InputError):
-        return False
-    scan = conformed["source_sha256"] if conformed else source_digest(task.path)
-    wanted = scan, bundle.identity
-    found = made.get("source", {}).get("sha256"), made.get("model", {}).get("sha256")
+        made = json.loads(files["provenance"].read_bytes())
+        found = made["source"]["sha256"], made["model"]["sha256"]
+        wanted = _source(task, options)[1], bundle.identity
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, InputError):
+        return False  # damaged, or another program's
     # view maps may be there of an earlier model: then the last segmentation did not write them
     views = not options.views or "views" in made
     return views and found == wanted and made.get("how") == how(bundle, options)
+
+
+def require_unused(task: Task, output: Path, options: Options) -> None:
+    """Raise an :class:`InputError` if results of another scan have the name of this one."""
+    record = output_files(output, task.name)["provenance"]
+    if record.exists() and task.path.is_file():
+        require_same_source(record, *_source(task, options))
+
+
+def _source(task: Task, options: Options) -> tuple[str, str]:
+    """Return path and SHA-256 of the scan; of the original one if it is conformed."""
+    if not options.conformed:
+        return str(task.path), source_digest(task.path)
+    record = load_conformed(task.path)[2]
+    return record["source"], record["source_sha256"]
 
 
 def how(bundle: Bundle, options: Options) -> dict:
@@ -225,7 +235,7 @@ def segment_file(
     Returns:
         The volume table.
     """
-    options = options or Options()
+    options = (options or Options()).of(task)
     scan = read_scan(bundle, task, options)
     return write_scan(bundle, task, scan, segment_scan(bundle, scan, options), output, options)
 
@@ -236,12 +246,14 @@ def segment_all(
     output: Path,
     options: Options | None = None,
     overwrite: bool = False,
+    tables: Path | None = None,
 ) -> list[Outcome]:
     """Segment scans; one that fails does not stop the rest.
 
     While a GPU segments a scan, the next one is read and the last one written. On a CPU, where
     neither time nor memory is left for that, scans come one after the other. With several scans
-    ``{output}/scans.tsv`` lists what became of each.
+    ``scans.tsv`` lists what became of each, and ``volumes.tsv`` all volumes, in the folder
+    `output`, or in `tables`, if given.
     """
     chosen = options or Options()
     write_description(output)
@@ -257,19 +269,23 @@ def segment_all(
     def read(task: Task, _: None) -> Scan | None:
         if in_turn:
             show(task, "reading")
-        done = not overwrite and is_done(task, bundle, output, chosen)
-        return None if done else read_scan(bundle, task, chosen)
+        options = chosen.of(task)
+        if not overwrite:
+            if is_done(task, bundle, output, options):
+                return None
+            require_unused(task, output, options)
+        return read_scan(bundle, task, options)
 
     def predict(task: Task, scan: Scan) -> tuple[Scan, Segmentation]:
         if warm:
             warm.exception()  # wait; if memory was full, that is dealt with below
         show(task, "segmenting")
-        return scan, segment_scan(bundle, scan, chosen, progress)
+        return scan, segment_scan(bundle, scan, chosen.of(task), progress)
 
     def write(task: Task, made: tuple[Scan, Segmentation]) -> pd.DataFrame:
         if in_turn:
             show(task, "writing")
-        return write_scan(bundle, task, *made, output, chosen)
+        return write_scan(bundle, task, *made, output, chosen.of(task))
 
     def counted(jobs: Iterable[Job]) -> Iterator[Job]:
         total, finished = len(tasks), 0
@@ -288,10 +304,9 @@ def segment_all(
         warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None
         jobs = after(predict, after(read, map(Job, tasks), pool), None)
         outcomes = [outcome(job) for job in after(write, counted(jobs), pool)]
-    if len(tasks) > 1:
-        with written_whole(output / TABLE) as (temporary,):
-            table = pd.DataFrame(map(asdict, outcomes))
-            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    if tables or len(tasks) > 1:
+        files = {task.name: output_files(output, task.name) for task in tasks}
+        write_tables(outcomes, files, tables or output)
     return outcomes
 
 

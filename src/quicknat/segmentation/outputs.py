@@ -11,6 +11,7 @@ import pandas as pd
 import quicknat
 from quicknat.cohort.examine import THICK_MM
 from quicknat.files import written_whole
+from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.images.training_stats import ood_flags
@@ -87,6 +88,8 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     if darkest < HOUNSFIELD_AIR / 2:
         reason = f"values go down to {darkest:.0f}, as air does in CT: is this a T1w scan?"
         flags.append({"flag": "other_modality", "reason": reason})
+    if record.get("noisy_background"):  # records of earlier versions lack it
+        flags.append({"flag": "noisy_background", "reason": f"{NOISY_BACKGROUND}; {DENOISE}"})
     if outside > 0.001:
         reason = f"{outside:.1%} of the head is outside the grid"
         flags.append({"flag": "head_cut_off", "reason": reason})
@@ -125,8 +128,8 @@ def write_segmentation(
         paths = dict(zip(files, temporary, strict=True))
         label_table(protocol).to_csv(paths["table"], sep="\t", index=False)
         volumes.to_csv(paths["volumes"], sep="\t", index=False, na_rep="n/a")
-        paths["qc"].write_text(json.dumps(quality, indent=2) + "\n")
-        paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n")
+        paths["qc"].write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
+        paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
         # 8 bits are as fine as anyone can see, and a fifth of the file
         entropy = np.rint(255 * result.entropy).astype(np.uint8)
         save_nifti(paths["entropy"], entropy, result.grid, slope=1 / 255)
@@ -181,4 +184,4 @@ def write_lookup_tables(protocol: Protocol, folder: str | Path) -> None:
 def _write_missing(path: Path, content: str) -> None:
     if not path.exists():
         with written_whole(path) as (temporary,):
-            temporary.write_text(content)
+            temporary.write_text(content, "utf-8")

@@ -9,7 +9,9 @@ without gradients. All random numbers come from one generator.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -73,7 +75,7 @@ class Ranges:
     stripped: float = 0.3
 
 
-class _Draw:
+class Draw:
     """Draw random tensors on the generator's device; the first axis is the slice."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
@@ -93,31 +95,53 @@ class _Draw:
         return torch.randn(size, generator=self.generator, device=self.device)
 
 
-def _warp(maps: Tensor, draw: _Draw, ranges: Ranges) -> Tensor:
-    """Warp label maps (B, C, H, W) by a random affine map and a smooth displacement."""
+def random_grid(draw: Draw, shape: Sequence[int], ranges: Ranges, fraction: float = 1) -> Tensor:
+    """Return where to sample a batch (B, C, H, W), for ``grid_sample``, float32 (B, H, W, 2).
+
+    A random affine map and a smooth displacement; a random `fraction` of slices is warped.
+    """
     angle = ranges.rotation * math.pi / 180 * draw.symmetric()
-    scale = 1 + ranges.scaling * draw.symmetric(2)
+    scale = ranges.scaling * draw.symmetric(2)
     shear = ranges.shear * draw.symmetric()
-    cos, sin = angle.cos(), angle.sin()
-    rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
-    shearing = torch.eye(2, device=maps.device).repeat(len(maps), 1, 1)
-    shearing[:, 0, 1] = shear
-    linear = rotation @ shearing * scale[:, None]
     shift = 2 * ranges.shift * draw.symmetric(2, 1)  # the side of a slice is 2 in grid_sample
-    grid = F.affine_grid(torch.cat([linear, shift], dim=2), list(maps.shape), align_corners=False)
     strength = 2 * ranges.displacement * draw.uniform(1, 1, 1)
     field = strength * draw.normal(2, KNOTS, KNOTS)
-    field = F.interpolate(field, maps.shape[2:], mode="bicubic", align_corners=True)
-    # nearest neighbour: the image is made from the result, so image and classes match
-    return F.grid_sample(
-        maps, grid + field.movedim(1, -1), mode="nearest", padding_mode="zeros", align_corners=False
+    if fraction < 1:
+        some = (draw.uniform() < fraction).float()
+        angle, shear, scale = angle * some, shear * some, scale * some[:, None]
+        shift, field = shift * some[:, None, None], field * some[:, None, None, None]
+    cos, sin = angle.cos(), angle.sin()
+    rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    shearing = torch.eye(2, device=draw.device).repeat(draw.count, 1, 1)
+    shearing[:, 0, 1] = shear
+    linear = rotation @ shearing * (1 + scale)[:, None]
+    grid = F.affine_grid(torch.cat([linear, shift], dim=2), list(shape), align_corners=False)
+    field = F.interpolate(field, tuple(shape[2:]), mode="bicubic", align_corners=True)
+    return grid + field.movedim(1, -1)
+
+
+def bias_field(draw: Draw, shape: Sequence[int], largest: float) -> Tensor:
+    """Return smooth positive factors (B, 1, H, W), with SD up to `largest` of the logarithm."""
+    log_bias = largest * draw.uniform(1, 1, 1) * draw.normal(1, BIAS_KNOTS, BIAS_KNOTS)
+    size = tuple(shape[-2:])
+    return F.interpolate(log_bias, size, mode="bicubic", align_corners=True).exp()
+
+
+@cache  # an upload in each step would make a GPU wait
+def _tissues(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of each tissue the usual intensity, float32, and whether it is outside, or CSF."""
+    table = tissue_table()
+    usual = torch.tensor(table["t1w"].to_numpy() / 255, dtype=torch.float32, device=device)
+    outside, csf = (
+        torch.tensor((table["region"] == name).to_numpy(), device=device)
+        for name in ("outside", "csf")
     )
+    return usual, outside, csf
 
 
-def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
+def _brightness(draw: Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
     """Draw mean and SD of each tissue in each slice, both (B, T); air is dark."""
-    usual = tissue_table()["t1w"].to_numpy() / 255
-    usual = torch.tensor(usual, dtype=torch.float32, device=draw.device)
+    usual = _tissues(draw.device)[0]
     anything = draw.uniform(len(usual))
     likely = (usual + ranges.t1w_spread * draw.normal(len(usual))).clamp(0, 1)
     as_t1w = (draw.uniform(1) < ranges.t1w) & usual.isfinite()
@@ -127,7 +151,7 @@ def _brightness(draw: _Draw, ranges: Ranges) -> tuple[Tensor, Tensor]:
     return mean, spread
 
 
-def _acquisition(side: int, draw: _Draw, ranges: Ranges) -> Tensor:
+def _acquisition(side: int, draw: Draw, ranges: Ranges) -> Tensor:
     """Return a matrix that simulates acquisition along one axis of pixels, (B, side, side).
 
     It blurs a line of pixels, samples it with random spacing and phase, and interpolates linearly
@@ -179,15 +203,15 @@ def synthesize(
         Images float32 (B, 1, H, W) in 0 … 1 like real slices, and their classes uint8 (B, H, W).
     """
     ranges = ranges or Ranges()
-    draw, (height, width) = _Draw(len(tissues), generator), tissues.shape[1:]
-    maps = _warp(torch.stack([tissues, classes], dim=1).float(), draw, ranges)
+    draw, (height, width) = Draw(len(tissues), generator), tissues.shape[1:]
+    maps = torch.stack([tissues, classes], dim=1).float()
+    # nearest neighbour: the image is made from the result, so image and classes match
+    maps = F.grid_sample(
+        maps, random_grid(draw, maps.shape, ranges), mode="nearest", align_corners=False
+    )
     tissue, classes = maps[:, 0].long(), maps[:, 1].byte()
 
-    region = tissue_table()["region"]
-    beyond, fluid = (
-        torch.tensor((region == name).to_numpy(), device=tissue.device)[tissue]
-        for name in ("outside", "csf")
-    )
+    beyond, fluid = (where[tissue] for where in _tissues(tissue.device)[1:])
     strip, dry = (draw.uniform(1, 1) < fraction for fraction in (ranges.stripped, 0.5))
     removed = strip & (beyond | dry & fluid) & (classes == 0)  # never a structure to segment
     tissue = tissue.masked_fill(removed, 0)
@@ -196,9 +220,7 @@ def synthesize(
         table.gather(1, tissue.flatten(1)).view_as(tissue) for table in _brightness(draw, ranges)
     )
     image = (mean + spread * draw.normal(height, width)).clamp(min=0)
-    log_bias = ranges.bias * draw.uniform(1, 1, 1) * draw.normal(1, BIAS_KNOTS, BIAS_KNOTS)
-    log_bias = F.interpolate(log_bias, (height, width), mode="bicubic", align_corners=True)
-    image = image * log_bias[:, 0].exp()
+    image = image * bias_field(draw, image.shape, ranges.bias)[:, 0]
     rows, columns = _acquisition(height, draw, ranges), _acquisition(width, draw, ranges)
     image = rows @ image @ columns.mT
 
@@ -209,19 +231,3 @@ def synthesize(
     noise = ranges.noise * draw.uniform(1, 1, 1) * draw.normal(2, height, width)
     image = ((image + noise[:, 0]) ** 2 + noise[:, 1] ** 2).sqrt()
     return image.clamp(0, 1)[:, None], classes
-
-
-def synthesize_batch(batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
-    """Return images (N, 1, H, W) and labels (N, H, W) of a batch, synthetic where it has tissues.
-
-    Args:
-        batch: ``image``, ``labels``, and ``tissues`` bool (N,): true if the image holds tissue
-            indices.
-        seed: of the synthesis.
-    """
-    image, labels = batch["image"].clone(), batch["labels"].clone()
-    (which,) = batch["tissues"].nonzero(as_tuple=True)
-    if len(which):
-        generator = torch.Generator(image.device).manual_seed(seed)
-        image[which], labels[which] = synthesize(image[which, 0], labels[which], generator)
-    return image, labels

@@ -13,7 +13,7 @@ from quicknat.images.conform import conformed_grid, load_conformed
 from quicknat.images.labels import CONVENTIONS, Protocol, parse_ids
 from quicknat.images.resampling import resample_labels
 from quicknat.images.training_stats import BRIGHT
-from quicknat.images.volumes import Grid, Volume
+from quicknat.images.volumes import Grid, Volume, whole_numbers
 from quicknat.synthesis.tissue_table import tissue_table
 
 SPLIT = ("Outside, dark", "Outside, middle", "Outside, bright")
@@ -36,7 +36,7 @@ def to_tissues(
     """Map label values to tissue indices, uint8, same shape.
 
     Args:
-        labels: whole numbers.
+        labels: label values, see :func:`quicknat.images.volumes.whole_numbers`.
         convention: ``freesurfer``, ``neuromorphometrics``, or the protocol's own name.
         protocol: used for its own convention only.
         where: file named in error messages.
@@ -45,7 +45,7 @@ def to_tissues(
         InputError: a value belongs to no tissue.
     """
     known = _known(convention, protocol)
-    values, inverse = np.unique(labels, return_inverse=True)
+    values, inverse = np.unique(whole_numbers(labels, where), return_inverse=True)
     strange = [int(value) for value in values if int(value) not in known]
     if strange:
         problem = f"label value {strange[0]} ({convention}) belongs to no tissue"

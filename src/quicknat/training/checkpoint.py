@@ -6,12 +6,16 @@ the fingerprint of the training and the SHA-256 of the state, and is written las
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
@@ -22,13 +26,36 @@ log = logging.getLogger(__name__)
 KEPT = 2  # if the latest state is damaged, the previous one is used
 
 
+@contextmanager
+def only_process(folder: str | Path) -> Iterator[None]:
+    """Hold a folder of states for this process; two would remove each other's files.
+
+    Raises:
+        InputError: another process holds it, e.g. the job of a Snakemake that was killed.
+    """
+    lock = FileLock(Path(folder) / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        fix = "wait for it, or stop it; then run the same command again"
+        raise InputError(folder, "another process trains there", fix) from error
+    except OSError as error:
+        if error.errno != errno.ENOLCK:  # of a network's disk
+            raise
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
 def save_state(folder: str | Path, name: str, fingerprint: dict, state: dict) -> None:
     """Save `state` (tensors, numbers, strings, and dicts and lists of these) as `name`."""
     folder = Path(folder)
     with written_whole(folder / f"{name}.pt", folder / f"{name}.json") as (weights, record):
         torch.save(state, weights)
         saved = {"sha256": sha256(weights), "fingerprint": fingerprint}
-        record.write_text(json.dumps(saved, indent=1) + "\n")
+        record.write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
     for old in sorted(folder.glob("*.json"))[:-KEPT]:
         old.unlink()  # first, so that every record has its state
         old.with_suffix(".pt").unlink(missing_ok=True)
@@ -46,7 +73,7 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
     for record in records:
         path = record.with_suffix(".pt")
         try:
-            saved = json.loads(record.read_text())
+            saved = json.loads(record.read_bytes())
             if sha256(path) != saved["sha256"]:
                 raise ValueError("its checksum is wrong")
             changes = differences(current_settings(saved["fingerprint"], record), fingerprint)

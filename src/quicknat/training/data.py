@@ -1,95 +1,60 @@
-"""Load, augment and order the training slices.
+"""Make the batches of a training on its device: order, flip, augment or synthesize slices.
 
-No random state advances here: random numbers depend only on seed, epoch and slice. So a training
-that resumes within an epoch, or with another number of workers, sees exactly the same data.
+No random state advances here: random numbers depend only on seed, epoch and step. So a training
+that resumes within an epoch sees exactly the same data.
 """
 
 from __future__ import annotations
 
 import hashlib
-import signal
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    RandAdjustContrastd,
-    RandAffined,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    RandScaleIntensityd,
-)
-from monai.utils import convert_to_tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
 
+from quicknat.config import TrainingSettings
 from quicknat.errors import InputError
 from quicknat.images.slices import open_stack
 from quicknat.images.training_stats import ScanStatistics, describe_scan
+from quicknat.synthesis.synthesize import synthesize
 from quicknat.synthesis.tissue_table import tissue_table
+from quicknat.training.augmentation import augment
 
-MAX_WORKERS = 8  # more cost memory and start-up time
+log = logging.getLogger(__name__)
+
+MOST_OF_GPU = (
+    0.5  # of its free memory for slices; other views may share it, and training needs some
+)
 AGAIN = "slice all scans again with one label table and size"
 
 
-def augmentation(size: int) -> Compose:
-    """Return a random rotation, scaling, shift, contrast, gain, blur and noise of one slice.
-
-    It does not flip, since left and right are different classes; see :class:`SliceDataset`.
-    """
-    # nearest label: with random rotation and scaling no pixel lies half-way between two, so
-    # neither side is preferred
-    keys, modes = ("image", "labels"), ("bilinear", "nearest")
-    shift = 0.04 * size
-    return Compose(
-        [
-            RandAffined(
-                keys,
-                prob=0.8,
-                rotate_range=0.15,
-                scale_range=(0.12, 0.12),
-                translate_range=(shift, shift),
-                mode=modes,
-                padding_mode="zeros",
-            ),
-            RandAdjustContrastd("image", prob=0.5, gamma=(0.75, 1.35)),
-            RandScaleIntensityd("image", prob=0.5, factors=0.15),
-            RandGaussianSmoothd("image", prob=0.15, sigma_x=(0.3, 0.8), sigma_y=(0.3, 0.8)),
-            RandGaussianNoised("image", prob=0.4, std=0.04),
-        ]
-    )
+def uploaded(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """Return a few numbers on a device; a GPU is not waited for, so that steps can queue up."""
+    return torch.from_numpy(numbers).to(device, non_blocking=True)
 
 
-class SliceDataset(Dataset):
-    """All slices of several memory-mapped view stacks.
+class SliceSet:
+    """All slices of view stacks, numbered through: first those of scans, then those of tissues.
 
-    With `stride` n, every n-th slice of a scan is used. With `swapped` (what each class becomes
-    in a left–right flip), a random half of the items is flipped. Each item is a dict:
-    ``image`` float32 (1, H, W) in 0 … 1, ``labels`` uint8 (H, W). Item `k` is slice ``k % len``;
-    with a transform, ``k // len`` is the epoch it is augmented for.
+    The stacks stay in their memory-mapped files, unless :meth:`load` copies them to a GPU.
 
-    With `tissues` stacks, which follow the others, items have ``tissues`` (bool): true if the image
-    is not augmented and holds tissue indices, from which
-    :func:`quicknat.synthesis.synthesize.synthesize_batch` makes an image.
+    Args:
+        paths: view stacks (``.npy``), uint8 (n, 2, H, W): image and classes.
+        tissues: view stacks with tissue indices instead of an image.
+        stride: use every n-th slice of a scan.
 
     Raises:
         InputError: a file is not a view stack, or slice shapes differ.
     """
 
     def __init__(
-        self,
-        paths: Sequence[str | Path],
-        transform: Compose | None = None,
-        seed: int = 0,
-        stride: int = 1,
-        tissues: Sequence[str | Path] = (),
-        swapped: np.ndarray | None = None,
+        self, paths: Sequence[str | Path], tissues: Sequence[str | Path] = (), stride: int = 1
     ) -> None:
-        self.images = len(paths)  # number of scans with an image
-        self.paths = [*paths, *tissues]
+        self.paths, self.n_images, self.stride = [*paths, *tissues], len(paths), stride
         self.stacks = [open_stack(path)[::stride] for path in self.paths]
         for path, stack in zip(self.paths, self.stacks, strict=True):
             shape, first = stack.shape[2:], self.stacks[0].shape[2:]
@@ -97,35 +62,40 @@ class SliceDataset(Dataset):
                 raise InputError(
                     path, f"slices are {shape}, those of {self.paths[0]} {first}", AGAIN
                 )
-        self.ends = np.cumsum([len(stack) for stack in self.stacks])
-        self.transform = transform
-        self.seed = seed
-        self.stride = stride
-        self.swapped = None if swapped is None else swapped.astype(np.uint8)
+        self.ends = np.cumsum([len(stack) for stack in self.stacks], dtype=int)
+        self.first_tissues = int(self.ends[len(paths) - 1]) if paths else 0
+        self.resident: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        index = number % len(self)
-        scan = int(np.searchsorted(self.ends, index, side="right"))
-        pair = self.stacks[scan][index - (self.ends[scan - 1] if scan else 0)]
-        if self.swapped is not None and np.random.default_rng((self.seed, number)).random() < 0.5:
-            pair = np.stack(
-                [pair[0, ::-1], self.swapped[pair[1, ::-1]].astype(np.uint8)]
-            )  # (2, X, …), RAS+ axes
-        synthetic = scan >= self.images
-        image = torch.from_numpy(pair[:1].astype(np.float32) / (1 if synthetic else 255))
-        kind = {"tissues": torch.tensor(synthetic)} if len(self.paths) > self.images else {}
-        # "is None": the truth value of a Compose is its length, and computing that reseeds it
-        if synthetic or self.transform is None:
-            return {"image": image, "labels": torch.from_numpy(pair[1].copy()), **kind}
-        draw = np.random.SeedSequence((self.seed, number)).generate_state(1)[0]
-        self.transform.set_random_state(int(draw))
-        item = self.transform({"image": image, "labels": torch.from_numpy(pair[1:].astype("f4"))})
-        # a MetaTensor would carry its metadata through every layer of the network
-        image, labels = (convert_to_tensor(item[key], track_meta=False) for key in item)
-        return {"image": image.clamp(0, 1), "labels": labels[0].byte(), **kind}
+    def load(self, device: torch.device) -> None:
+        """Copy all slices to a GPU, if they take at most half of its free memory."""
+        if device.type == "cpu" or not len(self):
+            return
+        needed, free = sum(stack.size for stack in self.stacks), torch.cuda.mem_get_info(device)[0]
+        if needed > MOST_OF_GPU * free:
+            log.info(
+                "%.1f GB of slices are streamed: the GPU has %.1f GB free", needed / 1e9, free / 1e9
+            )
+            return
+        shape = len(self), *self.stacks[0].shape[1:]
+        self.resident = torch.empty(shape, dtype=torch.uint8, device=device)
+        for end, stack in zip(self.ends, self.stacks, strict=True):
+            self.resident[end - len(stack) : end] = torch.from_numpy(np.array(stack)).to(device)
+
+    def take(self, numbers: np.ndarray, device: torch.device) -> Tensor:
+        """Return some slices on a device, uint8 (n, 2, H, W)."""
+        if self.resident is not None:
+            return self.resident[uploaded(numbers, device)]
+        scans = np.searchsorted(self.ends, numbers, side="right")
+        pairs = [
+            self.stacks[scan][number - self.ends[scan]]  # counted from the stack's end
+            for scan, number in zip(scans, numbers, strict=True)
+        ]
+        taken = torch.from_numpy(np.stack(pairs))
+        # a GPU copies pinned memory while it computes earlier steps
+        return taken if device.type == "cpu" else taken.pin_memory().to(device, non_blocking=True)
 
     def survey(self, n_classes: int) -> tuple[list[ScanStatistics], dict[str, str]]:
         """Read all stacks; return statistics of each scan, and SHA-256 of each stack by name.
@@ -137,7 +107,7 @@ class SliceDataset(Dataset):
         """
         statistics, checksums = [], {}
         for number, (path, stack) in enumerate(zip(self.paths, self.stacks, strict=True)):
-            synthetic = number >= self.images
+            synthetic = number >= self.n_images
             top = int(stack[:, 1].max(initial=0))
             if top >= n_classes:
                 raise InputError(path, f"holds class {top}, but there are {n_classes}", AGAIN)
@@ -155,78 +125,68 @@ class SliceDataset(Dataset):
         return statistics, checksums
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Shuffled batches of one epoch, as item indices of a :class:`SliceDataset`.
-
-    Set `epoch` before each pass, and `start` to skip its first batches.
-    """
-
-    def __init__(self, n_slices: int, batch_size: int, seed: int) -> None:
-        self.n_slices, self.batch_size, self.seed = n_slices, batch_size, seed
-        self.epoch, self.start = 0, 0
-
-    def __len__(self) -> int:
-        return max(1, self.n_slices // self.batch_size)  # the remainder is left to later epochs
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_slices)
-        order = np.resize(order, len(self) * self.batch_size)  # repeat a set smaller than a batch
-        for batch in order.reshape(len(self), -1)[self.start :]:
-            yield (self.epoch * self.n_slices + batch).tolist()
-
-
-class Loader:
-    """Load batches of a dataset to a device, with worker processes.
+class Batches:
+    """Shuffled, flipped, augmented and synthesized batches of a training.
 
     Args:
-        slices: a dataset whose items are dicts of tensors.
-        device: where the batches go.
-        workers: number of worker processes; 0: load in this process.
-        how: keywords of :class:`torch.utils.data.DataLoader`, on how to form batches.
+        slices: to train on.
+        settings: of the training.
+        swapped: the class of each class after a left–right flip; None: nothing is flipped.
+        device: of the batches.
     """
 
-    def __init__(self, slices: Dataset, device: torch.device, workers: int, **how: Any) -> None:
-        self.device = device
-        self.loader: DataLoader = DataLoader(
-            slices,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=outlive_termination,
-            **how,
+    def __init__(
+        self,
+        slices: SliceSet,
+        settings: TrainingSettings,
+        swapped: np.ndarray | None,
+        device: torch.device,
+    ) -> None:
+        self.slices, self.settings, self.device = slices, settings, device
+        self.swapped = (
+            None if swapped is None else torch.from_numpy(swapped.astype("u1")).to(device)
         )
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for batch in self.loader:
-            yield {key: part.to(self.device, non_blocking=True) for key, part in batch.items()}
+    def __len__(self) -> int:
+        """Return the steps of an epoch; slices beyond a whole batch are left to later epochs."""
+        return max(1, len(self.slices) // self.settings.batch_size)
 
-    def end(self) -> None:
-        """Stop the workers, which ignore the SIGTERM that the interpreter would send."""
-        iterator: Any = self.loader._iterator  # no public API for this
-        if iterator:
-            iterator._shutdown_workers()
-            for worker in iterator._workers:  # one that still waits for the disk
-                worker.kill()
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch from step `start` on, see :meth:`batch`."""
+        order = np.random.default_rng((self.settings.seed, epoch)).permutation(len(self.slices))
+        # repeat a set smaller than a batch
+        order = np.resize(order, (len(self), self.settings.batch_size))
+        for step in range(start, len(self)):
+            yield self.batch(order[step], (epoch, step))
 
+    def batch(self, numbers: np.ndarray, position: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return a batch of slices: images float32 (N, 1, H, W) in 0 … 1, classes uint8 (N, H, W).
 
-def outlive_termination(worker: int) -> None:
-    """Make a worker ignore SIGTERM, which schedulers send to all processes of a job.
-
-    The training process gets the same signal, saves its state first, and then stops its workers.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def share_threads(threads: int, workers: int | None) -> int:
-    """Give torch the CPU threads that workers do not need; return the number of workers.
-
-    More threads than the job's would slow down parallel jobs badly.
-
-    Args:
-        threads: of the job.
-        workers: from the settings; None: as many as suit the device.
-    """
-    if workers is None:  # with a GPU, CPU threads are free for workers
-        workers = min(threads - 1, MAX_WORKERS) if torch.cuda.is_available() else 0
-    torch.set_num_threads(max(1, threads - workers))
-    return workers
+        Args:
+            numbers: of the slices (N,).
+            position: epoch and step, which with the seed determine the random numbers.
+        """
+        seed = np.random.SeedSequence((self.settings.seed, *position)).generate_state(1)[0]
+        generator = torch.Generator(self.device).manual_seed(int(seed))
+        image, labels = self.slices.take(numbers, self.device).split(1, dim=1)
+        labels = labels[:, 0]
+        if self.swapped is not None:
+            half = torch.rand(len(numbers), generator=generator, device=self.device) < 0.5
+            half = half[:, None, None]  # the left–right axis comes first: (n, X, …), RAS+ axes
+            image = torch.where(half[:, None], image.flip(2), image)
+            labels = torch.where(half, self.swapped[labels.flip(1).int()], labels)
+        synthetic = numbers >= self.slices.first_tissues
+        values = image.float() / 255
+        for kind in (False, True):
+            if not (synthetic == kind).any() or not (kind or self.settings.augment):
+                continue
+            which = uploaded(np.flatnonzero(synthetic == kind), self.device)
+            if kind:
+                changed = synthesize(image[which, 0], labels[which], generator)
+            else:
+                changed = augment(values[which], labels[which], generator)
+            if len(which) == len(numbers):
+                return changed
+            values = values.index_copy(0, which, changed[0])
+            labels = labels.index_copy(0, which, changed[1])
+        return values, labels

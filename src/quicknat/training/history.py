@@ -43,7 +43,7 @@ def validation_row(loss: float, dice: np.ndarray, classes: list[str]) -> dict[st
     }
 
 
-def describe_epoch(history: list[dict[str, float]], epochs: int) -> str:
+def describe_epoch(history: list[dict[str, float]], epochs: int, seconds_left: float) -> str:
     """Return a log line on the last epoch: losses, validation Dice, learning rate, speed."""
     row = history[-1]
     text = f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f}"
@@ -56,12 +56,8 @@ def describe_epoch(history: list[dict[str, float]], epochs: int) -> str:
         ]
         worst = [f"{name} {value:.2f}" for value, name in sorted(structures)[:WORST]]
         text += f" (worst: {', '.join(worst)})"
-    text += (
-        f", rate {row['learning_rate']:.2g}, {row['slices_per_second']:.1f} slices/s,"
-        f" {row['waiting']:.0%} waiting for data"
-    )
-    left = (epochs - row["epoch"]) * sum(past["seconds"] for past in history) / len(history)
-    return text + (f", {duration(left)} left" if left else "")
+    text += f", rate {row['learning_rate']:.2g}, {row['slices_per_second']:.1f} slices/s"
+    return text + (f", {duration(seconds_left)} left" if seconds_left else "")
 
 
 def overfits(history: list[dict[str, float]]) -> bool:

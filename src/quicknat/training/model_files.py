@@ -67,5 +67,5 @@ def write_model(
     }
     with written_whole(*(setup.output / name for name in MODEL_FILES)) as (model, sidecar, table):
         save_weights(model, weights, setup.view, setup.classes)
-        sidecar.write_text(json.dumps(description, indent=2) + "\n")
+        sidecar.write_text(json.dumps(description, indent=2) + "\n", "utf-8")
         pd.DataFrame(history).to_csv(table, sep="\t", index=False, float_format="%.6g")

@@ -18,7 +18,7 @@ from quicknat.images.labels import Protocol
 from quicknat.images.training_stats import summarise
 from quicknat.old_settings import current_settings
 from quicknat.reruns import RUNTIME_ONLY
-from quicknat.training.data import SliceDataset
+from quicknat.training.data import SliceSet
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ def prepare_training(
             "training set", f"no scans to train the {view} view on", "add rows with split=train"
         )
     names = protocol.class_names(view)
-    training = SliceDataset(train, stride=settings.slice_stride, tissues=tissues)
-    validating = SliceDataset(validation)
+    training = SliceSet(train, tissues, settings.slice_stride)
+    validating = SliceSet(validation)
     for what, dataset in (("training", training), ("validation", validating)):
         if dataset.stacks and not len(dataset):
             raise InputError(f"{what} set", f"no {view} slice of its scans contains a structure",
@@ -146,7 +146,7 @@ def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any])
     if not start.weights.exists() or not (folder / "bundle.json").exists():
         return f"{folder} holds no finished model"
     try:
-        entry = json.loads((folder / "bundle.json").read_text())["views"][view]
+        entry = json.loads((folder / "bundle.json").read_bytes())["views"][view]
         if entry["sha256"] != sha256(start.weights):
             return f"{start.weights} has changed since the model was made"
         then = current_settings(entry["training"], folder / "bundle.json")

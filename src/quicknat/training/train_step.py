@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import time
-from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from quicknat.config import TrainingSettings
 from quicknat.hardware import computes_in_bfloat16
@@ -18,7 +18,7 @@ from quicknat.images.slices import VIEWS
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights
-from quicknat.synthesis.synthesize import synthesize_batch
+from quicknat.training.data import SliceSet
 from quicknat.training.history import duration
 from quicknat.training.setup import TrainingSetup
 
@@ -47,40 +47,52 @@ def choose_precision(wanted: str) -> str:
 
 def make_optimizer(network: QuickNAT, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Return SGD with momentum as in the paper, or AdamW, which converges in fewer steps."""
-    rate, decay = settings.learning_rate, settings.weight_decay
+    weights, rate, decay = network.parameters(), settings.learning_rate, settings.weight_decay
+    fused = next(network.parameters()).is_cuda  # one kernel for all weights
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), lr=rate, momentum=settings.momentum, weight_decay=decay
-        )
-    return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+        return torch.optim.SGD(weights, rate, settings.momentum, weight_decay=decay, fused=fused)
+    return torch.optim.AdamW(weights, rate, weight_decay=decay, fused=fused)
 
 
-def learning_rate_factor(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
-    """Return the factor on the initial learning rate at an optimizer step.
+def learning_rate_factor(step: float, steps: int, settings: TrainingSettings) -> float:
+    """Return the factor on the initial learning rate at an optimizer step of so many.
 
     SGD: divide by ten every `lr_step_epochs` epochs, as in the paper. AdamW: linear warm-up over
     the fraction `warmup` of all steps, then polynomial decay (power 0.9) to zero.
     """
     if settings.optimizer == "sgd":
-        return 0.1 ** (step // steps_per_epoch // settings.lr_step_epochs)
-    total = settings.epochs * steps_per_epoch
-    warm = max(1, round(settings.warmup * total))
+        epoch = int(step * settings.epochs / steps + 1e-9)
+        return 0.1 ** (epoch // settings.lr_step_epochs)
+    warm = max(1, round(settings.warmup * steps))
     if step < warm:
         return (step + 1) / warm
-    return max(0.0, 1 - (step - warm) / max(1, total - warm)) ** 0.9
+    return max(0.0, 1 - (step - warm) / max(1, steps - warm)) ** 0.9
+
+
+def keep_compiled_code() -> None:
+    """Keep compiled code between trainings: other views, stages and resumed jobs then start fast.
+
+    In the user's cache, by kind of machine: home folders are shared, and code compiled for one CPU
+    may not run on another.
+    """
+    kind = [torch.__version__, str(torch.cpu.get_capabilities())]
+    kind += [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    name = hashlib.sha256("".join(kind).encode()).hexdigest()[:12]
+    try:  # without a home, or with one that cannot be written to, torch takes the temporary folder
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = cache / "quicknat/compiled" / name
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return
+    if os.access(folder, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 class TrainStep:
-    """A network and all state that training steps change.
+    """A network and all state that training steps change."""
 
-    Args:
-        setup: of the training.
-        steps_per_epoch: batches per epoch, for the learning rate.
-    """
-
-    def __init__(self, setup: TrainingSetup, steps_per_epoch: int) -> None:
+    def __init__(self, setup: TrainingSetup) -> None:
         self.settings = settings = setup.settings
-        self.slice_shape, self.steps_per_epoch = setup.slice_shape, steps_per_epoch
         self.device = choose_device(setup.view)
         torch.manual_seed(settings.seed)
         network = QuickNAT(len(setup.classes), NetworkSettings(**settings.network.model_dump()))
@@ -90,11 +102,7 @@ class TrainStep:
         self.network: QuickNAT = network.to(  # type: ignore[call-overload]
             self.device, memory_format=torch.channels_last
         )
-        self.model: Any = torch.compile(network, dynamic=False) if settings.compile else network
         self.optimizer = make_optimizer(network, settings)
-        self.scheduler = LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, steps_per_epoch, settings)
-        )
         precision = choose_precision(settings.precision)
         self.dtype = AUTOCAST.get(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "16-mixed")
@@ -108,38 +116,30 @@ class TrainStep:
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (N, C, H, W) of slices (N, 1, H, W), in the chosen precision."""
         if self.dtype is None:
-            return self.model(image)
+            return self.network(image)
         with torch.autocast(self.device.type, self.dtype):
-            return self.model(image.to(self.dtype))
+            return self.network(image.to(self.dtype))
 
-    def step(self, batch: dict[str, Tensor], position: tuple[int, ...]) -> Tensor:
+    def step(self, image: Tensor, labels: Tensor, position: tuple[int, ...], rate: float) -> Tensor:
         """Train on one batch; return its weighted cross-entropy and Dice loss, float32 (2,).
 
         Args:
-            batch: ``image`` (N, 1, H, W) and ``labels`` (N, H, W); with ``tissues``, the input of
-                :func:`quicknat.synthesis.synthesize.synthesize_batch`.
-            position: numbers that seed synthesis and dropout, together with the settings' seed.
+            image: float32 (N, 1, H, W).
+            labels: uint8 (N, H, W).
+            position: numbers that seed dropout, together with the settings' seed.
+            rate: learning rate.
         """
         # the 0 was a process rank; kept so that trainings stay reproducible
         key = (self.settings.seed, *position, 0)
-        draw = int(np.random.SeedSequence(key).generate_state(1)[0])
-        torch.manual_seed(draw)
-        image, labels = batch["image"], batch["labels"]
-        if "tissues" in batch:
-            image, labels = synthesize_batch(batch, draw)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         losses = torch.stack(self.loss(self.forward(image), labels))
         self.scaler.scale(losses.sum()).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
         return losses.detach()
-
-    def rate(self, epoch: int) -> float:
-        """Return the learning rate at the start of an epoch, counted from 1."""
-        first = (epoch - 1) * self.steps_per_epoch
-        factor = learning_rate_factor(first, self.steps_per_epoch, self.settings)
-        return self.settings.learning_rate * factor
 
     def finite(self) -> Tensor:
         """Return whether every weight is a finite number, bool ()."""
@@ -149,22 +149,31 @@ class TrainStep:
             .all()
         )
 
-    def compile(self) -> bool:
-        """Compile the network on a trial batch, without side effects; return whether it worked."""
-        shape = (self.settings.batch_size, 1, *self.slice_shape)
-        image = torch.rand(shape, device=self.device)
-        state = {key: value.clone() for key, value in self.network.state_dict().items()}
+    def compile(self, image: Tensor, labels: Tensor) -> bool:
+        """Compile what takes most time, on a trial batch; return whether it worked.
+
+        That is the full resolution, three quarters of a network's work, and the loss. The other
+        levels would double the gain, and take four times as long to compile.
+        """
+        keep_compiled_code()
+        network = self.network
+        for part in (
+            network.encoders[0], network.encoder_gates[0], network.decoders[0],
+            network.decoder_gates[0], self.loss,
+        ):  # fmt: skip
+            part.compile(dynamic=False)
+        state = {key: value.clone() for key, value in network.state_dict().items()}
         start = time.perf_counter()
-        log.info("compiling the network, which takes a minute or two")
+        log.info("compiling the network")
         try:
-            self.forward(image).float().mean().backward()
+            sum(self.loss(self.forward(image), labels)).backward()
         except Exception as error:  # many kinds, e.g. for a missing C++ compiler
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             log.warning("%s (%s); training continues, slower. %s", NOT_COMPILED, reason, REMEDY)
             return False
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-            self.network.load_state_dict(state)  # batch norm has updated its statistics
+            network.load_state_dict(state)  # batch norm has updated its statistics
         log.info("compiled in %s", duration(time.perf_counter() - start))
         return True
 
@@ -173,7 +182,6 @@ class TrainStep:
         return {
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -181,31 +189,27 @@ class TrainStep:
         """Restore the state of :meth:`state_dict`."""
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
 
 
 @torch.no_grad()
-def validate(
-    train_step: TrainStep, batches: Iterable[dict[str, Tensor]], n_classes: int
-) -> tuple[float, np.ndarray]:
+def validate(train_step: TrainStep, slices: SliceSet, n_classes: int) -> tuple[float, np.ndarray]:
     """Return the mean loss and the Dice per class over all slices.
 
     Returns:
         The loss, and Dice, float (C,); NaN for classes absent from prediction and labels.
     """
-    # pixels per class: correct, predicted, true; then sum and number of the losses
-    sums = torch.zeros(3 * n_classes + 2, dtype=torch.float64, device=train_step.device)
-    for batch in batches:
-        logits, labels = train_step.forward(batch["image"]), batch["labels"].long()
-        predicted = logits.argmax(dim=1)
-        maps = labels[predicted == labels], predicted, labels
-        counts = [torch.bincount(pixels.flatten(), minlength=n_classes) for pixels in maps]
-        slices = torch.tensor(len(labels), device=train_step.device)
-        loss = sum(train_step.loss(logits, labels)) * slices
-        sums += torch.cat([*counts, torch.stack((loss, slices))])
-    *pixels, total, number = sums.cpu().numpy()
-    right, predicted, true = np.reshape(pixels, (3, n_classes))
-    size = predicted + true
-    dice = np.divide(2 * right, size, out=np.full(n_classes, np.nan), where=size > 0)
-    return float(total / number), dice
+    device, n = train_step.device, n_classes
+    confusion = torch.zeros(n, n, dtype=torch.int64, device=device)
+    total = torch.zeros((), device=device)
+    for start in range(0, len(slices), train_step.settings.batch_size):
+        numbers = np.arange(start, min(start + train_step.settings.batch_size, len(slices)))
+        image, labels = slices.take(numbers, device).split(1, dim=1)
+        labels = labels[:, 0].long()
+        logits = train_step.forward(image.float() / 255)
+        pairs = n * labels + logits.argmax(dim=1)
+        confusion += torch.bincount(pairs.flatten(), minlength=n * n).view(n, n)
+        total += sum(train_step.loss(logits, labels)) * len(numbers)
+    right, size = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
+    dice = torch.where(size > 0, 2 * right / size, torch.nan)
+    return float(total / len(slices)), dice.cpu().numpy()

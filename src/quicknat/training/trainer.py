@@ -21,17 +21,22 @@ from quicknat.hardware import device_name, keep_freed_memory
 from quicknat.images.labels import Protocol
 from quicknat.progress import no_bar
 from quicknat.training import history
-from quicknat.training.checkpoint import load_state, remove_states, save_state
-from quicknat.training.data import EpochBatches, Loader, SliceDataset, augmentation, share_threads
+from quicknat.training.checkpoint import load_state, only_process, remove_states, save_state
+from quicknat.training.data import Batches, SliceSet
 from quicknat.training.model_files import write_model
 from quicknat.training.setup import TrainingSetup, WarmStart, prepare_training
-from quicknat.training.train_step import TrainStep, choose_precision, validate
+from quicknat.training.train_step import (
+    TrainStep,
+    choose_precision,
+    learning_rate_factor,
+    validate,
+)
 
 log = logging.getLogger(__name__)
 
-CHECK_STEPS = 10  # reading the loss makes a GPU wait, so not at every step
+CHECK_STEPS = 20  # reading the loss makes a GPU wait, so not at every step
 LOG_SECONDS = 60
-POSITION = ("epoch", "step", "elapsed", "waited", "history", "best")  # attributes to save
+POSITION = ("epoch", "step", "elapsed", "rate", "history", "best")  # attributes to save
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # of schedulers, and of Ctrl-C
 
 
@@ -63,7 +68,7 @@ def train_view(
         settings: network and schedule.
         output: folder of the model.
         initial: weights to start from (safetensors), for fine-tuning.
-        threads: CPU threads for torch and its data loading.
+        threads: CPU threads for torch.
         warm_start: the existing model; if only scans were added, training starts from it and is
             short. The log says why if not.
         tissues: further view stacks, whose images are synthesized during training, see
@@ -71,7 +76,7 @@ def train_view(
 
     Raises:
         InputError: there are no training slices, stack shapes differ, the loss is not finite, the
-            saved state is from another training, memory is full, or a worker was killed.
+            saved state is from another training, or memory is full.
         Interrupted: SIGTERM, SIGUSR1 or SIGINT was received; the state is saved.
     """
     setup = prepare_training(
@@ -81,7 +86,8 @@ def train_view(
     torch.backends.cudnn.benchmark = True  # all slices have one shape
     torch.set_float32_matmul_precision("high")
     try:
-        Trainer(setup).run()
+        with only_process(setup.state_folder):
+            Trainer(setup).run()
     except (MemoryError, OSError, RuntimeError) as error:
         if message := explained(error, setup.output):
             raise message from error
@@ -91,46 +97,41 @@ def train_view(
 class Trainer:
     """Train one view from its saved state or from scratch, and write its model files.
 
-    All random numbers depend on the seed and the position (epoch, batches done in it), see also
+    All random numbers depend on the seed and the position (epoch, steps done in it), see also
     ``data.py``, so no random state needs to be saved.
     """
 
     def __init__(self, setup: TrainingSetup) -> None:
-        self.setup, self.settings = setup, setup.settings
-        self.view, self.stop_requested = setup.view, False
-        workers = share_threads(setup.threads, setup.settings.workers)
-        transform = augmentation(setup.slice_shape[0]) if self.settings.augment else None
-        seed, stride = self.settings.seed, self.settings.slice_stride
-        slices = SliceDataset(setup.train, transform, seed, stride, setup.tissues, setup.swapped)
-        self.batches = EpochBatches(len(slices), self.settings.batch_size, seed)
-        self.train_step = TrainStep(setup, len(self.batches))
+        self.setup, self.settings, self.view = setup, setup.settings, setup.view
+        self.stop_requested = False
+        torch.set_num_threads(setup.threads)
+        self.train_step = TrainStep(setup)
         self.device = self.train_step.device
-        self.loader = Loader(slices, self.device, workers, batch_sampler=self.batches)
-        self.validation = None
-        if setup.validation:
-            slices, size = SliceDataset(setup.validation), self.settings.batch_size
-            self.validation = Loader(slices, self.device, workers, batch_size=size)
-        self.epoch, self.step, self.elapsed, self.waited = 1, 0, 0.0, 0.0
+        slices = SliceSet(setup.train, setup.tissues, self.settings.slice_stride)
+        self.validation = SliceSet(setup.validation)
+        for part in (slices, self.validation):
+            part.load(self.device)
+        self.batches = Batches(slices, self.settings, setup.swapped, self.device)
+        self.epoch, self.step, self.elapsed, self.rate = 1, 0, 0.0, 0.0
         self.sums = torch.zeros(2, device=self.device)  # of the epoch's losses
         self.history: list[dict] = []
         self.best: dict[str, Any] = {"score": -1.0, "epoch": 0, "weights": {}}
         self._restore()
         log.info(
             "%s: %d parameters; %d slices of %d scans to train on, %d scans to validate on; "
-            "%s, %s, %d thread(s) and %d worker(s)",
+            "%s, %s, %d thread(s)",
             self.view, sum(p.numel() for p in self.train_step.network.parameters()),
-            self.batches.n_slices, len(setup.train) + len(setup.tissues), len(setup.validation),
-            self.device, choose_precision(self.settings.precision), torch.get_num_threads(),
-            workers,
+            len(slices), len(slices.paths), len(setup.validation), self.device,
+            choose_precision(self.settings.precision), torch.get_num_threads(),
         )  # fmt: skip
-        self.compiled = self.settings.compile and self.train_step.compile()
+        self.compiled = self.settings.compile and self.train_step.compile(
+            *next(self.batches.epoch(1))
+        )
 
     def run(self) -> None:
-        """Train until the last epoch or until early stopping, and write the model."""
+        """Train until the last epoch, the last minute or early stopping, and write the model."""
         tensorboard = self.setup.output / "tensorboard"
         with ExitStack() as stack:
-            for loader in filter(None, (self.loader, self.validation)):
-                stack.callback(loader.end)
             stack.enter_context(self._signals())
             if not self.compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -138,12 +139,12 @@ class Trainer:
                 shutil.rmtree(tensorboard, ignore_errors=True)
             board = stack.enter_context(SummaryWriter(tensorboard, purge_step=self.epoch))
             self.saved = time.monotonic()
-            while self.epoch <= self.settings.epochs and not self._out_of_patience():
+            while self._steps_done() < self._steps() and not self._out_of_patience():
                 self._train_epoch()
                 self._end_epoch(board)
         facts = {
             "best_epoch": self.best["epoch"],
-            "best_val_dice": self.best["score"] if self.validation else None,
+            "best_val_dice": self.best["score"] if self.setup.validation else None,
             "device": str(self.device),
             "device_name": device_name(self.device),
             "precision": choose_precision(self.settings.precision),
@@ -153,70 +154,92 @@ class Trainer:
         remove_states(self.setup.state_folder)
         log.info("%s: kept epoch %d; wrote %s", self.view, self.best["epoch"], self.setup.output)
 
+    def _steps(self) -> int:
+        """Return the steps of all epochs."""
+        return self.settings.epochs * len(self.batches)
+
+    def _steps_done(self) -> float:
+        """Return how far the training is, in steps; `max_minutes` count as all steps."""
+        done: float = (self.epoch - 1) * len(self.batches) + self.step
+        if self.settings.max_minutes:
+            share = self._seconds() / (60 * self.settings.max_minutes)
+            done = max(done, share * self._steps())
+        return min(done, self._steps())
+
+    def _seconds(self) -> float:
+        return self.elapsed + sum(row["seconds"] for row in self.history)
+
+    def _seconds_left(self) -> float:
+        done = self._steps_done()
+        return self._seconds() * (self._steps() - done) / done
+
+    def _rate(self) -> float:
+        factor = learning_rate_factor(self._steps_done(), self._steps(), self.settings)
+        return self.settings.learning_rate * factor
+
     def _train_epoch(self) -> None:
         """Train on the remaining batches of an epoch."""
-        settings, total = self.settings, len(self.batches)
-        self.train_step.model.train()
-        self.batches.epoch, self.batches.start = self.epoch, self.step
+        self.train_step.network.train()
+        if not self.step:
+            self.rate = self._rate()  # at the start of the epoch, for the history
         bar = tqdm(
-            desc=f"{self.view} {self.epoch}/{settings.epochs}", total=total, unit="batch",
-            initial=self.step, disable=no_bar(),
+            desc=f"{self.view} {self.epoch}/{self.settings.epochs}", total=len(self.batches),
+            unit="batch", initial=self.step, disable=no_bar(),
         )  # fmt: skip
         logged = clock = time.perf_counter()
-        loader = iter(self.loader)
-        while self.step < total:
-            batch = next(loader)
-            self.waited += time.perf_counter() - clock
-            self.sums += self.train_step.step(batch, (self.epoch, self.step))
+        for image, labels in self.batches.epoch(self.epoch, self.step):
+            position = self.epoch, self.step
+            self.sums += self.train_step.step(image, labels, position, self._rate())
             self.step += 1
             bar.update()
-            if self.step % CHECK_STEPS == 0 or self.step == total:
+            if self.step % CHECK_STEPS == 0 or self.step == len(self.batches):
                 self._check_finite()
             now = time.perf_counter()
             self.elapsed, clock = self.elapsed + now - clock, now
             if now - logged > LOG_SECONDS and bar.disable:
                 logged = now
                 self._log_progress()
-            late = time.monotonic() - self.saved > 60 * settings.checkpoint_minutes
+            late = time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
             if self.stop_requested or late:
                 self._save()
             if self.stop_requested:
                 self._interrupt()
-            clock = time.perf_counter()
+            if self._steps_done() >= self._steps():
+                break
         bar.close()
 
     def _end_epoch(self, board: SummaryWriter) -> None:
         """Validate, keep the best weights, log, and save the state."""
         start = time.perf_counter()
         self._save()  # so that an interruption during validation loses only the validation
-        losses = self.sums.cpu() / len(self.batches)
-        row = history.training_row(self.epoch, self.train_step.rate(self.epoch), *losses.tolist())
+        losses = self.sums.cpu() / self.step
+        row = history.training_row(self.epoch, self.rate, *losses.tolist())
         score = float(self.epoch)  # without validation scans the latest epoch is the best
-        if self.validation:
-            self.train_step.model.eval()
+        if self.setup.validation:
+            self.train_step.network.eval()
             # only the training step is compiled; validation would need a second compilation
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 found = validate(self.train_step, self.validation, len(self.setup.classes))
             row |= history.validation_row(*found, self.setup.classes)
             score = row["val_dice"]
         row["seconds"] = self.elapsed + time.perf_counter() - start
-        row["slices_per_second"] = len(self.batches) * self.batches.batch_size / self.elapsed
-        row["waiting"] = self.waited / self.elapsed
+        row["slices_per_second"] = self.step * self.settings.batch_size / self.elapsed
         self.history.append(row)
         if score > self.best["score"]:
             weights = {
                 key: v.detach().clone() for key, v in self.train_step.network.state_dict().items()
             }
             self.best = {"score": score, "epoch": self.epoch, "weights": weights}
-        log.info("%s %s", self.view, history.describe_epoch(self.history, self.settings.epochs))
         if history.overfits(self.history) and not history.overfits(self.history[:-1]):
             log.warning("%s: %s", self.view, history.OVERFITTING)
         for key, value in row.items():
             board.add_scalar(key, value, self.epoch)
-        self.epoch, self.step, self.elapsed, self.waited = self.epoch + 1, 0, 0.0, 0.0
+        self.epoch, self.step, self.elapsed = self.epoch + 1, 0, 0.0
         self.sums.zero_()
+        described = history.describe_epoch(self.history, self.settings.epochs, self._seconds_left())
+        log.info("%s %s", self.view, described)
         self._save()
-        if self.stop_requested and self.epoch <= self.settings.epochs:
+        if self.stop_requested and self._steps_done() < self._steps():
             self._interrupt()
 
     def _restore(self) -> None:
@@ -265,7 +288,7 @@ class Trainer:
     def _out_of_patience(self) -> bool:
         """Return whether the validation Dice has not improved for `patience` epochs."""
         patience = self.settings.patience
-        if not (self.validation and patience):
+        if not (self.setup.validation and patience):
             return False
         if self.epoch - 1 - self.best["epoch"] < patience:
             return False
@@ -286,12 +309,10 @@ class Trainer:
         )
 
     def _log_progress(self) -> None:
-        speed = self.step / self.elapsed
-        left = self.settings.epochs * len(self.batches)
-        left -= (self.epoch - 1) * len(self.batches) + self.step
         log.info(
             "%s epoch %d/%d, step %d/%d: loss %.3f, %.1f slices/s, %s of training left",
             self.view, self.epoch, self.settings.epochs, self.step, len(self.batches),
-            self.sums.sum().item() / self.step, speed * self.batches.batch_size,
-            history.duration(left / speed),
+            self.sums.sum().item() / self.step,
+            self.step * self.settings.batch_size / self.elapsed,
+            history.duration(self._seconds_left()),
         )  # fmt: skip
