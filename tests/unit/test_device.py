@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid
 from quicknat.model.bundle import load_bundle
+from quicknat.segmentation.batch import find_scans, segment_all
 from quicknat.segmentation.inference import device_of, segment
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "bincount"}
@@ -136,3 +137,26 @@ def test_scan_is_segmented_although_the_memory_of_the_gpu_is_full(
     np.testing.assert_array_equal(found, expected)
     assert "the fake device is full; using the CPU" in caplog.text
     assert device_of(bundle).type == on
+
+
+def test_scans_read_and_written_meanwhile_have_the_results_of_those_in_turn(
+    model, head_file, tmp_path, device
+):
+    files = [tmp_path / f"sub-{number}.nii.gz" for number in range(3)]
+    for path in files:
+        path.write_bytes(head_file.read_bytes())
+    files[1].write_bytes(head_file.read_bytes()[:5000])
+    bundle, tasks = load_bundle(model), find_scans(files)
+    in_turn = segment_all(bundle, tasks, tmp_path / "in_turn")
+    with FakeDevice(device):
+        meanwhile = segment_all(moved_to(bundle, device), tasks, tmp_path / "meanwhile")
+    assert [outcome.status for outcome in meanwhile] == ["done", "failed", "done"]
+    assert [replace(outcome, seconds=0) for outcome in meanwhile] == [
+        replace(outcome, seconds=0) for outcome in in_turn
+    ]
+    for end in ("dseg.nii.gz", "uncertainty.nii.gz", "volumes.tsv"):
+        one, other = (
+            tmp_path / way / f"sub-2/anat/sub-2_desc-quicknat_{end}"
+            for way in ("in_turn", "meanwhile")
+        )
+        assert one.read_bytes() == other.read_bytes()
