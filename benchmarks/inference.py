@@ -6,8 +6,11 @@
 
 The plain one runs every slice of the conformed cube through each view's network, in fp32, and keeps
 three whole volumes of probabilities. Each run is a process of its own, started in turn; what counts
-is the process's wall time and largest memory. The networks have random weights: neither time nor
-memory depends on them.
+is the process's wall time, CPU time and largest memory. The networks have random weights: neither
+time nor memory depends on them.
+
+With ONEDNN_MAX_CPU_ISA=AVX2 and ATEN_CPU_CAPABILITY=avx2 in the environment torch computes as on a
+CPU without AVX-512.
 """
 
 from __future__ import annotations
@@ -34,9 +37,10 @@ from quicknat.images.labels import Protocol
 from quicknat.images.slices import AXIS, VIEWS
 from quicknat.images.training_stats import ScanStatistics, summarise
 from quicknat.images.volumes import save_nifti
-from quicknat.model.bundle import load_bundle, write_bundle
+from quicknat.model.bundle import Bundle, load_bundle, with_winograd, write_bundle
 from quicknat.model.losses import CombinedLoss
 from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
+from quicknat.model.winograd import with_fast_blocks
 from quicknat.package_data import label_table
 from quicknat.segmentation.batch import Options, Task, segment_file
 from quicknat.segmentation.inference import segment
@@ -47,6 +51,8 @@ from quicknat.training.setup import TrainingSetup
 PROTOCOL = label_table("quicknat28")
 CUBE = 256
 WEIGHTS = {"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}
+# the first is `--precision fp32`; `auto` is the last that the CPU has instructions for
+WAYS = ["fp32", "winograd"] + ["bf16"] * computes_in_bfloat16(gpu=False)
 
 app = typer.Typer()
 
@@ -88,6 +94,12 @@ def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
     write_bundle(models, protocol, WEIGHTS, 1.0, CUBE, slice_size, folder / "model")
 
 
+def load(way: str, model: Path) -> Bundle:
+    """Load a model for one of `WAYS`."""
+    bundle = load_bundle(model, bfloat16=way == "bf16")
+    return with_winograd(bundle) if way == "winograd" else bundle
+
+
 @torch.inference_mode()
 def segment_plainly(scan: Path, model: Path, output: Path) -> None:
     """Every slice of the whole cube, fp32, three volumes of probabilities, one after the other."""
@@ -112,14 +124,13 @@ def segment_plainly(scan: Path, model: Path, output: Path) -> None:
 
 @app.command()
 def one(way: str, scan: Path, model: Path, output: Path, batch_size: int, threads: int) -> None:
-    """A single run, in this process: `plain`, `fp32` or `bf16`."""
+    """A single run, in this process: `plain`, or one of `WAYS`."""
     torch.set_num_threads(threads)
     if way == "plain":
         segment_plainly(scan, model, output)
         return
     keep_freed_memory()
-    bundle = load_bundle(model, bfloat16=way == "bf16")
-    segment_file(bundle, Task(scan, "sub-1"), output, Options(batch_size=batch_size))
+    segment_file(load(way, model), Task(scan, "sub-1"), output, Options(batch_size=batch_size))
     made = json.loads((output / "sub-1/anat/sub-1_desc-quicknat_dseg.json").read_text())
     print(json.dumps(made["seconds"]))
 
@@ -135,8 +146,8 @@ def compare(
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
     """Compare the ways, each run in a process of its own."""
-    ways = ["plain", "fp32"] + ["bf16"] * computes_in_bfloat16(gpu=False)
-    runs: dict[str, list[tuple[float, float, dict]]] = {way: [] for way in ways}
+    ways = ["plain", *WAYS]
+    runs: dict[str, list[tuple[float, float, float, dict]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_random_model(folder, filters, slice_size)
@@ -153,25 +164,26 @@ def compare(
                 if status:
                     raise SystemExit(f"{way} failed")
                 seconds = time.perf_counter() - start
-                runs[way].append((seconds, usage.ru_maxrss / 2**20, json.loads(stages or "{}")))
-                print(f"  {way}: {seconds:.0f} s", flush=True)
-    plain = median(seconds for seconds, _, _ in runs["plain"])
+                cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
+                runs[way].append((seconds, cpu, peak, json.loads(stages or "{}")))
+                print(f"  {way}: {seconds:.0f} s, {cpu:.0f} s of CPU", flush=True)
+    plain = median(seconds for seconds, *_ in runs["plain"])
     rows = [
         {
             "way": way,
-            "seconds": median(seconds for seconds, _, _ in values),
-            "times_plain": plain / median(seconds for seconds, _, _ in values),
-            "peak_gib": max(memory for _, memory, _ in values),
-            "stages": values[0][2],
+            "seconds": median(seconds for seconds, *_ in values),
+            "times_plain": plain / median(seconds for seconds, *_ in values),
+            "cpu_seconds": median(cpu for _, cpu, *_ in values),
+            "peak_gib": max(memory for _, _, memory, _ in values),
+            "stages": values[0][-1],
         }
         for way, values in runs.items()
     ]
     print(f"{filters} filters, window {slice_size} mm of {CUBE}, {threads} thread(s)")
-    print(f"{'way':8}{'seconds':>9}{'x plain':>9}{'peak GiB':>10}")
+    print(f"{'way':8}{'seconds':>9}{'x plain':>9}{'CPU s':>9}{'peak GiB':>10}")
     for row in rows:
-        print(
-            f"{row['way']:8}{row['seconds']:9.1f}{row['times_plain']:9.2f}{row['peak_gib']:10.2f}"
-        )
+        figures = f"{row['seconds']:9.1f}{row['times_plain']:9.2f}{row['cpu_seconds']:9.1f}"
+        print(f"{row['way']:8}{figures}{row['peak_gib']:10.2f}")
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         record = {"filters": filters, "window": slice_size, "threads": threads, "ways": rows}
@@ -194,6 +206,7 @@ def pieces(
         "256 x 256, fp32, eager": (network, 256),
         "channels last": (fast, 256),
         "window of 192 x 192": (fast, 192),
+        "Winograd's minimal filtering": (with_fast_blocks(fast), 192),
     }
     if computes_in_bfloat16(gpu=False):
         rounded = in_bfloat16(fast)
@@ -221,22 +234,25 @@ def agreement(
     model: Annotated[Path, typer.Option(help="Folder of a trained model.")],
     threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
 ) -> None:
-    """What bf16 does to the labels, against fp32 with the same weights and window."""
+    """What Winograd's filtering and bf16 do to the labels, against fp32 of the same weights."""
     torch.set_num_threads(threads)
-    ways = [load_bundle(model, bfloat16=chosen) for chosen in (False, True)]
     for scan in scans:
-        found = []
-        for bundle in ways:
+        found = {}
+        for way in WAYS:
+            bundle = load(way, model)
             image, grid, record = conform_file(scan, "", bundle.spacing_mm, bundle.conform_size)
-            found.append(segment(bundle, image, grid.affine, record_grid(record)).labels)
-        exact, rounded = found
-        same = (exact == rounded)[(exact > 0) | (rounded > 0)].mean()
-        both, one, other = (
-            np.bincount(part.ravel(), minlength=len(bundle.protocol.names))[1:]
-            for part in (exact[exact == rounded], exact, rounded)
-        )
-        dice = (2 * both / (one + other)).mean()
-        print(f"{scan.name}: {same:.2%} of brain voxels, mean Dice {dice:.4f}", flush=True)
+            found[way] = segment(bundle, image, grid.affine, record_grid(record)).labels
+        exact = found.pop("fp32")
+        for way, labels in found.items():
+            same = (exact == labels)[(exact > 0) | (labels > 0)].mean()
+            both, one, other = (
+                np.bincount(part.ravel(), minlength=len(bundle.protocol.names))[1:]
+                for part in (exact[exact == labels], exact, labels)
+            )
+            dice = (2 * both / (one + other)).mean()
+            print(
+                f"{scan.name}, {way}: {same:.2%} of brain voxels, mean Dice {dice:.4f}", flush=True
+            )
 
 
 if __name__ == "__main__":

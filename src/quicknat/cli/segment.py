@@ -90,7 +90,10 @@ def segment(
     ] = None,
     device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
     precision: Annotated[
-        Precision, typer.Option(help="auto: bf16 where the hardware computes in it, else fp32.")
+        Precision,
+        typer.Option(
+            help="auto: bf16 if the hardware has it, else fast fp32; fp32: plain, slower."
+        ),
     ] = Precision.auto,
     threads: Threads = available_cpus(),
 ) -> None:
@@ -114,7 +117,7 @@ def segment(
     import torch
 
     from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
-    from quicknat.model.bundle import load_bundle
+    from quicknat.model.bundle import load_bundle, with_winograd
     from quicknat.segmentation.batch import Options, find_scans, read_tasks, segment_all
     from quicknat.segmentation.many import FAILED, is_bad
 
@@ -126,7 +129,10 @@ def segment(
     bf16 = precision is Precision.bf16
     bf16 |= precision is Precision.auto and computes_in_bfloat16(on_gpu)
     bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)
+    if precision is Precision.auto and not bf16 and not on_gpu:
+        bundle = with_winograd(bundle)
     where, numbers = "GPU" if on_gpu else "CPU", "bf16" if bf16 else "fp32"
+    numbers += " (Winograd convolutions)" if bundle.winograd else ""
     log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
     if model in MODELS.values():
         log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Bundle:
 
     ``weights``: fraction of each view. Test-time augmentation: ``flip``, left–right flip of each
     slice; ``shift``, half-voxel shift of the scan along each axis. ``training_stats``: of
-    :func:`quicknat.images.training_stats.summarise`.
+    :func:`quicknat.images.training_stats.summarise`. ``winograd``: of :func:`with_winograd`.
     """
 
     networks: dict[str, QuickNAT]
@@ -55,6 +55,7 @@ class Bundle:
     training_stats: dict
     flip: bool = False
     shift: bool = False
+    winograd: bool = False
 
     @property
     def aggregation(self) -> dict[str, Any]:
@@ -264,3 +265,11 @@ def load_bundle(
         flip=described["mirror"],
         shift=described["shift"],
     )
+
+
+def with_winograd(bundle: Bundle) -> Bundle:
+    """Return a float32 bundle that is faster on CPUs, see :mod:`quicknat.model.winograd`."""
+    from quicknat.model.winograd import with_fast_blocks
+
+    networks = {view: with_fast_blocks(network) for view, network in bundle.networks.items()}
+    return replace(bundle, networks=networks, winograd=True)

@@ -152,6 +152,7 @@ def how(bundle: Bundle, options: Options) -> dict:
     return {
         "quicknat": quicknat.__version__,
         "precision": str(bundle.networks["coronal"].bottleneck.convs[0].weight.dtype),
+        "convolutions": "winograd" if bundle.winograd else "plain",
         "samples": options.samples,
         "orientation": options.orientation,
     }
