@@ -4,8 +4,8 @@
     python benchmarks/segmentation_device.py T1w.nii.gz --device cpu --scans 2 --model small
 
 Runs `quicknat segment` in processes of their own: one scan, and copies of it one after the other.
-On a GPU one scan is segmented on the CPU too, with the small model's passes in fp32 on both, to
-compare labels. Takes five minutes on a GPU.
+With a GPU, one scan is also segmented by the small model in fp32 on both, to compare labels. Meant
+for five minutes of a GPU.
 """
 
 from __future__ import annotations
