@@ -47,7 +47,7 @@ rule segment:
     shell:
         "quicknat segment {input.scan:q} --conformed --views --name {wildcards.scan:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
-        " --precision {params.precision:q} --batch-size {params.batch_size}"
+        " --precision {params.precision:q} --batch-size {params.batch_size:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -83,7 +83,7 @@ rule segment_chunk:
     shell:
         "quicknat segment --list <(printf '%s\\n' {params.scans:q}) --tables {params.tables:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
-        " --precision {params.precision:q} --batch-size {params.batch_size} {params.allow_bad:q}"
+        " --precision {params.precision:q} --batch-size {params.batch_size:q} {params.allow_bad:q}"
         " 2>&1 | tee {log:q}"
 
 
