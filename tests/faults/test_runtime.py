@@ -147,6 +147,17 @@ def test_without_a_gpu_the_processor_is_used_and_named(segmenting, monkeypatch):
     assert done.status == 0 and "on CPU in " in done.lines[0]
 
 
+def test_winograd_is_for_processors_without_bf16_and_named(segmenting, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    for options, convolutions in ((), "winograd"), (("--precision", "fp32"), "plain"):
+        done = segmenting(*options)
+        assert done.status == 0
+        assert ("Winograd" in done.lines[0]) == (convolutions == "winograd")
+        (made,) = (tmp_path / "out").glob("*/anat/*_dseg.json")
+        assert json.loads(made.read_text())["how"]["convolutions"] == convolutions
+
+
 @pytest.mark.case(50)
 def test_busy_gpu_gives_way_to_the_processor_with_a_warning(segmenting, busy_gpu):
     done = segmenting("--precision", "fp32")
