@@ -1,4 +1,4 @@
-"""Count the CPUs that this process may use."""
+"""Count the CPUs that this process may use, and see whether there is a GPU."""
 
 from __future__ import annotations
 
@@ -39,3 +39,9 @@ def _quota(group: Path) -> int:
         return math.ceil(int(quota) / int(period))
     except (OSError, ValueError):  # ValueError: "max"
         return 0
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has a GPU (NVIDIA's or AMD's driver), without importing torch."""
+    devices = Path("/dev")
+    return (devices / "kfd").exists() or any(devices.glob("nvidia[0-9]*"))

@@ -32,6 +32,8 @@ def stable_path(path: str | Path) -> str:
 def weight_determining(settings: Mapping[str, Any]) -> str:
     """Return the training settings that determine the weights, as JSON."""
     kept = {key: value for key, value in settings.items() if key not in RUNTIME_ONLY}
+    if kept.get("max_minutes") is None:  # as before there was this setting
+        kept.pop("max_minutes", None)
     return json.dumps(kept, sort_keys=True)
 
 

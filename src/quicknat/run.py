@@ -113,8 +113,9 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
     if faults:
         raise faults[0].error
     initial = _model_path(chosen.training.initial_model, base)
-    for folder in (model, initial) if check else ():
-        views = read_description(folder)["views"].values() if folder else ()
+    for folder in filter(None, (model, initial) if check else ()):
+        described = Path(folder, "bundle.json").exists()  # initial weights need no description
+        views = read_description(folder)["views"].values() if described else ()
         if warning := trained_on(views, scans):
             log.warning("%s: %s", folder, warning)
     skipped = [verdict.scan for verdict in verdicts if verdict.verdict == BAD]

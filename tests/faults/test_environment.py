@@ -190,7 +190,7 @@ def test_second_training_in_one_folder_is_refused(tmp_path):
         raise AssertionError("two at once")
     with only_process(tmp_path / "state"):
         pass
-    assert list((tmp_path / "state").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.case(88)

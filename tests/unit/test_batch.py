@@ -85,7 +85,7 @@ def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file
 
 LISTS = {  # which scans beside a good one, and the exit status if bad ones are allowed
     "a damaged scan": ("sub-2\tbad.nii\t\n", 0),
-    "a scan that is not there": ("sub-2\tgone.nii\t\n", 0),
+    "a scan that went, maybe with its disk": ("sub-2\tgone.nii\t\n", 1),
     "a full disk": ("sub-2\thead.nii.gz\t\n", 1),
 }
 
@@ -100,7 +100,7 @@ def test_list_of_scans_fails_unless_only_bad_scans_failed(
     monkeypatch.chdir(tmp_path)
     Path("list.tsv").write_text(f"sub-1\the*.nii.gz\tLAS\n{line}")
     Path("out/sub-2").mkdir(parents=True)
-    if "disk" in case:
+    if case == "a full disk":
         Path("out/sub-2/anat").write_text("in the way")
     arguments = ["segment", "--list", "list.tsv", "--output", "out", "--tables", "tables"]
     arguments += ["--model", str(model)]
@@ -110,6 +110,21 @@ def test_list_of_scans_fails_unless_only_bad_scans_failed(
     assert list(table["status"]) == ["skipped", "failed"] and not Path("out/scans.tsv").exists()
     made = json.loads(Path("out/sub-1/anat/sub-1_desc-quicknat_dseg.json").read_text())
     assert made["how"]["orientation"] == "LAS"
+
+
+def test_results_of_other_hardware_are_done_unless_a_precision_is_asked_for(
+    model, head_file, tmp_path
+):
+    arguments = ["segment", str(head_file), "--output", str(tmp_path), "--model", str(model)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    (record,) = tmp_path.glob("sub-*/anat/*_desc-quicknat_dseg.json")
+    made = json.loads(record.read_text())
+    made["how"] |= {"precision": "torch.float64"}
+    del made["how"]["convolutions"]  # as earlier versions
+    record.write_text(json.dumps(made))
+    for options, precision in (([], "torch.float64"), (["--precision", "fp32"], "torch.float32")):
+        assert CliRunner().invoke(app, [*arguments, *options]).exit_code == 0
+        assert json.loads(record.read_text())["how"]["precision"] == precision
 
 
 def test_raw_scan_gets_the_labels_of_its_conformed_copy_and_either_is_the_others(

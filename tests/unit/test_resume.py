@@ -19,7 +19,13 @@ from helpers import LABELS, changed
 from quicknat.config import Network, TrainingSettings
 from quicknat.errors import InputError, Interrupted
 from quicknat.training import trainer
-from quicknat.training.checkpoint import differences, load_state, remove_states, save_state
+from quicknat.training.checkpoint import (
+    differences,
+    load_state,
+    only_process,
+    remove_states,
+    save_state,
+)
 from quicknat.training.train_step import TrainStep
 from quicknat.training.trainer import train_view
 
@@ -250,6 +256,36 @@ def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_
         weights = torch.load(file, weights_only=True)["train_step"]["model"].values()
         assert all(value.isfinite().all() for value in weights)
     assert not (tmp_path / "m/model.safetensors").exists()
+
+
+@pytest.mark.case(45)
+@pytest.mark.parametrize("where", ["validation", "last step"])
+def test_training_that_was_cut_at_its_very_end_keeps_its_last_epoch(
+    stacks, tmp_path, protocol, monkeypatch, where
+):
+    settings = changed(SETTINGS, epochs=1)
+    train(stacks, protocol, tmp_path / "whole", settings)
+    with monkeypatch.context() as patch, pytest.raises((PowerCut, Interrupted)):
+        if where == "validation":
+            patch.setattr(trainer, "validate", cut)
+        else:
+            patch.setattr(trainer.Trainer, "_check_finite", request_stop)
+        train(stacks, protocol, tmp_path / "cut", settings)
+    train(stacks, protocol, tmp_path / "cut", settings)
+    assert_same_model(tmp_path / "whole", tmp_path / "cut")
+
+
+def request_stop(trained):
+    trained.stop_requested = trained.step == len(trained.batches)
+
+
+def test_folder_of_states_holds_no_open_file(tmp_path):
+    """On NFS it could not be removed."""
+    (tmp_path / "state").mkdir()
+    with only_process(tmp_path / "state"):
+        assert not list((tmp_path / "state").iterdir())
+        assert (tmp_path / "state.lock").exists()
+    assert not (tmp_path / "state.lock").exists()
 
 
 def test_patience_ends_a_training_that_gets_no_better(stacks, tmp_path, protocol):

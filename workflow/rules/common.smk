@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from glob import glob
 from pathlib import Path
 
 from snakemake.common.configfile import load_configfile

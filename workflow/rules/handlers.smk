@@ -33,7 +33,7 @@ onstart:
 
 onsuccess:
     remove_half_written()
-    for folder in Path(RESULTS, "chunks").glob("*"):
+    for folder in Path(RESULTS, "chunks").glob("*/"):
         if folder.name not in PLAN.chunks:  # split, or of another `scans_per_job`
             shutil.rmtree(folder)
     close_run([], FAILED)

@@ -5,9 +5,10 @@
 #           results/segmentations/volumes.tsv  all scans
 #           results/chunks/{chunk}/{scans,volumes}.tsv  of many scans of the split segment, segmented in
 #                                                       one job, which skips those that are done
+from quicknat.cpus import has_gpu
 
 # one process at a time on a machine with a GPU; the profile of a cluster says what its jobs get
-GPU = int(workflow.local_exec and bool(glob("/dev/nvidia[0-9]*") + glob("/dev/kfd")))
+GPU = int(workflow.local_exec and has_gpu())
 # two scans at a time on a laptop: much of a job is start-up, which takes one core
 SEGMENT_THREADS = lambda wildcards: (
     (workflow.cores or 1) if GPU else max(1, min(4, (workflow.cores or 8) // 2))
@@ -78,7 +79,7 @@ rule segment_chunk:
         allow_bad=untracked(["--allow-bad"] if config["on_bad_scan"] == "skip" else []),
         precision=PRECISION,
         model=subpath(input[0], parent=True),
-        folder=RESULTS + "/segmentations",
+        folder=f"{RESULTS}/segmentations",
         tables=subpath(output.scans, parent=True),
     shell:
         "quicknat segment --list <(printf '%s\\n' {params.scans:q}) --tables {params.tables:q}"

@@ -138,7 +138,8 @@ def segment(
         log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")
     keep_freed_memory()
     batch_size = batch_size or (32 if on_gpu else 4)
-    options = Options(conformed, orientation, uncertainty, batch_size, views)
+    any_precision = precision is Precision.auto
+    options = Options(conformed, orientation, uncertainty, batch_size, views, any_precision)
     outcomes = segment_all(bundle, tasks, output, options, overwrite, tables)
     failed = [outcome for outcome in outcomes if outcome.status == FAILED]
     if failed and len(outcomes) > 1:

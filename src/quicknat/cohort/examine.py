@@ -28,6 +28,7 @@ from quicknat.images.placement import forms_apart_mm
 from quicknat.images.volumes import Volume, read_scan, read_volume
 from quicknat.progress import no_bar
 
+CHECKS = 2  # version of what is checked: an earlier verdict may have missed something
 THICK_MM = 2.5  # the networks are trained on scans with thinner slices
 ALIKE = 0.5  # fraction of equal neighbours: up to 0.1 in T1w scans, 0.9 in label maps
 HEAD_MM = (100, 500)  # a field of view outside these limits holds no head, or has wrong units
@@ -228,7 +229,7 @@ def examine_files(
 
     def key(file: File) -> str:
         ways = (file.orientation, file.convention, *(numbers if file.convention else ()))
-        return json.dumps([quicknat.__version__, str(file.path), _stamps(file.path), *ways])
+        return json.dumps([quicknat.__version__, CHECKS, str(file.path), _stamps(file.path), *ways])
 
     def look(file: File) -> Finding:
         if file.convention and table:

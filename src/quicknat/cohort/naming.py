@@ -104,7 +104,7 @@ def possible_visits(names: Iterable[str]) -> list[list[str]]:
     """Return groups of names that may stand for visits of one participant.
 
     They are visits in a public data set's names; or equal but for a visit at the end (``p1_v1``,
-    ``p1_v2``; ``anna``, ``anna_tp2``); or begin with one word, while others begin with another
+    ``p1_v2``; ``anna``, ``anna_tp2``); or begin with one number, while others begin with another
     (``1000012_2``).
     """
     names = sorted(set(names))
@@ -114,6 +114,6 @@ def possible_visits(names: Iterable[str]) -> list[list[str]]:
     for name, found in zip(names, words, strict=True):
         participant = (_public(name) or (VISIT.sub("", name) or name, ""))[0]
         groups[letters_and_digits(participant)].append(name)
-        if len(found) > common + 1:
+        if len(found) > common + 1 and re.search(r"\d{3}", found[common]):  # no word for a group
             groups[f"{found[common]} …"].append(name)
     return sorted({tuple(group): group for group in groups.values() if len(group) > 1}.values())

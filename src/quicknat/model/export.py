@@ -199,7 +199,7 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
         )
         (folder / "LICENSE").write_text(
             "scripts/: Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
-            f"models/, onnx/: {licence}.\n"
+            f"models/, onnx/: {licence}.\n",
             "utf-8",
         )
         if find_spec("onnxscript"):

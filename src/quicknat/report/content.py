@@ -68,7 +68,8 @@ class ReportInputs:
         if self.complete:
             file = self.results / path
             wanted = names or (self.chunks and path == VOLUMES)
-            return pd.read_csv(file, sep="\t") if wanted and file.exists() else None
+            table = pd.read_csv(file, sep="\t") if wanted and file.exists() else pd.DataFrame()
+            return None if table.empty else table  # of no scan, if those of all chunks are bad
         files = {name: self.results / GATHERED_FROM[path].format(name) for name in names}
         parts = [pd.read_csv(file, sep="\t").assign(subject=name) for name, file in files.items()]
         if path == VOLUMES:

@@ -63,7 +63,8 @@ class Options:
 
     ``conformed``: the files are outputs of the convert stage. ``orientation``: of the array axes,
     for headers that state none. ``samples``: of Monte-Carlo dropout, 0 for none. ``batch_size``:
-    slices per forward pass. ``views``: write each view's own label map too.
+    slices per forward pass. ``views``: write each view's own label map too. ``any_precision``:
+    results of other hardware, which computes in another precision, count as done.
     """
 
     conformed: bool = False
@@ -71,6 +72,7 @@ class Options:
     samples: int = 0
     batch_size: int = 4
     views: bool = False
+    any_precision: bool = False
 
     def of(self, task: Task) -> Options:
         """Return the options of one scan, whose own orientation goes first."""
@@ -129,7 +131,10 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
         return False  # damaged, or another program's
     # view maps may be there of an earlier model: then the last segmentation did not write them
     views = not options.views or "views" in made
-    return views and found == wanted and made.get("how") == how(bundle, options)
+    before, now = {"convolutions": "plain"} | made.get("how", {}), how(bundle, options)
+    if options.any_precision:
+        now |= {key: before.get(key) for key in ("precision", "convolutions")}
+    return views and found == wanted and before == now
 
 
 def require_unused(task: Task, output: Path, options: Options) -> None:
@@ -274,7 +279,8 @@ def segment_all(
         if not overwrite:
             if is_done(task, bundle, output, options):
                 return None
-            require_unused(task, output, options)
+            if not tables:  # in a chunk, Snakemake knows the scan by its row of the sheet
+                require_unused(task, output, options)
         return read_scan(bundle, task, options)
 
     def predict(task: Task, scan: Scan) -> tuple[Scan, Segmentation]:
@@ -317,8 +323,9 @@ def outcome(job: Job) -> Outcome:
     if job.error:
         message = explained(job.error, task.path) or for_users(job.error)
         status, reason = "failed", one_line(message)
-        debug = "QUICKNAT_DEBUG" in os.environ
-        log.error("error: %s", reason, exc_info=job.error if debug else None)
+        usual = isinstance(job.error, InputError | OSError | MemoryError | RuntimeError)
+        traced = not usual or "QUICKNAT_DEBUG" in os.environ
+        log.error("error: %s", reason, exc_info=job.error if traced else None)
     elif job.skipped:
         status, reason = "skipped", "done before with this model"
         log.info("%s: %s", task.name, reason)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quicknat.cohort.examine import examine_image
+from quicknat.errors import InputError
 from quicknat.files import written_whole
+from quicknat.images.volumes import read_scan
 from quicknat.records import write_records
 
 SCANS, VOLUMES = "scans.tsv", "volumes.tsv"
@@ -55,10 +57,19 @@ def write_tables(
 
 
 def is_bad(outcome: Outcome, orientation: str) -> bool:
-    """Return whether a scan failed because its file is bad, as the cohort's check defines it."""
-    return outcome.status == FAILED and bool(
-        examine_image(Path(outcome.image), orientation).problem
-    )
+    """Return whether a scan failed because its file is bad, as the cohort's check defines it.
+
+    A file that is absent, or that a disk cannot read, may be there the next time.
+    """
+    if outcome.status != FAILED or not Path(outcome.image).is_file():
+        return False
+    try:
+        read_scan(Path(outcome.image), orientation)
+    except InputError:
+        return True
+    except OSError:
+        return False
+    return bool(examine_image(Path(outcome.image), orientation).problem)
 
 
 def _flags(path: Path) -> str:

@@ -9,8 +9,6 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
-from quicknat.errors import InputError
-
 Step = Callable[[Any, Any], Any]  # from a job's task and value to its next value
 
 
@@ -37,7 +35,7 @@ class Job:
         try:
             if self.value is not None:
                 self.value = step(self.task, self.value)
-        except (InputError, OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # whatever it is, the other jobs go on
             self.value, self.error = None, error
         self.seconds += time.perf_counter() - start
         return self

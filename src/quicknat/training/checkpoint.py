@@ -33,14 +33,16 @@ def only_process(folder: str | Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it, e.g. the job of a Snakemake that was killed.
     """
-    lock = FileLock(Path(folder) / ".lock")
+    # beside the folder, which cannot be removed on NFS while it holds an open file; and no marker
+    # file instead of a lock, which a killed process would leave
+    lock = FileLock(Path(folder).with_suffix(".lock"), fallback_to_soft=False)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
         fix = "wait for it, or stop it; then run the same command again"
         raise InputError(folder, "another process trains there", fix) from error
     except OSError as error:
-        if error.errno != errno.ENOLCK:  # of a network's disk
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS):  # of a network's disk
             raise
     try:
         yield

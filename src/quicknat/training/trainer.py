@@ -139,7 +139,7 @@ class Trainer:
                 shutil.rmtree(tensorboard, ignore_errors=True)
             board = stack.enter_context(SummaryWriter(tensorboard, purge_step=self.epoch))
             self.saved = time.monotonic()
-            while self._steps_done() < self._steps() and not self._out_of_patience():
+            while self._unfinished():
                 self._train_epoch()
                 self._end_epoch(board)
         facts = {
@@ -153,6 +153,11 @@ class Trainer:
         write_model(self.setup, self.train_step.loss, self.best["weights"], self.history, facts)
         remove_states(self.setup.state_folder)
         log.info("%s: kept epoch %d; wrote %s", self.view, self.best["epoch"], self.setup.output)
+
+    def _unfinished(self) -> bool:
+        """Return whether there are epochs left, or an epoch to end that was interrupted."""
+        left = self._steps_done() < self._steps() and not self._out_of_patience()
+        return left or self.step > 0
 
     def _steps(self) -> int:
         """Return the steps of all epochs."""
@@ -188,6 +193,8 @@ class Trainer:
         )  # fmt: skip
         logged = clock = time.perf_counter()
         for image, labels in self.batches.epoch(self.epoch, self.step):
+            if self._steps_done() >= self._steps():  # by `max_minutes`
+                break
             position = self.epoch, self.step
             self.sums += self.train_step.step(image, labels, position, self._rate())
             self.step += 1
@@ -204,8 +211,6 @@ class Trainer:
                 self._save()
             if self.stop_requested:
                 self._interrupt()
-            if self._steps_done() >= self._steps():
-                break
         bar.close()
 
     def _end_epoch(self, board: SummaryWriter) -> None:
