@@ -20,7 +20,8 @@ def test_path_reads_the_same_from_wherever_it_is_named(tmp_path, monkeypatch):
 def test_settings_that_determine_no_weight_are_not_compared():
     settings = TrainingSettings(epochs=3, learning_rate=0.1).model_dump()
     compared = json.loads(weight_determining(settings)).keys()
-    assert settings.keys() - compared == {"compile", "checkpoint_minutes"}
+    assert settings.keys() - compared == {"compile", "checkpoint_minutes", "max_minutes"}
+    assert "max_minutes" in json.loads(weight_determining(settings | {"max_minutes": 5.0}))
 
 
 def test_table_is_compared_by_its_cells_but_for_columns_left_out(tmp_path):
