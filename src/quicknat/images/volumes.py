@@ -56,7 +56,7 @@ class Volume:
 def whole_numbers(data: np.ndarray, where: str | Path) -> np.ndarray:
     """Return label values as integers (as floats if they are huge), same shape.
 
-    Float arithmetic, such as a scale factor in the header, leaves 1.99999996 of a 2.
+    With a scale factor in the header, rounding may turn 2 into 1.99999996.
 
     Raises:
         InputError: a value is not finite, or is off a whole number by more than 0.001.

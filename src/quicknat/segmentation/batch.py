@@ -118,8 +118,10 @@ def read_tasks(path: Path) -> list[Task]:
 
 
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
-    """Return whether the results are there, of this file, model and version, made the same way."""
-    options = options.of(task)
+    """Return whether the results are there, of this file, model and version, made the same way.
+
+    ``options.orientation`` is that of this scan, see :meth:`Options.of`.
+    """
     files = output_files(output, task.name, options.views)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False

@@ -55,7 +55,7 @@ def make_optimizer(network: QuickNAT, settings: TrainingSettings) -> torch.optim
 
 
 def learning_rate_factor(step: float, steps: int, settings: TrainingSettings) -> float:
-    """Return the factor on the initial learning rate at an optimizer step of so many.
+    """Return the factor on the initial learning rate at optimizer step `step` of `steps`.
 
     SGD: divide by ten every `lr_step_epochs` epochs, as in the paper. AdamW: linear warm-up over
     the fraction `warmup` of all steps, then polynomial decay (power 0.9) to zero.
@@ -152,8 +152,8 @@ class TrainStep:
     def compile(self, image: Tensor, labels: Tensor) -> bool:
         """Compile what takes most time, on a trial batch; return whether it worked.
 
-        That is the full resolution, three quarters of a network's work, and the loss. The other
-        levels would double the gain, and take four times as long to compile.
+        That is the full resolution, three quarters of a network's work, and the loss. With the
+        other levels it would gain a quarter more, and take nearly three times as long to compile.
         """
         keep_compiled_code()
         network = self.network
