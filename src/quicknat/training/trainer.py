@@ -107,8 +107,9 @@ class Trainer:
         torch.set_num_threads(setup.threads)
         self.train_step = TrainStep(setup)
         self.device = self.train_step.device
-        slices = SliceSet(setup.train, setup.tissues, self.settings.slice_stride)
-        self.validation = SliceSet(setup.validation)
+        stride, count = self.settings.slice_stride, self.settings.network.slices
+        slices = SliceSet(setup.train, setup.tissues, stride, count)
+        self.validation = SliceSet(setup.validation, count=count)
         for part in (slices, self.validation):
             part.load(self.device)
         self.batches = Batches(slices, self.settings, setup.swapped, self.device)
