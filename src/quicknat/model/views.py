@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ def slice_probabilities(
 
 @torch.inference_mode()
 def aggregate(
-    networks: Mapping[str, QuickNAT] | nn.ModuleDict,
+    networks: Mapping[str, QuickNAT],
     window: Tensor,
     weights: Mapping[str, float],
     sagittal: Sequence[int],
@@ -189,7 +190,7 @@ class ThreeViews(nn.Module):
         self.aggregate = partial(aggregate, weights=weights, sagittal=sagittal, flipped=flipped)
         self.n_classes = len(sagittal)
         classes = dict.fromkeys(AXES, self.n_classes) | {"sagittal": max(sagittal) + 1}
-        self.views = nn.ModuleDict(
+        self.views: Any = nn.ModuleDict(
             {view: QuickNAT(classes[view], NetworkSettings(**settings[view])) for view in AXES}
         )
 

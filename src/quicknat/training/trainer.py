@@ -21,7 +21,7 @@ from quicknat.hardware import device_name, keep_freed_memory
 from quicknat.images.labels import Protocol
 from quicknat.progress import no_bar
 from quicknat.training import history
-from quicknat.training.checkpoint import load_state, only_process, remove_states, save_state
+from quicknat.training.checkpoint import STATES, load_state, only_process, remove_states, save_state
 from quicknat.training.data import Batches, SliceSet
 from quicknat.training.model_files import write_model
 from quicknat.training.setup import TrainingSetup, WarmStart, prepare_training
@@ -306,7 +306,7 @@ class Trainer:
         if self.sums.isfinite().all() & self.train_step.finite():
             return
         state = self.setup.state_folder
-        kept = any(state.glob("*.json")) if state.exists() else False
+        kept = any(state.glob(STATES))
         hint = f" (the previous state is kept; to start from scratch, delete {state})"
         raise InputError(
             f"{self.view} epoch {self.epoch}",
