@@ -1,12 +1,15 @@
-# The software of this workflow in one image: jobs run in it with `snakemake --sdm apptainer`, and
-# `docker run --rm IMAGE quicknat --help` works too. It has the versions of requirements.lock.
+# A BIDS App, and the software of this workflow's jobs (Snakemake with --sdm apptainer, or Kubernetes),
+# for CPU and GPU. It has the versions of requirements.lock.
 #
-#   docker build --tag quicknat:0.1.0 .
+#   docker build --tag quicknat:0.1.0 .       # torch with CUDA, 8 GB; drivers are the host's
+#   docker build --tag quicknat:0.1.0-cpu \
+#     --build-arg TORCH="torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu" .
+#   docker run --rm --gpus all -v /bids:/in:ro -v /out:/out quicknat:0.1.0 /in /out participant
+#   docker run --rm --entrypoint quicknat quicknat:0.1.0 --help
 #   apptainer build quicknat.sif docker-daemon://quicknat:0.1.0
 #   snakemake --sdm apptainer --config container=$PWD/quicknat.sif
 #
-# Nobody has published it, and it has not been built where it was written (there was neither Docker
-# nor a registry); tests/unit/test_environments.py compares it with the lock and pyproject.toml.
+# .github/workflows/publish.yml builds and publishes both on a tag.
 FROM python:3.11-slim
 
 # git: for sources of that kind; g++: torch.compile
@@ -14,7 +17,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ git \
     && rm -rf /var/lib/apt/lists/*
 
-# torch first and by itself, as in the Makefile: --build-arg TORCH=... chooses another build
+# torch first and by itself, as in the Makefile
 ARG TORCH=torch==2.13.0
 WORKDIR /opt/quicknat
 COPY requirements.lock .
@@ -29,4 +32,5 @@ RUN pip install --no-cache-dir --no-deps .
 ENV USER=quicknat XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/cache/matplotlib PYTHONNOUSERSITE=1
 
 WORKDIR /work
-CMD ["quicknat", "--help"]
+ENTRYPOINT ["quicknat-bids"]
+CMD ["--help"]

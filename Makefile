@@ -87,7 +87,7 @@ lock:
 	.venv-lock/bin/pip install --quiet $(TORCH)
 	.venv-lock/bin/pip install --quiet -e ".[workflow]"
 	$(FREEZE) > requirements.lock
-	.venv-lock/bin/pip install --quiet -e ".[workflow,test,docs]"
+	.venv-lock/bin/pip install --quiet -e ".[workflow,s3,onnx,test,docs]"
 	$(FREEZE) | grep -vxFf requirements.lock > requirements-test.lock
 	rm -rf .venv-lock
 

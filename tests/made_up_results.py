@@ -113,6 +113,7 @@ def made_up_results(
         "network": {"filters": 4, "squeeze_excitation": "none", "dropout": 0.0},
         "training": {"optimizer": text, "learning_rate": 1, "epochs": 2},
         "best_epoch": 1, "best_val_dice": 0.5, "sha256": "0" * 64,
+        "classes": ["Background", "Left hippocampus"],
     }  # fmt: skip
     bundle = {
         "aggregation": dict.fromkeys(VIEWS, 1 / 3), "conform": {"spacing_mm": 2},

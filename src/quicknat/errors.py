@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+from importlib.metadata import requires
 from pathlib import Path
 
 # words in a message -> what to do; torch has no separate exceptions for these
@@ -56,6 +57,17 @@ def for_users(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno in ADVICE:
         return InputError("a file or the output", str(error.strerror), ADVICE[error.errno])
     return error
+
+
+def missing_extra(error: ModuleNotFoundError) -> InputError | None:
+    """Explain a missing package that is an optional dependency; else return None."""
+    package = (error.name or "").partition(".")[0]
+    for requirement in requires("quicknat") or ():
+        found = re.match(r"([\w-]+).*\bextra == ['\"](\w+)['\"]", requirement)
+        if found and found[1].lower() == package.lower():
+            fix = f"pip install 'quicknat[{found[2]}]'"
+            return InputError(package, "this command needs this package", fix)
+    return None
 
 
 def explained(error: Exception, where: str | Path) -> InputError | None:

@@ -162,6 +162,7 @@ def test_every_direct_dependency_is_explained_and_no_other():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     parts = [project["dependencies"], *project["optional-dependencies"].values()]
     declared = {re.match(r"[\w-]+", line)[0].lower() for part in parts for line in part}
+    declared.remove("quicknat")  # extras of its own
     text = (ROOT / "docs/explanation/dependencies.md").read_text()
     assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == declared
 

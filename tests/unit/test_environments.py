@@ -13,7 +13,11 @@ from helpers import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DEPENDENCIES = {r.name.lower(): r for r in map(Requirement, PROJECT["dependencies"])}
-EXTRAS = [Requirement(r) for group in PROJECT["optional-dependencies"].values() for r in group]
+OPTIONAL = PROJECT["optional-dependencies"]
+EXTRAS = [r for group in OPTIONAL.values() for r in map(Requirement, group) if r.name != "quicknat"]
+LIBRARY = DEPENDENCIES | {
+    r.name.lower(): r for r in map(Requirement, OPTIONAL["train"] + OPTIONAL["report"])
+}
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
 
@@ -53,14 +57,15 @@ def test_conda_environment_asks_for_the_same_versions(name):
         if package == "python":
             assert version == PROJECT["requires-python"]
             continue
-        requirement = DEPENDENCIES[CONDA_NAMES.get(package, package)]
+        requirement = LIBRARY[CONDA_NAMES.get(package, package)]
         assert version == str(requirement.specifier), package
 
 
-def test_torch_environment_holds_every_dependency():
+def test_torch_environment_holds_every_dependency_of_training():
     described = yaml.safe_load((ROOT / "envs" / "torch.yaml").read_text())
     names = {line.split(" ")[0] for line in described["dependencies"]}
-    assert DEPENDENCIES.keys() <= {CONDA_NAMES.get(name, name) for name in names}
+    train = {Requirement(line).name.lower() for line in OPTIONAL["train"]}
+    assert DEPENDENCIES.keys() | train <= {CONDA_NAMES.get(name, name) for name in names}
 
 
 def test_samseg_environment_pins_the_version_that_was_tried():

@@ -15,7 +15,15 @@ import typer
 from typer.core import TyperGroup
 
 import quicknat
-from quicknat.errors import InputError, Interrupted, for_users, notice, one_line, printable
+from quicknat.errors import (
+    InputError,
+    Interrupted,
+    for_users,
+    missing_extra,
+    notice,
+    one_line,
+    printable,
+)
 from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
 
 RENAMED_COMMANDS = {"reshape": "warp"}  # old name: new name
@@ -238,8 +246,9 @@ def run_app(chosen: typer.Typer) -> None:
     except Interrupted as stop:
         typer.echo(f"interrupted: {stop}", err=True)
         sys.exit(stop.EXIT_STATUS)
-    except (InputError, OSError, MemoryError, UnicodeEncodeError) as error:
-        if os.environ.get("QUICKNAT_DEBUG"):
+    except (InputError, OSError, MemoryError, UnicodeEncodeError, ModuleNotFoundError) as error:
+        lacking = missing_extra(error) if isinstance(error, ModuleNotFoundError) else error
+        if lacking is None or os.environ.get("QUICKNAT_DEBUG"):
             raise
-        typer.echo(f"error: {one_line(for_users(error))}", err=True)
+        typer.echo(f"error: {one_line(for_users(lacking))}", err=True)
         sys.exit(1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from quicknat.cite import methods
 from quicknat.cohort.check import Verdict
 from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.sheet import Scan
@@ -191,6 +192,7 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
         "many": _chunked(inputs.chunks),
         "most_rows": MOST_ROWS,
         "bundle": bundle,
+        "methods": methods(bundle, inputs.given, True) if bundle else "",
         "trained_on": trained_on(bundle["views"].values(), inputs.scans) if bundle else "",
         "times": run_times(inputs.results / "benchmarks").to_dict("records"),
         "software": versions(),
