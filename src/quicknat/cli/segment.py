@@ -51,7 +51,7 @@ def segment(
     ] = None,
     model: ModelFolder = BUNDLED_MODEL,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Like --model small: a quarter of the time.")
+        bool, typer.Option("--fast", help="Like --model small: less than half the time.")
     ] = False,
     name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
     listed: Annotated[
