@@ -27,6 +27,7 @@ from quicknat.config import TrainingSettings
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS, open_stack
 from quicknat.model.network import NetworkSettings, QuickNAT
+from quicknat.model.views import slice_probabilities
 from quicknat.model.weights import load_weights
 from quicknat.package_data import label_table
 from quicknat.training.trainer import train_view
@@ -42,9 +43,9 @@ DEFAULTS = {
 def dice(network: QuickNAT, stack: Path) -> float:
     """Mean Dice over the structures, all slices of a stack together."""
     pairs = open_stack(stack)
-    parts = np.array_split(pairs[:, :1], max(1, len(pairs) // 8))
-    logits = (network(torch.from_numpy(part.astype(np.float32) / 255)) for part in parts)
-    found = np.concatenate([values.argmax(dim=1).numpy() for values in logits])
+    images = torch.from_numpy(pairs[:, 0].copy())
+    parts = slice_probabilities(network, images, torch.arange(len(images)), batch=8)
+    found = np.concatenate([values.argmax(dim=-1).numpy() for _, values in parts])
     truth, scores = pairs[:, 1], []
     for index in range(1, network.n_classes):
         one, other = found == index, truth == index
@@ -56,6 +57,9 @@ def main(
     stacks: Annotated[list[Path], typer.Argument(help="View stacks of one view.")],
     folder: Annotated[Path, typer.Option(help="For models and the table.")],
     settings: Annotated[str, typer.Option(help="Training settings that differ, as JSON.")] = "{}",
+    initial: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier call whose models to start from.")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="Label table.")] = "quicknat28",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
@@ -67,7 +71,8 @@ def main(
     for fold in (0, 1):
         train, test = stacks[fold::2], stacks[1 - fold :: 2]
         output, start = folder / f"{name}_{fold}", time.process_time()
-        train_view(view, table, train, [], chosen, output, threads=threads)
+        (before,) = initial.glob(f"*_{fold}/model.safetensors") if initial else [None]
+        train_view(view, table, train, [], chosen, output, before, threads)
         network = QuickNAT(
             table.n_classes(view), NetworkSettings(**chosen.network.model_dump())
         ).eval()

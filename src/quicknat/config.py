@@ -105,6 +105,8 @@ class Network(Settings):
     """Squeeze-and-excitation after each block: cse channels, sse pixels, scse both (maximum)."""
     dropout: float = Field(0.2, ge=0, le=0.9)
     """Fraction of channels dropped."""
+    slices: Literal[1, 3, 5, 7] = 1
+    """Slices that the network sees, with the one to segment in the middle; 1 in the paper."""
 
 
 class SharedSettings(Settings):

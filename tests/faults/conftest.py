@@ -20,6 +20,7 @@ from torch import nn
 from quicknat.cli.app import main
 from quicknat.images.labels import Protocol
 from quicknat.model.bundle import Bundle
+from quicknat.model.network import NetworkSettings
 
 NOBODY = 65534
 
@@ -94,6 +95,8 @@ def unprivileged() -> Iterator[Path]:
 
 class StandIn(nn.Module):
     """Says the class of each pixel by a rule of its brightness and place instead of training."""
+
+    settings = NetworkSettings()
 
     def __init__(self, n_classes: int, rule: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()

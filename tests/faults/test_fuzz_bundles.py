@@ -304,6 +304,13 @@ def test_sidecar_of_another_version_is_refused_with_the_way_to_a_new_one(tmp_pat
         load_conformed(scan)
 
 
+def test_conformed_scan_of_another_size_than_its_record_says_is_refused(tmp_path):
+    scan = save(tmp_path / "a_T1w.nii.gz", np.ones((4, 4, 5), np.uint8))
+    (tmp_path / "a_T1w.json").write_text(json.dumps(RECORD))
+    with pytest.raises(InputError, match=r"a_T1w\.nii\.gz: has shape \(4, 4, 5\), its record"):
+        load_conformed(scan)
+
+
 @given(st.one_of(NASTY, st.sampled_from(["[]", "1", "{", "[" * 10**5, '{"epochs": "x"}', "{}"])))
 def test_any_training_settings_are_refused_before_anything_is_written(text):
     if "\x00" in text or "\ud800" in text:

@@ -15,7 +15,8 @@ from quicknat.images.resampling import resample, resample_labels
 from quicknat.images.slices import AXIS
 from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.model.views import AXES, BRIGHT, aggregate, slice_probabilities
+from quicknat.model.network import NetworkSettings
+from quicknat.model.views import AXES, BRIGHT, aggregate, slice_probabilities, with_neighbours
 from quicknat.segmentation.inference import predict, segment
 from quicknat.segmentation.native import to_native
 
@@ -91,6 +92,8 @@ def test_empty_prediction_gives_an_empty_map():
 
 class Certain(torch.nn.Module):
     """Stand-in for a network: says class k for every pixel."""
+
+    settings = NetworkSettings()
 
     def __init__(self, n_classes, k):
         super().__init__()
@@ -199,6 +202,8 @@ def test_each_view_and_the_entropy_return_to_the_voxels_that_they_belong_to(prot
 class Brightness(torch.nn.Module):
     """Stand-in for a network: class `k` wherever it is bright."""
 
+    settings = NetworkSettings()
+
     def __init__(self, n_classes, k):
         super().__init__()
         self.n_classes, self.k = n_classes, k
@@ -209,6 +214,19 @@ class Brightness(torch.nn.Module):
         logits[:, self.k] = 60 * (x[:, 0] - 0.5)
         logits[:, 0] = -60 * (x[:, 0] - 0.5)
         return logits
+
+
+def test_networks_see_the_neighbours_of_each_slice():
+    stack = torch.arange(6.0)[:, None, None].expand(6, 2, 2)
+    found = with_neighbours(stack, torch.tensor([0, 3, 5]), 5)[:, :, 0, 0]
+    assert found.tolist() == [[0, 0, 0, 1, 2], [1, 2, 3, 4, 5], [3, 4, 5, 5, 5]]
+    seen = []
+    network = Certain(28, 1)
+    network.settings = NetworkSettings(slices=3)
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    parts = slice_probabilities(network, stack, torch.tensor([1, 2, 4]), batch=2)
+    assert [numbers.tolist() for numbers, _ in parts] == [[1, 2], [4]]
+    assert torch.cat(seen)[:, :, 0, 0].tolist() == [[0, 1, 2], [1, 2, 3], [3, 4, 5]]
 
 
 def test_flipped_prediction_calls_a_structure_by_its_name_on_either_side(protocol):

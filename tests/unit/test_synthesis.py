@@ -54,19 +54,23 @@ def slices():
     return tissues, classes
 
 
+def synthesized(tissues, classes, *others):
+    return synthesize(tissues[:, None], classes[:, None], *others)
+
+
 def changed(**values):
     return Ranges(**STILL | values)
 
 
 def test_same_seed_gives_the_same_image_and_another_another(slices):
-    one, two, other = (synthesize(*slices, generator(seed)) for seed in (1, 1, 2))
+    one, two, other = (synthesized(*slices, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
     assert not torch.equal(one[0], other[0]) and not torch.equal(one[1], other[1])
     assert not torch.equal(one[0][0], one[0][1])  # nor are two slices of a batch alike
 
 
 def test_without_spoiling_each_tissue_has_one_brightness_and_classes_stay(slices):
-    image, classes = synthesize(*slices, generator(), changed(t1w=1))
+    image, classes = synthesized(*slices, generator(), changed(t1w=1))
     assert torch.equal(classes, slices[1])
     for number in range(len(image)):
         seen = []
@@ -80,7 +84,7 @@ def test_without_spoiling_each_tissue_has_one_brightness_and_classes_stay(slices
 
 
 def test_left_and_right_of_a_structure_are_equally_bright(slices):
-    image, classes = synthesize(*slices, generator(), changed(t1w=0))
+    image, classes = synthesized(*slices, generator(), changed(t1w=0))
     for left in (1, 3, 5):
         for picture, labels in zip(image[:, 0], classes, strict=True):
             one, two = picture[labels == left].mean(), picture[labels == left + 1].mean()
@@ -90,7 +94,7 @@ def test_left_and_right_of_a_structure_are_equally_bright(slices):
 def test_bent_classes_stay_on_their_tissues_and_all_survive(slices):
     bending = {key: getattr(Ranges(), key) for key in list(STILL)[:5]}
     for seed in range(5):
-        image, classes = synthesize(*slices, generator(seed), changed(t1w=1, **bending))
+        image, classes = synthesized(*slices, generator(seed), changed(t1w=1, **bending))
         assert not torch.equal(classes, slices[1])
         for picture, labels in zip(image[:, 0], classes, strict=True):
             assert labels.unique().tolist() == list(range(7))
@@ -114,13 +118,13 @@ def test_largest_displacement_folds_nothing():
 
 
 def test_pictures_are_scaled_as_conformed_scans_are(slices):
-    image, _ = synthesize(*slices, generator(), changed(texture=0.1, bias=0.5))
+    image, _ = synthesized(*slices, generator(), changed(texture=0.1, bias=0.5))
     assert image.shape == (3, 1, SIDE, SIDE) and image.dtype == torch.float32
     for picture, labels in zip(image[:, 0], slices[0], strict=True):
         bright = picture[(labels > 0) & (picture > 0.1 * picture.max())]
         assert bright.quantile(0.75) == pytest.approx(REFERENCE, rel=0.1)
     for seed in range(20):
-        image, _ = synthesize(*slices, generator(seed))
+        image, _ = synthesized(*slices, generator(seed))
         assert image.min() >= 0 and image.max() <= 1
 
 
@@ -128,7 +132,7 @@ def test_pictures_are_scaled_as_conformed_scans_are(slices):
 def test_slice_of_a_single_tissue_is_synthesized_too(index):
     tissues = torch.full((2, SIDE, SIDE), index, dtype=torch.uint8)
     for seed in range(10):
-        image, classes = synthesize(tissues, torch.zeros_like(tissues), generator(seed))
+        image, classes = synthesized(tissues, torch.zeros_like(tissues), generator(seed))
         assert image.isfinite().all() and not classes.any()
 
 
@@ -136,16 +140,16 @@ def test_stripping_removes_the_outside_but_nothing_that_is_to_be_found(slices):
     tissues, classes = slices
     classes = classes.clone()
     classes[:, 8:10, 8:10] = 7  # as though skin there were a structure
-    image, _ = synthesize(tissues, classes, generator(), changed(stripped=1, t1w=1))
+    image, _ = synthesized(tissues, classes, generator(), changed(stripped=1, t1w=1))
     skin = tissues == tissue("Skin")
     assert not image[:, 0][skin & (classes == 0)].any() and image[:, 0][classes == 7].all()
-    kept, _ = synthesize(tissues, classes, generator(), changed(t1w=1))
+    kept, _ = synthesized(tissues, classes, generator(), changed(t1w=1))
     assert kept[:, 0][skin].all()
 
 
 def test_fluid_around_the_brain_stays_in_about_half_of_the_stripped_slices():
     tissues = torch.full((200, 16, 16), tissue("CSF"), dtype=torch.uint8)
-    image, _ = synthesize(tissues, torch.zeros_like(tissues), generator(), changed(stripped=1))
+    image, _ = synthesized(tissues, torch.zeros_like(tissues), generator(), changed(stripped=1))
     assert 60 < (image.amax(dim=(1, 2, 3)) > 0).sum() < 140
 
 
@@ -163,7 +167,7 @@ def test_acquisition_keeps_what_is_even_and_blurs_coarse_axes_more():
 
 def test_every_tensor_is_made_where_the_slices_are(slices):
     with torch.device("meta"):  # what names no device would be there, and could not be used
-        image, classes = synthesize(*slices, torch.Generator("cpu").manual_seed(0))
+        image, classes = synthesized(*slices, torch.Generator("cpu").manual_seed(0))
     assert image.device.type == classes.device.type == "cpu"
 
 

@@ -217,7 +217,7 @@ def test_slices_of_several_stacks_are_counted_through(tmp_path):
         np.save(tmp_path / f"{k}.npy", data)
     slices = SliceSet([tmp_path / "1.npy", tmp_path / "2.npy"])
     taken = slices.take(np.array([2, 0, 1]), torch.device("cpu"))
-    assert len(slices) == 3 and taken[:, 1, 0, 0].tolist() == [2, 1, 2]
+    assert len(slices) == 3 and taken[:, 0, 1, 0, 0].tolist() == [2, 1, 2]
 
 
 def test_stride_takes_every_so_many_th_slice_and_counts_voxels_as_if_it_took_all(stack):
@@ -229,6 +229,33 @@ def test_stride_takes_every_so_many_th_slice_and_counts_voxels_as_if_it_took_all
     (other,), other_sums = part.survey(5)
     assert other.voxels.sum() == one.voxels.sum() and sums != other_sums
     np.testing.assert_allclose(other.voxels[1:], one.voxels[1:], rtol=0.05)
+
+
+def test_neighbours_are_of_the_same_scan_and_its_ends_are_repeated(stack, tmp_path):
+    np.save(tmp_path / "short.npy", np.load(stack)[:2] + np.uint8(100))
+    files, copied = (SliceSet([stack, tmp_path / "short.npy"], count=5) for _ in range(2))
+    copied.resident = torch.from_numpy(np.concatenate(copied.stacks))
+    first, second = (np.load(path) for path in files.paths)
+    expected = [first[[0, 0, 0, 1, 2]], first[[21, 22, 23, 23, 23]], second[[0, 0, 1, 1, 1]]]
+    for slices in (files, copied):
+        taken = slices.take(np.array([0, 23, 25]), torch.device("cpu"))
+        np.testing.assert_array_equal(taken, expected)
+
+
+def test_neighbours_are_changed_like_their_slice(stack):
+    """All slices of an image are bent alike, and flipped sagittal ones change their order."""
+    data = np.load(stack)
+    data[:] = data[:1]  # all slices of the scan are the same
+    np.save(stack, data)
+    image, _ = batches(SliceSet([stack], count=3)).batch(np.arange(8), (1, 0))
+    assert image.shape[1] == 3 and (image[:, 0] - image[:, 2]).abs().mean() < 0.05
+    data[:, 0] = np.arange(24)[:, None, None]
+    np.save(stack, data)
+    image, _ = batches(SliceSet([stack], count=3), augment=False, flip=True).batch(
+        np.arange(1, 23), (1, 0)
+    )
+    steps = (255 * image).diff(dim=1).round().flatten(1)
+    assert set(steps.unique().tolist()) == {-1, 1} and (steps == steps[:, :1]).all()
 
 
 @pytest.fixture
@@ -243,7 +270,7 @@ def tissue_stack(tmp_path, stack):
 def test_slices_of_tissues_are_synthesized_and_the_others_augmented(stack, tissue_stack):
     both, numbers = SliceSet([stack], [tissue_stack]), np.array([3, 27, 4, 30])
     assert len(both) == 48 and both.first_tissues == 24
-    original = both.take(numbers, torch.device("cpu"))
+    original = both.take(numbers, torch.device("cpu"))[:, 0]
     image, labels = batches(both, augment=False).batch(numbers, (1, 0))
     for number in (0, 2):
         assert torch.equal(255 * image[number, 0], original[number, 0].float())

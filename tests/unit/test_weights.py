@@ -1,6 +1,7 @@
 """Weights load without running code, into the network that they belong to, or not at all."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,24 @@ def test_weights_load_as_they_were_saved(saved):
     torch.manual_seed(0)
     for key, value in QuickNAT(3, SMALL).state_dict().items():
         assert torch.equal(value, network.state_dict()[key])
+
+
+@pytest.mark.parametrize("between", [1, 3])
+def test_weights_of_a_network_that_saw_fewer_slices_begin_with_what_it_found(
+    saved, tmp_path, between
+):
+    one, three, five = (QuickNAT(3, replace(SMALL, slices=count)).eval() for count in (1, 3, 5))
+    load_weights(one, saved, "axial", CLASSES)
+    with pytest.raises(InputError, match="is for another network"):
+        load_weights(five, saved, "axial", CLASSES)
+    if between == 3:
+        load_weights(three, saved, "axial", CLASSES, fewer_slices=True)
+        saved = tmp_path / "three.safetensors"
+        save_weights(saved, three.state_dict(), "axial", CLASSES)
+    load_weights(five, saved, "axial", CLASSES, fewer_slices=True)
+    slices = torch.rand(2, 5, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(five(slices), one(slices[:, 2:3]))
 
 
 @pytest.mark.case(56)

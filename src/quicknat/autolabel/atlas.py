@@ -13,7 +13,7 @@ from quicknat.autolabel.registration import affine_map, deformation, to_image
 from quicknat.errors import InputError
 from quicknat.images.conform import head_window, load_conformed
 from quicknat.images.slices import crop
-from quicknat.images.volumes import as_bytes, read_volume
+from quicknat.images.volumes import Grid, as_bytes, on_grid, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -79,18 +79,19 @@ def label_scan(
         uint8 class indices on the scan's conformed grid.
 
     Raises:
-        InputError: an atlas was conformed to a different spacing.
+        InputError: an atlas was conformed to another spacing, or its labels are on another grid.
     """
     image, _, record = load_conformed(scan)
     spacing = record["spacing_mm"]
     pairs = []
     for picture, labels in atlases:
-        data, _, other = load_conformed(picture)
+        data, affine, other = load_conformed(picture)
         if other["spacing_mm"] != spacing:
             raise InputError(
                 picture, "was conformed to a different spacing than the scan", "convert it again"
             )
-        pairs.append((data, as_bytes(read_volume(labels), 255)))
+        volume = on_grid(read_volume(labels), Grid(data.shape, affine))
+        pairs.append((data, as_bytes(volume, 255)))
     # register only a cube around the brain, which halves the time
     side = min(round(BRAIN_BOX_MM / spacing), record["size"])
     boxes = [head_window(data, spacing, side) for data, _ in pairs]

@@ -273,6 +273,9 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     if not all(usable_affine(np.array(matrix)) for matrix in [record["source_affine"], *stated]):
         raise InputError(sidecar, "its affine cannot be used", CONVERT_AGAIN)
     volume = read_volume(path)
+    if volume.shape != (record["size"],) * 3:
+        problem = f"has shape {volume.shape}, its record says {record['size']} voxels a side"
+        raise InputError(path, problem, CONVERT_AGAIN)
     return as_bytes(volume, 255), volume.affine, record
 
 

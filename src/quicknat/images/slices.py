@@ -61,7 +61,9 @@ def view_stack(
         slices kept, counted in the cropped volume.
     """
     images, classes = to_slices(image, view), to_slices(labels, view)
-    kept = np.flatnonzero(filled_enough(classes))
+    filled = np.flatnonzero(filled_enough(classes))
+    # without gaps, so that a slice's neighbours are beside it
+    kept = np.arange(filled[0], filled[-1] + 1) if len(filled) else filled
     classes = classes[kept]
     if view == "sagittal":
         classes = protocol.sagittal.astype(np.uint8)[classes]

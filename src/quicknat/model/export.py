@@ -110,7 +110,7 @@ def configuration(bundle: Bundle) -> dict:
 
 
 class Probabilities(nn.Module):
-    """Slices (N, 1, H, W) to probabilities (N, C, H, W)."""
+    """Slices (N, slices, H, W) to probabilities (N, C, H, W)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -123,14 +123,15 @@ class Probabilities(nn.Module):
 def export_onnx(bundle: Bundle, licence: str, folder: Path) -> None:
     """Write each view's network as ``{view}.onnx``.
 
-    Slices in are float32 (N, 1, S, S), any N, as :func:`quicknat.model.views.slice_probabilities`
-    cuts them; probabilities out are float32 (N, C, S, S). Needs the extra ``onnx``.
+    Slices in are float32 (N, slices, S, S), any N, cut as in
+    :func:`quicknat.model.views.slice_probabilities`; probabilities out are float32 (N, C, S, S).
+    Needs the extra ``onnx``.
     """
     sides = [bundle.slice_size] * 2
     for view, part in bundle.networks.items():
         program: Any = torch.onnx.export(
             Probabilities(part).eval(),
-            (torch.zeros(2, 1, *sides),),
+            (torch.zeros(2, part.settings.slices, *sides),),
             input_names=["slices"],
             output_names=["probabilities"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),

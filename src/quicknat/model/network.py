@@ -28,6 +28,7 @@ class NetworkSettings:
     filters: int = 64
     squeeze_excitation: SqueezeExcitation = "scse"
     dropout: float = 0.2
+    slices: int = 1
 
 
 class ChannelExcitation(nn.Module):
@@ -93,10 +94,11 @@ class DenseBlock(nn.Module):
 
 
 class QuickNAT(nn.Module):
-    """One view's network: (N, 1, H, W) intensities in 0 … 1 to (N, classes, H, W) logits.
+    """One view's network: (N, slices, H, W) intensities in 0 … 1 to (N, classes, H, W) logits.
 
-    H and W must be multiples of 16. Level 0 is the full resolution; decoders carry the number of
-    the encoder whose pooling they undo.
+    Several slices are the one to segment with its neighbours on both sides; the paper has one. H
+    and W must be multiples of 16. Level 0 is the full resolution; decoders carry the number of the
+    encoder whose pooling they undo.
     """
 
     def __init__(self, n_classes: int, settings: NetworkSettings | None = None) -> None:
@@ -104,7 +106,7 @@ class QuickNAT(nn.Module):
         self.n_classes = n_classes
         self.settings = settings or NetworkSettings()
         filters, kind = self.settings.filters, self.settings.squeeze_excitation
-        inputs = [1] + [filters] * (LEVELS - 1)
+        inputs = [self.settings.slices] + [filters] * (LEVELS - 1)
         self.encoders = nn.ModuleList(DenseBlock(n, filters) for n in inputs)
         self.encoder_gates = nn.ModuleList(Excitation(filters, kind) for _ in range(LEVELS))
         self.bottleneck = DenseBlock(filters, filters)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +54,22 @@ def filled_slices(window: Tensor, view: str) -> Tensor:
     return (bright.sum(dim=others) > MIN_BRIGHT * pixels).nonzero()[:, 0]
 
 
+def with_neighbours(stack: Tensor, numbers: Tensor, count: int) -> Tensor:
+    """Return slices with their neighbours on both sides, `count` in all, (n, count, …).
+
+    The first and the last slice of a stack stand in for neighbours beyond it.
+
+    Args:
+        stack: (N, …).
+        numbers: of the slices wanted, int64 (n,).
+        count: odd.
+    """
+    offsets = torch.arange(count, device=numbers.device) - count // 2
+    return stack[(numbers[:, None] + offsets).clamp(0, len(stack) - 1)]
+
+
 def slice_probabilities(
-    network: nn.Module,
+    network: QuickNAT,
     slices: Tensor,
     numbers: Tensor,
     flipped: Sequence[int] | Tensor | None = None,
@@ -63,7 +78,7 @@ def slice_probabilities(
     """Yield the softmax of some slices, batch by batch, on the device of the slices.
 
     Args:
-        network: takes (n, 1, H, W) on its own device, and returns logits.
+        network: a QuickNAT, on its own device.
         slices: (N, H, W), uint8, or float 0 … 1.
         numbers: of the slices wanted, int64 (n,).
         flipped: if given, average with the prediction for the left–right flipped slice: the class
@@ -73,10 +88,10 @@ def slice_probabilities(
     Yields:
         Numbers of the slices (k,), and float32 probabilities (k, H, W, C).
     """
-    device = next(network.parameters()).device
+    device, count = next(network.parameters()).device, network.settings.slices
     flipped = None if flipped is None else torch.as_tensor(flipped).to(device)
     while len(numbers):
-        values = slices[numbers[:batch]][:, None].contiguous()
+        values = with_neighbours(slices, numbers[:batch], count).contiguous()
         values = values.float() / 255 if values.dtype == torch.uint8 else values
         try:
             values = values.to(device, memory_format=torch.channels_last)
@@ -97,7 +112,7 @@ def slice_probabilities(
 
 @torch.inference_mode()
 def aggregate(
-    networks: Mapping[str, nn.Module] | nn.ModuleDict,
+    networks: Mapping[str, QuickNAT],
     window: Tensor,
     weights: Mapping[str, float],
     sagittal: Sequence[int],
@@ -175,7 +190,7 @@ class ThreeViews(nn.Module):
         self.aggregate = partial(aggregate, weights=weights, sagittal=sagittal, flipped=flipped)
         self.n_classes = len(sagittal)
         classes = dict.fromkeys(AXES, self.n_classes) | {"sagittal": max(sagittal) + 1}
-        self.views = nn.ModuleDict(
+        self.views: Any = nn.ModuleDict(
             {view: QuickNAT(classes[view], NetworkSettings(**settings[view])) for view in AXES}
         )
 

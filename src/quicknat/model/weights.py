@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -13,6 +15,8 @@ from torch import Tensor
 from quicknat.errors import InputError
 from quicknat.model.network import QuickNAT
 
+# what is multiplied with the slices themselves
+FIRST_LAYERS = re.compile(r"encoders\.0\.(norms\.\d\.(weight|bias|running_.*)|convs\.\d\.weight)")
 METADATA = "quicknat"
 OWN_TABLE = "use the label table that it was trained with"
 
@@ -27,10 +31,34 @@ def save_weights(
     save_file(tensors, path, metadata={METADATA: described})
 
 
-def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequence[str]) -> None:
+def widened(state: Mapping[str, Tensor], slices: int) -> dict[str, Tensor]:
+    """Return a network's weights for one that sees more slices, the new ones without effect yet.
+
+    Weights of a network with as many slices stay as they are.
+    """
+    found, own = dict(state), len(state.get("encoders.0.norms.0.weight", range(slices)))
+    for key, value in state.items():
+        if own >= slices or not FIRST_LAYERS.fullmatch(key):
+            continue
+        axis = 1 if value.ndim == 4 else 0  # input channels, the slices first
+        given, rest = value.split([own, value.shape[axis] - own], axis)
+        outer = given.narrow(axis, own // 2, 1) * (value.ndim == 1)  # no effect of a convolution
+        half = [outer] * ((slices - own) // 2)
+        found[key] = torch.cat([*half, given, *half, rest], axis)
+    return found
+
+
+def load_weights(
+    network: QuickNAT,
+    path: str | Path,
+    view: str,
+    classes: Sequence[str],
+    fewer_slices: bool = False,
+) -> None:
     """Load weights into a network of exactly that shape, view and label table.
 
-    A network on the device ``meta`` comes to the CPU once the file is known to fit.
+    A network on the device ``meta`` comes to the CPU once the file is known to fit. With
+    `fewer_slices` the weights may be those of a network that saw fewer, see :func:`widened`.
 
     Raises:
         InputError: the file is damaged, or holds another network's weights.
@@ -58,6 +86,7 @@ def load_weights(network: QuickNAT, path: str | Path, view: str, classes: Sequen
                 f"is for another label table: its class {number} is '{theirs}', not '{ours}'",
                 OWN_TABLE,
             )
+    state = widened(state, network.settings.slices) if fewer_slices else state
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     for key in sorted(wanted.keys() | shapes.keys()):

@@ -27,7 +27,7 @@ def contact_sheet(
     random = np.random.default_rng(seed)
     takes = (stacks[number % len(stacks)] for number in range(samples))
     chosen = torch.from_numpy(np.stack([stack[random.integers(len(stack))] for stack in takes]))
-    image, classes = synthesize(chosen[:, 0], chosen[:, 1], torch.Generator().manual_seed(seed))
+    image, classes = synthesize(chosen[:, :1], chosen[:, 1:], torch.Generator().manual_seed(seed))
     grey = (255 * image[:, 0]).round().byte()
     colors = protocol.view_colors(view)
     pairs = torch.stack([grey, classes], dim=1).numpy()

@@ -75,7 +75,8 @@ def device_of(bundle: Bundle) -> torch.device:
 def warm_up(bundle: Bundle, batch: int) -> None:
     """Predict slices of air, so that a GPU has loaded its libraries before there is a scan."""
     for network in bundle.networks.values():
-        air = torch.zeros(batch, 1, bundle.slice_size, bundle.slice_size, device=device_of(bundle))
+        shape = batch, network.settings.slices, *[bundle.slice_size] * 2
+        air = torch.zeros(shape, device=device_of(bundle))
         network(air.to(memory_format=torch.channels_last))
 
 

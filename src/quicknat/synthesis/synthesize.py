@@ -179,12 +179,12 @@ def _acquisition(side: int, draw: Draw, ranges: Ranges) -> Tensor:
 
 
 def _rescale(image: Tensor, head: Tensor) -> Tensor:
-    """Scale the intensities of slices (B, H, W) like those of conformed scans."""
-    bright = head & (image > 0.1 * image.amax(dim=(1, 2), keepdim=True))
+    """Scale the intensities of slices (B, slices, H, W) like those of conformed scans."""
+    bright = head & (image > 0.1 * image.amax(dim=(1, 2, 3), keepdim=True))
     # every third pixel suffices for a percentile, and sorting is slow
     values = torch.where(bright, image, torch.nan).flatten(1)[:, ::3]
     reference = values.nanquantile(0.75, dim=1).nan_to_num(1).clamp(min=0.05)
-    return image * (REFERENCE / reference)[:, None, None]
+    return image * (REFERENCE / reference)[:, None, None, None]
 
 
 @torch.no_grad()
@@ -194,40 +194,42 @@ def synthesize(
     """Synthesize an image for each slice of a batch, reproducibly.
 
     Args:
-        tissues: tissue indices (B, H, W), any type; see ``tissues.py``.
-        classes: class indices of the same slices, uint8 (B, H, W).
+        tissues: tissue indices (B, slices, H, W), any type; see ``tissues.py``. All slices of one
+            of the batch are made in one way.
+        classes: class indices of the same slices, uint8 (B, slices, H, W).
         generator: on the device of both.
         ranges: of the random parameters.
 
     Returns:
-        Images float32 (B, 1, H, W) in 0 … 1 like real slices, and their classes uint8 (B, H, W).
+        Images float32 (B, slices, H, W) in 0 … 1 like real slices, and the classes of the middle
+        ones, uint8 (B, H, W).
     """
     ranges = ranges or Ranges()
-    draw, (height, width) = Draw(len(tissues), generator), tissues.shape[1:]
-    maps = torch.stack([tissues, classes], dim=1).float()
+    draw, (count, height, width) = Draw(len(tissues), generator), tissues.shape[1:]
+    maps = torch.cat([tissues, classes], dim=1).float()
     # nearest neighbour: the image is made from the result, so image and classes match
     maps = F.grid_sample(
         maps, random_grid(draw, maps.shape, ranges), mode="nearest", align_corners=False
     )
-    tissue, classes = maps[:, 0].long(), maps[:, 1].byte()
+    tissue, classes = maps[:, :count].long(), maps[:, count:].byte()
 
     beyond, fluid = (where[tissue] for where in _tissues(tissue.device)[1:])
-    strip, dry = (draw.uniform(1, 1) < fraction for fraction in (ranges.stripped, 0.5))
+    strip, dry = (draw.uniform(1, 1, 1) < fraction for fraction in (ranges.stripped, 0.5))
     removed = strip & (beyond | dry & fluid) & (classes == 0)  # never a structure to segment
     tissue = tissue.masked_fill(removed, 0)
 
     mean, spread = (
         table.gather(1, tissue.flatten(1)).view_as(tissue) for table in _brightness(draw, ranges)
     )
-    image = (mean + spread * draw.normal(height, width)).clamp(min=0)
-    image = image * bias_field(draw, image.shape, ranges.bias)[:, 0]
-    rows, columns = _acquisition(height, draw, ranges), _acquisition(width, draw, ranges)
+    image = (mean + spread * draw.normal(count, height, width)).clamp(min=0)
+    image = image * bias_field(draw, image.shape, ranges.bias)
+    rows, columns = (_acquisition(side, draw, ranges)[:, None] for side in (height, width))
     image = rows @ image @ columns.mT
 
     image = _rescale(image, tissue > 0).clamp(min=0)
     # relative to the reference, which stays fixed
-    gamma = (ranges.gamma * draw.normal(1, 1)).exp()
-    image = REFERENCE * (image / REFERENCE) ** gamma * (ranges.gain * draw.normal(1, 1)).exp()
-    noise = ranges.noise * draw.uniform(1, 1, 1) * draw.normal(2, height, width)
-    image = ((image + noise[:, 0]) ** 2 + noise[:, 1] ** 2).sqrt()
-    return image.clamp(0, 1)[:, None], classes
+    gamma = (ranges.gamma * draw.normal(1, 1, 1)).exp()
+    image = REFERENCE * (image / REFERENCE) ** gamma * (ranges.gain * draw.normal(1, 1, 1)).exp()
+    noise = ranges.noise * draw.uniform(1, 1, 1) * draw.normal(2 * count, height, width)
+    image = ((image + noise[:, :count]) ** 2 + noise[:, count:] ** 2).sqrt()
+    return image.clamp(0, 1), classes[:, count // 2]

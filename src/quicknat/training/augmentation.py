@@ -27,8 +27,8 @@ def augment(image: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[
     kornia 0.9 needs six times as long for less.
 
     Args:
-        image: float32 (N, 1, H, W) in 0 … 1.
-        labels: uint8 (N, H, W).
+        image: float32 (N, slices, H, W) in 0 … 1.
+        labels: uint8 (N, H, W), of the middle slices.
         generator: on the device of both.
     """
     draw = Draw(len(image), generator)

@@ -23,6 +23,7 @@ from quicknat.old_settings import current_settings
 
 log = logging.getLogger(__name__)
 
+STATES = "[0-9]*.json"  # not hidden copies, which macOS leaves on foreign disks
 KEPT = 2  # if the latest state is damaged, the previous one is used
 
 
@@ -58,7 +59,7 @@ def save_state(folder: str | Path, name: str, fingerprint: dict, state: dict) ->
         torch.save(state, weights)
         saved = {"sha256": sha256(weights), "fingerprint": fingerprint}
         record.write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
-    for old in sorted(folder.glob("*.json"))[:-KEPT]:
+    for old in sorted(folder.glob(STATES))[:-KEPT]:
         old.unlink()  # first, so that every record has its state
         old.with_suffix(".pt").unlink(missing_ok=True)
 
@@ -71,7 +72,7 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
     """
     for stray in Path(folder).glob(".tmp-*"):  # of a process killed while writing
         stray.unlink(missing_ok=True)  # another process may be faster
-    records = sorted(Path(folder).glob("*.json"), reverse=True)
+    records = sorted(Path(folder).glob(STATES), reverse=True)
     for record in records:
         path = record.with_suffix(".pt")
         try:
@@ -100,7 +101,7 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
 
 def remove_states(folder: str | Path) -> None:
     """Remove the folder of a finished training; if killed meanwhile, the rest can be resumed."""
-    for record in sorted(Path(folder).glob("*.json")):  # latest last
+    for record in sorted(Path(folder).glob(STATES)):  # latest last
         record.unlink()
     shutil.rmtree(folder)
 

@@ -46,28 +46,39 @@ class SliceSet:
         paths: view stacks (``.npy``), uint8 (n, 2, H, W): image and classes.
         tissues: view stacks with tissue indices instead of an image.
         stride: use every n-th slice of a scan.
+        count: slices to take at a time, with the one wanted in the middle, see
+            :func:`quicknat.model.views.with_neighbours`.
 
     Raises:
         InputError: a file is not a view stack, or slice shapes differ.
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], tissues: Sequence[str | Path] = (), stride: int = 1
+        self,
+        paths: Sequence[str | Path],
+        tissues: Sequence[str | Path] = (),
+        stride: int = 1,
+        count: int = 1,
     ) -> None:
         self.paths, self.n_images, self.stride = [*paths, *tissues], len(paths), stride
-        self.stacks = [open_stack(path)[::stride] for path in self.paths]
+        self.stacks = [open_stack(path) for path in self.paths]
+        self.offsets = np.arange(count) - count // 2
         for path, stack in zip(self.paths, self.stacks, strict=True):
             shape, first = stack.shape[2:], self.stacks[0].shape[2:]
             if shape != first:
                 raise InputError(
                     path, f"slices are {shape}, those of {self.paths[0]} {first}", AGAIN
                 )
-        self.ends = np.cumsum([len(stack) for stack in self.stacks], dtype=int)
-        self.first_tissues = int(self.ends[len(paths) - 1]) if paths else 0
+        chosen = [np.arange(0, len(stack), stride) for stack in self.stacks]
+        self.starts = np.cumsum([0, *map(len, self.stacks)])  # of each stack among all
+        # of each slice: its scan, and its number in the scan's stack
+        self.scans = np.repeat(np.arange(len(chosen)), [len(part) for part in chosen])
+        self.within = np.concatenate([np.zeros(0, dtype=int), *chosen])
+        self.first_tissues = int(np.searchsorted(self.scans, len(paths)))
         self.resident: Tensor | None = None
 
     def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
+        return len(self.scans)
 
     def load(self, device: torch.device) -> None:
         """Copy all slices to a GPU, if they take at most half of its free memory."""
@@ -79,20 +90,20 @@ class SliceSet:
                 "%.1f GB of slices are streamed: the GPU has %.1f GB free", needed / 1e9, free / 1e9
             )
             return
-        shape = len(self), *self.stacks[0].shape[1:]
+        shape = int(self.starts[-1]), *self.stacks[0].shape[1:]
         self.resident = torch.empty(shape, dtype=torch.uint8, device=device)
-        for end, stack in zip(self.ends, self.stacks, strict=True):
-            self.resident[end - len(stack) : end] = torch.from_numpy(np.array(stack)).to(device)
+        for start, stack in zip(self.starts[:-1], self.stacks, strict=True):
+            part = torch.from_numpy(np.array(stack)).to(device)
+            self.resident[start : start + len(stack)] = part
 
     def take(self, numbers: np.ndarray, device: torch.device) -> Tensor:
-        """Return some slices on a device, uint8 (n, 2, H, W)."""
+        """Return some slices with their neighbours on a device, uint8 (n, count, 2, H, W)."""
+        scans = self.scans[numbers]
+        last = np.diff(self.starts)[scans, None] - 1
+        within = (self.within[numbers, None] + self.offsets).clip(0, last)
         if self.resident is not None:
-            return self.resident[uploaded(numbers, device)]
-        scans = np.searchsorted(self.ends, numbers, side="right")
-        pairs = [
-            self.stacks[scan][number - self.ends[scan]]  # counted from the stack's end
-            for scan, number in zip(scans, numbers, strict=True)
-        ]
+            return self.resident[uploaded(self.starts[scans, None] + within, device)]
+        pairs = [self.stacks[scan][some] for scan, some in zip(scans, within, strict=True)]
         taken = torch.from_numpy(np.stack(pairs))
         # a GPU copies pinned memory while it computes earlier steps
         return taken if device.type == "cpu" else taken.pin_memory().to(device, non_blocking=True)
@@ -106,7 +117,8 @@ class SliceSet:
             InputError: a stack holds an unknown class or tissue.
         """
         statistics, checksums = [], {}
-        for number, (path, stack) in enumerate(zip(self.paths, self.stacks, strict=True)):
+        for number, (path, whole) in enumerate(zip(self.paths, self.stacks, strict=True)):
+            stack = whole[:: self.stride]
             synthetic = number >= self.n_images
             top = int(stack[:, 1].max(initial=0))
             if top >= n_classes:
@@ -160,33 +172,42 @@ class Batches:
             yield self.batch(order[step], (epoch, step))
 
     def batch(self, numbers: np.ndarray, position: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return a batch of slices: images float32 (N, 1, H, W) in 0 … 1, classes uint8 (N, H, W).
+        """Return a batch: slices with neighbours and their classes.
 
         Args:
             numbers: of the slices (N,).
             position: epoch and step, which with the seed determine the random numbers.
+
+        Returns:
+            Images float32 (N, slices, H, W) in 0 … 1, classes of the middle ones uint8 (N, H, W).
         """
         seed = np.random.SeedSequence((self.settings.seed, *position)).generate_state(1)[0]
         generator = torch.Generator(self.device).manual_seed(int(seed))
-        image, labels = self.slices.take(numbers, self.device).split(1, dim=1)
-        labels = labels[:, 0]
+        image, labels = self.slices.take(numbers, self.device).unbind(dim=2)
         if self.swapped is not None:
             half = torch.rand(len(numbers), generator=generator, device=self.device) < 0.5
-            half = half[:, None, None]  # the left–right axis comes first: (n, X, …), RAS+ axes
-            image = torch.where(half[:, None], image.flip(2), image)
-            labels = torch.where(half, self.swapped[labels.flip(1).int()], labels)
+            half = half[:, None, None, None]  # the left–right axis comes first in (X, …), RAS+ axes
+            image = torch.where(half, image.flip(2), image)
+            labels = torch.where(half, self.swapped[labels.flip(2).int()], labels)
+        elif self.settings.flip:  # sagittal: in the other half of the head neighbours change sides
+            half = torch.rand(len(numbers), generator=generator, device=self.device) < 0.5
+            image, labels = (
+                torch.where(half[:, None, None, None], part.flip(1), part)
+                for part in (image, labels)
+            )
         synthetic = numbers >= self.slices.first_tissues
-        values = image.float() / 255
+        values, middle = image.float() / 255, image.shape[1] // 2
+        wanted = labels[:, middle]
         for kind in (False, True):
             if not (synthetic == kind).any() or not (kind or self.settings.augment):
                 continue
             which = uploaded(np.flatnonzero(synthetic == kind), self.device)
             if kind:
-                changed = synthesize(image[which, 0], labels[which], generator)
+                changed = synthesize(image[which], labels[which], generator)
             else:
-                changed = augment(values[which], labels[which], generator)
+                changed = augment(values[which], wanted[which], generator)
             if len(which) == len(numbers):
                 return changed
             values = values.index_copy(0, which, changed[0])
-            labels = labels.index_copy(0, which, changed[1])
-        return values, labels
+            wanted = wanted.index_copy(0, which, changed[1])
+        return values, wanted

@@ -150,7 +150,7 @@ def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any])
         if entry["sha256"] != sha256(start.weights):
             return f"{start.weights} has changed since the model was made"
         then = current_settings(entry["training"], folder / "bundle.json")
-        network = current_settings(entry["network"], folder / "bundle.json")
+        network = {"slices": 1} | current_settings(entry["network"], folder / "bundle.json")
         data = {part: entry["data"][part] for part in ("training scan", "validation scan")}
         epochs = (entry["warm_start"] or {}).get("stage_epochs", then["epochs"])
         initial, classes = entry["initial_sha256"], entry["classes"]

@@ -97,7 +97,7 @@ class TrainStep:
         torch.manual_seed(settings.seed)
         network = QuickNAT(len(setup.classes), NetworkSettings(**settings.network.model_dump()))
         if setup.initial:
-            load_weights(network, setup.initial, setup.view, setup.classes)
+            load_weights(network, setup.initial, setup.view, setup.classes, fewer_slices=True)
         # torch accepts this for modules, but its type hints do not
         self.network: QuickNAT = network.to(  # type: ignore[call-overload]
             self.device, memory_format=torch.channels_last
@@ -114,7 +114,7 @@ class TrainStep:
         ).to(self.device)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the logits (N, C, H, W) of slices (N, 1, H, W), in the chosen precision."""
+        """Return the logits (N, C, H, W) of slices (N, slices, H, W), in the chosen precision."""
         if self.dtype is None:
             return self.network(image)
         with torch.autocast(self.device.type, self.dtype):
@@ -124,7 +124,7 @@ class TrainStep:
         """Train on one batch; return its weighted cross-entropy and Dice loss, float32 (2,).
 
         Args:
-            image: float32 (N, 1, H, W).
+            image: float32 (N, slices, H, W).
             labels: uint8 (N, H, W).
             position: numbers that seed dropout, together with the settings' seed.
             rate: learning rate.
@@ -204,8 +204,8 @@ def validate(train_step: TrainStep, slices: SliceSet, n_classes: int) -> tuple[f
     total = torch.zeros((), device=device)
     for start in range(0, len(slices), train_step.settings.batch_size):
         numbers = np.arange(start, min(start + train_step.settings.batch_size, len(slices)))
-        image, labels = slices.take(numbers, device).split(1, dim=1)
-        labels = labels[:, 0].long()
+        image, labels = slices.take(numbers, device).unbind(dim=2)
+        labels = labels[:, labels.shape[1] // 2].long()
         logits = train_step.forward(image.float() / 255)
         pairs = n * labels + logits.argmax(dim=1)
         confusion += torch.bincount(pairs.flatten(), minlength=n * n).view(n, n)

@@ -21,7 +21,7 @@ from quicknat.hardware import device_name, keep_freed_memory
 from quicknat.images.labels import Protocol
 from quicknat.progress import no_bar
 from quicknat.training import history
-from quicknat.training.checkpoint import load_state, only_process, remove_states, save_state
+from quicknat.training.checkpoint import STATES, load_state, only_process, remove_states, save_state
 from quicknat.training.data import Batches, SliceSet
 from quicknat.training.model_files import write_model
 from quicknat.training.setup import TrainingSetup, WarmStart, prepare_training
@@ -107,8 +107,9 @@ class Trainer:
         torch.set_num_threads(setup.threads)
         self.train_step = TrainStep(setup)
         self.device = self.train_step.device
-        slices = SliceSet(setup.train, setup.tissues, self.settings.slice_stride)
-        self.validation = SliceSet(setup.validation)
+        stride, count = self.settings.slice_stride, self.settings.network.slices
+        slices = SliceSet(setup.train, setup.tissues, stride, count)
+        self.validation = SliceSet(setup.validation, count=count)
         for part in (slices, self.validation):
             part.load(self.device)
         self.batches = Batches(slices, self.settings, setup.swapped, self.device)
@@ -305,7 +306,7 @@ class Trainer:
         if self.sums.isfinite().all() & self.train_step.finite():
             return
         state = self.setup.state_folder
-        kept = any(state.glob("*.json")) if state.exists() else False
+        kept = any(state.glob(STATES))
         hint = f" (the previous state is kept; to start from scratch, delete {state})"
         raise InputError(
             f"{self.view} epoch {self.epoch}",
