@@ -1,13 +1,15 @@
-"""What MkDocs does while it builds: the reference, from code and schemas, and the equations.
+"""What MkDocs does while it builds: the reference, from code and schemas, links to it, equations.
 
-The pages under ``reference/`` exist in the built site only. Equations are written as GitHub shows
-them too, a block fenced as ``math`` or $`…`$ in a line, and become MathML, which browsers draw
-without a script.
+The pages under ``reference/`` exist in the built site only. Pages link to the files that they are
+made of, so that links work in a checkout too; the build turns these into links to the reference.
+Equations are written as GitHub shows them too, a block fenced as ``math`` or $`…`$ in a line, and
+become MathML, which browsers draw without a script.
 """
 
 from __future__ import annotations
 
 import ast
+import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from graphlib import TopologicalSorter
@@ -19,6 +21,7 @@ import yaml
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
 
 from quicknat.config import Config, Settings, section_model
@@ -28,6 +31,19 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / "workflow"
 PACKAGE = ROOT / "src/quicknat"
 UNSET = "–"
+# pages of the reference, and the file or folder that each is made of
+REFERENCE = {
+    "cli": "src/quicknat/cli",
+    "config": "src/quicknat/config.py",
+    "sheet": "src/quicknat/data/schemas/sheet.schema.yaml",
+    "sources": "workflow/sources.tsv",
+    "labels": "src/quicknat/data/labels",
+    "results": "results/README.md",
+    "benchmarks": "benchmarks/README.md",
+    "model": "src/quicknat/data/weights/1mm/README.md",
+    "model-small": "src/quicknat/data/weights/small/README.md",
+}
+LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[#)])")
 BLOCK = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"\$`([^`]+)`\$")
 
@@ -43,22 +59,34 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "labels": label_tables(),
         "results": (ROOT / "results/README.md").read_text(),
         "benchmarks": (ROOT / "benchmarks/README.md").read_text(),
-        "model": card("1mm").replace("../small/README.md", "model-small.md"),
-        "model-small": card("small").replace("../1mm/README.md", "model.md"),
+        "model": card("1mm"),
+        "model-small": card("small"),
     }
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Fill in the tables that are made from docstrings; turn equations into MathML."""
+def on_page_markdown(markdown: str, page: Page | None = None, **_: object) -> str:
+    """Fill in the tables made from docstrings; turn links and equations into the site's."""
+    if page:
+        uri = page.file.src_uri
+        markdown = LINK.sub(lambda found: link_within_site(found[1], uri), markdown)
     for name, tables in {"rules": rules, "packages": packages, "modules": modules}.items():
         if (mark := f"<!-- {name} -->") in markdown:
             markdown = markdown.replace(mark, tables())
     markdown = BLOCK.sub(lambda found: convert(found[1], display="block"), markdown)
     # without the span, Markdown would take an equation that begins a line out of its paragraph
     return INLINE.sub(lambda found: f"<span>{convert(found[1])}</span>", markdown)
+
+
+def link_within_site(target: str, uri: str) -> str:
+    """Return a link of a page, as it is in the checkout, as it must be in the site."""
+    made_of = REFERENCE.get(uri.removeprefix("reference/").removesuffix(".md"), f"docs/{uri}")
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(made_of), target))
+    names = {file: f"docs/reference/{name}.md" for name, file in REFERENCE.items()}
+    path = names.get(path, path)
+    return posixpath.relpath(path, posixpath.dirname(f"docs/{uri}"))
 
 
 def rules() -> str:

@@ -19,22 +19,20 @@ COMMAND = "python -m pytest -m case --reliability=docs/reliability.md"
 
 INTRODUCTION = """# What happens when something is wrong
 
-Scans come damaged, mislabelled and turned around, and machines fail. Below are {count} such cases,
-what you can expect in each, and the tests that prove it. They were collected from the issue
-trackers of neuroimaging tools.
+{count} problems of scans and machines, collected from the issue trackers of neuroimaging tools,
+what you can expect in each, and the tests that prove it.
 
-Whatever is refused is refused in the same way: exit status 1, and one line that names the file,
-what is wrong with it, and what to do. No half-written file is ever left under a final name.
-`quicknat check` finds what is wrong with a cohort before anything is computed.
+Whatever is refused ends with exit status 1 and one line that names the file, what is wrong with
+it, and what to do. No half-written file is left under a final name. `quicknat check` finds what
+is wrong with a cohort before anything is computed.
 
-On a processor, the same scans, settings and seed give the same networks and label maps, byte for
-byte: again, on one core or several, and through any number of kills. That holds as long as a
-training has the same number of threads, which is a third of `--cores` and at least one. Other
-numbers of threads add in another order. One network then gives the same labels but for rounding
-(case 60); two trainings agree in their loss within 0.5 % after an epoch of a small network, and
-drift apart from there. On a GPU the order of sums is free, and bytes may differ each time.
+On a CPU, the same scans, settings and seed give bitwise identical networks and label maps: again,
+on one core or several, and through any number of kills, as long as a training has the same number
+of threads (a third of `--cores`). Other numbers of threads sum in another order: one network then
+gives the same labels but for rounding (case 60); two trainings agree in their loss within 0.5 %
+after an epoch, and drift apart from there. On a GPU the order of sums is free.
 
-This table is written by the tests themselves: `{command}`
+The tests write this table: `{command}`
 (quicknat {version}, Python {python}). Tests are named by their file below `tests`.
 """
 

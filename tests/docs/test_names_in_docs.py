@@ -4,20 +4,26 @@ import re
 import shlex
 import tomllib
 from functools import cache
-from pathlib import Path
 
 import pytest
 import typer
-from documents import blocks, documents, inline_code, name_of, simple_commands
+from documents import FENCED, blocks, documents, inline_code, name_of, simple_commands
 from snakemake.cli import get_argument_parser
 
 from helpers import ROOT
 from quicknat.cli import app
 from quicknat.config import Config, section_model
+from quicknat.package_data import MODELS
 
 COMMAND = typer.main.get_command(app)
 RULES = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
 PAGES = documents()
+LINKING = [
+    *PAGES,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "benchmarks/README.md", "results/README.md")),
+    *(model / "README.md" for model in MODELS.values()),
+]
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 KEYS = {"--config", "-C"}
 
 
@@ -173,7 +179,42 @@ def test_version_of_torch_in_the_docs_is_the_one_that_is_pinned():
     assert said == {pin}
 
 
-def test_relative_links_of_the_readme_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text())
-    own = [link for link in links if not link.startswith("http")]
-    assert own and [link for link in own if not Path(ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", LINKING, ids=name_of)
+def test_links_of_a_checkout_lead_to_files_and_headings(page):
+    broken = []
+    for link in LINK.findall(FENCED.sub("", page.read_text())):
+        address, _, place = link.partition("#")
+        target = (page.parent / address) if address else page
+        if not target.exists() or (
+            target.suffix == ".md" and place and place not in places(target)
+        ):
+            broken.append(link)
+    assert broken == []
+
+
+def places(page):
+    """Anchors that GitHub and MkDocs make of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text()), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+def test_no_command_has_to_be_completed_before_it_runs():
+    for page in PAGES:
+        words = re.findall(r"\bTHIS_[A-Z_]+|\bADDRESS_[A-Z_.]+", page.read_text())
+        assert words == [], page
+
+
+def test_badges_of_the_readme_are_true():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = re.findall(
+        r"^!\[([^]]+)\]\(https://img", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    pythons = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    snakemake = next(p for p in project["optional-dependencies"]["workflow"] if "snakemake>" in p)
+    oldest = re.search(r">=([\d.]+)", snakemake)[1]
+    assert names[:2] == [f"Python {pythons[0]} to {pythons[-1]}", f"Snakemake {oldest} or newer"]
+    for badge, licence in zip(names[2:], ("Apache-2.0", "CC-BY-NC-4.0"), strict=True):
+        assert badge.endswith(licence.replace("CC-BY-NC-4.0", "CC BY-NC 4.0"))
+        assert licence in project["license"]

@@ -45,7 +45,7 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
-Fast = Annotated[bool, typer.Option("--fast", help="Like --model small: a quarter of the time.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Like --model small: less than half the time.")]
 OverwriteDone = Annotated[
     bool,
     typer.Option(
