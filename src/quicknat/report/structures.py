@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from quicknat.images.freesurfer import freesurfer_structures
 from quicknat.images.labels import Protocol
 
 # FreeSurfer numbers of each group, and its colour: Okabe and Ito's, dark enough on white
@@ -39,7 +40,8 @@ class Structure:
 
 def structures(protocol: Protocol) -> list[Structure]:
     """Return the structures of a protocol, grouped, left and right together."""
-    numbers, names = protocol.to_freesurfer(), protocol.names
+    names = protocol.names
+    numbers = freesurfer_structures(protocol)["freesurfer_id"].fillna(-1)
     found = []
     for index, partner in enumerate(protocol.partners("coronal").tolist()):
         if index == 0 or 0 < partner < index:
