@@ -15,10 +15,9 @@ from quicknat.cohort.sheet import Scan, read_cells
 from quicknat.errors import InputError
 from quicknat.evaluation.scores import interval
 from quicknat.report.strips import WIDTH, Axis, Chart, Strip, add_dots, add_mark
-from quicknat.report.structures import Structure
+from quicknat.report.structures import BRAIN, Structure
 
 DAYS = 365.25
-BRAIN = "Brain"
 PANEL = 300  # height of a panel, in its own units
 NO_TIMES = pd.DataFrame(columns=["age", "date"], dtype=float)
 

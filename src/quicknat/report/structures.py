@@ -17,6 +17,7 @@ GROUPS = {
     "Other structures": (set(), "#4d5866"),
 }
 OTHER = list(GROUPS)[-1]
+BRAIN = "Brain"  # in tables of volumes, the sum of all that is brain
 SIDES = ("Left", "Right")
 
 
