@@ -264,14 +264,14 @@ def test_label_table_with_more_classes_than_a_byte_holds_is_refused(tmp_path):
         Protocol.read(tmp_path / "many.tsv")
 
 
-@given(st.binary(max_size=40), st.sampled_from(["gather", "failures"]))
+@given(st.binary(max_size=40), st.sampled_from(["gather", "volumes", "failures"]))
 def test_any_table_of_results_is_read_or_refused_in_one_line(content, command):
     with workplace() as root:
         table, listing = root / "in/table.tsv", root / "in/list.txt"
         table.write_bytes(content)
         listing.write_text(f"{table}\n")
-        if command == "gather":
-            done = quicknat("gather", listing, "--output", root / "out/all.tsv")
+        if command != "failures":
+            done = quicknat(command, listing, "--output", root / "out/all.tsv")
         else:
             done = quicknat("failures", table)
         if done.status:

@@ -1,9 +1,11 @@
 """Sheets as `quicknat sheet` writes them, and the table of people beside."""
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from data_sets import oasis, surfer, tree
+from helpers import ROOT
 from quicknat.cli import app
 from quicknat.cohort.paths import find_one
 from quicknat.cohort.sheet import by_source, read_sheet
@@ -83,7 +85,8 @@ def test_with_a_finished_model_all_scans_of_a_sheet_are_segmented(tmp_path, capl
     arguments = ["sheet", str(root), "--output", str(tmp_path / "c.tsv")]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert "with a finished model (model=…), split=auto means segment" in caplog.text
-    config = Config.read({"sheet": "c.tsv", "model": "1mm"})
+    settings = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = Config.read(settings | {"sheet": "c.tsv", "model": "1mm"})
     found = plan(config, read_sheet(tmp_path / "c.tsv", auto="segment"))
     assert len(found.segmented) == 20 and not found.stages
 

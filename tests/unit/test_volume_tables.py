@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from helpers import LABELS
+from quicknat.cli import app
 from quicknat.errors import InputError
 from quicknat.images.freesurfer import freesurfer_structures, stored_values
 from quicknat.images.labels import Protocol
@@ -94,7 +96,11 @@ def test_wide_table_has_a_row_per_scan_that_pandas_and_r_read(cohort):
 
 def test_tables_of_chunks_and_of_scans_are_put_together(cohort, tmp_path, protocol):
     write(tmp_path / "more", "sub-00", protocol)
-    write_volume_tables([cohort / LONG, *(tmp_path / "more").glob("*.tsv")], tmp_path / "all")
+    (tmp_path / "list.txt").write_text(
+        f"{cohort / LONG}\n{next((tmp_path / 'more').glob('*.tsv'))}\n"
+    )
+    arguments = ["volumes", str(tmp_path / "list.txt"), "--output", str(tmp_path / "all")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
     assert pd.read_csv(tmp_path / "all" / WIDE, sep="\t")["participant_id"][0] == "sub-00"
     assert pd.read_csv(tmp_path / "all" / LONG, sep="\t")["subject"].nunique() == 4
     write_volume_tables([], tmp_path / "none")  # all scans of a chunk are bad
