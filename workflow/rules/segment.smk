@@ -50,7 +50,7 @@ rule segment:
         "quicknat segment {input.scan:q} --conformed --views --name {wildcards.scan:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
         " --precision {params.precision:q}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"
 
 
 rule segment_chunk:
@@ -85,13 +85,13 @@ rule segment_chunk:
         "quicknat segment --list <(printf '%s\\n' {params.scans:q}) --tables {params.tables:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
         " --precision {params.precision:q} {params.allow_bad:q}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"
 
 
 rule volumes:
     input:
-        expand(rules.segment.output.volumes, scan=PLAN.single),
-        expand(rules.segment_chunk.output.volumes, chunk=PLAN.chunks),
+        expand(f"{SEGMENTED}_volumes.tsv", scan=PLAN.single),
+        expand(f"{CHUNK}/volumes.tsv", chunk=PLAN.chunks),
     output:
         "<results>/segmentations/volumes.tsv",
     log:
@@ -102,4 +102,4 @@ rule volumes:
         "../../envs/imaging.yaml"
     shell:
         "quicknat gather <(printf '%s\\n' {input:q}) --subject-from-name --output {output:q}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"
