@@ -39,8 +39,8 @@ rule all:
             file=MODEL_FILES,
         ),
         BUNDLED,
-        expand(rules.segment.output.dseg, scan=PLAN.single),
-        expand(rules.segment_chunk.output, chunk=PLAN.chunks),
+        expand(f"{SEGMENTED}_dseg.nii.gz", scan=PLAN.single),
+        expand(f"{CHUNK}/{{file}}.tsv", file=["scans", "volumes"], chunk=PLAN.chunks),
         rules.volumes.output if PLAN.segmented else [],
         rules.metrics.output.scores if PLAN.test else [],
     localrule: True

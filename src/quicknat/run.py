@@ -57,6 +57,13 @@ class Run:
     findings: dict[str, Finding]
 
     @property
+    def tables(self) -> list[str]:
+        """Files that every job reads: sheet, sources, and those given by path."""
+        own = [] if self.config["model"] in MODELS else [f"{self.model}/bundle.json"]
+        given = [Path(path) for path in (self.config["protocol"], *own)]
+        return [self.paths.sheet, self.sources, *(str(path) for path in given if path.is_file())]
+
+    @property
     def skipped(self) -> dict[str, str]:
         """Scans that are left out, with the reasons."""
         return {v.scan: v.reason for v in self.verdicts if v.verdict == BAD}
@@ -132,6 +139,23 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
         verdicts,
         findings,
     )
+
+
+def require_for_storage(config: Mapping[str, Any]) -> None:
+    """Refuse settings that need a disk shared by all jobs.
+
+    Raises:
+        InputError: names the first such setting.
+    """
+    training = config.get("training") or {}
+    for name, unusable, fix in (
+        ("on_bad_scan", config.get("on_bad_scan") == "skip", "set split: exclude in the sheet"),
+        ("training.new_scans", training.get("new_scans") == "warm_start", "set it to retrain"),
+        ("training.initial_model", bool(training.get("initial_model")), "leave it out"),
+    ):
+        if unusable:
+            problem = f"'{name}' needs a disk that all jobs share, not --default-storage-provider"
+            raise InputError("configuration", problem, fix)
 
 
 def _find(path: str, base: str) -> str:

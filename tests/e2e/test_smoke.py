@@ -76,4 +76,4 @@ def test_imaging_environment(project, arguments, ran):
         (project.folder / "blocked").mkdir(exist_ok=True)
         (project.folder / f"blocked/{name}.py").write_text("raise ImportError('blocked')")
     project.env = os.environ | {"PYTHONPATH": str(project.folder / "blocked")}
-    assert f"(Rule: {ran})" in project.run(*arguments)
+    assert f"(Rule: {ran})" in project.run("--verbose", *arguments)

@@ -78,7 +78,7 @@ def test_commits_are_checked_by_the_same_tools():
     assert {"ruff check", "ruff format", "snakefmt", "mypy"} <= entries
 
 
-@pytest.mark.parametrize("name", ["local", "slurm"])
+@pytest.mark.parametrize("name", ["local", "slurm", "kubernetes"])
 def test_profile_names_no_rule_that_does_not_exist(name):
     profile = yaml.safe_load((ROOT / f"workflow/profiles/{name}/config.yaml").read_text())
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))

@@ -9,6 +9,7 @@ if METHOD == "atlas":
     rule auto_label:
         input:
             scan=CONFORMED,
+            records=[RECORD, *expand(RECORD, scan=PLAN.atlases)] if STORAGE else [],
             atlases=expand(CONFORMED, scan=PLAN.atlases),
             labels=[conformed_labels(name) for name in PLAN.atlases],
         output:
@@ -28,20 +29,22 @@ if METHOD == "atlas":
             seed=config["training"]["seed"],
         shell:
             "quicknat auto-label {input.scan:q} {params.atlases:q} --seed {params.seed}"
-            " --threads {threads} --output {output:q} 2>&1 | tee {log:q}"
+            " --threads {threads} --output {output:q} &> {log:q}"
 
 else:
 
     rule auto_label_external:
         input:
-            lambda wc: PATHS.image_inputs(PLAN.scans[wc.scan]),
+            image_inputs,
             scan=CONFORMED,
+            record=RECORD,
         output:
             "<results>/scans/{scan}/anat/{scan}_space-conformed_desc-auto_dseg.nii.gz",
         log:
             "<results>/logs/auto_label_external/{scan}.log",
         benchmark:
             "<results>/benchmarks/auto_label_external/{scan}.tsv"
+        localrule: STORAGE
         conda:
             f"../../envs/{'samseg' if METHOD == 'samseg' else 'imaging'}.yaml"
         threads: 4  # to limit parallel jobs: each needs up to 8 GB
@@ -59,4 +62,4 @@ else:
             "quicknat auto-label {input.scan:q} --method {params.method:q} --image {params.image:q}"
             " --orientation={params.orientation:q} --protocol {params.protocol:q}"
             " --subjects-dir {params.subjects:q} --license={params.license:q} --gpus {resources.gpu}"
-            " --threads {threads} --output {output:q} 2>&1 | tee {log:q}"
+            " --threads {threads} --output {output:q} &> {log:q}"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
@@ -15,7 +16,7 @@ from quicknat.errors import InputError
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES
 from quicknat.reruns import GRID_FORMAT, file_digest
-from quicknat.run import load_run
+from quicknat.run import load_run, require_for_storage
 from quicknat.training.model_files import MODEL_FILES
 
 # of this workflow, even if used as a module
@@ -24,7 +25,15 @@ RESULTS = workflow.pathvars.get("results")  # "results", unless changed by `path
 # folder of downloads, which MONAI users may share between projects
 RAW = os.path.normpath(os.environ.get("MONAI_DATA_DIRECTORY") or f"{RESULTS}/raw")
 CONFORMED = "<results>/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
+SEGMENTED = "<results>/segmentations/{scan}/anat/{scan}_desc-quicknat"
+# literal, since `expand` takes no output of a rule that is in storage
+CHUNK = "<results>/chunks/{chunk}"
 BUNDLED = [f"<results>/model/{name}" for name in BUNDLE_FILES]
+
+# with --default-storage-provider: only rules whose files are all declared run elsewhere
+STORAGE = workflow.storage_settings.default_storage_provider is not None
+# commands read it beside the scan, so that only storage has to know
+RECORD = CONFORMED.replace(".nii.gz", ".json") if STORAGE else []
 
 # in a module with its own config, the defaults are not loaded yet
 settings = load_configfile(workflow.source_path("../../config.yaml"))
@@ -32,10 +41,15 @@ update_config(settings, config)
 if workflow.config_settings.replace_workflow_config:  # it would be lost in the jobs of a cluster
     raise WorkflowError("--replace-workflow-config is not supported: config.yaml has the defaults")
 try:
+    if STORAGE:
+        require_for_storage(settings)
+        settings["scans_per_job"] = 1  # its outputs are not declared
     RUN = load_run(settings, BASE, RESULTS, RAW, check=workflow.is_main_process)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 config, PLAN, PATHS = RUN.config, RUN.plan, RUN.paths
+if STORAGE:  # jobs elsewhere get these files with the workflow's own
+    workflow.configfiles += RUN.tables
 given = workflow.resource_settings  # the jobs of a group have their numbers added, names too
 for owner in (given.default_resources, *given.overwrite_resources.values()):
     for key in ("slurm_partition", "slurm_account", "qos", "constraint"):
@@ -59,6 +73,16 @@ wildcard_constraints:
 def untracked(value):
     """Return a parameter whose changes rerun nothing, as for all functions of `output`."""
     return lambda wildcards, output: value
+
+
+def image_inputs(wildcards):
+    """Return the raw files of a scan's image, which storage does not hold."""
+    return [local(path) for path in PATHS.image_inputs(PLAN.scans[wildcards.scan])]
+
+
+def label_inputs(wildcards):
+    """Return the raw files of a scan's label map."""
+    return [local(path) for path in PATHS.label_inputs(PLAN.scans[wildcards.scan])]
 
 
 def row(key):

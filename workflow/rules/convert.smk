@@ -7,7 +7,7 @@
 
 rule convert:
     input:
-        lambda wc: PATHS.image_inputs(PLAN.scans[wc.scan]),
+        image_inputs,
     output:
         image=CONFORMED,
         record="<results>/scans/{scan}/anat/{scan}_space-conformed_T1w.json",
@@ -15,6 +15,7 @@ rule convert:
         "<results>/logs/convert/{scan}.log",
     benchmark:
         "<results>/benchmarks/convert/{scan}.tsv"
+    localrule: STORAGE
     conda:
         "../../envs/imaging.yaml"
     params:
@@ -26,13 +27,14 @@ rule convert:
     shell:
         "quicknat convert {params.image:q} --orientation={params.orientation:q}"
         " --spacing {params.spacing} --size {params.size} --output {output.image:q}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"
 
 
 rule convert_labels:
     input:
-        lambda wc: PATHS.label_inputs(PLAN.scans[wc.scan]),
+        label_inputs,
         scan=CONFORMED,
+        record=RECORD,
     output:
         conformed="<results>/scans/{scan}/anat/{scan}_space-conformed_dseg.nii.gz",
         native="<results>/scans/{scan}/anat/{scan}_dseg.nii.gz",
@@ -40,6 +42,7 @@ rule convert_labels:
         "<results>/logs/convert_labels/{scan}.log",
     benchmark:
         "<results>/benchmarks/convert_labels/{scan}.tsv"
+    localrule: STORAGE
     conda:
         "../../envs/imaging.yaml"
     params:
@@ -51,4 +54,4 @@ rule convert_labels:
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
         " --label-convention {params.label_convention:q} --scan {input.scan:q}"
-        " --protocol {params.protocol:q} --output {output.conformed:q} --native {output.native:q} 2>&1 | tee {log:q}"
+        " --protocol {params.protocol:q} --output {output.conformed:q} --native {output.native:q} &> {log:q}"

@@ -7,15 +7,16 @@
 
 rule demo:
     input:
-        f"{RAW}/img2fmri.members.txt",
+        local(f"{RAW}/img2fmri.members.txt"),
     output:
-        f"{RAW}/{{source}}.members.txt",
+        local(f"{RAW}/{{source}}.members.txt"),
     log:
         "<results>/logs/demo/{source}.log",
     benchmark:
         "<results>/benchmarks/demo/{source}.tsv"
     wildcard_constraints:
         source="demo-oasis|demo-ixi",
+    localrule: STORAGE
     conda:
         "../../envs/torch.yaml"
     params:
@@ -24,4 +25,4 @@ rule demo:
         folder=subpath(output[0], strip_suffix=".members.txt"),
     shell:
         "quicknat demo {params.images:q} --heads {params.heads:q} --folder {params.folder:q}"
-        " --manifest {output:q} --threads {threads} 2>&1 | tee {log:q}"
+        " --manifest {output:q} --threads {threads} &> {log:q}"

@@ -16,7 +16,7 @@ ARCHIVES = "|".join(
 
 rule download:
     output:
-        f"{RAW}/{{source}}.archive",
+        local(f"{RAW}/{{source}}.archive"),
     log:
         "<results>/logs/download/{source}.log",
     benchmark:
@@ -39,15 +39,16 @@ rule download:
 
 rule unpack:
     input:
-        f"{RAW}/{{source}}.archive",
+        local(f"{RAW}/{{source}}.archive"),
     output:
-        f"{RAW}/{{source}}.members.txt",
+        local(f"{RAW}/{{source}}.members.txt"),
     log:
         "<results>/logs/unpack/{source}.log",
     benchmark:
         "<results>/benchmarks/unpack/{source}.tsv"
     wildcard_constraints:
         source=ARCHIVES,
+    localrule: STORAGE
     conda:
         "../../envs/imaging.yaml"
     params:
@@ -58,4 +59,4 @@ rule unpack:
         folder=subpath(output[0], strip_suffix=".members.txt"),
     shell:
         "quicknat unpack {input:q} {params.members:q} --folder {params.folder:q}"
-        " --manifest {output:q} 2>&1 | tee {log:q}"
+        " --manifest {output:q} &> {log:q}"

@@ -28,7 +28,7 @@ rule evaluate:
         "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {params.protocol:q}"
         " --coronal {input.coronal:q} --axial {input.axial:q} --sagittal {input.sagittal:q}"
         " --name {wildcards.scan:q} --threads {threads} --output {output.scores:q}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"
 
 
 rule metrics:
@@ -50,4 +50,4 @@ rule metrics:
         "{{ quicknat gather <(printf '%s\\n' {input.scores:q}) --output {output.scores:q};"
         " quicknat gather <(printf '%s\\n' {input.views:q}) --output {output.views:q};"
         " quicknat gather <(printf '%s\\n' {input.confusion:q}) --output {output.confusion:q}; }}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"

@@ -3,6 +3,8 @@
 #           results/config.yaml              the settings of the run
 #           results/failed.tsv               if jobs failed: stage, scan, reason, log and its end
 #           results/report/incomplete.html   if jobs failed: finished scans, and that table
+from dataclasses import replace
+
 import yaml
 from snakemake.logging import logger
 
@@ -10,9 +12,35 @@ from quicknat.cohort.examine import write_cache
 from quicknat.cohort.check import write_verdicts
 from quicknat.failures import JobLog, close_run
 from quicknat.files import remove_temporaries, written_whole
+from quicknat.report.run_log import Terminal, summary
+from quicknat.training.history import duration
 
 JOBS, FAILED = JobLog(), f"{RESULTS}/failed.tsv"
 PAGE, INCOMPLETE = f"{RESULTS}/report/index.html", f"{RESULTS}/report/incomplete.html"
+
+
+def summed_up(first, logs=()):
+    """Return the summary of a run that ends with success."""
+    tested = {name: PLAN.scans[name].participant for name in PLAN.test}
+    return summary(RESULTS, first, tested, len(PLAN.segmented), logs)
+
+
+TERMINAL = Terminal(lambda: summed_up("Nothing to be done: all results are up to date."))
+quiet = workflow.is_main_process and not workflow.dryrun and len(workflow.modifier_stack) == 1
+if quiet and not (workflow.output_settings.verbose or workflow.output_settings.printshellcmds):
+    logger.addHandler(TERMINAL)
+
+
+def with_log(job):
+    """Return a failed job with its log, fetched if it is in storage."""
+    if not STORAGE:
+        return job
+    stored = workflow.storage_registry.default_storage_provider.object(job.log.split(" (")[0])
+    try:
+        workflow.async_run(stored.managed_retrieve())
+    except Exception:  # it never began, or the network has failed
+        return job
+    return replace(job, log=str(stored.local_path()), before=None)
 
 
 def remove_half_written():
@@ -29,6 +57,8 @@ onstart:
     with written_whole(f"{RESULTS}/config.yaml") as (temporary,):  # including defaults
         temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), "utf-8")
     logger.addHandler(JOBS)
+    if TERMINAL in logger.handlers:
+        TERMINAL.begin([job.rule.name for job in workflow.dag.needrun_jobs()], logger.handlers)
 
 
 onsuccess:
@@ -38,14 +68,19 @@ onsuccess:
             shutil.rmtree(folder)
     close_run([], FAILED)
     Path(INCOMPLETE).unlink(missing_ok=True)
-    if os.path.exists(PAGE):  # with --until there may be none yet
-        print(f"Report: {os.path.abspath(PAGE)}", file=sys.stderr)
+    time_taken = duration(time.monotonic() - TERMINAL.start)
+    where = (
+        f"; results are in {workflow.storage_settings.default_storage_prefix}"
+        if STORAGE
+        else ""
+    )
+    print(summed_up(f"Finished in {time_taken}{where}", log), file=sys.stderr)
 
 
 onerror:
     if workflow.local_exec:  # else jobs may still be saving their state
         remove_half_written()
-    print(close_run(JOBS.failed, FAILED), file=sys.stderr)
+    print(close_run([with_log(job) for job in JOBS.failed], FAILED), file=sys.stderr)
     if os.path.exists(FAILED):  # a failing page must not hide the error
         shell(
             "quicknat report {PATHS.sheet:q} --results {RESULTS:q} {REPORT_OPTIONS:q}"

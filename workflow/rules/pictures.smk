@@ -4,6 +4,12 @@
 #           results/report/volumes/{scan}.js
 from quicknat.package_data import TEMPLATES
 
+PICTURES = [
+    "<results>/report/figures/{scan}_overlay.png",
+    "<results>/report/figures/{scan}",
+    "<results>/report/volumes/{scan}.js",
+]
+
 
 rule pictures:
     input:
@@ -14,13 +20,13 @@ rule pictures:
         reference=lambda wc: rules.convert_labels.output.native if wc.scan in PLAN.test else [],
     output:
         overlay=report(
-            "<results>/report/figures/{scan}_overlay.png",
+            PICTURES[0],
             caption=f"{TEMPLATES}/overlay.rst",
             category="Segmentations",
             labels={"figure": "overlay", "scan": "{scan}"},
         ),
-        mosaics=directory("<results>/report/figures/{scan}"),
-        volumes="<results>/report/volumes/{scan}.js",
+        mosaics=directory(PICTURES[1]),
+        volumes=PICTURES[2],
     log:
         "<results>/logs/pictures/{scan}.log",
     benchmark:
@@ -35,4 +41,4 @@ rule pictures:
         "quicknat scan-pictures {input.scan:q} {input.prediction:q} {params.reference:q}"
         " --uncertainty {input.uncertainty:q} --protocol {params.protocol:q}"
         " --overlay {output.overlay:q} --mosaics {output.mosaics:q} --volumes {output.volumes:q}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"

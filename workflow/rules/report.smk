@@ -4,6 +4,7 @@
 #           results/report/{scan}.html          each segmented scan, except for those of chunks
 #           results/report/{figures,volumes,assets}/
 from quicknat.package_data import SCORE_FIGURES
+from quicknat.report.finished import ENDS
 
 
 report: f"{TEMPLATES}/workflow.rst"
@@ -21,6 +22,16 @@ REPORT_OPTIONS = [
     *([f"--given-model={config['model']}"] if RUN.model else []),
     *([] if config["report"]["interactive"] else ["--static"]),
     *(f"--chunk={chunk}" for chunk in PLAN.chunks),
+]
+
+
+REPORTED = [
+    *BUNDLED,
+    *expand(f"{SEGMENTED}_{{end}}", scan=PLAN.single, end=ENDS),
+    *expand("<results>/metrics/{scan}.tsv", scan=PLAN.test),
+    *expand(
+        "<results>/models/{stage}/{view}/{file}", stage=PLAN.stages, view=VIEWS, file=MODEL_FILES
+    ),
 ]
 
 
@@ -42,7 +53,7 @@ rule curves:
     conda:
         "../../envs/imaging.yaml"
     shell:
-        "quicknat curves {input:q} --output {output.png:q} 2>&1 | tee {log:q}"
+        "quicknat curves {input:q} --output {output.png:q} &> {log:q}"
 
 
 rule score_figures:
@@ -51,7 +62,7 @@ rule score_figures:
         views=rules.metrics.output.views,
         confusion=rules.metrics.output.confusion,
         # test scans only, so that other segmented scans do not rerun this
-        volumes=expand(rules.segment.output.volumes, scan=PLAN.test),
+        volumes=expand(f"{SEGMENTED}_volumes.tsv", scan=PLAN.test),
     output:
         expand("<results>/report/figures/{name}.svg", name=SCORE_FIGURES),
         **{
@@ -80,7 +91,7 @@ rule score_figures:
         "quicknat score-figures {input.metrics:q} --views {input.views:q}"
         " --confusion {input.confusion:q} --volumes <(printf '%s\\n' {input.volumes:q})"
         " --sheet {params.sheet:q} --protocol {params.protocol:q}"
-        " --output {params.folder:q} 2>&1 | tee {log:q}"
+        " --output {params.folder:q} &> {log:q}"
 
 
 rule report:
@@ -88,11 +99,13 @@ rule report:
         curves=rules.curves.output if PLAN.stages else [],
         scores=rules.score_figures.output if PLAN.test else [],
         metrics=rules.metrics.output if PLAN.test else [],
-        pictures=expand(rules.pictures.output, scan=PLAN.single),
-        qc=expand(rules.segment.output.qc, scan=PLAN.single),
-        chunks=expand(rules.segment_chunk.output.scans, chunk=PLAN.chunks),
+        pictures=expand(PICTURES, scan=PLAN.single),
+        qc=expand(f"{SEGMENTED}_qc.json", scan=PLAN.single),
+        chunks=expand(f"{CHUNK}/scans.tsv", chunk=PLAN.chunks),
         volumes=rules.volumes.output if PLAN.segmented else [],
         bundle="<results>/model/bundle.json",
+        # read from the results folder, which storage leaves empty
+        read=REPORTED if STORAGE else [],
     output:
         page="<results>/report/index.html",
         pages=expand("<results>/report/{scan}.html", scan=PLAN.single),
@@ -101,6 +114,7 @@ rule report:
         "<results>/logs/report/page.log",
     benchmark:
         "<results>/benchmarks/report/page.tsv"
+    localrule: STORAGE
     conda:
         "../../envs/imaging.yaml"
     params:
@@ -123,4 +137,4 @@ rule report:
         "quicknat report {params.sheet:q} --results {params.results:q} {params.options:q}"
         " --segmented <(printf '%s\\n' {params.segmented:q})"
         " --check <(printf '%s' {params.check:q})"
-        " --output {output.page:q} 2>&1 | tee {log:q}"
+        " --output {output.page:q} &> {log:q}"

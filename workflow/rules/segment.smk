@@ -51,7 +51,7 @@ rule segment:
         "quicknat segment {input.scan:q} --conformed --views --name {wildcards.scan:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
         " --precision {params.precision:q} --folder-per-scan"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"
 
 
 rule segment_chunk:
@@ -87,14 +87,16 @@ rule segment_chunk:
         "quicknat segment --list <(printf '%s\\n' {params.scans:q}) --tables {params.tables:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
         " --precision {params.precision:q} --folder-per-scan {params.allow_bad:q}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"
 
 
 rule volumes:
     input:
-        # of each also what is beside it: the stats file, the wide table
-        tables=expand(rules.segment.output.volumes, scan=PLAN.single)
-        + expand(rules.segment_chunk.output.volumes, chunk=PLAN.chunks),
+        tables=expand(f"{SEGMENTED}_volumes.tsv", scan=PLAN.single)
+        + expand(f"{CHUNK}/volumes.tsv", chunk=PLAN.chunks),
+        # what is read beside them
+        stats=expand(f"{SEGMENTED}_dseg.stats", scan=PLAN.single),
+        wide=expand(f"{CHUNK}/volumes_wide.tsv", chunk=PLAN.chunks),
     output:
         volumes="<results>/segmentations/volumes.tsv",
         wide="<results>/segmentations/volumes_wide.tsv",
@@ -108,4 +110,4 @@ rule volumes:
         folder=subpath(output.volumes, parent=True),
     shell:
         "quicknat volumes <(printf '%s\\n' {input.tables:q}) --output {params.folder:q}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"

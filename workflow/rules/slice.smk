@@ -9,6 +9,7 @@
 rule slice:
     input:
         scan=CONFORMED,
+        record=RECORD,
         labels=lambda wc: conformed_labels(wc.scan),
     output:
         stacks=expand("<results>/slices/{view}/{{scan}}.npy", view=VIEWS),
@@ -27,13 +28,14 @@ rule slice:
     shell:
         "quicknat slice {input.scan:q} {input.labels:q} --protocol {params.protocol:q}"
         " --folder {params.folder:q} --name {wildcards.scan:q} --size {params.size}"
-        " 2>&1 | tee {log:q}"
+        " &> {log:q}"
 
 
 rule slice_tissues:
     input:
-        lambda wc: PATHS.label_inputs(PLAN.scans[wc.scan]),
+        label_inputs,
         scan=lambda wc: CONFORMED if PLAN.scans[wc.scan].image else [],
+        record=lambda wc: RECORD if PLAN.scans[wc.scan].image else [],
     output:
         stacks=expand("<results>/slices/{view}/{{scan}}_tissues.npy", view=VIEWS),
         record="<results>/slices/{scan}_tissues.json",
@@ -41,6 +43,7 @@ rule slice_tissues:
         "<results>/logs/slice_tissues/{scan}.log",
     benchmark:
         "<results>/benchmarks/slice_tissues/{scan}.tsv"
+    localrule: STORAGE
     conda:
         "../../envs/imaging.yaml"
     params:
@@ -59,4 +62,4 @@ rule slice_tissues:
         "quicknat slice-tissues {params.labels:q} --orientation={params.orientation:q}"
         " --label-convention {params.label_convention:q} {params.scan:q} --protocol {params.protocol:q}"
         " --folder {params.folder:q} --name {wildcards.scan:q}_tissues --spacing {params.spacing}"
-        " --size {params.size:q} --slice-size {params.window:q} 2>&1 | tee {log:q}"
+        " --size {params.size:q} --slice-size {params.window:q} &> {log:q}"

@@ -22,6 +22,7 @@ if RUN.model:
             "<results>/logs/copy_model/model.log",
         benchmark:
             "<results>/benchmarks/copy_model/model.tsv"
+        localrule: STORAGE
         conda:
             "../../envs/torch.yaml"
         params:
@@ -30,7 +31,7 @@ if RUN.model:
             files=untracked([f"{RUN.model}/{name}" for name in BUNDLE_FILES]),
             folder=subpath(output[0], parent=True),
         shell:
-            "cp -v -- {params.files:q} {params.folder:q} 2>&1 | tee {log:q}"
+            "cp -v -- {params.files:q} {params.folder:q} &> {log:q}"
 
 else:
 
@@ -128,4 +129,4 @@ else:
             "quicknat bundle {params.models:q} --protocol {params.protocol:q}"
             " --aggregation {params.aggregation:q} {params.passes:q}"
             " --prior-correction {params.prior:q} --spacing {params.spacing} --size {params.size}"
-            " --slice-size {params.slice_size} --output {params.folder:q} 2>&1 | tee {log:q}"
+            " --slice-size {params.slice_size} --output {params.folder:q} &> {log:q}"

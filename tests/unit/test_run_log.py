@@ -1,0 +1,66 @@
+"""The terminal shows a line per finished job, and a summary at the end."""
+
+import logging
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from quicknat.report import run_log
+from quicknat.report.run_log import Terminal, box, summary
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: now.seconds)
+    return now
+
+
+def record(**fields):
+    made = logging.makeLogRecord({"msg": "", "levelno": logging.INFO})
+    made.__dict__.update(fields)
+    return made
+
+
+def test_line_per_job_with_progress_and_time_left(clock, capsys):
+    terminal = Terminal(lambda: "")
+    terminal.begin(["segment", "segment", "segment", "report"], [])
+    for number in (1, 2):
+        log = [f"results/logs/segment/sub-{number}.log"]
+        terminal.emit(record(event="job_info", jobid=number, rule_name="segment", log=log))
+        clock.seconds += 60
+        terminal.emit(record(event="job_finished", job_id=number))
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/4] segment sub-1 (60 s), at least 2 min left",
+        "[2/4] segment sub-2 (60 s), at least 60 s left",
+    ]
+
+
+def test_snakemakes_own_lines_are_left_out_but_not_warnings(clock):
+    handler = logging.StreamHandler()
+    handler.name = "DefaultStreamHandler"
+    Terminal(lambda: "").begin([], [handler])
+    assert not handler.filter(record())
+    assert handler.filter(record(levelno=logging.WARNING))
+
+
+def test_summary_is_printed_where_nothing_has_to_be_done(capsys):
+    Terminal(lambda: "all there").emit(record(msg="Nothing to be done (all requested files …)."))
+    assert capsys.readouterr().err == "all there\n"
+
+
+def test_summary_names_scores_volumes_report_and_log(tmp_path):
+    table = pd.DataFrame({"subject": ["sub-1", "sub-2"], "dice": [0.8, 0.9]})
+    table.to_csv(tmp_path / "metrics.tsv", sep="\t", index=False)
+    for name in ("report/index.html", "segmentations/volumes.tsv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    text = summary(tmp_path, "Finished", {"sub-1": "1", "sub-2": "2"}, 2, ["full.log"])
+    assert "Dice    0.850 over 2 participants" in text and "Volumes 2 scans" in text
+    assert f"Report  {tmp_path}/report/index.html" in text and "full.log" in text
+    assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_summary_without_results_is_one_line():
+    assert summary("nowhere", "Finished", {"sub-1": "1"}, 1) == box(["Finished"])
