@@ -20,6 +20,7 @@ from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.report.tables import DEMOGRAPHICS, demographics, run_times, versions, volume_ranges
+from quicknat.report.volume_table import outline_legend, volume_table
 from quicknat.segmentation.many import FAILED, SCANS
 from quicknat.training.history import STAGES, duration, overfitting
 
@@ -150,8 +151,9 @@ def scan_content(
         "known": inputs.known(scan),
         "has_reference": (mosaics / "axial_reference.png").exists(),
         "has_uncertainty": (mosaics / "axial_uncertainty.png").exists(),
-        "views": ("axial", "coronal", "sagittal"),
-        "volumes": own.to_dict("records"),
+        **volume_table(own, inputs.protocol),
+        "legend": outline_legend(inputs.protocol),
+        "tiles": json.loads((mosaics / "tiles.json").read_bytes()),
         "scored": scored is not None and name in set(scored["subject"]),
         "provenance": json.loads(files["quicknat_dseg.json"].read_bytes()),
         "files": {p.name: f"../segmentations/{name}/anat/{p.name}" for p in files.values()},

@@ -1,0 +1,64 @@
+"""Order structures for the report: by group of the brain, left and right side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quicknat.images.labels import Protocol
+
+# FreeSurfer numbers of each group, and its colour: Okabe and Ito's, dark enough on white
+GROUPS = {
+    "Cerebrum": ({2, 3, 41, 42}, "#0b5cad"),
+    "Deep grey matter": ({9, 10, 11, 12, 13, 17, 18, 26, 28, *range(48, 55), 58, 60}, "#b84300"),
+    "Ventricles and CSF": ({4, 5, 14, 15, 24, 31, 43, 44, 63, 72}, "#00735a"),
+    "Cerebellum and brain stem": ({7, 8, 16, 46, 47}, "#8e4585"),
+    "Other structures": (set(), "#4d5866"),
+}
+OTHER = list(GROUPS)[-1]
+SIDES = ("Left", "Right")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure of both sides, or one of the midline.
+
+    ``members`` are its names in the protocol: left and right, or one.
+    """
+
+    name: str
+    group: str
+    members: tuple[str, ...]
+    indices: tuple[int, ...]
+
+    @property
+    def color(self) -> str:
+        """Colour of the group, #rrggbb."""
+        return GROUPS[self.group][1]
+
+
+def structures(protocol: Protocol) -> list[Structure]:
+    """Return the structures of a protocol, grouped, left and right together."""
+    numbers, names = protocol.to_freesurfer(), protocol.names
+    found = []
+    for index, partner in enumerate(protocol.partners("coronal").tolist()):
+        if index == 0 or 0 < partner < index:
+            continue
+        group = next((key for key, (ids, _) in GROUPS.items() if numbers[index] in ids), OTHER)
+        if partner < 0:
+            found.append(Structure(names[index], group, (names[index],), (index,)))
+            continue
+        sides = sorted((index, partner), key=lambda k: not _is_left(names[k]))
+        bare = names[sides[0]].removeprefix(SIDES[0]).lstrip(" -_")
+        bare = bare[:1].upper() + bare[1:]
+        found.append(Structure(bare, group, tuple(names[k] for k in sides), tuple(sides)))
+    return sorted(found, key=lambda one: list(GROUPS).index(one.group))
+
+
+def _is_left(name: str) -> bool:
+    return name.lower().startswith(SIDES[0].lower())
+
+
+def paired_order(those: Iterable[Structure]) -> list[str]:
+    """Return the names of the protocol's structures in the order of the report."""
+    return [name for one in those for name in one.members]
