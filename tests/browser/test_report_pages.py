@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from made_up_results import made_up_results, one_scan
+from quicknat.cohort.ratings import failed_scans
 from quicknat.images.volumes import Grid
 from quicknat.report.layers import Layers, write_viewer_volumes
 from quicknat.report.pages import write_report
@@ -48,17 +49,51 @@ def test_large_cohort_is_there_in_time_and_its_tables_are_paged(browse, large):
     for _ in range(3):  # other tests run beside this one
         start = time.monotonic()
         page = browse(large / "index.html").page
-        page.locator("table[data-name=scans] + *, .dt-paging").first.wait_for()
+        page.locator(".montage .rate").first.wait_for()
         if (seconds := time.monotonic() - start) < WITHIN_S:
             break
     assert seconds < WITHIN_S  # asked for as such: 200 scans within 5 s
     assert rows(page, "scans").count() == 50
-    page.get_by_role("searchbox").first.fill("sub-123")
+    shown = page.locator(".montage li:visible")
+    assert shown.count() == 12
+    page.get_by_role("button", name="Show more").click()
+    assert shown.count() == 60
+    page.get_by_label("Find").fill("sub-123")
+    assert shown.count() == 1
+    table = page.locator(".dt-container", has=page.locator("table[data-name=scores_scans]"))
+    table.get_by_role("searchbox").fill("sub-123")
     assert rows(page, "scores_scans").count() == 1
+
+
+def test_ratings_are_kept_saved_and_read_again(browse, small, tmp_path):
+    page = browse(small / "index.html").page
+    rating = page.get_by_role("group", name="Rating of sub-2")
+    rating.get_by_role("button", name="fail").click()
+    rating.get_by_role("textbox", name="Note on sub-2").fill("leaks\tinto dura")
+    page.get_by_role("group", name="Rating of sub-3").get_by_role("button", name="pass").click()
+    page.reload()
+    assert rating.get_by_role("button", name="fail").get_attribute("aria-pressed") == "true"
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save ratings as TSV").click()
+    assert saving.value.suggested_filename == "ratings.tsv"
+    saving.value.save_as(tmp_path / "ratings.tsv")
+    lines = (tmp_path / "ratings.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["scan", "rating", "note", "model"]
+    assert lines[1].startswith("sub-2\tfail\tleaks into dura\t") and len(lines) == 3
+    assert failed_scans(tmp_path / "ratings.tsv") == ["sub-2"]
+    page.get_by_label("Show", exact=True).select_option("fail")
+    assert page.locator(".montage li:visible").count() == 1
+    rating.get_by_role("button", name="fail").click()  # takes it back
+    other = browse(small / "index.html").page
+    other.locator("[data-montage=load]").set_input_files(tmp_path / "ratings.tsv")
+    other.get_by_text("2 ratings read").wait_for()
+    pressed = other.locator("[aria-pressed=true]").all_inner_texts()
+    assert sorted(pressed) == ["fail", "pass"]
 
 
 def test_tables_sort_by_number_and_by_keyboard(browse, small):
     page = browse(small / "index.html").page
+    page.get_by_text("Structures as a table").click()
     column = rows(page, "scores_structures").locator("td:nth-child(2)")
     before = column.all_inner_texts()
     heading = page.locator("table[data-name=scores_structures] thead th:nth-child(2)")
@@ -161,7 +196,7 @@ def test_name_in_the_table_of_volumes_leads_to_the_structure_in_the_viewer(brows
 
 def test_scans_lead_from_one_to_the_next_and_back_to_the_cohort(browse, small):
     page = browse(small / "index.html").page
-    rows(page, "scans").nth(1).get_by_role("link").last.click()
+    page.locator(".montage li").nth(1).get_by_role("link").last.click()
     name = page.locator("h1").inner_text()
     page.locator(".steps").get_by_role("link", name="→").click()
     assert page.locator("h1").inner_text() not in (name, "")

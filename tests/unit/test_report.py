@@ -41,7 +41,7 @@ def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more
     tmp_path, protocol
 ):
     inputs = made_up_results(tmp_path, [one_scan("1"), one_scan("2")], protocol)
-    assert "mean Dice of 2 people" in written(inputs)
+    assert "mean Dice of 2 participants" in written(inputs)
     now = [one_scan("1", "segment")]  # and the other one is gone
     assert "mean Dice of" not in written(replace(inputs, scans=now, segmented=["sub-1"]))
     assert "mean Dice" not in (tmp_path / "report/sub-1.html").read_text()
@@ -95,7 +95,7 @@ def test_scans_of_chunks_have_no_page_and_the_report_says_so(tmp_path, protocol)
 @pytest.mark.parametrize("use", ["test", "segment"])
 def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use):
     page = written(made_up_results(tmp_path, [one_scan("1", use)], protocol, "said of the scores"))
-    found = ["A note said of the scores" in page, "mean Dice of 1 person" in page]
+    found = ["A note said of the scores" in page, "mean Dice of 1 participant<" in page]
     assert found == [use == "test"] * 2
     assert ("nothing to score against" in page) == (use == "segment")
 

@@ -9,10 +9,11 @@ from quicknat.package_data import SCORE_FIGURES
 report: f"{TEMPLATES}/workflow.rst"
 
 
-# optional files of a cohort: a note on its scores, and demographics
+# optional files of a cohort: a note on its scores, demographics, ages or dates of sessions
 COHORT_FILES = {
     "note": Path(PATHS.sheet).with_suffix(".md"),
     "participants": Path(PATHS.sheet).with_name("participants.tsv"),
+    "sessions": Path(PATHS.sheet).with_name("sessions.tsv"),
 }
 REPORT_OPTIONS = [
     *("--protocol", config["protocol"]),

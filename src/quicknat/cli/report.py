@@ -59,9 +59,10 @@ def draw_scores(
     from quicknat.images.labels import Protocol
     from quicknat.report import score_figures
     from quicknat.report.figures import save
+    from quicknat.report.structures import paired_order, structures
 
     table = Protocol.read(protocol)
-    order = table.names[1:]
+    order = paired_order(structures(table))
     participants = {scan.id: scan.participant for scan in read_sheet(sheet)}
     found = pd.read_csv(metrics, sep="\t")
     points = with_uncertainty(found, stack_tables(read_list(volumes), subject_from_name=True))
@@ -132,6 +133,9 @@ def report(
     participants: Annotated[
         Path | None, typer.Option(help="BIDS participants.tsv: age, sex, handedness.")
     ] = None,
+    sessions: Annotated[
+        Path | None, typer.Option(help="Table of sessions: age or acq_time of each.")
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Table of verdicts, if bad scans were skipped.")
     ] = None,
@@ -176,6 +180,7 @@ def report(
     from quicknat.report.content import ReportInputs
     from quicknat.report.finished import complete_chunks, complete_scans
     from quicknat.report.pages import read_note, write_report
+    from quicknat.report.repeated import read_times
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []
     left_out = {verdict.scan for verdict in skipped}
@@ -202,6 +207,7 @@ def report(
             if participants
             else pd.DataFrame()
         ),
+        times=read_times([path for path in (sessions, participants) if path]),
         given=given_model.name if given_model else "",
         interactive=interactive,
     )

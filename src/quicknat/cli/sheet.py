@@ -62,6 +62,10 @@ def sheet(
         Path | None,
         typer.Option(help="OASIS-1's oasis_cross-sectional.csv, for participants.tsv."),
     ] = None,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(help="Ratings from the report: scans rated fail get split exclude."),
+    ] = None,
     add: Annotated[
         bool,
         typer.Option("--add", help="Append scans that the sheet lacks; keep its rows."),
@@ -82,7 +86,8 @@ def sheet(
     """
     from quicknat.cohort.layouts import PARTIAL
     from quicknat.cohort.leakage import repeated_participants
-    from quicknat.cohort.sheet import LOCAL
+    from quicknat.cohort.ratings import exclude_in_sheet, failed_scans
+    from quicknat.cohort.sheet import LOCAL, read_sheet
     from quicknat.cohort.survey import survey
     from quicknat.cohort.writing import add_to_sheet, read_demographics, resolve, write_sheet
 
@@ -90,6 +95,7 @@ def sheet(
         raise typer.BadParameter("--add and --overwrite contradict each other")
 
     people = read_demographics(demographics) if demographics else None
+    failed = failed_scans(exclude) if exclude else []
     found = survey(data, layout or "", source or LOCAL, labels_from)
     if found.left_out:
         width = max(len(item.path) for item in found.left_out)
@@ -106,6 +112,11 @@ def sheet(
         log.info("%s: %d of them are new, for a total of %d", output, new, len(scans))
     else:
         scans = write_sheet(rows, output, people, overwrite)
+    if failed:
+        excluded = exclude_in_sheet(output, failed)
+        scans = read_sheet(output)
+        log.info("  %-8s  %d of %d that %s rates as fail", "exclude", len(excluded), len(failed),
+                 exclude)  # fmt: skip
     splits = Counter(scan.split for scan in scans)
     automatic = any(row.split == "auto" for row in rows)
     for name in Split:

@@ -19,8 +19,21 @@ from quicknat.evaluation import scores
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.report.tables import DEMOGRAPHICS, demographics, run_times, versions, volume_ranges
+from quicknat.report import score_strips
+from quicknat.report.cohort_qc import cohort_quality
+from quicknat.report.figures import VIEW_COLORS
+from quicknat.report.repeated import NO_TIMES, change_content
+from quicknat.report.structures import paired_order, structures
+from quicknat.report.tables import (
+    DEMOGRAPHICS,
+    demographics,
+    model_rows,
+    run_times,
+    versions,
+    volume_ranges,
+)
 from quicknat.report.volume_table import outline_legend, volume_table
+from quicknat.reruns import file_digest
 from quicknat.segmentation.many import FAILED, SCANS
 from quicknat.training.history import STAGES, duration, overfitting
 
@@ -49,6 +62,7 @@ class ReportInputs:
     skipped: Sequence[Verdict] = ()  # scans that the run left out
     failed: Sequence[Failure] = ()  # jobs
     people: pd.DataFrame = field(default_factory=pd.DataFrame)  # of participants.tsv, by sub-X
+    times: pd.DataFrame = field(default_factory=NO_TIMES.copy)  # of sessions
     given: str = ""  # name of the given model, if none was trained
     interactive: bool = False  # with viewer and sortable tables
     chunks: Sequence[Path] = ()  # folders of the tables of scans without a page
@@ -96,7 +110,8 @@ class ReportInputs:
 
 def scored_content(inputs: ReportInputs) -> dict:
     """Return the scores as lists of records; empty without test scans."""
-    metrics, order = inputs.table("metrics.tsv"), inputs.protocol.names[1:]
+    metrics, those = inputs.table("metrics.tsv"), structures(inputs.protocol)
+    order = paired_order(those)
     if metrics is None:
         return {}
     views, confusion = (inputs.table(f"metrics/{name}.tsv") for name in ("views", "confusion"))
@@ -112,7 +127,18 @@ def scored_content(inputs: ReportInputs) -> dict:
     }
     records = {name: table.to_dict("records") for name, table in tables.items()}
     people = {participants[name] for name in metrics["subject"]}
-    return {**records, "mean": scores.mean_dice(metrics, participants), "people": len(people)}
+    paged = inputs.segmented if inputs.complete else ()
+    return {
+        **records,
+        "mean": scores.mean_dice(metrics, participants),
+        "people": len(people),
+        "charts": {
+            "dice": score_strips.dice(metrics, tables["structures"], those, paged),
+            "hd95": score_strips.hd95(metrics, those, paged),
+            "views": score_strips.views(tables["by_view"], those),
+            "bias": score_strips.bias(tables["bias"], those),
+        },
+    }
 
 
 def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: dict) -> list[dict]:
@@ -163,11 +189,19 @@ def scan_content(
 def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
     """Return the content of the cohort's page on scans, training and run, except scores."""
     splits = pd.Series([scan.split for scan in inputs.scans]).value_counts()
-    order = inputs.protocol.names[1:]
+    order = paired_order(structures(inputs.protocol))
     # networks trained by an earlier run have nothing to do with a given model
     histories = {} if inputs.given else _histories(inputs.results / "models")
     path = inputs.results / "model" / "bundle.json"
     bundle = json.loads(path.read_bytes()) if path.exists() else None
+    times = {
+        view: " + ".join(
+            duration(histories[stage, view]["seconds"].sum())
+            for stage in STAGES
+            if (stage, view) in histories
+        )
+        for view in VIEWS
+    }
     return {
         "title": inputs.title,
         "inputs": inputs,
@@ -176,14 +210,9 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
         "demographics": demographics(inputs.people, [f"sub-{s.subject}" for s in inputs.scans]),
         "ranges": [] if volumes is None else volume_ranges(volumes, order).to_dict("records"),
         "overfitting": overfitting(histories),
-        "training_times": {
-            view: " + ".join(
-                duration(histories[stage, view]["seconds"].sum())
-                for stage in STAGES
-                if (stage, view) in histories
-            )
-            for view in VIEWS
-        },
+        "model_rows": model_rows(bundle["views"], times) if bundle else [],
+        "view_colors": VIEW_COLORS,
+        "colors": dict(zip(inputs.protocol.names, inputs.protocol.table["color"], strict=True)),
         "sagittal_classes": inputs.protocol.n_classes("sagittal"),
         "many": _chunked(inputs.chunks),
         "most_rows": MOST_ROWS,
@@ -193,6 +222,40 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
         "software": versions(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+
+
+def quality_content(inputs: ReportInputs, volumes: pd.DataFrame | None, rows: list[dict]) -> dict:
+    """Return the content of the cohort's page that needs no reference labels.
+
+    Args:
+        inputs: content to show.
+        volumes: the gathered volumes, or None.
+        rows: of :func:`overview_rows`.
+    """
+    path = inputs.results / "model" / "bundle.json"
+    found: dict[str, Any] = {
+        "quality": {"n_scans": 0},
+        "change": {},
+        "correct": None,
+        "brain": pd.Series([row["brain_ml"] for row in rows], dtype=float).median(),
+        "model_digest": file_digest(path)[:12] if path.exists() else "",
+    }
+    if volumes is None:
+        return found
+    those, paged = structures(inputs.protocol), inputs.segmented if inputs.complete else ()
+    found["quality"] = cohort_quality(volumes, those, paged)
+    found["change"] = change_content(volumes, inputs.scans, those, inputs.times)
+    first = found["quality"]["first"][0]["scan"]
+    if first in inputs.segmented:
+        provenance = json.loads(inputs.files(first)["quicknat_dseg.json"].read_bytes())
+        folder = f"{inputs.results}/segmentations"
+        found["correct"] = {
+            "scan": first,
+            "image": provenance["source"]["path"],
+            "dseg": f"{folder}/{first}/anat/{first}_desc-quicknat_dseg.nii.gz",
+            "labels": f"{folder}/labels/{inputs.protocol.name}",
+        }
+    return found
 
 
 def _chunked(folders: Sequence[Path]) -> dict[str, Any]:

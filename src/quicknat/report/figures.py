@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +19,18 @@ from quicknat.training.history import STAGES, overfitting
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-matplotlib.rcParams["svg.hashsalt"] = "quicknat"  # otherwise every SVG file has different ids
+INK, GREY, LINE = "#1c2430", "#5b6675", "#d9dee5"  # the page's
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "quicknat",  # otherwise every SVG file has different ids
+    "svg.fonttype": "none",  # text stays text, in the page's type
+    "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left", "legend.fontsize": 9,
+    "legend.frameon": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY,
+    "xtick.color": GREY, "ytick.color": GREY, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "grid.color": LINE, "grid.alpha": 1,
+    "axes.axisbelow": True,
+}  # fmt: skip
+matplotlib.rcParams.update(STYLE)
+PAGE_FONTS = "system-ui, -apple-system, 'Segoe UI', "
 
 VIEW_COLORS = dict(zip(VIEWS, ("#0072B2", "#D55E00", "#009E73"), strict=True))  # Okabe–Ito
 WITHOUT_DATE = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
@@ -33,6 +45,9 @@ def save(figure: plt.Figure, *paths: str | Path, dpi: int = 110) -> None:
         for temporary in temporaries:
             metadata = WITHOUT_DATE[temporary.suffix]
             figure.savefig(temporary, dpi=dpi, bbox_inches="tight", metadata=metadata)
+            if temporary.suffix == ".svg":
+                text = temporary.read_text("utf-8")
+                temporary.write_text(text.replace("'DejaVu Sans'", f"{PAGE_FONTS}'DejaVu Sans'"))
     plt.close(figure)
 
 
@@ -42,7 +57,7 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
     Args:
         histories: table of each (stage, view).
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     marker = "." if max(map(len, histories.values())) < 30 else ""
     before = 0  # epochs of earlier stages
     ticks: dict[int, int] = {}  # epochs to label, by position on the axis
@@ -68,7 +83,7 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
     for axis in (left, right):
         axis.set_xticks(list(ticks), list(map(str, ticks.values())))
         axis.set(xlabel="epoch of the stage", xlim=(0.5, before + 0.5))
-        axis.grid(alpha=0.3)
+        axis.grid()
     left.set_ylabel("loss")
     left.set_ylim(bottom=0)
     right.set(ylabel="validation Dice (mean)", ylim=(0, 1))
@@ -77,9 +92,9 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
         Line2D([], [], label="validation", color="grey", ls="--"),
         Line2D([], [], label="epoch kept", color="white", marker="*", ms=13, mec="black"),
     ]
-    left.legend(handles=lines, fontsize=8)
+    left.legend(handles=lines)
     views = [Line2D([], [], color=color, label=view) for view, color in VIEW_COLORS.items()]
-    right.legend(handles=views, fontsize=8)
+    right.legend(handles=views)
     if sentences := overfitting(histories):
         figure.supxlabel("\n".join(["Overfitting:", *sentences]), fontsize=8, x=0.01, ha="left")
     return figure

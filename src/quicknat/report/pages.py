@@ -16,6 +16,7 @@ from quicknat.report.content import (
     ReportInputs,
     cohort_content,
     overview_rows,
+    quality_content,
     scan_content,
     scored_content,
 )
@@ -23,6 +24,7 @@ from quicknat.report.libraries import write_libraries
 from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
 
 INCOMPLETE = "incomplete.html"
+CAPTIONED = ("curves", *SCORE_FIGURES)
 # advice for each flag in {scan}_desc-quicknat_qc.json
 ADVICE = {
     "structure_missing": "Check in the viewer: is it absent in this head, or was it missed?",
@@ -64,6 +66,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.tests["finite"] = lambda value: bool(np.isfinite(value))
     return environment
 
 
@@ -102,13 +105,21 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
     figures: tuple[str, ...] = ()
     if inputs.complete:
         figures = (() if inputs.given else ("curves",)) + (tuple(SCORE_FIGURES) if scored else ())
+    quality = quality_content(inputs, volumes, overview)
+    table = folder / "assets" / "change.tsv"
+    if quality["change"]:
+        with written_whole(table) as (temporary,):
+            quality["change"]["table"].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    else:
+        table.unlink(missing_ok=True)
     pages = {
         output: environment.get_template("cohort.html.j2").render(
             **cohort_content(inputs, volumes),
+            **quality,
             scores=scored,
             overview=overview,
             figures=figures,
-            captions={name: (TEMPLATES / f"{name}.rst").read_text("utf-8") for name in figures},
+            captions={name: (TEMPLATES / f"{name}.rst").read_text("utf-8") for name in CAPTIONED},
             weights=page_weights(folder, inputs.segmented, figures),
             **shared,
         )

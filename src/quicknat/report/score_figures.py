@@ -13,7 +13,8 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 from quicknat.evaluation import scores
 from quicknat.evaluation.scores import AGGREGATE
 from quicknat.images.labels import Protocol
-from quicknat.report.figures import VIEW_COLORS, plt
+from quicknat.report.figures import INK, VIEW_COLORS, plt
+from quicknat.report.structures import paired_order, structures
 
 # Okabe–Ito, colour-blind-safe; one per scan, if there are enough
 SCAN_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -28,11 +29,11 @@ PLAIN = StrMethodFormatter("{x:g}")
 def _rows(axis: plt.Axes, order: Sequence[str]) -> plt.Axes:
     """Lay out one row per structure, the first on top, in alternating bands."""
     axis.set(yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
-    axis.set_yticklabels(order, fontsize=8)
+    axis.set_yticklabels(order)
     axis.tick_params(axis="y", length=0)
     for row in range(0, len(order), 2):
-        axis.axhspan(row - 0.5, row + 0.5, color="#f2f4f7", zorder=0)
-    axis.grid(axis="x", alpha=0.4)
+        axis.axhspan(row - 0.5, row + 0.5, color="#f5f7fa", zorder=0)
+    axis.grid(axis="x")
     return axis
 
 
@@ -49,8 +50,8 @@ def _height(order: Sequence[str]) -> float:
 def _finish(axis: Any, label: str, limits: tuple[float, float], title: str = "") -> plt.Figure:
     """Label a figure with rows; put its legend below, where it hides nothing."""
     axis.set(xlabel=label, xlim=limits)
-    axis.set_title(title, fontsize=10, loc="left")
-    axis.figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    axis.set_title(title)
+    axis.figure.legend(loc="outside lower center", ncols=4)
     return axis.figure
 
 
@@ -96,9 +97,9 @@ def dice(
     known = table.dropna(subset="dice_low")
     if metrics["subject"].nunique() > 1:
         label = "mean, 95 % interval" if len(known) else "mean"
-        axis.plot(table["dice"], table.index, "|", color="black", ms=11, mew=2, label=label)
+        axis.plot(table["dice"], table.index, "|", color=INK, ms=11, mew=2, label=label)
     axis.errorbar(
-        known["dice"], known.index, fmt="none", ecolor="black", elinewidth=1.5, capsize=3,
+        known["dice"], known.index, fmt="none", ecolor=INK, elinewidth=1.5, capsize=3,
         xerr=[known["dice"] - known["dice_low"], known["dice_high"] - known["dice"]],
     )  # fmt: skip
     average, low, high = scores.mean_dice(metrics, participants)
@@ -112,7 +113,7 @@ def hd95(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
     axis = _strips(metrics, "hd95_mm", order)
     if metrics["subject"].nunique() > 1:
         median = metrics.groupby("structure")["hd95_mm"].median().reindex(list(order))
-        axis.plot(median, range(len(order)), "|", color="black", ms=11, mew=2, label="median")
+        axis.plot(median, range(len(order)), "|", color=INK, ms=11, mew=2, label="median")
     axis.set_xscale("symlog", linthresh=1, linscale=0.4)
     farthest = metrics["hd95_mm"].max()
     end = max(5, 1.1 * farthest) if np.isfinite(farthest) else 5
@@ -132,7 +133,7 @@ def views(
         if view in means:
             color = VIEW_COLORS[view]
             axis.plot(means[view], range(len(order)), marker, color=color, ms=5, label=view)
-    axis.plot(means[AGGREGATE], range(len(order)), "D", color="black", ms=5.5, label="all three")
+    axis.plot(means[AGGREGATE], range(len(order)), "D", color=INK, ms=5.5, label="all three")
     if len(gains := means["gain"].dropna()):
         title = f"All three exceed the best view in {(gains > 0).sum()} of {len(gains)} "
         title += f"structures; mean gain {gains.mean():+.3f}"
@@ -142,21 +143,23 @@ def views(
 
 def confusion(table: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     """Draw the confusion matrix of reference and predicted classes; rows add up to 100 %."""
-    fractions = scores.confusion_matrix(table, protocol.names)
+    fractions = scores.confusion_matrix(
+        table, [protocol.names[0], *paired_order(structures(protocol))]
+    )
     short = _short(protocol)
     fractions = fractions.rename(index=short, columns=short)
     axis = _panel(0.28 * fractions.shape[1] + 2.4, 0.28 * fractions.shape[0] + 1.2)
     drawn = axis.imshow(fractions.where(fractions > 0.001), cmap="Blues", norm=LogNorm(0.001, 1))
     for (row, column), value in np.ndenumerate(fractions.to_numpy()):
         if value >= 0.02:
-            axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6,
+            axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7,
                       color="white" if value > 0.1 else "black")  # fmt: skip
-    axis.set_yticks(range(len(fractions)), fractions.index, fontsize=7)
-    axis.set_xticks(range(fractions.shape[1]), fractions.columns, fontsize=7, rotation=90)
+    axis.set_yticks(range(len(fractions)), fractions.index, fontsize=8)
+    axis.set_xticks(range(fractions.shape[1]), fractions.columns, fontsize=8, rotation=90)
     axis.set(xlabel="predicted", ylabel="reference")
     bar = axis.figure.colorbar(drawn, ax=axis, shrink=0.6, ticks=[0.001, 0.01, 0.1, 1])
-    bar.ax.set_yticklabels(["0.1 %", "1 %", "10 %", "100 %"], fontsize=8)
-    bar.set_label("fraction of the reference voxels", fontsize=8)
+    bar.ax.set_yticklabels(["0.1 %", "1 %", "10 %", "100 %"])
+    bar.set_label("fraction of the reference voxels")
     return axis.figure
 
 
@@ -185,7 +188,7 @@ def _scatter(
     axis.plot(x, y, "o", color=POINT, ms=5 if few else 3, alpha=0.7 if few else 0.25, mew=0,
               rasterized=len(points) > MANY_POINTS)  # fmt: skip
     axis.set(**settings)
-    axis.grid(alpha=0.3)
+    axis.grid()
     short = _short(protocol)
     named: list[tuple[float, float]] = []
     to_axes = axis.transData + axis.transAxes.inverted()
@@ -197,7 +200,7 @@ def _scatter(
         named.append((across, up))
         leftwards = across > 0.78 or (across > 0.18 and left[index])
         axis.annotate(
-            f"{short[row['structure']]}, {row['subject']}", at, fontsize=7, bbox=HALO,
+            f"{short[row['structure']]}, {row['subject']}", at, fontsize=9, bbox=HALO,
             textcoords="offset points", xytext=(-5, 2) if leftwards else (5, -5),
             ha="right" if leftwards else "left",
         )  # fmt: skip
@@ -207,7 +210,7 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     """Draw predicted against reference volume, one point per structure and scan."""
     points = metrics[(metrics["volume_mm3"] > 0) & (metrics["reference_mm3"] > 0)]
     points = points.assign(x=points["reference_mm3"] / 1000, y=points["volume_mm3"] / 1000)
-    axis = _panel(7.8, 6)
+    axis = _panel(5.6, 5)
     axis.set(xlabel="reference volume (ml)", ylabel="predicted volume (ml)")
     settings: dict[str, Any] = {}
     if len(points):
@@ -216,8 +219,8 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
         settings["xlim"] = low, 5 * high  # room for labels on the right
         for factor, label in ((1, "equal volumes"), (1.1, "±10 %"), (1 / 1.1, None)):
             style, line = "-" if factor == 1 else ":", [factor * low, factor * high]
-            axis.plot([low, high], line, style, color="black", lw=1, label=label)
-        axis.legend(loc="upper left", fontsize=8)
+            axis.plot([low, high], line, style, color=INK, lw=1, label=label)
+        axis.legend(loc="upper left")
     away = np.log(points["y"] / points["x"])
     _scatter(axis, points, ("x", "y"), away.abs(), away > 0, protocol, **settings)
     axis.xaxis.set_major_formatter(PLAIN)
@@ -226,39 +229,27 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
 
 
 def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
-    """Draw Bland–Altman plots of all volumes, and each structure's bias with limits."""
-    order = protocol.names[1:]
+    """Draw a Bland–Altman plot of all volumes."""
     points = scores.volume_differences(metrics)
     points["mean"] /= 1000
-    left, right = _panel(12, _height(order), ncols=2, width_ratios=(1.2, 1))
+    axis = _panel(5.6, 5)
     mean, spread = points["difference"].mean(), 1.96 * points["difference"].std()
-    away, outer = (points["difference"] - mean).abs(), points["mean"] > 30
-    less = "prediction − reference (% of their mean)"
-    labels = {"xlabel": "mean of predicted and reference volume (ml)", "ylabel": less}
+    away, outer = (points["difference"] - mean).abs(), points["mean"] > 10
+    labels = {
+        "xlabel": "mean of predicted and reference volume (ml)",
+        "ylabel": "prediction − reference (% of their mean)",
+    }
     scale = {"xscale": "log"} if len(points) else {}
-    _scatter(left, points, ("mean", "difference"), away, outer, protocol, **labels, **scale)
-    left.axhline(0, color="black", lw=1)
+    _scatter(axis, points, ("mean", "difference"), away, outer, protocol, **labels, **scale)
+    axis.axhline(0, color=INK, lw=1)
     if len(points) >= scores.FEWEST:
         low, high = mean - spread, mean + spread
-        left.axhline(mean, color=ACCENT, label=f"bias {mean:+.1f} %")
-        left.axhline(low, color=ACCENT, ls="--", label=f"limits {low:+.1f} % to {high:+.1f} %")
-        left.axhline(high, color=ACCENT, ls="--")
-        left.legend(fontsize=8)
-    left.xaxis.set_major_formatter(PLAIN)
-    left.set_title("All structures and scans", fontsize=10, loc="left")
-    _rows(right, order)
-    right.axvline(0, color="black", lw=1)
-    table = scores.bland_altman(metrics, order)
-    known = table.dropna(subset="low")
-    if len(known):
-        right.errorbar(
-            known["bias"], known.index, xerr=known["high"] - known["bias"], fmt="none",
-            ecolor=POINT, elinewidth=2, capsize=3, label="limits of agreement (bias ± 1.96 SD)",
-        )  # fmt: skip
-    right.plot(table["bias"], table.index, "D", color="black", ms=5, label="bias (mean)")
-    right.set_xlabel(less)
-    right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=2, frameon=False)
-    return right.figure
+        axis.axhline(mean, color=ACCENT, label=f"bias {mean:+.1f} %")
+        axis.axhline(low, color=ACCENT, ls="--", label=f"limits {low:+.1f} % to {high:+.1f} %")
+        axis.axhline(high, color=ACCENT, ls="--")
+        axis.figure.legend(loc="outside upper left", ncols=2)
+    axis.xaxis.set_major_formatter(PLAIN)
+    return axis.figure
 
 
 def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
@@ -268,7 +259,7 @@ def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
         points: from :func:`quicknat.evaluation.scores.with_uncertainty`.
         protocol: for the abbreviations.
     """
-    axis = _panel(7, 5)
+    axis = _panel(5.6, 4.6)
     outer = points["uncertainty"] > points["uncertainty"].median()
     labels = {"xlabel": "mean uncertainty of the structure (normalised entropy)", "ylabel": "Dice"}
     place = ("uncertainty", "dice")
@@ -280,5 +271,5 @@ def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     within = scores.correlation_by_structure(points, protocol.names[1:])["spearman"].dropna()
     if len(within):
         title += f"; within a structure {within.median():.2f} (median)"
-    axis.set_title(title, fontsize=10, loc="left")
+    axis.set_title(title)
     return axis.figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -67,6 +67,45 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed here"
     return found
+
+
+def model_rows(views: Mapping[str, Mapping], times: Mapping[str, str]) -> list[dict]:
+    """Return what is known of a model's networks: a row per setting with its values by view.
+
+    Args:
+        views: the networks of a bundle.
+        times: how long each was trained, "" if unknown.
+    """
+
+    def values(get: Callable[[Mapping], object]) -> list[object]:
+        return [get(entry) for entry in views.values()]
+
+    def validation(entry: Mapping) -> str:
+        dice = entry["best_val_dice"]
+        return f"{dice:.3f}" if dice is not None and np.isfinite(dice) else ""
+
+    def start(entry: Mapping) -> str:
+        return f" from {entry['warm_start']['sha256'][:12]}" if entry.get("warm_start") else ""
+
+    rows: dict[str, list[object]] = {
+        "Filters": values(lambda e: e["network"]["filters"]),
+        "Squeeze and excitation": values(lambda e: e["network"]["squeeze_excitation"]),
+        "Dropout": values(lambda e: e["network"]["dropout"]),
+        "Optimiser": values(lambda e: e["training"]["optimizer"]),
+        "Learning rate": values(lambda e: e["training"]["learning_rate"]),
+        "Epochs": values(lambda e: f"{e['training']['epochs']}{start(e)}"),
+        "Epoch kept": values(lambda e: e["best_epoch"]),
+        "Validation Dice": values(validation),
+        "Training scans": values(lambda e: len(e.get("training_scans", []))),
+        "Training time": [times.get(view, "") for view in views],
+        "Trained on": values(lambda e: e.get("device_name", "")),
+        "Precision": values(lambda e: e.get("precision", "")),
+        "SHA-256": values(lambda e: e["sha256"][:12]),
+    }
+    # what no network says is left out
+    known = {name: row for name, row in rows.items() if any(v not in ("", None) for v in row)}
+    return [{"name": name, "values": ["" if v is None else v for v in row]}
+            for name, row in known.items()]  # fmt: skip
 
 
 def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:

@@ -1,0 +1,110 @@
+"""Quality control of a cohort without reference labels, and its structures in groups and pairs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from made_up_results import made_up_results, one_scan, written
+from quicknat.images.labels import Protocol
+from quicknat.package_data import LABEL_TABLES
+from quicknat.report.cohort_qc import FEWEST, asymmetries, cohort_quality, robust_z
+from quicknat.report.strips import WIDTH, Axis
+from quicknat.report.structures import paired_order, structures
+
+
+def volumes(protocol, n_scans, seed=0):
+    random, parts = np.random.default_rng(seed), []
+    for number in range(n_scans):
+        part = protocol.table[["index", "name"]][1:].copy()
+        part["volume_mm3"] = 5000 * np.exp(random.normal(0, 0.05, len(part)))
+        part["uncertainty"] = random.normal(0.2, 0.01, len(part))
+        part["view_agreement"] = random.normal(0.9, 0.01, len(part))
+        brain = pd.DataFrame({"name": ["Brain"], "volume_mm3": [part["volume_mm3"].sum()]})
+        parts.append(pd.concat([part, brain]).assign(subject=f"sub-{number:02d}"))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("name", LABEL_TABLES)
+def test_each_structure_of_each_protocol_is_in_the_report_once(name):
+    protocol = Protocol.read(LABEL_TABLES[name])
+    those = structures(protocol)
+    assert sorted(paired_order(those)) == sorted(protocol.names[1:])
+    for one in those:
+        assert [protocol.names[index] for index in one.indices] == list(one.members)
+
+
+def test_left_and_right_are_side_by_side_in_groups(protocol):
+    those = {one.name: one for one in structures(protocol)}
+    assert those["Hippocampus"].members == ("Left hippocampus", "Right hippocampus")
+    assert those["Hippocampus"].group == "Deep grey matter"
+    assert those["3rd ventricle"].group == "Ventricles and CSF"
+    assert [one.name for one in structures(protocol)][:2] == [
+        "Cerebral white matter",
+        "Cerebral cortex",
+    ]
+
+
+def test_robust_z_is_of_the_median_and_needs_scans_and_spread():
+    column = [*range(1, FEWEST), 100.0]
+    z = robust_z(pd.DataFrame({"a": column, "b": [1.0] * FEWEST}))
+    middle, deviation = np.median(column), np.median(np.abs(column - np.median(column)))
+    assert z["a"].iloc[-1] == pytest.approx(0.6745 * (100 - middle) / deviation)
+    assert z["b"].isna().all()
+    assert robust_z(pd.DataFrame({"a": column[1:]}))["a"].isna().all()
+
+
+def test_asymmetry_is_positive_where_left_is_larger(protocol):
+    wide = pd.DataFrame({name: [3.0, 0.0] for name in protocol.names[1:]})
+    wide["Right putamen"] = [1.0, 0.0]
+    found = asymmetries(wide, structures(protocol))
+    assert found["Putamen"].iloc[0] == 50 and found["Caudate"].iloc[0] == 0
+    assert found["Putamen"].isna().iloc[1] and "Brain stem" not in found
+
+
+def test_outliers_and_the_most_uncertain_scans_are_named_and_linked(protocol):
+    table = volumes(protocol, 30)
+    odd = (table["subject"] == "sub-07") & (table["name"] == "Left putamen")
+    table.loc[odd, "volume_mm3"] = 20000
+    unsure = (table["subject"] == "sub-21") & (table["name"] == "Right amygdala")
+    table.loc[unsure, "uncertainty"] = 0.9
+    paged = [f"sub-{k:02d}" for k in range(29)]
+    quality = cohort_quality(table, structures(protocol), paged)
+    measures = {(row["scan"], row["measure"]) for row in quality["outliers"]}
+    assert {
+        ("sub-07", "Left putamen, volume (ml)"), ("sub-07", "Putamen, asymmetry (%)"),
+        ("sub-21", "Right amygdala, uncertainty"),
+    } <= measures  # fmt: skip
+    first = quality["first"][0]
+    assert first["scan"] == "sub-21" and first["structures"][0] == "Right amygdala"
+    strip = next(one for one in quality["volumes"].strips if one.label == "Putamen")
+    assert "sub-07" in {dot.scan for dot in strip.dots}
+    assert strip.path.count("M") + len(strip.dots) == 2 * 30
+    assert quality["with_outliers"] >= {"sub-07", "sub-21"}
+    assert quality["outlying_scans"][0]["count"] >= quality["outlying_scans"][-1]["count"]
+
+
+def test_missing_structure_leaves_its_dot_out_and_the_rest_in(protocol):
+    table = volumes(protocol, 12)
+    gone = (table["subject"] == "sub-03") & (table["name"] == "Left pallidum")
+    table.loc[gone, ["volume_mm3", "uncertainty", "view_agreement"]] = [0, np.nan, np.nan]
+    quality = cohort_quality(table, structures(protocol), [])
+    strip = next(one for one in quality["volumes"].strips if one.label == "Pallidum")
+    assert strip.path.count("M") == 2 * 12 - 1 and strip.dots == []
+
+
+@pytest.mark.parametrize("n_scans", [1, 2, 3])
+def test_few_scans_are_shown_without_outliers(tmp_path, protocol, n_scans):
+    scans = [one_scan(str(k), "segment") for k in range(n_scans)]
+    page = written(made_up_results(tmp_path, scans, protocol))
+    assert 'id="quality"' in page and 'id="outliers"' not in page
+    assert ("of the cohort’s median of that structure" in page) == (n_scans > 2)
+    assert "itksnap -g" in page and "quicknat28_freesurfer.txt" in page
+
+
+def test_axis_holds_all_values_and_draws_those_beyond_at_its_ends():
+    axis = Axis.around(np.array([2.0, np.nan, 8.0]))
+    assert 0 < axis.at(2) < axis.at(8) < WIDTH
+    assert axis.at(-100) == 0 and axis.at(100) == WIDTH
+    assert Axis.around(np.array([np.nan])).at(0.5) == WIDTH / 2
+    same = Axis.around(np.array([3.0, 3.0]))
+    assert same.low < 3 < same.high

@@ -1,0 +1,109 @@
+"""Change within participants: which visits are compared, over which time, in which per cent."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from made_up_results import made_up_results, written
+from quicknat.cohort.sheet import Scan
+from quicknat.errors import InputError
+from quicknat.report.repeated import NO_TIMES, change_content, changes, read_times, visits
+from quicknat.report.structures import structures
+
+
+def scan(subject, session="", entities="", participant=""):
+    return Scan(subject=subject, session=session, entities=entities, image="a.nii",
+                split="segment", participant=participant or subject)  # fmt: skip
+
+
+def volumes(protocol, sizes):
+    """Volumes of scans, all structures of the same size."""
+    parts = []
+    for name, size in sizes.items():
+        part = pd.DataFrame({"name": [*protocol.names[1:], "Brain"], "volume_mm3": float(size)})
+        parts.append(part.assign(subject=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def times(text, tmp_path, name="sessions.tsv"):
+    path = tmp_path / name
+    path.write_text(text)
+    return read_times([path])
+
+
+def test_change_is_per_cent_of_the_first_visit_and_per_year_where_ages_are_known(
+    tmp_path, protocol
+):
+    scans = [scan("1", "a"), scan("1", "b"), scan("2", "a"), scan("2", "b"), scan("3", "a")]
+    sizes = dict(zip([s.id for s in scans], (1000, 900, 1000, 1100, 1000), strict=True))
+    ages = "participant_id\tsession_id\tage\nsub-1\tses-a\t70\nsub-1\tses-b\t72\n2\ta\tn/a\n"
+    table = visits(volumes(protocol, sizes), scans, structures(protocol), times(ages, tmp_path))
+    assert list(table["participant"]) == ["1", "1", "2", "2"]
+    change = changes(table).set_index(["participant", "structure"])
+    assert change.at[("1", "Brain"), "percent"] == pytest.approx(-10)
+    assert change.at[("1", "Putamen"), "percent_per_year"] == pytest.approx(-5)
+    assert change.at[("1", "Putamen"), "first_mm3"] == 2000  # left and right
+    assert change.at[("2", "Brain"), "percent"] == pytest.approx(10)
+    assert np.isnan(change.at[("2", "Brain"), "percent_per_year"])
+
+
+def test_dates_order_visits_and_come_before_ages_in_whole_years(tmp_path, protocol):
+    scans = [scan("1", "a"), scan("1", "b")]
+    sizes = {"sub-1_ses-a": 900, "sub-1_ses-b": 1000}
+    dates = (
+        "participant_id\tsession_id\tacq_time\tage\n"
+        "sub-1\tses-a\t2021-07-01T10:00:00\t70\nsub-1\tses-b\t2021-01-01T10:00:00Z\t70\n"
+    )
+    table = visits(volumes(protocol, sizes), scans, structures(protocol), times(dates, tmp_path))
+    assert list(table["visit"]) == ["b", "a"]
+    assert table["years"].iloc[1] == pytest.approx(181 / 365.25, abs=1e-3)
+    assert changes(table)["percent"].iloc[0] == pytest.approx(-10)
+
+
+def test_visits_without_times_are_in_the_order_of_their_numbers_and_runs_are_averaged(protocol):
+    scans = [scan("1", "10"), scan("1", "2", "run-1"), scan("1", "2", "run-2")]
+    sizes = {scans[0].id: 1000, scans[1].id: 900, scans[2].id: 1100}
+    table = visits(volumes(protocol, sizes), scans, structures(protocol), NO_TIMES)
+    assert list(table["visit"]) == ["2", "10"] and list(table["Brain"]) == [1000, 1000]
+    assert table["years"].isna().all()
+
+
+def test_two_subjects_of_one_participant_are_visits_and_two_runs_are_not(protocol):
+    scans = [scan("X1", participant="X"), scan("X2", participant="X"),
+             scan("Y", entities="run-1"), scan("Y", entities="run-2")]  # fmt: skip
+    sizes = {s.id: 1000 + k for k, s in enumerate(scans)}
+    table = visits(volumes(protocol, sizes), scans, structures(protocol), NO_TIMES)
+    assert list(table["visit"]) == ["X1", "X2"]
+    single = change_content(volumes(protocol, sizes), scans[2:], structures(protocol), NO_TIMES)
+    assert single == {}
+
+
+def test_absent_structure_has_no_per_cent(protocol):
+    scans = [scan("1", "a"), scan("1", "b")]
+    table = volumes(protocol, {scans[0].id: 1000, scans[1].id: 1000})
+    table.loc[table["name"].isin(["3rd ventricle"]), "volume_mm3"] = 0
+    content = change_content(table, scans, structures(protocol), NO_TIMES)
+    row = next(row for row in content["summary"] if row["structure"] == "3rd ventricle")
+    assert row["n"] == 0 and np.isnan(row["mean"])
+
+
+@pytest.mark.parametrize("cell", ["age\nsub-1\ta\told", "acq_time\nsub-1\ta\tlast spring"])
+def test_age_or_date_that_is_none_is_refused(tmp_path, cell):
+    with pytest.raises(InputError, match="is not a"):
+        times(f"participant_id\tsession_id\t{cell}\n", tmp_path)
+
+
+def test_participants_table_without_sessions_says_nothing_of_times(tmp_path):
+    assert times("participant_id\tage\nsub-1\t70\n", tmp_path, "participants.tsv").empty
+
+
+def test_page_shows_change_only_where_there_are_several_sessions(tmp_path, protocol):
+    scans = [scan("1", "a"), scan("1", "b"), scan("2")]
+    inputs = made_up_results(tmp_path, scans, protocol)
+    page = written(inputs)
+    assert "1 participant has several sessions" in page and "SD (%)" not in page
+    change = pd.read_csv(tmp_path / "report/assets/change.tsv", sep="\t")
+    assert set(change["participant"]) == {1} and "Hippocampus" in set(change["structure"])
+    one = made_up_results(tmp_path, scans[1:], protocol)
+    assert 'id="change"' not in written(one)
+    assert not (tmp_path / "report/assets/change.tsv").exists()
