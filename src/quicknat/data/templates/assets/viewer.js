@@ -167,7 +167,7 @@
       ...plain,
       isRadiologicalConvention: false, sliceType: 3, multiplanarShowRender: 0, dragMode: 9,
       multiplanarPadPixels: 4, crosshairColor: [1, 1, 1, 0.8], crosshairGap: 6, crosshairWidth: 0.5,
-      fontColor: [1, 0.85, 0.3, 1], fontMinPx: 16, showAllOrientationMarkers: true, isForceMouseClickToVoxelCenters: true,
+      fontColor: [1, 1, 1, 1], fontMinPx: 16, showAllOrientationMarkers: true, isForceMouseClickToVoxelCenters: true,
     });
     let waiting = false; // to draw the contours in the planes of the new place
     nv.onLocationChange = (place) => {
