@@ -101,7 +101,9 @@ def synthetic_head(dseg: Volume, seed: int = 0) -> Volume:
 
 def dead_links(page: Path) -> list[str]:
     """Where a page's links and pictures lead to that is not there; the page must have some."""
-    links = [unquote(link) for link in re.findall(r'(?:src|href)="([^"#]+)"', page.read_text())]
+    links = [
+        unquote(one) for one in re.findall(r'(?:(?:src|href)=|url\()"([^"#]+)"', page.read_text())
+    ]
     assert len(links) > 10
     return [link for link in links if not (page.parent / link).exists()]
 

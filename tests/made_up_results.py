@@ -18,8 +18,10 @@ from quicknat.report.pages import write_report
 
 VIEWS = ("coronal", "axial", "sagittal")
 # totals of a scan, mm³, as its stats file has them
-BRAIN = "# Measure Brain, BrainVol, Brain, 1200000.0, mm^3\n"
-LAYERS = ("prediction", "prediction_safe", "reference", "reference_safe", "disagreement")
+BRAIN = "# Measure Brain, BrainVol, Brain, 1200000.0, mm^3
+"
+LAYERS = ("prediction", "prediction_safe", "reference", "disagreement")
+TILES = {"columns": 4, "rows": 3, "width": 20, "height": 10, "positions_mm": list(range(-6, 6))}
 
 
 def one_scan(name: str, split: str = "test") -> Scan:
@@ -103,9 +105,10 @@ def made_up_results(
         _write(results / f"logs/segment/{name}.log", "")
         _write(figures / name / "thumbnail.jpg", Image.new("RGB", (380, 166)))
         for view in VIEWS:
-            _write(figures / name / f"{view}.jpg", Image.new("L", (70, 30), number % 256))
+            _write(figures / name / f"{view}.webp", Image.new("L", (80, 30), number % 256))
             for layer in LAYERS:
-                _write(figures / name / f"{view}_{layer}.png", Image.new("P", (70, 30)))
+                _write(figures / name / f"{view}_{layer}.png", Image.new("P", (80, 30)))
+        _write(figures / name / "tiles.json", dict.fromkeys(VIEWS, TILES))
     for name in ("curves", *SCORE_FIGURES):
         _write(figures / f"{name}.png", Image.new("RGB", (600, 400), "white"))
         _write(figures / f"{name}.svg", '<svg xmlns="http://www.w3.org/2000/svg"/>')
@@ -116,7 +119,7 @@ def made_up_results(
         "classes": ["Background", "Left hippocampus"],
     }  # fmt: skip
     bundle = {
-        "aggregation": dict.fromkeys(VIEWS, 1 / 3), "conform": {"spacing_mm": 2},
+        "protocol": "p", "aggregation": dict.fromkeys(VIEWS, 1 / 3), "conform": {"spacing_mm": 2},
         "slices": {"size": 96}, "views": dict.fromkeys(VIEWS, view),
     }  # fmt: skip
     _write(results / "model/bundle.json", bundle)

@@ -10,6 +10,7 @@ from quicknat.cohort.ratings import failed_scans
 from quicknat.images.volumes import Grid
 from quicknat.report.layers import Layers, write_viewer_volumes
 from quicknat.report.pages import write_report
+from quicknat.report.single_file import write_single_file
 
 HOSTILE = """<script>document.title = 'harmed'</script>"'<img src=x onerror="alert(1)">"""
 NASTY = """<img src=x onerror=alert(1)>"'ü"""  # may be part of a file's name
@@ -119,23 +120,75 @@ def test_table_is_saved_as_tsv_as_it_stands(browse, small, tmp_path):
 
 def test_layers_of_the_mosaics_are_switched_without_script(browse, small):
     page = browse(small / "sub-2.html", java_script_enabled=False).page
-    outlines = page.locator("img.prediction.own").first
-    safe = page.locator("img.prediction.safe").first
-    reference = page.locator("img.reference.own").first
+    outlines = page.locator(".sheets .prediction.own").first
+    safe = page.locator(".sheets .prediction.safe").first
+    reference = page.locator(".sheets .reference").first
     assert outlines.is_visible() and not safe.is_visible() and not reference.is_visible()
     page.get_by_label("Colour-blind-safe colours").last.check()
     page.locator("input[value=reference]").check()
     assert safe.is_visible() and not outlines.is_visible()
-    assert page.locator("img.reference.safe").first.is_visible()
+    assert reference.is_visible()
     page.locator("input[value=prediction]").uncheck()
     assert not safe.is_visible()
+
+
+def test_radiological_view_mirrors_slices_and_letters_but_no_sagittal_one(browse, small):
+    page = browse(small / "sub-2.html", java_script_enabled=False).page
+
+    def letters(view):
+        tile = page.locator(f".{view} .tile").first
+        boxes = {one.inner_text(): one.bounding_box()["x"] for one in tile.locator("b").all()}
+        return "".join(sorted(boxes, key=boxes.get))
+
+    before = {view: letters(view) for view in ("axial", "coronal", "sagittal")}
+    mirrored = "getComputedStyle(document.querySelector('.axial .sheets')).transform"
+    assert page.evaluate(mirrored) == "none"
+    page.locator(".mosaics").get_by_label("Radiological view").check()
+    after = {view: letters(view) for view in before}
+    assert [(one[0], one[-1]) for one in before.values()] == [("L", "R"), ("L", "R"), ("P", "A")]
+    assert [(one[0], one[-1]) for one in after.values()] == [("R", "L"), ("R", "L"), ("P", "A")]
+    assert page.evaluate(mirrored) == "matrix(-1, 0, 0, 1, 0, 0)"
+
+
+def test_slice_is_enlarged_by_keyboard_and_arrow_keys_lead_to_the_next(browse, small):
+    page = browse(small / "sub-2.html").page
+    page.locator(".axial .tile").first.press("Enter")
+    large = page.get_by_role("dialog").locator(".tile")
+    assert "z = −6 mm" in large.get_attribute("aria-label")
+    page.keyboard.press("ArrowRight")
+    assert "z = −5 mm" in large.get_attribute("aria-label")
+    page.keyboard.press("Escape")
+    assert not large.is_visible()
+
+
+def test_table_of_volumes_is_saved_with_a_column_for_each_side(browse, small, tmp_path):
+    page = browse(small / "sub-2.html").page
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save as TSV").first.click()
+    saving.value.save_as(tmp_path / "t.tsv")
+    rows = [line.split("\t") for line in (tmp_path / "t.tsv").read_text().splitlines()]
+    assert rows[0][:3] == ["Structure", "Volume (mm³), left", "Volume (mm³), right"]
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_single_file_shows_viewer_and_slices_with_nothing_beside_it(browse, small, tmp_path):
+    write_single_file(small / "sub-3.html", tmp_path / "mail.html")
+    opened = browse(tmp_path / "mail.html")
+    page = opened.page
+    page.locator("#viewer").scroll_into_view_if_needed()
+    page.wait_for_function("!document.querySelector('[data-viewer=controls]').disabled")
+    assert page.locator("a:not([href^='#'])").count() == 0
+    assert "SpryMedia" not in page.content()  # not needed for this page
+    assert [one for one in opened.requests if one.startswith("file:")] == [
+        (tmp_path / "mail.html").resolve().as_uri()
+    ]
 
 
 def test_name_in_the_table_of_volumes_leads_to_the_structure_in_the_viewer(browse, small):
     page = browse(small / "sub-1.html").page
     page.locator("#viewer").scroll_into_view_if_needed()
     page.wait_for_function("!document.querySelector('[data-viewer=controls]').disabled")
-    page.get_by_role("link", name="Left cerebral cortex").click()
+    page.get_by_role("link", name="Cerebral cortex").click()
     page.wait_for_function(
         "document.querySelector('[data-viewer=where]').textContent.includes('Left cerebral cortex')"
     )

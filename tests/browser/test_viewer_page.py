@@ -20,6 +20,7 @@ from quicknat.report.libraries import write_libraries
 
 NASTY = """x"'<script>document.title = 'harmed'</script><img src=x onerror="alert(1)">"""
 SCAN = "sub-1"
+CANVAS, SOLID = "[data-viewer=canvas]", "[data-viewer=canvas3d]"
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>fine</title>
 <link rel="stylesheet" href="assets/viewer.css"></head><body><main><h1>{{ scan }}</h1>
 {% include "viewer.html.j2" %}
@@ -75,10 +76,10 @@ def viewer(browse, report):
     return show
 
 
-def picture(page):
+def picture(page, canvas=CANVAS):
     """What the canvas shows, (H, W, 3) in 0 … 1."""
     page.wait_for_timeout(100)  # a frame
-    return imread(io.BytesIO(page.locator("canvas").screenshot()))[..., :3]
+    return imread(io.BytesIO(page.locator(canvas).screenshot()))[..., :3]
 
 
 def changed(one, other):
@@ -176,8 +177,8 @@ def test_control_elsewhere_on_the_page_jumps_and_scrolls_to_the_viewer(viewer):
 
 def test_arrow_keys_move_the_point_and_other_keys_change_nothing(viewer):
     page = viewer()
-    page.locator("canvas").hover()
-    page.locator("canvas").focus()
+    page.locator(CANVAS).hover()
+    page.locator(CANVAS).focus()
     before = picture(page)
     page.keyboard.press("v")  # NiiVue's key for another view
     assert changed(before, picture(page)) == 0
@@ -192,7 +193,7 @@ def test_arrow_keys_move_the_point_and_other_keys_change_nothing(viewer):
 
 def test_structure_under_the_pointer_is_named_and_a_click_goes_there(viewer):
     page = viewer()
-    box = page.locator("canvas").bounding_box()
+    box = page.locator(CANVAS).bounding_box()
     shot = picture(page)
     rows, columns = np.nonzero(np.ptp(shot, axis=-1) > 0.1)
     middle = len(rows) // 3
@@ -209,7 +210,7 @@ def test_structure_under_the_pointer_is_named_and_a_click_goes_there(viewer):
 def test_contrast_changes_with_the_right_button_and_comes_back_with_a_double_click(viewer):
     page = viewer()
     page.get_by_label("Prediction", exact=True).uncheck()
-    box = page.locator("canvas").bounding_box()
+    box = page.locator(CANVAS).bounding_box()
     x, y = box["x"] + 200, box["y"] + 200
     page.mouse.dblclick(x, y)
     before = picture(page)
@@ -222,6 +223,57 @@ def test_contrast_changes_with_the_right_button_and_comes_back_with_a_double_cli
     assert changed(before, picture(page)) > 0.05
     page.mouse.dblclick(x, y)
     assert changed(before, picture(page)) < 0.001
+
+
+def test_rendering_in_3d_shows_the_chosen_structures_and_turns(viewer):
+    page = viewer()
+    whole = picture(page, SOLID)
+    assert colourful(whole) > 0.05
+    page.get_by_label("3-D of").select_option("deep")
+    deep = picture(page, SOLID)
+    assert 0.002 < colourful(deep) < colourful(whole)
+    page.locator(SOLID).press("ArrowRight")
+    assert changed(deep, picture(page, SOLID)) > 0.001
+
+
+def test_radiological_view_shows_the_left_on_the_right_and_keys_follow_the_screen(viewer):
+    page = viewer()
+    page.get_by_label("Jump to").select_option(label="Left putamen")
+    neurological = picture(page)
+    page.get_by_label("Radiological view").check()
+    assert changed(neurological, picture(page)) > 0.02
+    positions = []
+    for key in ("ArrowLeft", "ArrowRight"):
+        page.locator(CANVAS).press(key)
+        positions.append(int(where(page).split(" · ")[2].split(",")[0]))
+    assert positions[0] - positions[1] == 2
+
+
+def test_view_of_one_plane_fills_the_width(viewer):
+    page = viewer()
+    before = page.locator(CANVAS).bounding_box()["width"]
+    page.get_by_label("View", exact=True).select_option("axial")
+    assert page.locator(CANVAS).bounding_box()["width"] > 1.2 * before
+    assert not page.locator(SOLID).is_visible()
+    assert colourful(picture(page)) > 0.05
+
+
+def test_outlines_of_prediction_and_reference_are_told_apart_by_colour(viewer):
+    page = viewer()
+    page.get_by_label("Outlines only").check()
+    page.get_by_label("Reference", exact=True).check()
+    for layer in ("prediction", "reference"):
+        page.get_by_label(f"Opacity of the {layer} in percent").fill("100")
+    shot = picture(page)
+    for color in ((86, 180, 233), (230, 159, 0)):
+        assert (np.abs(shot - np.array(color) / 255).max(axis=-1) < 0.06).mean() > 0.005
+    assert page.locator("[data-viewer=key]").is_visible()
+
+
+def test_nothing_is_black_before_the_volumes_are_drawn(browse, report):
+    page = browse(report / "sub-1.html", java_script_enabled=False).page
+    stage = imread(io.BytesIO(page.locator("[data-viewer=stage]").screenshot()))[..., :3]
+    assert stage.mean() > 0.9
 
 
 def test_name_with_markup_in_it_stays_text(viewer):
@@ -255,7 +307,7 @@ def test_browser_without_webgl_says_so_and_points_to_the_pictures(browse, report
     opened = browse(report / "sub-1.html", "--disable-3d-apis")
     status = opened.page.get_by_role("status")
     assert "needs WebGL 2" in status.text_content() and "pictures" in status.text_content()
-    assert not opened.page.locator("canvas").is_visible()
+    assert not opened.page.locator(CANVAS).is_visible()
     assert not [request for request in opened.requests if "volumes" in request]
 
 

@@ -22,6 +22,7 @@ from quicknat.records import write_records
 from quicknat.report.content import ReportInputs
 from quicknat.report.libraries import BUNDLES, classic_script, write_libraries
 from quicknat.report.pages import ADVICE, read_note
+from quicknat.report.single_file import write_single_file
 from quicknat.report.tables import demographics, run_times, volumes_in_cohort
 from quicknat.segmentation.many import Outcome
 
@@ -261,6 +262,29 @@ def test_interactive_page_has_its_scripts_and_their_licences_beside_it(tmp_path,
     licences = (tmp_path / "report/assets/LICENSES.txt").read_text()
     assert "Redistribution and use in source and binary forms" in licences  # NiiVue
     assert "Permission is hereby granted" in licences and "SpryMedia" in licences  # DataTables
+
+
+def test_single_file_needs_nothing_beside_it_and_keeps_the_notices(tmp_path, protocol):
+    written(made_up_results(tmp_path, [one_scan("1")], protocol, interactive=True))
+    page, volumes = tmp_path / "report/sub-1.html", tmp_path / "report/volumes/sub-1.js"
+    volumes.parent.mkdir()
+    volumes.write_text('quicknatVolumes({"name": "</script><!--"});')
+    write_single_file(page, tmp_path / "mail.html")
+    text = (tmp_path / "mail.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!#)|(?:data-\w+)="(?:assets|volumes)/', text)
+    assert 'url("figures' not in text and 'url("data:image/webp;base64,' in text
+    assert r'{"name": "<\/script><\!--"}' in text
+    assert "Redistribution and use in source and binary forms" in text
+    for other, problem in (("sub-1", "own page"), ("sub-2", "is missing")):
+        with pytest.raises(InputError, match=problem):
+            write_single_file(page.with_stem(other), page)
+
+
+def test_page_of_a_scan_names_model_and_licence(tmp_path, protocol):
+    written(made_up_results(tmp_path, [one_scan("1")], protocol))
+    for name in ("index", "sub-1"):
+        page = (tmp_path / f"report/{name}.html").read_text()
+        assert "own model (p, 2 mm)" in page and "Licence of its weights: not stated" in page
 
 
 def test_libraries_are_found_without_being_imported(tmp_path):

@@ -98,23 +98,34 @@ def scan_pictures(
     from quicknat.files import folder_written_whole
     from quicknat.images.labels import Protocol
     from quicknat.report.figures import save
-    from quicknat.report.layers import colour_blind_colors, load_layers, write_viewer_volumes
+    from quicknat.report.layers import (
+        colour_blind_colors,
+        load_layers,
+        outline_colors,
+        write_viewer_volumes,
+    )
     from quicknat.report.scan_pictures import overlay_panel, write_mosaics
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
     save(overlay_panel(layers, table, name), overlay)
     with folder_written_whole(mosaics) as folder:
-        write_mosaics(folder, layers, table.colors, colour_blind_colors(table))
+        partners = table.partners("coronal")
+        palettes = table.colors, colour_blind_colors(table)
+        write_mosaics(folder, layers, *(outline_colors(one, partners) for one in palettes))
     write_viewer_volumes(volumes, name, layers, table)
 
 
 @app.command(rich_help_panel=STEPS)
 def report(
-    sheet: Annotated[Path, typer.Argument(help="The cohort's sheet.")],
-    results: Annotated[Path, typer.Option(help="Results folder.")],
-    segmented: Annotated[Path, typer.Option(help="List of segmented scans, one per line.")],
-    output: Annotated[Path, typer.Option(help="index.html to write, with other files beside it.")],
+    sheet: Annotated[Path | None, typer.Argument(help="The cohort's sheet.")] = None,
+    results: Annotated[Path, typer.Option(help="Results folder.")] = Path("results"),
+    segmented: Annotated[
+        Path | None, typer.Option(help="List of segmented scans, one per line.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="index.html to write, with other files beside it.")
+    ] = None,
     protocol: ProtocolFile = QUICKNAT28,
     note: Annotated[
         Path | None, typer.Option(help="Text file: how to read this cohort's scores.")
@@ -140,11 +151,25 @@ def report(
     interactive: Annotated[
         bool, typer.Option("--interactive/--static", help="Include the viewer and sortable tables.")
     ] = True,
+    single_file: Annotated[
+        str, typer.Option(help="Scan whose page to write as one file, from a finished report.")
+    ] = "",
 ) -> None:
-    """Write the HTML report of a results folder.
+    """Write the HTML report of a results folder, or one scan's page as a single file to mail.
 
-    Example: see `workflow/rules/report.smk`, which makes all of its inputs.
+    Example: `quicknat report --single-file sub-01` writes `sub-01.html`, from the report in
+    `results/report`. For the report itself see `workflow/rules/report.smk`, which makes its inputs.
     """
+    if single_file:
+        from quicknat.report.single_file import write_single_file
+
+        page = results / "report" / f"{single_file}.html"
+        output = output or Path(page.name)
+        write_single_file(page, output)
+        log.info("wrote %s, %.1f MB", output, output.stat().st_size / 1e6)
+        return
+    if sheet is None or segmented is None or output is None:
+        raise typer.BadParameter("give SHEET, --segmented and --output, or --single-file SCAN")
     import pandas as pd
 
     from quicknat.cohort.check import BAD, read_verdicts

@@ -14,6 +14,7 @@ from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
+from quicknat.model.card import ModelCard, model_card
 from quicknat.old_settings import current_settings
 from quicknat.package_data import CARDS, MODELS
 from quicknat.reruns import GRID_FORMAT
@@ -56,6 +57,7 @@ class Bundle:
     flip: bool = False
     shift: bool = False
     winograd: bool = False
+    card: ModelCard | None = None
 
     @property
     def aggregation(self) -> dict[str, Any]:
@@ -260,7 +262,8 @@ def load_bundle(
         spacing_mm=described["conform"]["spacing_mm"],
         conform_size=described["conform"]["size"],
         slice_size=described["slices"]["size"],
-        identity=sha256(folder / "bundle.json"),
+        identity=(identity := sha256(folder / "bundle.json")),
+        card=model_card(described, identity),
         training_stats=described["population"],
         flip=described["mirror"],
         shift=described["shift"],

@@ -19,8 +19,9 @@ from quicknat.errors import InputError
 from quicknat.files import folder_written_whole
 from quicknat.model import network, views
 from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.model.card import model_card
 from quicknat.model.views import ThreeViews
-from quicknat.package_data import CARDS, MODELS
+from quicknat.package_data import CARDS
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def metadata(bundle: Bundle, described: dict) -> dict:
         "num_channels": len(names),
         "channel_def": {str(index): name for index, name in enumerate(names)},
     }
-    views = described["views"]
+    views, card = described["views"], model_card(described, bundle.identity)
     return {
         "schema": SCHEMA,
         "version": quicknat.__version__,
@@ -74,8 +75,8 @@ def metadata(bundle: Bundle, described: dict) -> dict:
         "name": f"QuickNAT {bundle.protocol.name}",
         "task": f"Segmentation of {len(names) - 1} structures in T1-weighted brain MRI",
         "description": "Three 2-D networks (coronal, axial, sagittal), probabilities averaged",
-        "authors": "whoever trained this model",
-        "copyright": "of whoever trained this model; the code in scripts/ is Apache-2.0",
+        "authors": f"those who trained the {card.name}",
+        "copyright": f"weights: {card.licence}; the code in scripts/: Apache-2.0",
         "intended_use": "Research. Not a medical device.",
         "data_type": "nibabel",
         "image_classes": "one channel, intensities in 0 ... 1, white matter about 0.67",
@@ -167,9 +168,8 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
     if output.exists():
         raise InputError(output, "exists", "choose another folder, or remove it")
     bundle = load_bundle(model)
-    bundled = Path(model) in MODELS.values()
-    licence = "CC BY-NC 4.0" if bundled else "the weights belong to whoever trained them"
     described = json.loads((Path(model) / "bundle.json").read_bytes())
+    licence = model_card(described, bundle.identity).licence
     with folder_written_whole(output) as folder:
         for part in ("configs", "models", "docs", "scripts"):
             (folder / part).mkdir(parents=True)

@@ -35,6 +35,7 @@ from quicknat.report.tables import (
     versions,
     volume_ranges,
 )
+from quicknat.report.volume_table import outline_legend, volume_table
 from quicknat.reruns import file_digest
 from quicknat.segmentation.many import FAILED, SCANS
 from quicknat.segmentation.volumes import TOTALS, read_totals
@@ -184,8 +185,9 @@ def scan_content(
         "known": inputs.known(scan),
         "has_reference": (mosaics / "axial_reference.png").exists(),
         "has_uncertainty": (mosaics / "axial_uncertainty.png").exists(),
-        "views": ("axial", "coronal", "sagittal"),
-        "volumes": own.to_dict("records"),
+        **volume_table(own, inputs.protocol),
+        "legend": outline_legend(inputs.protocol),
+        "tiles": json.loads((mosaics / "tiles.json").read_bytes()),
         "scored": scored is not None and name in set(scored["subject"]),
         "provenance": json.loads(files["quicknat_dseg.json"].read_bytes()),
         "files": {p.name: f"../segmentations/{name}/anat/{p.name}" for p in files.values()},

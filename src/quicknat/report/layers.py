@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
+from PIL import Image
 from scipy import ndimage
 
 from quicknat.files import written_whole
@@ -19,18 +22,20 @@ from quicknat.images.labels import Protocol
 from quicknat.images.resampling import canonical, resample, resample_labels
 from quicknat.images.volumes import Grid, Volume, as_bytes, on_grid, read_scan, read_volume
 
-MARGIN_MM = 25  # of head around the brain
+MARGIN_MM = 12  # of head around the brain
 SPACING_MM = 1.0  # finer voxels make the page large, with no visible gain
 AS_GOOD_AS_1_MM = 0.9  # larger voxels are kept: resampling would blur them and save little
 PERCENTILES = (0.5, 99.5)  # of intensity, shown black and white
-# grey levels: noise compresses badly, and finer steps are invisible
-IMAGE_STEPS, UNCERTAINTY_STEPS, LABEL_STEPS = 64, 32, 255
+QUALITY = 75  # of WebP; noise makes the same voxels four times as large without loss
+HEADER = 352  # bytes of a NIfTI file before its voxels
 # Okabe and Ito's colours, distinct for every kind of colour vision
 HUES = np.array(
     [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
      (204, 121, 167)]
 )  # fmt: skip
+CEREBRUM = {2, 3, 41, 42}  # FreeSurfer numbers of what hides the rest in 3-D
 PALER = (0.0, 0.4, 0.65)  # fraction of white in the first, second and third round of colours
+DARKEST = 130  # luma of an outline, at least, to be seen on grey
 DARKER = 0.68  # brightness of a right structure's colour, relative to its left partner's
 
 
@@ -116,14 +121,54 @@ def colour_blind_colors(protocol: Protocol) -> np.ndarray:
     return np.rint(colors).astype(np.uint8)
 
 
-def _packed(data: np.ndarray, grid: Grid, low: float, high: float, steps: int) -> str:
-    """Return a gzipped NIfTI in base64, whose bytes 0 … `steps` mean `low` … `high`."""
-    scaled = np.clip((data.astype(np.float32) - low) * (steps / (high - low)), 0, steps)
-    image = nib.Nifti1Image(np.rint(scaled).astype(np.uint8), grid.affine)
-    image.header.set_slope_inter((high - low) / steps, low)
+def outline_colors(colors: np.ndarray, partners: np.ndarray) -> np.ndarray:
+    """Return colours that stand out on grey, the same for left and right: uint8 (C, 3)."""
+    found = colors.astype(float)
+    for index, partner in enumerate(partners):
+        if 0 < partner < index:
+            found[index] = found[partner]
+        elif index > 0:
+            brightest = max(found[index].max(), 1.0)
+            found[index] *= max(1.0, 255 / brightest)
+            # pure blue and dark red look dark however bright they are
+            light = found[index] @ (0.299, 0.587, 0.114)
+            if light < DARKEST:
+                found[index] += (255 - found[index]) * (DARKEST - light) / (255 - light)
+    return np.rint(found).astype(np.uint8)
+
+
+def _nifti(data: np.ndarray, grid: Grid, low: float, high: float) -> bytes:
+    """Return bytes 0 … 255, which mean `low` … `high`, as a NIfTI file."""
+    image = nib.Nifti1Image(data, grid.affine)
+    image.header.set_slope_inter((high - low) / 255, low)
     image.header["cal_min"], image.header["cal_max"] = low, high
+    return image.to_bytes()
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _packed(labels: np.ndarray, grid: Grid) -> str:
+    """Return a label map as a gzipped NIfTI in base64."""
     # level 9 takes six times as long, and saves 2 %
-    return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
+    return _text(gzip.compress(_nifti(labels, grid, 0, 255), 6, mtime=0))
+
+
+def _tiled(data: np.ndarray, grid: Grid, low: float, high: float) -> dict[str, str | int]:
+    """Return an image as a NIfTI header and its axial slices, tiled in a WebP picture with loss."""
+    scaled = np.clip((data.astype(np.float32) - low) * (255 / (high - low)), 0, 255)
+    voxels = np.rint(scaled).astype(np.uint8)
+    nx, ny, nz = voxels.shape
+    columns = math.ceil(math.sqrt(nz * ny / nx))  # about a square
+    rows = math.ceil(nz / columns)
+    tiles = np.zeros((rows * columns, ny, nx), np.uint8)
+    tiles[:nz] = voxels.T
+    sheet = tiles.reshape(rows, columns, ny, nx).swapaxes(1, 2).reshape(rows * ny, columns * nx)
+    picture = io.BytesIO()
+    Image.fromarray(sheet).save(picture, "WEBP", quality=QUALITY)
+    header = _nifti(voxels, grid, low, high)[:HEADER]
+    return {"header": _text(header), "tiles": _text(picture.getvalue()), "columns": columns}
 
 
 def _centres(labels: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
@@ -141,8 +186,9 @@ def _centres(labels: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
 def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Protocol) -> None:
     """Write a script that calls ``quicknatVolumes({...})`` with a scan's data for the viewer.
 
-    A page opened from disk can run scripts beside it, but not fetch files. The bytes depend only on
-    the voxels of the inputs.
+    A page opened from disk can run scripts beside it, but not fetch files. Image and uncertainty
+    are compressed with a loss that is invisible; label maps are exact. The bytes depend only on the
+    voxels of the inputs.
 
     Args:
         output: the script.
@@ -152,18 +198,22 @@ def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Prot
     """
     low, high = (float(value) for value in np.percentile(layers.image, PERCENTILES))
     high = high if high > low else low + 1
-    packed = {"image": _packed(layers.image, layers.grid, low, high, IMAGE_STEPS)}
+    packed: dict[str, object] = {"image": _tiled(layers.image, layers.grid, low, high)}
     centres: dict[int, list[float]] = {}
     for key in ("prediction", "reference"):
         labels = getattr(layers, key)
         if labels is not None:  # the reference locates structures that the prediction misses
-            packed[key] = _packed(labels, layers.grid, 0, 255, LABEL_STEPS)
+            packed[key] = _packed(labels, layers.grid)
             centres = _centres(labels, layers.grid.affine) | centres
     if layers.uncertainty is not None:
-        packed["uncertainty"] = _packed(layers.uncertainty, layers.grid, 0, 1, UNCERTAINTY_STEPS)
+        packed["uncertainty"] = _tiled(layers.uncertainty, layers.grid, 0, 1)
+    safe, partners = colour_blind_colors(protocol), protocol.partners("coronal")
     structures = protocol.table[["index", "name"]].assign(
         color=protocol.colors.tolist(),
-        safeColor=colour_blind_colors(protocol).tolist(),
+        safeColor=safe.tolist(),
+        outline=outline_colors(protocol.colors, partners).tolist(),
+        safeOutline=outline_colors(safe, partners).tolist(),
+        outer=[int(number) in CEREBRUM for number in protocol.to_freesurfer()],
         centre=[centres.get(index) for index in range(len(protocol.table))],
     )
     content = {"name": name, **packed, "structures": structures[1:].to_dict("records")}

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from quicknat.errors import InputError
 from quicknat.files import written_whole
+from quicknat.model.card import read_card
 from quicknat.package_data import SCORE_FIGURES, TEMPLATES
 from quicknat.report.content import (
     ReportInputs,
@@ -19,7 +20,6 @@ from quicknat.report.content import (
     scan_content,
     scored_content,
 )
-from quicknat.report.layers import colour_blind_colors
 from quicknat.report.libraries import write_libraries
 from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
 
@@ -87,9 +87,9 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "interactive": inputs.interactive,
         "complete": inputs.complete,
         "protocol": inputs.protocol,
-        "safe_colors": [f"#{bytes(c).hex()}" for c in colour_blind_colors(inputs.protocol)],
         "advice": ADVICE,
         "home": output.name,
+        "model": read_card(inputs.results / "model"),
         "fewest": FEWEST_SCANS,
         "paged": set(inputs.segmented) if inputs.complete else (),
     }

@@ -1,11 +1,12 @@
 """Draw pictures of one scan: an overlay of three slices, and mosaics with separate layers.
 
 Each layer of a mosaic is a transparent picture over one common image, so that a page can show and
-hide it.
+hide it. A page shows the tiles of a mosaic one by one, and may mirror them.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,23 +14,27 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
-from nibabel.affines import voxel_sizes
+from nibabel.affines import apply_affine, voxel_sizes
 from PIL import Image
 from scipy import ndimage
 
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import AXIS, VIEWS
 from quicknat.report.figures import plt
-from quicknat.report.layers import PERCENTILES, Layers
+from quicknat.report.layers import PERCENTILES, QUALITY, Layers
 
-COLUMNS, ROWS = 7, 3
-PIXELS_PER_MM = 1.5
-AROUND_MM, OVERLAY_AROUND_MM = 6, 15  # margin around the labels
-ENDS = (0.03, 0.97)  # position of first and last slice, as fractions of the labelled range
+COLUMNS, ROWS = 4, 3
+PIXELS_PER_MM = 2.0
+AROUND_MM, OVERLAY_AROUND_MM = 14, 15  # margin around the labels
+ENDS = (0.08, 0.92)  # position of first and last slice, as fractions of the labelled range
 # positions of the overlay's slices; sagittal beside the midline, to show deep structures
 CUTS = {"axial": 0.5, "coronal": 0.5, "sagittal": 0.43}
-DISAGREEMENT = (216, 27, 96)
+DISAGREEMENT, REFERENCE = (216, 27, 96), (230, 159, 0)
 UNCERTAIN = 0.05  # lower entropies are not coloured
+UNCERTAINTY_STEPS = 16  # finer ones are invisible, and make the picture large
+# letters at the left, right, upper and lower edge of a picture, and their positions
+ENDS_OF_AXES = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
+EDGES = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04))
 CROSS = ndimage.generate_binary_structure(2, 1)
 
 
@@ -42,8 +47,7 @@ def _box(layers: Layers, margin_mm: float) -> tuple[slice, ...]:
     if not len(inside):
         return tuple(slice(0, n) for n in labelled.shape)
     pad = np.ceil(margin_mm / voxel_sizes(layers.grid.affine)).astype(int)
-    # a few stray voxels must not shrink the picture
-    low, high = np.percentile(inside, (0.05, 99.95), axis=0).astype(int)
+    low, high = inside.min(axis=0), inside.max(axis=0)
     low, high = np.maximum(low - pad, 0), np.minimum(high + pad + 1, labelled.shape)
     return tuple(slice(int(first), int(last)) for first, last in zip(low, high, strict=True))
 
@@ -82,8 +86,8 @@ def overlay_panel(layers: Layers, protocol: Protocol, title: str) -> plt.Figure:
                 )  # fmt: skip
             axis.set_axis_off()
             text = {"color": "white", "transform": axis.transAxes}
-            for x, end in zip((0.03, 0.93), "PA" if view == "sagittal" else "LR", strict=True):
-                axis.text(x, 0.03, end, fontsize=10, **text,
+            for (x, y), end in zip(EDGES, ENDS_OF_AXES[view], strict=True):
+                axis.text(x, y, end, fontsize=10, ha="center", va="center", **text,
                           bbox={"facecolor": "black", "pad": 1.5, "linewidth": 0})  # fmt: skip
             if view == "axial":
                 axis.set_title(name, color="white", fontsize=11)
@@ -113,6 +117,20 @@ def _outlines(labels: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return np.where(low != high, large, 0)
 
 
+def _cuts(n: int) -> np.ndarray:
+    """Return the indices of the slices to show, of `n`."""
+    return np.rint(np.linspace(*ENDS, COLUMNS * ROWS) * (n - 1)).astype(int)
+
+
+def _positions(affine: np.ndarray, box: tuple[slice, ...], view: str) -> list[int]:
+    """Return the world coordinates (mm) of a mosaic's slices, at the middle of each."""
+    axis = AXIS[view]
+    middle = np.array([(part.start + part.stop - 1) / 2 for part in box])
+    voxels = np.tile(middle, (COLUMNS * ROWS, 1))
+    voxels[:, axis] = box[axis].start + _cuts(box[axis].stop - box[axis].start)
+    return [round(float(mm)) for mm in apply_affine(affine, voxels)[:, axis]]
+
+
 def mosaic(volume: np.ndarray, view: str, zooms: np.ndarray, classes: bool) -> np.ndarray:
     """Tile evenly spaced slices of one view, superior (axial: anterior) up.
 
@@ -124,8 +142,7 @@ def mosaic(volume: np.ndarray, view: str, zooms: np.ndarray, classes: bool) -> n
     """
     axis = AXIS[view]
     factors = np.delete(zooms, axis) * PIXELS_PER_MM
-    numbers = np.linspace(*ENDS, COLUMNS * ROWS) * (volume.shape[axis] - 1)
-    cuts = volume.take(np.rint(numbers).astype(int), axis)
+    cuts = volume.take(_cuts(volume.shape[axis]), axis)
     drawn = [
         (_outlines(cut, factors) if classes else ndimage.zoom(cut, factors, order=1)).T[::-1]
         for cut in np.moveaxis(cuts, axis, 0)
@@ -151,50 +168,60 @@ def _thumbnail(mosaics: Sequence[Image.Image]) -> Image.Image:
         cell = one.crop((left, top, left + width, top + height))
         strip.paste(cell, (at, (strip.height - height) // 2))
         at += width
-    strip.thumbnail((380, 166))
+    strip.thumbnail((760, 332))
     return strip
 
 
 def write_mosaics(
     folder: Path, layers: Layers, colors: np.ndarray, safe_colors: np.ndarray
 ) -> None:
-    """Write ``{view}.jpg`` and its layers ``{view}_{layer}.png`` into a folder.
+    """Write ``{view}.webp`` and its layers ``{view}_{layer}.png`` into a folder.
 
-    Layers: ``prediction`` and ``reference``, outlines in the protocol's colours, and ``…_safe`` the
-    same in colour-blind-safe colours; ``disagreement`` of the two; ``uncertainty``. Also write
-    ``thumbnail.jpg``.
+    Layers: ``prediction``, outlines in the protocol's colours, and ``prediction_safe``, the same in
+    colour-blind-safe colours; ``reference``, outlines in one colour; ``disagreement`` of the two;
+    ``uncertainty``. Also write
+    ``thumbnail.jpg``, and ``tiles.json``: columns, width and height (px) and the slices' positions
+    (mm) of each view's tiles.
 
     Args:
         folder: an existing folder.
         layers: data to show.
-        colors, safe_colors: uint8 (C, 3).
+        colors, safe_colors: of outlines, uint8 (C, 3).
     """
     box, zooms = _box(layers, AROUND_MM), voxel_sizes(layers.grid.affine)
     grey = _grey(layers.image[box])
     solid = [0] + [255] * (len(colors) - 1)
-    steps = np.arange(256) / 255
+    steps = np.arange(UNCERTAINTY_STEPS + 1) / UNCERTAINTY_STEPS
     heat = matplotlib.colormaps["inferno"](0.3 + 0.7 * steps)[:, :3] * 255
-    fade = [int(230 * min(1, 2 * step)) if step >= UNCERTAIN else 0 for step in steps]
-    together = []
+    fade = [int(min(230, 255 * step)) if step >= UNCERTAIN else 0 for step in steps]
+    together, tiles = [], {}
     for view in VIEWS:
         ground = Image.fromarray(mosaic(grey, view, zooms, False).astype(np.uint8))
-        ground.save(folder / f"{view}.jpg", quality=88)
+        ground.save(folder / f"{view}.webp", quality=QUALITY)
+        tiles[view] = {
+            "columns": COLUMNS,
+            "rows": ROWS,
+            "width": ground.width // COLUMNS,
+            "height": ground.height // ROWS,
+            "positions_mm": _positions(layers.grid.affine, box, view),
+        }
         pictures = {}
-        for key in ("prediction", "reference"):
-            if (labels := getattr(layers, key)) is not None:
-                drawn = mosaic(labels[box], view, zooms, True)
-                pictures[key] = _see_through(drawn, colors, solid)
-                pictures[f"{key}_safe"] = _see_through(drawn, safe_colors, solid)
+        drawn = mosaic(layers.prediction[box], view, zooms, True)
+        pictures["prediction"] = _see_through(drawn, colors, solid)
+        pictures["prediction_safe"] = _see_through(drawn, safe_colors, solid)
         if layers.reference is not None:
+            drawn = mosaic(layers.reference[box], view, zooms, True) > 0
+            pictures["reference"] = _see_through(drawn, np.array([(0, 0, 0), REFERENCE]), [0, 255])
             apart = (layers.prediction != layers.reference)[box].astype(np.float32)
             palette = np.array([(0, 0, 0), DISAGREEMENT])
             drawn = mosaic(apart, view, zooms, False) > 0.5
             pictures["disagreement"] = _see_through(drawn, palette, [0, 200])
         if layers.uncertainty is not None:
-            drawn = np.clip(mosaic(layers.uncertainty[box], view, zooms, False) * 255, 0, 255)
-            pictures["uncertainty"] = _see_through(np.rint(drawn), heat, fade)
+            drawn = np.clip(mosaic(layers.uncertainty[box], view, zooms, False), 0, 1)
+            pictures["uncertainty"] = _see_through(np.rint(drawn * UNCERTAINTY_STEPS), heat, fade)
         for name, picture in pictures.items():
-            picture.save(folder / f"{view}_{name}.png")
+            picture.save(folder / f"{view}_{name}.png", optimize=True)
         over = pictures["prediction"].convert("RGBA")
         together.append(Image.alpha_composite(ground.convert("RGBA"), over).convert("RGB"))
     _thumbnail(together).save(folder / "thumbnail.jpg", quality=85)
+    (folder / "tiles.json").write_text(json.dumps(tiles) + "\n", "utf-8")

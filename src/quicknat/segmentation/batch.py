@@ -142,7 +142,12 @@ def write_scan(
     """Write the results of a scan under `output`, and return a line about them."""
     provenance = {
         "source": {"path": scan.record["source"], "sha256": scan.record["source_sha256"]},
-        "model": {"protocol": bundle.protocol.name, "sha256": bundle.identity},
+        "model": {
+            "name": bundle.card.name if bundle.card else "",
+            "licence": bundle.card.licence if bundle.card else "",
+            "protocol": bundle.protocol.name,
+            "sha256": bundle.identity,
+        },
         "how": how(bundle, options),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -6,12 +6,17 @@
   if (!box) return;
   const part = (name) => box.querySelector(`[data-viewer="${name}"]`);
   const canvas = part("canvas");
+  const canvas3d = part("canvas3d");
   const STEPS = {
     ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 0, 1], ArrowDown: [0, 0, -1],
     PageUp: [0, 1, 0], PageDown: [0, -1, 0],
   };
   const LABELS = ["prediction", "reference"];
+  // outlines of both, where both are shown; as in report.css
+  const APART = { prediction: [86, 180, 233], reference: [230, 159, 0] };
+  const SOLID = "4"; // of the choice of view, as NiiVue numbers them
   let nv = null; // NiiVue, once it is there
+  let solid = null; // NiiVue with the 3-D rendering
   let scan = null; // what volumes/{scan}.js gave
   let loading = null; // promise of both
   const layers = {}; // NiiVue's volumes, by name
@@ -21,6 +26,12 @@
 
   const script = (address) => new Promise((done, failed) => {
     const element = document.createElement("script");
+    if (address.startsWith("#")) { // inside a page of one file
+      element.textContent = document.querySelector(address).textContent;
+      document.head.append(element);
+      done();
+      return;
+    }
     element.src = address;
     element.onload = done;
     element.onerror = () => failed(new Error(`${decodeURIComponent(address)} could not be loaded`));
@@ -43,20 +54,43 @@
     return edges;
   };
 
+  const shows = (key) => box.querySelector(`[data-layer="${key}"]`)?.checked;
+
+  // Colour a label map; structures for which `visible` says no stay transparent.
+  const colour = (volume, choose, visible = () => true) => {
+    const colors = [[0, 0, 0, 0]];
+    for (const one of scan.structures) colors[one.index] = [...choose(one), visible(one) ? 255 : 0];
+    const [R, G, B, A] = [0, 1, 2, 3].map((channel) => colors.map((color) => color[channel]));
+    volume.setColormapLabel({ R, G, B, A });
+  };
+
   const paint = () => {
+    const [outlined, safe] = [part("outline").checked, part("safe").checked];
+    const both = outlined && LABELS.every(shows);
+    part("key").hidden = !both;
     for (const key of LABELS.filter((name) => layers[name])) {
       const volume = layers[key];
       const through = nv.frac2vox(nv.scene.crosshairPos);
-      const outlined = part("outline").checked;
       volume.img = outlined ? contours(filled[key], volume.hdr.dims, through) : filled[key];
-      const colors = [[0, 0, 0]];
-      for (const one of scan.structures) {
-        colors[one.index] = part("safe").checked ? one.safeColor : one.color;
-      }
-      const [R, G, B] = [0, 1, 2].map((channel) => colors.map((color) => color[channel]));
-      volume.setColormapLabel({ R, G, B, A: colors.map((_, index) => (index ? 255 : 0)) });
+      colour(volume, (one) => {
+        if (both) return APART[key];
+        if (outlined) return safe ? one.safeOutline : one.outline;
+        return safe ? one.safeColor : one.color;
+      });
     }
     fade();
+  };
+
+  // The 3-D rendering of the prediction.
+  const paintSolid = () => {
+    if (!solid) return;
+    const chosen = Number(part("structures").value);
+    const visible = {
+      all: () => true, deep: (one) => !one.outer, one: (one) => one.index === chosen,
+    }[part("solid").value];
+    const safe = part("safe").checked;
+    colour(solid.volumes[0], (one) => (safe ? one.safeColor : one.color), visible);
+    solid.updateGLVolume();
   };
 
   // Also what draws everything anew.
@@ -66,6 +100,7 @@
       const range = box.querySelector(`[data-opacity="${key}"]`);
       range.disabled = !toggle.checked;
       if (layers[key]) layers[key].opacity = toggle.checked ? range.value / 100 : 0;
+      if (key === "uncertainty") part("scale").hidden = !toggle.checked;
     }
     nv.updateGLVolume();
   };
@@ -97,16 +132,42 @@
     return made.constructor;
   };
 
+  const packed = (key) => (
+    { url: `data:application/gzip;base64,${scan[key]}`, name: `${key}.nii.gz` });
+
+  // The image's axial slices are tiles of a picture, which is a quarter of what they are without loss.
+  const untiled = async (key) => {
+    const { header, tiles, columns } = scan[key];
+    const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const head = bytes(header);
+    const [nx, ny, nz] = new Int16Array(head.buffer, 42, 3);
+    const blob = new Blob([bytes(tiles)], { type: "image/webp" });
+    const sheet = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+    const paper = Object.assign(document.createElement("canvas"), { width: nx, height: ny });
+    const context = paper.getContext("2d", { willReadFrequently: true });
+    const file = new Uint8Array(head.length + nx * ny * nz);
+    file.set(head);
+    for (let z = 0; z < nz; z++) {
+      context.drawImage(sheet, -nx * (z % columns), -ny * Math.floor(z / columns));
+      const { data } = context.getImageData(0, 0, nx, ny);
+      const first = head.length + z * nx * ny;
+      for (let at = 0; at < nx * ny; at++) file[first + at] = data[4 * at];
+    }
+    return { url: URL.createObjectURL(new Blob([file])), name: `${key}.nii` };
+  };
+
   const show = async () => {
     const given = new Promise((done) => { window.quicknatVolumes = done; });
     await Promise.all([script(box.dataset.niivue), script(box.dataset.volumes)]);
     scan = await given;
     const Niivue = await viewerClass();
+    const plain = { logLevel: "error", loadingText: "", dragAndDropEnabled: false,
+      scrollRequiresFocus: true, isColorbar: false };
     nv = new Niivue({
-      logLevel: "error", loadingText: "", dragAndDropEnabled: false, scrollRequiresFocus: true,
+      ...plain,
       isRadiologicalConvention: false, sliceType: 3, multiplanarShowRender: 0, dragMode: 9,
-      multiplanarPadPixels: 4, crosshairColor: [1, 1, 1, 0.9], crosshairGap: 6, crosshairWidth: 0.6,
-      fontColor: [1, 1, 1, 1], isCornerOrientationText: true, isForceMouseClickToVoxelCenters: true,
+      multiplanarPadPixels: 4, crosshairColor: [1, 1, 1, 0.8], crosshairGap: 6, crosshairWidth: 0.5,
+      fontColor: [1, 1, 1, 1], fontMinPx: 16, showAllOrientationMarkers: true, isForceMouseClickToVoxelCenters: true,
     });
     let waiting = false; // to draw the contours in the planes of the new place
     nv.onLocationChange = (place) => {
@@ -117,10 +178,20 @@
     };
     await nv.attachToCanvas(canvas);
     const shown = ["image", ...LABELS, "uncertainty"].filter((name) => scan[name]);
-    await nv.loadVolumes(shown.map((key) => ({
-      url: `data:application/gzip;base64,${scan[key]}`, name: `${key}.nii.gz`,
+    await nv.loadVolumes(await Promise.all(shown.map(async (key) => ({
+      ...(LABELS.includes(key) ? packed(key) : await untiled(key)),
       ...(key === "uncertainty" ? { colormap: "inferno", cal_min: 0.05, cal_max: 1 } : {}),
-    })));
+    }))));
+    const { dims, pixDims } = nv.volumes[0].hdr;
+    for (const [axis, name] of ["--x", "--y", "--z"].entries()) {
+      part("stage").style.setProperty(name, dims[axis + 1] * pixDims[axis + 1]);
+    }
+    solid = new Niivue({
+      ...plain, sliceType: 4, backColor: [0, 0, 0, 1], isOrientCube: true, show3Dcrosshair: false,
+    });
+    await solid.attachToCanvas(canvas3d);
+    await solid.loadVolumes([packed("prediction")]);
+    solid.setRenderAzimuthElevation(120, 15);
     for (const [number, key] of shown.entries()) {
       layers[key] = nv.volumes[number];
       delete scan[key]; // megabytes
@@ -133,9 +204,22 @@
     }
     nv.scene.crosshairPos = nv.vox2frac(nv.frac2vox(nv.scene.crosshairPos)); // as clicks do
     paint();
+    paintSolid();
+    layout();
+    box.classList.add("viewer-ready");
     part("controls").disabled = false;
     nv.createOnLocationChange();
     say("");
+  };
+
+  // One plane, the 3-D rendering, or all: in a row, or two by two where the page is narrow.
+  const layout = () => {
+    const view = part("view").value;
+    part("stage").dataset.view = view;
+    if (!nv) return;
+    const narrow = window.matchMedia("(max-width: 48rem)").matches;
+    nv.setMultiplanarLayout(narrow ? 2 : 3);
+    if (view !== SOLID) nv.setSliceType(Number(view));
   };
 
   const absent = (reason) => {
@@ -168,6 +252,7 @@
       return;
     }
     part("structures").value = structure.index;
+    if (part("solid").value === "one") paintSolid();
     nv.scene.crosshairPos = nv.mm2frac(structure.centre);
     nv.drawScene();
     nv.createOnLocationChange();
@@ -192,9 +277,18 @@
     if (event.target.value) jump(event.target.value);
   });
   for (const name of ["outline", "safe"]) part(name).addEventListener("change", paint);
-  for (const input of box.querySelectorAll("[data-layer], [data-opacity]")) {
-    input.addEventListener("input", fade);
-  }
+  for (const name of ["solid", "safe"]) part(name).addEventListener("change", paintSolid);
+  part("view").addEventListener("change", layout);
+  window.matchMedia("(max-width: 48rem)").addEventListener("change", layout);
+  // the mosaics of the page turn with the viewer, and the viewer with them
+  const turn = "[data-viewer=radiological], input[value=radiological]";
+  document.addEventListener("change", ({ target }) => {
+    if (!target.matches(turn)) return;
+    for (const other of document.querySelectorAll(turn)) other.checked = target.checked;
+    nv?.setRadiologicalConvention(target.checked);
+  });
+  for (const input of box.querySelectorAll("[data-opacity]")) input.addEventListener("input", fade);
+  for (const toggle of box.querySelectorAll("[data-layer]")) toggle.addEventListener("input", paint);
   canvas.addEventListener("mousemove", (event) => {
     if (!nv || event.buttons) return;
     const ratio = canvas.width / canvas.clientWidth;
@@ -208,12 +302,24 @@
       event.stopImmediatePropagation();
       if (!nv || !STEPS[event.key]) return;
       event.preventDefault();
-      if (kind === "keydown") nv.moveCrosshairInVox(...STEPS[event.key]);
+      if (kind === "keyup") return;
+      const [x, y, z] = STEPS[event.key];
+      nv.moveCrosshairInVox(part("radiological").checked ? -x : x, y, z);
+    }, true);
+    canvas3d.addEventListener(kind, (event) => {
+      event.stopImmediatePropagation();
+      if (!solid || !event.key.startsWith("Arrow")) return;
+      event.preventDefault();
+      const [x, , z] = STEPS[event.key];
+      const { renderAzimuth, renderElevation } = solid.scene;
+      if (kind === "keydown") solid.setRenderAzimuthElevation(renderAzimuth + 10 * x, renderElevation + 10 * z);
     }, true);
   }
-  canvas.addEventListener("wheel", (event) => { // turns slices only once the viewer was clicked
-    if (document.activeElement !== canvas) event.stopImmediatePropagation();
-  }, true);
+  for (const one of [canvas, canvas3d]) { // the wheel scrolls the page until the viewer was clicked
+    one.addEventListener("wheel", (event) => {
+      if (document.activeElement !== one) event.stopImmediatePropagation();
+    }, true);
+  }
   box.addEventListener("focusin", () => load().catch(() => {}), { once: true });
   const sight = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
