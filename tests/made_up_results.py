@@ -18,8 +18,7 @@ from quicknat.report.pages import write_report
 
 VIEWS = ("coronal", "axial", "sagittal")
 # totals of a scan, mm³, as its stats file has them
-BRAIN = "# Measure Brain, BrainVol, Brain, 1200000.0, mm^3
-"
+BRAIN = "# Measure Brain, BrainVol, Brain, 1200000.0, mm^3\n"
 LAYERS = ("prediction", "prediction_safe", "reference", "disagreement")
 TILES = {"columns": 4, "rows": 3, "width": 20, "height": 10, "positions_mm": list(range(-6, 6))}
 

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from quicknat.files import written_whole
 from quicknat.images.conform import darkest, load_conformed
+from quicknat.images.freesurfer import freesurfer_structures
 from quicknat.images.labels import Protocol
 from quicknat.images.resampling import canonical, resample, resample_labels
 from quicknat.images.volumes import Grid, Volume, as_bytes, on_grid, read_scan, read_volume
@@ -213,7 +214,7 @@ def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Prot
         safeColor=safe.tolist(),
         outline=outline_colors(protocol.colors, partners).tolist(),
         safeOutline=outline_colors(safe, partners).tolist(),
-        outer=[int(number) in CEREBRUM for number in protocol.to_freesurfer()],
+        outer=freesurfer_structures(protocol)["freesurfer_id"].isin(CEREBRUM).tolist(),
         centre=[centres.get(index) for index in range(len(protocol.table))],
     )
     content = {"name": name, **packed, "structures": structures[1:].to_dict("records")}
