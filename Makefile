@@ -11,7 +11,7 @@
 #
 # TORCH chooses the build of torch. The default is what the package index offers for this machine;
 # for another CUDA version, or without CUDA, give a build and its index, for example
-#   make run TORCH="torch==2.13.0+cu130 --extra-index-url ADDRESS_FROM_PYTORCH.ORG"
+#   make run TORCH="torch==2.13.0+cu130 --extra-index-url https://download.pytorch.org/whl/cu130"
 # (To change it later, run make clean-env first.)
 
 PYTHON ?= python3
