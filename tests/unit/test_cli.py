@@ -179,6 +179,13 @@ def test_one_name_for_several_images_is_misuse(tmp_path):
     assert done.returncode == 2 and "--name is for a single image" in done.stderr
 
 
+def test_list_of_scans_with_options_that_select_some_is_misuse():
+    done = CliRunner().invoke(
+        app, ["segment", "--list", "l.tsv", "--session-label", "1", "--output", "o"]
+    )
+    assert done.exit_code == 2 and "select some" in done.output
+
+
 def test_fast_with_a_model_is_misuse():
     done = quicknat("segment", "a.nii", "--fast", "--model", "./m", "--output", "o")
     assert done.returncode == 2 and "leave out --model" in done.stderr

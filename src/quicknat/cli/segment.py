@@ -142,6 +142,8 @@ def segment(
         raise typer.BadParameter("give scans, or --list")
     if name and (listed or len(images or []) > 1):
         raise typer.BadParameter("--name is for a single image")
+    if listed and (participant_label or session_label or bids_filter_file):
+        raise typer.BadParameter("--list names the scans: options that select some are for IMAGES")
     if fast and model != model_folder(BUNDLED_MODEL):
         raise typer.BadParameter("--fast is a model of its own: leave out --model")
     model = MODELS["small"] if fast else model
