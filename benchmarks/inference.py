@@ -42,9 +42,10 @@ from quicknat.model.losses import CombinedLoss
 from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.model.winograd import with_fast_blocks
 from quicknat.package_data import label_table
-from quicknat.segmentation.batch import Options, Task, segment_file
+from quicknat.segmentation.batch import segment_file
 from quicknat.segmentation.inference import segment
 from quicknat.segmentation.native import to_native
+from quicknat.segmentation.tasks import Options, Task
 from quicknat.training.model_files import write_model
 from quicknat.training.setup import TrainingSetup
 

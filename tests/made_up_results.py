@@ -17,6 +17,8 @@ from quicknat.report.content import GATHERED_FROM, ReportInputs
 from quicknat.report.pages import write_report
 
 VIEWS = ("coronal", "axial", "sagittal")
+# totals of a scan, mm³, as its stats file has them
+BRAIN = "# Measure Brain, BrainVol, Brain, 1200000.0, mm^3\n"
 LAYERS = ("prediction", "prediction_safe", "reference", "reference_safe", "disagreement")
 
 
@@ -65,11 +67,7 @@ def _volumes(names: Sequence[str], protocol: Protocol) -> pd.DataFrame:
         part["volume_mm3"] = random.uniform(500, 9000, len(part)).round(1)
         part["uncertainty"] = random.uniform(0, 0.6, len(part))
         part["view_agreement"] = random.uniform(0.5, 1, len(part))
-        whole = part["volume_mm3"].sum()
-        totals = pd.DataFrame(
-            {"name": ["All structures", "Brain"], "volume_mm3": [whole, 0.97 * whole]}
-        )
-        parts.append(pd.concat([part, totals]).assign(subject=name))
+        parts.append(part.assign(subject=name))
     return pd.concat(parts)
 
 
@@ -101,6 +99,7 @@ def made_up_results(
         start = results / f"segmentations/{name}/anat/{name}_desc-quicknat"
         _write(Path(f"{start}_qc.json"), {"flags": flags if number % 3 == 0 else []})
         _write(Path(f"{start}_dseg.json"), provenance)
+        _write(Path(f"{start}_dseg.stats"), BRAIN)
         _write(results / f"logs/segment/{name}.log", "")
         _write(figures / name / "thumbnail.jpg", Image.new("RGB", (380, 166)))
         for view in VIEWS:

@@ -18,6 +18,7 @@ from monai.transforms import ResizeWithPadOrCrop
 from project import SETTINGS
 
 from helpers import LABELS, ROOT, run_snakemake
+from quicknat.images.freesurfer import stored_values
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import read_volume
 
@@ -122,7 +123,7 @@ def test_oasis_disc(shared, server, tmp_path):
 
 def freesurfer_folder(shared, folder, protocol):
     """A SUBJECTS_DIR of MALC scans; the manual labels in FreeSurfer's numbers stand for its own."""
-    numbers = protocol.to_freesurfer()
+    numbers = np.array(stored_values(protocol, "freesurfer"))
     for name, source in {"anna": 1008, "ben": 1009, "cora": 1010, "dan": 1011}.items():
         image, labels = malc(shared, source)
         aseg = numbers[protocol.remap(labels.data, "neuromorphometrics", labels.path)]

@@ -15,8 +15,9 @@ from quicknat.cohort.examine import open_cache
 from quicknat.cohort.sheet import read_sheet
 from quicknat.download import fetch
 from quicknat.errors import InputError, for_users
-from quicknat.segmentation.batch import Options, Task, is_done
+from quicknat.segmentation.batch import is_done
 from quicknat.segmentation.outputs import output_files
+from quicknat.segmentation.tasks import Options, Task
 from quicknat.training.checkpoint import only_process
 from quicknat.training.train_step import keep_compiled_code
 
@@ -209,7 +210,7 @@ def test_folder_without_locks_is_trained_in_and_not_downloaded_to(tmp_path, monk
 @pytest.mark.case(89)
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"source": null}', '{"source": []}', "{"])
 def test_damaged_provenance_makes_a_scan_be_segmented_again(tmp_path, text):
-    for path in output_files(tmp_path, "sub-1", False).values():
+    for path in output_files(tmp_path, "sub-1").values():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     scan = tiny_scan(tmp_path / "scan.nii.gz")

@@ -18,6 +18,7 @@ from quicknat.cohort.naming import SCAN_NAME
 from quicknat.cohort.sheet import LOCAL, read_sheet
 from quicknat.config import Config, check_consistency
 from quicknat.errors import InputError
+from quicknat.images.freesurfer import freesurfer_structures
 from quicknat.images.labels import COLUMNS, Protocol
 from quicknat.schema import check, load_schema
 
@@ -246,7 +247,7 @@ def test_any_label_table_is_read_or_refused_in_one_line(content):
         assert 2 <= len(protocol.names) <= 256
         assert len(protocol.colors) == len(protocol.names)
         assert len(protocol.class_names("sagittal")) == protocol.n_classes("sagittal")
-        protocol.to_freesurfer()
+        freesurfer_structures(protocol)
 
 
 def test_label_table_with_more_classes_than_a_byte_holds_is_refused(tmp_path):

@@ -13,8 +13,9 @@ from quicknat.images.conform import conform, head_window, record_grid
 from quicknat.images.resampling import resample_labels
 from quicknat.images.training_stats import summarise
 from quicknat.images.volumes import Volume, read_volume
-from quicknat.segmentation.batch import Task, segment_file
+from quicknat.segmentation.batch import segment_file
 from quicknat.segmentation.inference import segment
+from quicknat.segmentation.tasks import Task
 
 
 def bright(classes):

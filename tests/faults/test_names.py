@@ -20,7 +20,8 @@ from quicknat.cohort.writing import add_to_sheet, read_participants, write_sheet
 from quicknat.model.bundle import read_description
 from quicknat.package_data import MODELS
 from quicknat.run import load_run
-from quicknat.segmentation.batch import find_scans, segment_all
+from quicknat.segmentation.batch import segment_all
+from quicknat.segmentation.tasks import find_scans
 
 VISITS = {
     "OAS20001": ["OAS2_0001_MR1", "OAS2_0001_MR2", "oas2_0001_mr3"],

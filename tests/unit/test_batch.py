@@ -10,25 +10,20 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from data_sets import surfer, tree
 from quicknat.cli import app
+from quicknat.cohort.selection import Selection
 from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.conform import conform_file
 from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import load_bundle
-from quicknat.segmentation.batch import (
-    Options,
-    Task,
-    find_scans,
-    read_tasks,
-    segment_all,
-    segment_file,
-)
+from quicknat.segmentation.batch import segment_all, segment_file
+from quicknat.segmentation.tasks import Options, Task, find_scans, read_tasks
+from quicknat.segmentation.volumes import read_totals
 
 
-def test_model_folder_is_enough_to_segment_on_the_native_grid(
-    model, head, head_file, protocol, tmp_path
-):
+def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_file, tmp_path):
     segment_file(load_bundle(model), Task(head_file, "sub-1"), tmp_path / "out")
     anat = tmp_path / "out/sub-1/anat"
     dseg = nib.load(anat / "sub-1_desc-quicknat_dseg.nii.gz")
@@ -42,14 +37,12 @@ def test_model_folder_is_enough_to_segment_on_the_native_grid(
     table = pd.read_csv(anat / "sub-1_desc-quicknat_dseg.tsv", sep="\t")
     assert list(table.columns) == ["index", "name", "abbreviation", "color", "freesurfer_id"]
     volumes = pd.read_csv(anat / "sub-1_desc-quicknat_volumes.tsv", sep="\t")
+    assert len(volumes) == 27
     data = np.asarray(dseg.dataobj)
-    assert volumes["voxels"].tolist()[:27] == [int((data == i).sum()) for i in range(1, 28)]
-    assert volumes["volume_mm3"][:27].sum() == pytest.approx((data > 0).sum() * 8, rel=1e-3)
-    totals = volumes[volumes["index"].isna()].set_index("name")["voxels"]
-    ventricles = [i for i, name in enumerate(protocol.names) if "ventricle" in name]
-    assert len(ventricles) == 4
-    assert totals["All structures"] == (data > 0).sum()
-    assert totals["Brain"] == ((data > 0) & ~np.isin(data, ventricles)).sum()
+    assert volumes["voxels"].tolist() == [int((data == i).sum()) for i in range(1, 28)]
+    assert volumes["volume_mm3"].sum() == pytest.approx((data > 0).sum() * 8, rel=1e-3)
+    totals = read_totals(anat / "sub-1_desc-quicknat_dseg.stats")
+    assert float(totals["all_structures"]) == pytest.approx(8 * (data > 0).sum(), rel=1e-6)
     qc = json.loads((anat / "sub-1_desc-quicknat_qc.json").read_text())
     assert all(set(flag) == {"flag", "reason"} for flag in qc["flags"])
     made = json.loads((anat / "sub-1_desc-quicknat_dseg.json").read_text())
@@ -220,13 +213,33 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
         find_scans([tmp_path / "empty"])
 
 
+def test_subjects_dir_gives_each_subjects_scan_by_its_folders_name(tmp_path):
+    anna, bert, cleo = (
+        surfer("anna"),
+        surfer("bert", "T1.mgz", "rawavg.mgz"),
+        surfer("cleo", "rawavg.mgz"),
+    )
+    others = [*surfer("fsaverage"), *surfer("a.long.base"), *surfer("base"), "base/base-tps"]
+    tree(tmp_path, *anna, *bert, *cleo, *others, "anna/surf/lh.white", "anna/mri/transforms/x.mgz")
+    found = {task.name: str(task.path.relative_to(tmp_path)) for task in find_scans([tmp_path])}
+    assert found == {
+        "sub-anna": "anna/mri/orig.mgz",
+        "sub-bert": "bert/mri/T1.mgz",
+        "sub-cleo": "cleo/mri/rawavg.mgz",
+    }
+    only = Selection(participants=["bert"])
+    assert [task.name for task in find_scans([tmp_path], selection=only)] == ["sub-bert"]
+
+
 @pytest.mark.slow
 def test_sampling_measures_disagreement_and_repeats_itself(model, head_file, tmp_path):
     bundle = load_bundle(model)
 
     def table(name, samples):
         options = Options(samples=samples, batch_size=16)
-        return segment_file(bundle, Task(head_file, name), tmp_path, options)
+        segment_file(bundle, Task(head_file, name), tmp_path, options)
+        table = tmp_path / name / f"anat/{name}_desc-quicknat_volumes.tsv"
+        return pd.read_csv(table, sep="\t")
 
     with pytest.raises(InputError, match="trained without dropout"):
         table("sub-1", 2)

@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid
 from quicknat.model.bundle import load_bundle
-from quicknat.segmentation.batch import find_scans, segment_all
+from quicknat.segmentation.batch import segment_all
 from quicknat.segmentation.inference import device_of, segment
+from quicknat.segmentation.tasks import find_scans
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "bincount"}
 

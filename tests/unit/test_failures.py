@@ -292,7 +292,7 @@ def results(tmp_path):
     for name in "abc":
         folder = tmp_path / f"segmentations/{name}/anat"
         folder.mkdir(parents=True)
-        for end in ("dseg.nii.gz", "volumes.tsv", "qc.json"):
+        for end in ("dseg.nii.gz", "dseg.stats", "volumes.tsv", "qc.json"):
             (folder / f"{name}_desc-quicknat_{end}").touch()
         (folder / f"{name}_desc-quicknat_dseg.json").write_text(json.dumps(made_by))
         (tmp_path / f"metrics/{name}.tsv").touch()

@@ -8,6 +8,7 @@ import pytest
 
 from helpers import LABELS
 from quicknat.errors import InputError
+from quicknat.images.freesurfer import stored_values
 from quicknat.images.labels import Protocol, parse_ids
 from quicknat.package_data import DATA
 from quicknat.segmentation.outputs import label_table
@@ -102,7 +103,7 @@ def own_name(freesurfer):
 def test_freesurfer_numbers_are_those_of_its_own_table(name):
     protocol = Protocol.read(LABELS / f"{name}.tsv")
     aseg = {own_name(label): number for label, number in ASEG.items()}
-    written = dict(zip(protocol.names, protocol.to_freesurfer().tolist(), strict=True))
+    written = dict(zip(protocol.names, stored_values(protocol, "freesurfer"), strict=True))
     assert written.pop("Background") == 0
     assert written == {structure: aseg[structure] for structure in written}
     read = protocol.remap(np.array(list(aseg.values())), "freesurfer", "aseg.mgz")  # all are known
@@ -124,7 +125,7 @@ def test_every_number_of_an_aseg_is_known_and_old_numbers_of_the_thalamus_too(na
 def test_bundled_models_write_numbers_of_freesurfer(folder):
     protocol = Protocol.read(DATA / f"weights/{folder}/labels.tsv")
     written = label_table(protocol).set_index("name")["freesurfer_id"]
-    assert (written["Left thalamus"], written["Right thalamus"]) == ("10", "49")
+    assert (written["Left thalamus"], written["Right thalamus"]) == (10, 49)
 
 
 @pytest.mark.case(80)

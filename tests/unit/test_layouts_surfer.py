@@ -1,5 +1,7 @@
 """`quicknat sheet` on results of FreeSurfer, FastSurfer and SynthSeg."""
 
+from pathlib import Path
+
 import pytest
 
 from data_sets import ids, reasons, surfer, tree
@@ -26,6 +28,11 @@ def test_freesurfer_subject_without_aseg_is_to_segment(tmp_path):
     assert (scan.split, scan.labels, scan.label_convention) == ("segment", "", "")
 
 
+def test_run_that_failed_early_has_a_scan_but_no_labels_on_its_grid(tmp_path):
+    (scan,) = survey(tree(tmp_path, *surfer("anna", "rawavg.mgz", "aseg.mgz"))).scans
+    assert (Path(scan.image).name, scan.labels, scan.split) == ("rawavg.mgz", "", "segment")
+
+
 LEFT_OUT_OF_SUBJECTS_DIR = {
     "fsaverage": (surfer("fsaverage"), "template"),
     "fsaverage5": (surfer("fsaverage5"), "template"),
@@ -38,7 +45,7 @@ LEFT_OUT_OF_SUBJECTS_DIR = {
         [*surfer("anna_template"), "anna_template/base-tps.fastsurfer"],
         "time points",
     ),
-    "failed": (surfer("failed", "rawavg.mgz"), "neither mri/orig.mgz nor mri/T1.mgz"),
+    "failed": (surfer("failed", "brainmask.mgz"), "none of orig.mgz, T1.mgz, rawavg.mgz in mri/"),
 }
 
 

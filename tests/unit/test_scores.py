@@ -123,7 +123,7 @@ def test_uncertainty_is_joined_by_scan_and_structure_and_correlated_by_rank():
     volumes = pd.DataFrame(
         {
             "subject": [*subjects[::-1], "sub-0", "sub-9"],
-            "name": ["A"] * 4 + ["All structures", "A"],
+            "name": ["A"] * 4 + ["B", "A"],
             "uncertainty": [0.9, 0.3, 0.25, 0.1, NAN, 0.5],
         }
     )

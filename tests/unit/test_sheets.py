@@ -1,13 +1,17 @@
 """Sheets as `quicknat sheet` writes them, and the table of people beside."""
 
 import pytest
+from typer.testing import CliRunner
 
 from data_sets import oasis, surfer, tree
+from quicknat.cli import app
 from quicknat.cohort.paths import find_one
 from quicknat.cohort.sheet import by_source, read_sheet
 from quicknat.cohort.survey import survey
 from quicknat.cohort.writing import add_to_sheet, read_demographics, resolve, write_sheet
+from quicknat.config import Config
 from quicknat.errors import InputError
+from quicknat.plan import plan
 from quicknat.schema import load_schema
 
 
@@ -62,6 +66,26 @@ def test_results_of_freesurfer_that_fit_no_scan_are_named(tmp_path):
     tree(tmp_path / "other", *surfer("S02"))
     with pytest.raises(InputError, match=r"none of these scans.*e.g. sub-01"):
         survey(tmp_path / "bids", labels_from=tmp_path / "other")
+
+
+def test_scans_can_be_selected_by_participant_and_session(tmp_path):
+    names = [f"sub-{n}/ses-{v}/anat/sub-{n}_ses-{v}_T1w.nii.gz" for n in "12" for v in "ab"]
+    tree(tmp_path / "bids", "dataset_description.json", *names)
+    arguments = ["sheet", tmp_path / "bids", "--output", tmp_path / "c.tsv"]
+    arguments += ["--participant_label", "sub-2", "--session-label", "b"]
+    assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
+    assert [scan.id for scan in read_sheet(tmp_path / "c.tsv")] == ["sub-2_ses-b"]
+
+
+def test_with_a_finished_model_all_scans_of_a_sheet_are_segmented(tmp_path, caplog):
+    caplog.set_level("INFO")
+    root = tree(tmp_path / "fs", *(file for n in range(20) for file in surfer(f"s{n:02}")))
+    arguments = ["sheet", str(root), "--output", str(tmp_path / "c.tsv")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert "with a finished model (model=…), split=auto means segment" in caplog.text
+    config = Config.read({"sheet": "c.tsv", "model": "1mm"})
+    found = plan(config, read_sheet(tmp_path / "c.tsv", auto="segment"))
+    assert len(found.segmented) == 20 and not found.stages
 
 
 def test_path_with_a_brace_is_left_out_and_refused(tmp_path):

@@ -2,8 +2,8 @@
 # Requires: results/model/ and the conformed scan with its sidecar.
 # Makes:    results/segmentations/{scan}/anat/{scan}_desc-quicknat_{dseg,volumes,qc,uncertainty}.*
 #           results/segmentations/{scan}/anat/{scan}_desc-{view}_dseg.nii.gz  each view alone
-#           results/segmentations/volumes.tsv  all scans
-#           results/chunks/{chunk}/{scans,volumes}.tsv  of many scans of the split segment, segmented in
+#           results/segmentations/volumes.tsv, volumes_wide.tsv  all scans
+#           results/chunks/{chunk}/{scans,volumes,volumes_wide}.tsv  of many scans of the split segment, segmented in
 #                                                       one job, which skips those that are done
 from quicknat.cpus import has_gpu
 
@@ -26,6 +26,7 @@ rule segment:
         dseg="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.nii.gz",
         table="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.tsv",
         volumes="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_volumes.tsv",
+        stats="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.stats",
         qc="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json",
         provenance="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.json",
         uncertainty="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_uncertainty.nii.gz",
@@ -49,7 +50,7 @@ rule segment:
     shell:
         "quicknat segment {input.scan:q} --conformed --views --name {wildcards.scan:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
-        " --precision {params.precision:q}"
+        " --precision {params.precision:q} --folder-per-scan"
         " 2>&1 | tee {log:q}"
 
 
@@ -61,6 +62,7 @@ rule segment_chunk:
         # not the scans' own files: Snakemake would remove those of finished scans before the job
         scans="<results>/chunks/{chunk}/scans.tsv",
         volumes="<results>/chunks/{chunk}/volumes.tsv",
+        wide="<results>/chunks/{chunk}/volumes_wide.tsv",
     log:
         "<results>/logs/segment_chunk/{chunk}.log",
     benchmark:
@@ -84,22 +86,26 @@ rule segment_chunk:
     shell:
         "quicknat segment --list <(printf '%s\\n' {params.scans:q}) --tables {params.tables:q}"
         " --model {params.model:q} --output {params.folder:q} --threads {threads}"
-        " --precision {params.precision:q} {params.allow_bad:q}"
+        " --precision {params.precision:q} --folder-per-scan {params.allow_bad:q}"
         " 2>&1 | tee {log:q}"
 
 
 rule volumes:
     input:
-        expand(rules.segment.output.volumes, scan=PLAN.single),
-        expand(rules.segment_chunk.output.volumes, chunk=PLAN.chunks),
+        # of each also what is beside it: the stats file, the wide table
+        tables=expand(rules.segment.output.volumes, scan=PLAN.single)
+        + expand(rules.segment_chunk.output.volumes, chunk=PLAN.chunks),
     output:
-        "<results>/segmentations/volumes.tsv",
+        volumes="<results>/segmentations/volumes.tsv",
+        wide="<results>/segmentations/volumes_wide.tsv",
     log:
         "<results>/logs/volumes/all.log",
     benchmark:
         "<results>/benchmarks/volumes/all.tsv"
     conda:
         "../../envs/imaging.yaml"
+    params:
+        folder=subpath(output.volumes, parent=True),
     shell:
-        "quicknat gather <(printf '%s\\n' {input:q}) --subject-from-name --output {output:q}"
+        "quicknat volumes <(printf '%s\\n' {input.tables:q}) --output {params.folder:q}"
         " 2>&1 | tee {log:q}"

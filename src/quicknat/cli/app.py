@@ -114,6 +114,28 @@ Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel size of the conform
 Size = Annotated[int, typer.Option(min=16, help="Side of the conformed cube, voxels.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
 
+Participants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--participant-label", "--participant_label", metavar="LABEL",
+        help="Only these participants (repeatable, or with commas).",
+    ),
+]  # fmt: skip
+Sessions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--session-label", "--session_label", metavar="LABEL",
+        help="Only these sessions (repeatable, or with commas).",
+    ),
+]  # fmt: skip
+FilterFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--bids-filter-file", "--bids_filter_file",
+        help="Only scans with these entities: JSON as fMRIPrep reads it, its 't1w'.",
+    ),
+]  # fmt: skip
+
 
 def nifti_name(path: Path) -> Path:
     """Return a path that ends in .nii.gz, from which writers infer the format; reject others."""
@@ -190,9 +212,13 @@ def options(
         os.environ["QUICKNAT_DEBUG"] = "1"
     if quiet and verbose:
         raise typer.BadParameter("--quiet and --verbose contradict each other")
-    level = logging.WARNING if quiet else logging.INFO
     if quiet:
         os.environ["QUICKNAT_QUIET"] = "1"
+    set_up_log(logging.WARNING if quiet else logging.INFO, verbose)
+
+
+def set_up_log(level: int = logging.INFO, verbose: bool = False) -> None:
+    """Write log lines of a level and above to standard error."""
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s"
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter(form))
@@ -200,10 +226,15 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; exit with 1 and a one-line error on bad input, 75 if interrupted."""
+    """Run the command line, see :func:`run_app`."""
+    run_app(app)
+
+
+def run_app(chosen: typer.Typer) -> None:
+    """Run a command line; exit with 1 and a one-line error on bad input, 75 if interrupted."""
     use_utf8()
     try:
-        app()
+        chosen()
     except Interrupted as stop:
         typer.echo(f"interrupted: {stop}", err=True)
         sys.exit(stop.EXIT_STATUS)

@@ -12,8 +12,11 @@ import typer
 from quicknat.cli.app import (
     BUNDLED_MODEL,
     STEPS,
+    FilterFile,
     ModelFolder,
     Orientation,
+    Participants,
+    Sessions,
     Threads,
     app,
     check_name,
@@ -42,24 +45,65 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+Fast = Annotated[bool, typer.Option("--fast", help="Like --model small: a quarter of the time.")]
+OverwriteDone = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Segment again what this model has done before; replace results of another scan.",
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--uncertainty", min=0, metavar="N",
+        help="Average N passes with dropout; adds IoU and CV per structure.",
+    ),
+]  # fmt: skip
+Views = Annotated[
+    bool, typer.Option("--views", help="Write the label map of each view's network too.")
+]
+Numbers = Annotated[
+    str,
+    typer.Option(
+        "--label-convention",
+        help="Numbers in the label maps: freesurfer; by default the indices of the label table.",
+    ),
+]
+Mgz = Annotated[bool, typer.Option("--mgz", help="Write the label map as MGZ too.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Slices per forward pass; by default 4 on a CPU, 32 on a GPU."),
+]
+OnDevice = Annotated[Device, typer.Option(help="auto: a GPU if there is one.")]
+InPrecision = Annotated[
+    Precision,
+    typer.Option(help="auto: bf16 if the hardware has it, else fast fp32; fp32: plain, slower."),
+]
+
+
 @app.command()
 def segment(
-    output: Annotated[Path, typer.Option(help="Results go to OUTPUT/{name}/anat/.")],
+    output: Annotated[Path, typer.Option(help="Results go to OUTPUT/sub-X/[ses-Y/]anat/.")],
     images: Annotated[
         list[Path] | None,
-        typer.Argument(help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets."),
+        typer.Argument(
+            help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets, SUBJECTS_DIRs."
+        ),
     ] = None,
     model: ModelFolder = BUNDLED_MODEL,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Like --model small: a quarter of the time.")
-    ] = False,
+    fast: Fast = False,
     name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
+    participant_label: Participants = None,
+    session_label: Sessions = None,
+    bids_filter_file: FilterFile = None,
     listed: Annotated[
         Path | None,
         typer.Option("--list", help="Instead of IMAGES: a TSV of name, scan and orientation."),
     ] = None,
     tables: Annotated[
-        Path | None, typer.Option(help="Folder of scans.tsv and volumes.tsv; default: OUTPUT.")
+        Path | None,
+        typer.Option(help="Folder of the tables of these scans; default: OUTPUT, of all there."),
     ] = None,
     allow_bad: Annotated[
         bool, typer.Option("--allow-bad", help="Exit status 0 if only unreadable scans failed.")
@@ -68,40 +112,28 @@ def segment(
     conformed: Annotated[
         bool, typer.Option("--conformed", help="Inputs are outputs of 'quicknat convert'.")
     ] = False,
-    overwrite: Annotated[
+    folder_per_scan: Annotated[
         bool,
         typer.Option(
-            "--overwrite",
-            help="Segment again what this model has done before; replace results of another scan.",
+            "--folder-per-scan",
+            help="For the workflow: results in OUTPUT/{name}/anat/, no tables of all.",
         ),
     ] = False,
-    uncertainty: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="Average N passes with dropout; adds IoU and CV per structure."
-        ),
-    ] = 0,
-    views: Annotated[
-        bool, typer.Option("--views", help="Write the label map of each view's network too.")
-    ] = False,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Slices per forward pass; by default 4 on a CPU, 32 on a GPU."),
-    ] = None,
-    device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
-    precision: Annotated[
-        Precision,
-        typer.Option(
-            help="auto: bf16 if the hardware has it, else fast fp32; fp32: plain, slower."
-        ),
-    ] = Precision.auto,
+    overwrite: OverwriteDone = False,
+    uncertainty: Samples = 0,
+    views: Views = False,
+    label_convention: Numbers = "",
+    mgz: Mgz = False,
+    batch_size: BatchSize = None,
+    device: OnDevice = Device.auto,
+    precision: InPrecision = Precision.auto,
     threads: Threads = available_cpus(),
 ) -> None:
     """Segment T1w scans; each result lies on its scan's own grid.
 
     A scan that cannot be segmented does not stop the others; exit status is then 1, and
     `OUTPUT/scans.tsv` says what became of each. Scans that this model has segmented before are
-    skipped.
+    skipped. `OUTPUT/volumes.tsv` and `volumes_wide.tsv` have the volumes of all scans there.
 
     Example: `quicknat segment T1w.nii.gz --output out/`, with your own: `--model results/model`
     """
@@ -116,12 +148,16 @@ def segment(
 
     import torch
 
+    from quicknat.cohort.selection import Selection
     from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
     from quicknat.model.bundle import load_bundle, with_winograd
-    from quicknat.segmentation.batch import Options, find_scans, read_tasks, segment_all
+    from quicknat.segmentation.batch import segment_all
     from quicknat.segmentation.many import FAILED, is_bad
+    from quicknat.segmentation.outputs import DESCRIPTION
+    from quicknat.segmentation.tasks import Options, find_scans, read_tasks
 
-    tasks = read_tasks(listed) if listed else find_scans(images or [], name)
+    selection = Selection.read(participant_label or (), session_label or (), bids_filter_file)
+    tasks = read_tasks(listed) if listed else find_scans(images or [], name, selection)
     torch.set_num_threads(threads)
     on_gpu = device is not Device.cpu and gpu_works()
     if device is Device.cuda and not on_gpu:
@@ -139,8 +175,12 @@ def segment(
     keep_freed_memory()
     batch_size = batch_size or (32 if on_gpu else 4)
     any_precision = precision is Precision.auto
-    options = Options(conformed, orientation, uncertainty, batch_size, views, any_precision)
-    outcomes = segment_all(bundle, tasks, output, options, overwrite, tables)
+    options = Options(
+        conformed, orientation, uncertainty, batch_size, views, any_precision, label_convention,
+        mgz, folder_per_scan,
+    )  # fmt: skip
+    sources = [path for path in images or [] if (path / DESCRIPTION).is_file()]
+    outcomes = segment_all(bundle, tasks, output, options, overwrite, tables, sources)
     failed = [outcome for outcome in outcomes if outcome.status == FAILED]
     if failed and len(outcomes) > 1:
         for outcome in failed:
@@ -153,12 +193,23 @@ def segment(
 
 
 @app.command(rich_help_panel=STEPS)
+def volumes(
+    tables: Annotated[Path, typer.Argument(help="File that lists the tables, one a line.")],
+    output: Annotated[Path, typer.Option(help="Folder of the tables to write.")],
+) -> None:
+    """Write `volumes.tsv` and `volumes_wide.tsv` from those of scans and of chunks of scans.
+
+    Example: `quicknat volumes list.txt --output results/segmentations`
+    """
+    from quicknat.segmentation.volumes import write_volume_tables
+
+    write_volume_tables(map(Path, read_list(tables)), output)
+
+
+@app.command(rich_help_panel=STEPS)
 def gather(
     tables: Annotated[Path, typer.Argument(help="File that lists the tables, one a line.")],
     output: Annotated[Path, typer.Option(help="Table to write.")],
-    subject_from_name: Annotated[
-        bool, typer.Option(help="Add a first column with the sub-… of each file's name.")
-    ] = False,
 ) -> None:
     """Stack per-subject tables into one.
 
@@ -167,6 +218,6 @@ def gather(
     from quicknat.evaluation.scores import stack_tables
     from quicknat.files import written_whole
 
-    table = stack_tables(read_list(tables), subject_from_name)
+    table = stack_tables(read_list(tables), subject_from_name=False)
     with written_whole(output) as (temporary,):
         table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quicknat.cli.app import app
+from quicknat.cli.app import FilterFile, Participants, Sessions, app
 from quicknat.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def sheet(
     source: Annotated[
         str, typer.Option(help="For an archive: its name in the sources table.")
     ] = "",
+    participant_label: Participants = None,
+    session_label: Sessions = None,
+    bids_filter_file: FilterFile = None,
     demographics: Annotated[
         Path | None,
         typer.Option(help="OASIS-1's oasis_cross-sectional.csv, for participants.tsv."),
@@ -82,6 +86,7 @@ def sheet(
     """
     from quicknat.cohort.layouts import PARTIAL
     from quicknat.cohort.leakage import repeated_participants
+    from quicknat.cohort.selection import Selection
     from quicknat.cohort.sheet import LOCAL
     from quicknat.cohort.survey import survey
     from quicknat.cohort.writing import add_to_sheet, read_demographics, resolve, write_sheet
@@ -89,6 +94,7 @@ def sheet(
     if add and overwrite:
         raise typer.BadParameter("--add and --overwrite contradict each other")
 
+    selection = Selection.read(participant_label or (), session_label or (), bids_filter_file)
     people = read_demographics(demographics) if demographics else None
     found = survey(data, layout or "", source or LOCAL, labels_from)
     if found.left_out:
@@ -98,7 +104,8 @@ def sheet(
             log.info("  %-*s  %s", width, item.path, item.reason)
     if not found.scans:
         raise InputError(data, f"has no usable scan (layout {found.layout})", "see reasons above")
-    rows = resolve(found.scans, split or "", label_convention)
+    chosen = selection.of(found.scans, attrgetter("id"), data)
+    rows = resolve(chosen, split or "", label_convention)
     log.info("%s: %d scans of %d participants (layout %s)",
              data, len(rows), len({row.participant for row in rows}), found.layout)  # fmt: skip
     if add:
@@ -110,8 +117,10 @@ def sheet(
     automatic = any(row.split == "auto" for row in rows)
     for name in Split:
         if splits[name]:
-            chosen = automatic and name in ("train", "val", "test")
-            log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if chosen else "")
+            by_hash = automatic and name in ("train", "val", "test")
+            log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if by_hash else "")
+    if automatic:
+        log.info("  with a finished model (model=…), split=auto means segment")
 
     def names(some: list[Scan]) -> str:
         return ", ".join(scan.id for scan in some[:3]) + ", …" * (len(some) > 3)

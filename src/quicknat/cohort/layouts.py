@@ -39,6 +39,9 @@ BIDS_IMAGE = re.compile(
 OURS = re.compile("_desc-(quicknat|coronal|axial|sagittal|auto)_")
 FMRIPREP_ASEG = re.compile("_desc-(aseg|aparcaseg)_")
 TEMPLATES = ("fsaverage", "cvs_avg35")  # shipped with FreeSurfer
+# orig: on the grid of FreeSurfer's label maps, with the scan's own contrast. T1: the same grid,
+# intensities normalised. rawavg: the native grid, all that is left of a run that failed early
+SURFER_IMAGES = ("orig.mgz", "T1.mgz", "rawavg.mgz")
 FREESURFER_ASEG, FASTSURFER_DKT = "aseg.mgz", "aparc.DKTatlas+aseg.deep.mgz"
 
 
@@ -188,9 +191,10 @@ def _surfer(paths: Sequence[str], labels: str) -> Found:
     left_out = [LeftOut(folder, "has no folder 'mri'") for folder in sorted(others)]
     for subject in subjects:
         name = Path(subject).name
-        images = [f"{subject}/mri/{image}" for image in ("orig.mgz", "T1.mgz")]
+        images = [f"{subject}/mri/{image}" for image in SURFER_IMAGES]
         image = next((image for image in images if image in files), "")
         aseg = f"{subject}/mri/{labels}"
+        aseg = aseg if aseg in files and image != images[-1] else ""  # which is on another grid
         if name.startswith(TEMPLATES):
             left_out.append(LeftOut(subject, "is a template shipped with FreeSurfer"))
         elif ".long." in name:
@@ -198,19 +202,19 @@ def _surfer(paths: Sequence[str], labels: str) -> Found:
         elif subject in bases:
             left_out.append(LeftOut(subject, "is the average of a subject's time points"))
         elif not image:
-            left_out.append(LeftOut(subject, "has neither mri/orig.mgz nor mri/T1.mgz"))
+            left_out.append(LeftOut(subject, f"has none of {', '.join(SURFER_IMAGES)} in mri/"))
         else:
-            scans.append(scan_named(name, image, aseg if aseg in files else "", "freesurfer"))
+            scans.append(scan_named(name, image, aseg, "freesurfer"))
     return scans, left_out
 
 
 def freesurfer(paths: Sequence[str]) -> Found:
-    """Find orig.mgz (else T1.mgz) and aseg.mgz in a FreeSurfer SUBJECTS_DIR."""
+    """Find T1w scans and aseg.mgz in a FreeSurfer SUBJECTS_DIR, see :data:`SURFER_IMAGES`."""
     return _surfer(paths, FREESURFER_ASEG)
 
 
 def fastsurfer(paths: Sequence[str]) -> Found:
-    """Find orig.mgz and the network's own label map in FastSurfer results."""
+    """Find T1w scans and the network's own label map in FastSurfer results."""
     if not any(path.endswith(f"/mri/{FASTSURFER_DKT}") for path in paths):
         return [], []
     return _surfer(paths, FASTSURFER_DKT)

@@ -192,10 +192,21 @@ def _distinct(scans: Sequence[Scan]) -> list[Scan]:
     return sorted(found, key=lambda scan: scan.id)
 
 
-def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Return names and paths of T1w scans: files, and those of folders and BIDS data sets.
+def _surfer_paths(root: Path) -> list[str]:
+    """Return the paths in a SUBJECTS_DIR that name scans, relative to it; [] if it is none."""
+    if not next(root.glob("*/mri/"), None):
+        return []
+    found = [path.relative_to(root).as_posix() for path in root.glob("*/base-tps*")]
+    found += [path.relative_to(root).as_posix() for path in root.glob("*/mri/*.mgz")]
+    return sorted([*found, *(f"{path.name}/" for path in root.iterdir() if path.is_dir())])
 
-    What else is in a folder (label maps, other contrasts) is logged. Derivatives are not searched.
+
+def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return names and paths of T1w scans: files, and those of folders.
+
+    A folder may be a BIDS data set, a SUBJECTS_DIR of FreeSurfer or FastSurfer, or hold the scans
+    directly. What else is in it (label maps, other contrasts) is logged. Derivatives are not
+    searched.
 
     Raises:
         InputError: a folder without scans, or no scan at all.
@@ -208,7 +219,10 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
             else:
                 found.append((default_name(path), path))
             continue
-        _, (scans, left_out) = _first(["bids", "plain"], list_paths(path, below="sub-"))
+        if surfer := _surfer_paths(path):
+            scans, left_out = LAYOUTS["freesurfer"](surfer)
+        else:
+            _, (scans, left_out) = _first(["bids", "plain"], list_paths(path, below="sub-"))
         named = [(scan.id, path / scan.image) for scan in _distinct(scans)]
         for item in left_out:
             if item.reason == ANALYZE:  # in a sheet it needs an orientation

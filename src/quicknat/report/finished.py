@@ -10,7 +10,7 @@ from quicknat.reruns import file_digest
 from quicknat.segmentation.many import SCANS
 
 # files of a segmented scan in the report; `dseg.json` names the model
-ENDS = ("dseg.nii.gz", "dseg.json", "volumes.tsv", "qc.json")
+ENDS = ("dseg.nii.gz", "dseg.json", "dseg.stats", "volumes.tsv", "qc.json")
 
 
 def complete_scans(

@@ -18,7 +18,6 @@ PACKAGES = (
 )  # fmt: skip
 DEMOGRAPHICS = ("age", "sex", "handedness")  # columns of a BIDS participants.tsv
 FEWEST_SCANS = 5  # minimum number of scans for percentiles
-TOTAL = "All structures"
 
 
 def run_times(folder: Path) -> pd.DataFrame:
@@ -96,8 +95,8 @@ def volumes_in_cohort(volumes: pd.DataFrame) -> pd.DataFrame:
         The table with ``share`` (fraction of the scan's total volume) and ``percentile`` (among all
         segmented scans, 0 … 100, NaN with fewer than five scans).
     """
-    total = volumes[volumes["name"] == TOTAL].set_index("subject")["volume_mm3"]
-    share = volumes["volume_mm3"] / volumes["subject"].map(total).replace(0, np.nan)
+    total = volumes.groupby("subject")["volume_mm3"].transform("sum")
+    share = volumes["volume_mm3"] / total.replace(0, np.nan)
     groups = volumes.groupby("name")["volume_mm3"]
     percentile = 100 * groups.rank(pct=True).where(groups.transform("size") >= FEWEST_SCANS)
     return volumes.assign(share=share, percentile=percentile)

@@ -12,28 +12,24 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import quicknat
-from quicknat.cohort.paths import find_all
-from quicknat.cohort.survey import find_images
 from quicknat.errors import InputError, explained, for_users, one_line
 from quicknat.images.conform import conform_file, load_conformed, record_grid, source_digest
-from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import Bundle
 from quicknat.model.views import Progress
 from quicknat.progress import no_bar
 from quicknat.provenance import require_same_source
 from quicknat.segmentation.inference import Segmentation, device_of, segment, warm_up
-from quicknat.segmentation.many import Outcome, write_tables
+from quicknat.segmentation.many import FAILED, Outcome, write_outcomes
 from quicknat.segmentation.outputs import (
     output_files,
     write_description,
@@ -41,80 +37,15 @@ from quicknat.segmentation.outputs import (
     write_segmentation,
 )
 from quicknat.segmentation.pipeline import Job, after
+from quicknat.segmentation.tasks import Options, Task
+from quicknat.segmentation.volumes import find_volume_tables, write_volume_tables
 
 log = logging.getLogger(__name__)
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{remaining}]"
+# how versions segmented that did not record it
+EARLIER = {"convolutions": "plain", "label_convention": ""}
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
-
-
-@dataclass(frozen=True)
-class Task:
-    """One scan to segment: its file, the name that its results get, its orientation if known."""
-
-    path: Path
-    name: str
-    orientation: str = ""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How scans are segmented.
-
-    ``conformed``: the files are outputs of the convert stage. ``orientation``: of the array axes,
-    for headers that state none. ``samples``: of Monte-Carlo dropout, 0 for none. ``batch_size``:
-    slices per forward pass. ``views``: write each view's own label map too. ``any_precision``:
-    results of other hardware, which computes in another precision, count as done.
-    """
-
-    conformed: bool = False
-    orientation: str = ""
-    samples: int = 0
-    batch_size: int = 4
-    views: bool = False
-    any_precision: bool = False
-
-    def of(self, task: Task) -> Options:
-        """Return the options of one scan, whose own orientation goes first."""
-        return replace(self, orientation=task.orientation or self.orientation)
-
-
-def find_scans(paths: Sequence[Path], name: str = "") -> list[Task]:
-    """Return the scans of paths: files, all scans of a folder, the T1w scans of a BIDS data set.
-
-    Args:
-        paths: files and folders.
-        name: for the results of a single file; else names come from the files'.
-
-    Raises:
-        InputError: a folder without scans, or two scans with one name.
-    """
-    tasks: dict[str, Task] = {}
-    for found, path in find_images(paths):
-        task = Task(path, name or found)
-        if task.name in tasks:
-            raise InputError(
-                path, f"would get the name of {tasks[task.name].path}, {task.name}",
-                "segment them one by one, each with a --name of its own",
-            )  # fmt: skip
-        tasks[task.name] = task
-    return list(tasks.values())
-
-
-def read_tasks(path: Path) -> list[Task]:
-    """Return the scans of a list: name, file (may be a glob) and orientation, between tabs.
-
-    Raises:
-        InputError: a line has other cells.
-    """
-    tasks = []
-    for line in path.read_text("utf-8").splitlines():
-        if len(cells := line.split("\t")) != 3:
-            raise InputError(path, f"has the line {line!r}", "write name, file and orientation")
-        name, pattern, orientation = cells
-        found = find_all(pattern)  # a missing file fails alone, when it is read
-        tasks.append(Task(found[0] if len(found) == 1 else Path(pattern), name, orientation))
-    return tasks
 
 
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
@@ -122,7 +53,7 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
 
     ``options.orientation`` is that of this scan, see :meth:`Options.of`.
     """
-    files = output_files(output, task.name, options.views)
+    files = output_files(output, task.name, options)
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
@@ -133,7 +64,7 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
         return False  # damaged, or another program's
     # view maps may be there of an earlier model: then the last segmentation did not write them
     views = not options.views or "views" in made
-    before, now = {"convolutions": "plain"} | made.get("how", {}), how(bundle, options)
+    before, now = EARLIER | made.get("how", {}), how(bundle, options)
     if options.any_precision:
         now |= {key: before.get(key) for key in ("precision", "convolutions")}
     return views and found == wanted and before == now
@@ -141,7 +72,7 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
 
 def require_unused(task: Task, output: Path, options: Options) -> None:
     """Raise an :class:`InputError` if results of another scan have the name of this one."""
-    record = output_files(output, task.name)["provenance"]
+    record = output_files(output, task.name, options)["provenance"]
     if record.exists() and task.path.is_file():
         require_same_source(record, *_source(task, options))
 
@@ -162,6 +93,7 @@ def how(bundle: Bundle, options: Options) -> dict:
         "convolutions": "winograd" if bundle.winograd else "plain",
         "samples": options.samples,
         "orientation": options.orientation,
+        "label_convention": options.label_convention,
     }
 
 
@@ -206,8 +138,8 @@ def segment_scan(
 
 def write_scan(
     bundle: Bundle, task: Task, scan: Scan, result: Segmentation, output: Path, options: Options
-) -> pd.DataFrame:
-    """Write the results of a scan under `output`, and return its volume table."""
+) -> str:
+    """Write the results of a scan under `output`, and return a line about them."""
     provenance = {
         "source": {"path": scan.record["source"], "sha256": scan.record["source_sha256"]},
         "model": {"protocol": bundle.protocol.name, "sha256": bundle.identity},
@@ -222,16 +154,14 @@ def write_scan(
     }
     if options.views:
         provenance["views"] = MERGED
-    files = output_files(output, task.name, options.views)
-    if not options.views:  # those of an earlier segmentation do not belong to this one
-        for view in VIEWS:
-            output_files(output, task.name, views=True)[view].unlink(missing_ok=True)
-    return write_segmentation(result, bundle, scan.record, provenance, files)
+    volumes, sums = write_segmentation(
+        result, bundle, task.name, scan.record, provenance, output, options
+    )
+    found = int((volumes["voxels"] > 0).sum())
+    return f"{found} of {len(volumes)} structures, brain {sums['brain'] / 1000:.0f} ml"
 
 
-def segment_file(
-    bundle: Bundle, task: Task, output: Path, options: Options | None = None
-) -> pd.DataFrame:
+def segment_file(bundle: Bundle, task: Task, output: Path, options: Options | None = None) -> str:
     """Segment one file and write its results under `output`.
 
     Args:
@@ -241,7 +171,7 @@ def segment_file(
         options: how; by default as :class:`Options` says.
 
     Returns:
-        The volume table.
+        A line about the result.
     """
     options = (options or Options()).of(task)
     scan = read_scan(bundle, task, options)
@@ -255,17 +185,27 @@ def segment_all(
     options: Options | None = None,
     overwrite: bool = False,
     tables: Path | None = None,
+    sources: Sequence[Path] = (),
 ) -> list[Outcome]:
     """Segment scans; one that fails does not stop the rest.
 
     While a GPU segments a scan, the next one is read and the last one written. On a CPU, where
-    neither time nor memory is left for that, scans come one after the other. With several scans
-    ``scans.tsv`` lists what became of each, and ``volumes.tsv`` all volumes, in the folder
-    `output`, or in `tables`, if given.
+    neither time nor memory is left for that, scans come one after the other.
+
+    Args:
+        bundle: the model.
+        tasks: the scans.
+        output: folder of the results.
+        options: how; by default as :class:`Options` says.
+        overwrite: segment again what is done, replace results of other scans.
+        tables: folder of ``scans.tsv``, what became of each scan, and of the tables of volumes of
+            these scans; None: they go to `output`, with the volumes of all scans there.
+        sources: BIDS data sets that the scans are of.
     """
     chosen = options or Options()
-    write_description(output)
-    write_lookup_tables(bundle.protocol, output / "labels")
+    convention = chosen.label_convention
+    write_lookup_tables(bundle.protocol, output / "labels", convention)  # refuses a wrong one
+    write_description(output, sources)
     in_turn = device_of(bundle).type == "cpu"
 
     def show(task: Task, stage: str) -> None:
@@ -291,7 +231,7 @@ def segment_all(
         show(task, "segmenting")
         return scan, segment_scan(bundle, scan, chosen.of(task), progress)
 
-    def write(task: Task, made: tuple[Scan, Segmentation]) -> pd.DataFrame:
+    def write(task: Task, made: tuple[Scan, Segmentation]) -> str:
         if in_turn:
             show(task, "writing")
         return write_scan(bundle, task, *made, output, chosen.of(task))
@@ -313,9 +253,12 @@ def segment_all(
         warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None
         jobs = after(predict, after(read, map(Job, tasks), pool), None)
         outcomes = [outcome(job) for job in after(write, counted(jobs), pool)]
-    if tables or len(tasks) > 1:
-        files = {task.name: output_files(output, task.name) for task in tasks}
-        write_tables(outcomes, files, tables or output)
+    files = {task.name: output_files(output, task.name, chosen) for task in tasks}
+    if chosen.folder_per_scan and not tables:  # a rule gathers them
+        return outcomes
+    write_outcomes(outcomes, files, tables or output)
+    done = [files[outcome.name]["volumes"] for outcome in outcomes if outcome.status != FAILED]
+    write_volume_tables(done if tables else find_volume_tables(output), tables or output)
     return outcomes
 
 
@@ -332,12 +275,5 @@ def outcome(job: Job) -> Outcome:
         status, reason = "skipped", "done before with this model"
         log.info("%s: %s", task.name, reason)
     else:
-        log.info("%s: %s", task.name, summary(job.value, job.seconds))
+        log.info("%s: %s, %.0f s", task.name, job.value, job.seconds)
     return Outcome(task.name, str(task.path), status, reason, round(job.seconds, 1))
-
-
-def summary(volumes: pd.DataFrame, seconds: float) -> str:
-    """Return a line about a segmented scan."""
-    structures = volumes[volumes["index"].notna()]
-    found, brain = (structures["voxels"] > 0).sum(), volumes["volume_mm3"].iloc[-1] / 1000
-    return f"{found} of {len(structures)} structures, brain {brain:.0f} ml, {seconds:.0f} s"

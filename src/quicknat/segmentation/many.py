@@ -1,4 +1,4 @@
-"""Write the tables of many scans: what became of each, and their volumes."""
+"""List what became of many scans, and tell bad files from other failures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 
 from quicknat.cohort.examine import examine_image
 from quicknat.errors import InputError
-from quicknat.files import written_whole
 from quicknat.images.volumes import read_scan
 from quicknat.records import write_records
 
-SCANS, VOLUMES = "scans.tsv", "volumes.tsv"
+SCANS = "scans.tsv"
 FAILED = "failed"
 
 
@@ -29,31 +28,21 @@ class Outcome:
     flags: str = ""
 
 
-def write_tables(
+def write_outcomes(
     outcomes: Sequence[Outcome], files: Mapping[str, Mapping[str, Path]], folder: Path
 ) -> None:
-    """Write ``scans.tsv`` and ``volumes.tsv`` of segmented scans to a folder.
+    """Write ``scans.tsv`` to a folder, with the quality flags of scans that did not fail.
 
     Args:
-        outcomes: of all scans; the volumes are of those that did not fail.
+        outcomes: of all scans.
         files: of :func:`quicknat.segmentation.outputs.output_files`, by scan.
-        folder: where the tables go.
+        folder: where the table goes.
     """
-    finished = [outcome for outcome in outcomes if outcome.status != FAILED]
-    flags = {outcome.name: _flags(files[outcome.name]["qc"]) for outcome in finished}
-    rows = [replace(outcome, flags=flags.get(outcome.name, "")) for outcome in outcomes]
+    rows = [
+        each if each.status == FAILED else replace(each, flags=_flags(files[each.name]["qc"]))
+        for each in outcomes
+    ]
     write_records(folder / SCANS, Outcome, rows)
-    header = "subject\n"
-    with (
-        written_whole(folder / VOLUMES) as (temporary,),
-        temporary.open("w", encoding="utf-8") as stream,
-    ):
-        for outcome in finished:  # one after the other, since there may be thousands
-            columns, *lines = files[outcome.name]["volumes"].read_text("utf-8").splitlines()
-            stream.writelines([f"subject\t{columns}\n"] if header else [])
-            stream.writelines(f"{outcome.name}\t{line}\n" for line in lines)
-            header = ""
-        stream.write(header)  # of no scan
 
 
 def is_bad(outcome: Outcome, orientation: str) -> bool:

@@ -3,79 +3,82 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 
 import quicknat
 from quicknat.cohort.examine import THICK_MM
+from quicknat.errors import InputError, one_line
 from quicknat.files import written_whole
+from quicknat.images.freesurfer import freesurfer_structures, stored_values
 from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.images.training_stats import ood_flags
 from quicknat.images.volumes import save_nifti
-from quicknat.model.bundle import Bundle
-from quicknat.segmentation.inference import Segmentation
+from quicknat.segmentation.tasks import Options
+from quicknat.segmentation.volumes import stats_text, totals, volume_table
 
-# FreeSurfer's numbers of ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior
-NOT_BRAIN = [4, 5, 14, 15, 24, 43, 44, 72, 1, 40]
+if TYPE_CHECKING:  # importing them takes torch
+    from quicknat.model.bundle import Bundle
+    from quicknat.segmentation.inference import Segmentation
 
 HOUNSFIELD_AIR = -1000
+DESCRIPTION = "dataset_description.json"
 
 # what each file is for -> its name after the scan's; the label map comes last into place
 FILES = {
     "table": "desc-quicknat_dseg.tsv",
-    "volumes": "desc-quicknat_volumes.tsv",
+    "stats": "desc-quicknat_dseg.stats",
+    "volumes": "desc-quicknat_volumes.tsv",  # what is listed, so after what is read with it
     "qc": "desc-quicknat_qc.json",
     "provenance": "desc-quicknat_dseg.json",
     "entropy": "desc-quicknat_uncertainty.nii.gz",
-    **{view: f"desc-{view}_dseg.nii.gz" for view in VIEWS},  # only if wanted
+    **{view: f"desc-{view}_dseg.nii.gz" for view in VIEWS},
+    "mgz": "desc-quicknat_dseg.mgz",
     "dseg": "desc-quicknat_dseg.nii.gz",
 }
+# of our files, those that BIDS has no names for
+NOT_BIDS = """\
+*_volumes.tsv
+*_qc.json
+*_uncertainty.nii.gz
+*.stats
+*.mgz
+labels
+scans.tsv
+volumes.tsv
+volumes_wide.tsv
+"""
 
 
-def output_files(output: str | Path, name: str, views: bool = False) -> dict[str, Path]:
-    """Return the files of one scan by what they are for: ``{output}/{name}/anat/{name}_desc-…``.
+def output_files(output: str | Path, name: str, options: Options | None = None) -> dict[str, Path]:
+    """Return the files of a scan, in ``{output}/sub-X/[ses-Y/]anat/``, by what they are for.
 
     Args:
         output: folder of all scans.
         name: of the scan.
-        views: with each view's own label map.
+        options: `views` and `mgz` add files, `folder_per_scan` changes their folder.
     """
-    folder = Path(output) / name / "anat"
-    return {
-        key: folder / f"{name}_{end}" for key, end in FILES.items() if views or key not in VIEWS
-    }
-
-
-def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
-    """Return voxels, mm³ and uncertainty of each structure, background left out.
-
-    The last two rows are totals, without index and uncertainty: all structures together, and the
-    brain, that is without ventricles, other cerebrospinal fluid, and what lies outside the brain.
-    """
-    counts = np.bincount(result.labels.ravel(), minlength=len(protocol.names))[1:]
-    voxel_mm3 = abs(np.linalg.det(result.grid.affine[:3, :3]))
-    table = pd.DataFrame(
-        {
-            "index": protocol.table["index"][1:].astype("Int64"),
-            "name": protocol.names[1:],
-            "voxels": counts,
-            "volume_mm3": (counts * voxel_mm3).round(1),
-            **{key: values[1:].round(4) for key, values in result.uncertainty.items()},
-        }
-    )
-    brain = ~np.isin(protocol.to_freesurfer()[1:], NOT_BRAIN)
-    sums = np.array([counts.sum(), counts[brain].sum()])
-    totals = {"name": ["All structures", "Brain"], "voxels": sums, "volume_mm3": sums * voxel_mm3}
-    return pd.concat([table, pd.DataFrame(totals).round(1)], ignore_index=True)
+    chosen = options or Options()
+    found = re.fullmatch(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?(?:_.*)?", name)
+    folders = [name] if chosen.folder_per_scan or not found else filter(None, found.groups())
+    folder = Path(output, *folders, "anat")
+    left_out = {*(() if chosen.views else VIEWS), *(() if chosen.mgz else ["mgz"])}
+    return {key: folder / f"{name}_{end}" for key, end in FILES.items() if key not in left_out}
 
 
 def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     """Return reasons to look at a segmentation before using it."""
-    missing = list(volumes["name"][volumes["index"].notna() & (volumes["voxels"] == 0)])
+    missing = list(volumes["name"][volumes["voxels"] == 0])
     thickest = max(record["source_voxel_mm"])
     darkest = record["intensity_at_0_and_255"][0]
     outside = record["head_outside_fraction"]
@@ -96,61 +99,119 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     return flags
 
 
-def label_table(protocol: Protocol) -> pd.DataFrame:
-    """Return the BIDS label table: index, name, abbreviation, color, freesurfer_id."""
+def label_table(protocol: Protocol, convention: str = "") -> pd.DataFrame:
+    """Return the BIDS label table: index, name, abbreviation, color, freesurfer_id.
+
+    ``index`` is the value in the label map, see :func:`stored_values` for the convention.
+    """
     table = protocol.table[["index", "name", "abbreviation", "color"]].copy()
-    table["freesurfer_id"] = [str(i) if i >= 0 else "n/a" for i in protocol.to_freesurfer()]
-    return table
+    table["freesurfer_id"] = freesurfer_structures(protocol)["freesurfer_id"]
+    return table.assign(index=stored_values(protocol, convention)).sort_values("index")
 
 
 def write_segmentation(
-    result: Segmentation, bundle: Bundle, record: dict, provenance: dict, files: dict[str, Path]
-) -> pd.DataFrame:
-    """Write all files of a segmented scan, or none.
+    result: Segmentation,
+    bundle: Bundle,
+    name: str,
+    record: dict,
+    provenance: dict,
+    output: Path,
+    options: Options,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Write all files of a segmented scan, or none; remove those that an earlier call added.
 
     Args:
         result: the segmentation.
         bundle: the model.
+        name: of the scan.
         record: of the conversion.
         provenance: what made it; becomes the label map's sidecar.
-        files: from :func:`output_files`.
+        output, options: as :func:`output_files` takes them.
 
     Returns:
-        The volume table.
+        The table of volumes, and the totals in mm³.
+
+    Raises:
+        InputError: the label map cannot have the convention of `options`, or a file cannot be
+            written.
     """
-    protocol = bundle.protocol
+    protocol, files = bundle.protocol, output_files(output, name, options)
+    values = np.array(stored_values(protocol, options.label_convention))
+    values = values.astype(np.uint8 if values.max() < 256 else np.int32)
     volumes = volume_table(result, protocol)
+    sums = totals(volumes, protocol)
     flags = quality_flags(volumes, record)
     partner, mm3 = protocol.partners("coronal"), bundle.spacing_mm**3
     flags += ood_flags(result.statistics, bundle.training_stats, protocol.names, partner, mm3)
     quality = {"flags": flags, "source": record["source"]}
+    everything = output_files(output, name, replace(options, views=True, mgz=True))
+    for path in everything.keys() - files.keys():
+        everything[path].unlink(missing_ok=True)
     with written_whole(*files.values()) as temporary:
         paths = dict(zip(files, temporary, strict=True))
-        label_table(protocol).to_csv(paths["table"], sep="\t", index=False)
+        table = label_table(protocol, options.label_convention)
+        table.to_csv(paths["table"], sep="\t", index=False, na_rep="n/a")
         volumes.to_csv(paths["volumes"], sep="\t", index=False, na_rep="n/a")
+        paths["stats"].write_text(stats_text(name, volumes, sums, protocol), "utf-8")
         paths["qc"].write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
         paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
         # 8 bits are as fine as anyone can see, and a fifth of the file
         entropy = np.rint(255 * result.entropy).astype(np.uint8)
         save_nifti(paths["entropy"], entropy, result.grid, slope=1 / 255)
         for view, labels in result.views.items():
-            save_nifti(paths[view], labels, result.grid)
-        save_nifti(paths["dseg"], result.labels, result.grid)
-    return volumes
+            save_nifti(paths[view], values[labels], result.grid)
+        if options.mgz:
+            nib.save(nib.MGHImage(values[result.labels], result.grid.affine), paths["mgz"])
+        save_nifti(paths["dseg"], values[result.labels], result.grid)
+    return volumes, sums
 
 
-def write_description(output: Path) -> None:
-    """Write ``dataset_description.json`` of the segmentations, a BIDS derivative, if missing."""
+def write_description(output: Path, sources: Sequence[Path] = ()) -> None:
+    """Make a folder of segmentations a BIDS derivative: write what describes it, if missing.
+
+    Args:
+        output: the folder.
+        sources: BIDS data sets of the scans.
+    """
     description = {
         "Name": "QuickNAT segmentations",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "quicknat", "Version": quicknat.__version__}],
     }
-    _write_missing(output / "dataset_description.json", json.dumps(description, indent=2) + "\n")
+    if sources:
+        description["SourceDatasets"] = [source_dataset(path) for path in sources]
+    _write_missing(output / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    _write_missing(output / ".bidsignore", NOT_BIDS)
 
 
-def lookup_tables(protocol: Protocol) -> dict[str, str]:
+def require_bids(folder: Path) -> dict:
+    """Return the ``dataset_description.json`` of a BIDS data set.
+
+    Raises:
+        InputError: there is none, or it lacks what BIDS requires.
+    """
+    path = folder / DESCRIPTION
+    try:
+        described = json.loads(path.read_bytes())
+        absent = [key for key in ("Name", "BIDSVersion") if key not in described]
+        problem = f"lacks {' and '.join(absent)}" if absent else ""
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        problem = f"cannot be read ({one_line(error)})"
+    if problem:
+        raise InputError(path, problem, "complete it as BIDS says, or --skip-bids-validation")
+    return dict(described)
+
+
+def source_dataset(folder: Path) -> dict[str, str]:
+    """Return what ``SourceDatasets`` says about a BIDS data set: where it is, and its DOI."""
+    found = {"URL": folder.resolve().as_uri()}
+    with suppress(InputError):  # whoever wants it valid has checked it
+        found |= {"DOI": doi} if (doi := require_bids(folder).get("DatasetDOI")) else {}
+    return found
+
+
+def lookup_tables(protocol: Protocol, convention: str = "") -> dict[str, str]:
     """Return the label tables of programs that show label maps, by the end of the file's name.
 
     - ``freesurfer.txt``: ``index name R G B T``, T the transparency (FreeView's lookup table);
@@ -159,14 +220,15 @@ def lookup_tables(protocol: Protocol) -> dict[str, str]:
     - ``niivue.json``: lists by channel (NiiVue's label colormap).
     """
     names, (red, green, blue) = protocol.names, protocol.colors.T.tolist()
+    values = stored_values(protocol, convention)
     freesurfer, slicer, itksnap = "", "# Color table file\n", ""
-    for k, (name, r, g, b) in enumerate(zip(names, red, green, blue, strict=True)):
+    for k, name, r, g, b in sorted(zip(values, names, red, green, blue, strict=True)):
         word, shown = name.replace(" ", "_"), int(k > 0)
         freesurfer += f"{k} {word} {r} {g} {b} 0\n"
         slicer += f"{k} {word} {r} {g} {b} {255 * shown}\n"
         itksnap += f'{k} {r} {g} {b} {shown} {shown} {shown} "{name}"\n'
     opacity = [0] + [255] * (len(names) - 1)
-    niivue = {"R": red, "G": green, "B": blue, "A": opacity, "I": [*range(len(names))]}
+    niivue = {"R": red, "G": green, "B": blue, "A": opacity, "I": values}
     return {
         "freesurfer.txt": freesurfer,
         "slicer.ctbl": slicer,
@@ -175,10 +237,11 @@ def lookup_tables(protocol: Protocol) -> dict[str, str]:
     }
 
 
-def write_lookup_tables(protocol: Protocol, folder: str | Path) -> None:
-    """Write those that are missing as ``{folder}/{protocol}_{end}``."""
-    for end, content in lookup_tables(protocol).items():
-        _write_missing(Path(folder) / f"{protocol.name}_{end}", content)
+def write_lookup_tables(protocol: Protocol, folder: str | Path, convention: str = "") -> None:
+    """Write those that are missing as ``{folder}/{protocol}[-{convention}]_{end}``."""
+    own = protocol.name if convention in ("", protocol.name) else f"{protocol.name}-{convention}"
+    for end, content in lookup_tables(protocol, convention).items():
+        _write_missing(Path(folder) / f"{own}_{end}", content)
 
 
 def _write_missing(path: Path, content: str) -> None:

@@ -1,0 +1,133 @@
+"""The BIDS App: segment the participants of a data set, and put their volumes together."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicknat.cli.app import (
+    BUNDLED_MODEL,
+    FilterFile,
+    ModelFolder,
+    Orientation,
+    Participants,
+    Sessions,
+    Threads,
+    run_app,
+    set_up_log,
+)
+from quicknat.cli.segment import (
+    BatchSize,
+    Device,
+    Fast,
+    InPrecision,
+    Mgz,
+    Numbers,
+    OnDevice,
+    OverwriteDone,
+    Precision,
+    Samples,
+    Views,
+    segment,
+)
+from quicknat.cpus import available_cpus
+from quicknat.errors import InputError
+
+log = logging.getLogger(__name__)
+
+LISTS = ("--participant-label", "--participant_label", "--session-label", "--session_label")
+
+
+class Level(StrEnum):
+    """Level of the analysis."""
+
+    participant = "participant"
+    group = "group"
+
+
+app = typer.Typer(
+    name="quicknat-bids", pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)  # fmt: skip
+
+
+@app.command()
+def bids(
+    bids_dir: Annotated[Path, typer.Argument(help="BIDS data set.")],
+    output_dir: Annotated[Path, typer.Argument(help="Folder of the results, a BIDS derivative.")],
+    level: Annotated[Level, typer.Argument(help="participant: segment; group: gather volumes.")],
+    participant_label: Participants = None,
+    session_label: Sessions = None,
+    bids_filter_file: FilterFile = None,
+    skip_bids_validation: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bids-validation",
+            "--skip_bids_validation",
+            help="Do without the dataset_description.json that BIDS requires.",
+        ),
+    ] = False,
+    model: ModelFolder = BUNDLED_MODEL,
+    fast: Fast = False,
+    label_convention: Numbers = "",
+    mgz: Mgz = False,
+    uncertainty: Samples = 0,
+    views: Views = False,
+    orientation: Orientation = "",
+    overwrite: OverwriteDone = False,
+    batch_size: BatchSize = None,
+    device: OnDevice = Device.auto,
+    precision: InPrecision = Precision.auto,
+    threads: Threads = available_cpus(),
+) -> None:
+    """Segment the T1w scans of a BIDS data set: a BIDS App, the same as `quicknat segment`.
+
+    Jobs of several participants may run at the same time; afterwards the level `group` writes the
+    tables of all volumes.
+
+    Example: `quicknat-bids /data/bids /data/derivatives/quicknat participant --participant-label
+    01 02`
+    """
+    from quicknat.segmentation.outputs import require_bids
+    from quicknat.segmentation.volumes import find_volume_tables, write_volume_tables
+
+    set_up_log()
+    if not skip_bids_validation:
+        require_bids(bids_dir)
+    if level is Level.participant:
+        segment(
+            output_dir, [bids_dir], model, fast, participant_label=participant_label,
+            session_label=session_label, bids_filter_file=bids_filter_file,
+            orientation=orientation, overwrite=overwrite, uncertainty=uncertainty, views=views,
+            label_convention=label_convention, mgz=mgz, batch_size=batch_size, device=device,
+            precision=precision, threads=threads,
+        )  # fmt: skip
+        return
+    tables = find_volume_tables(output_dir)
+    if not tables:
+        raise InputError(output_dir, "holds no segmentation", "run the level participant first")
+    write_volume_tables(tables, output_dir)
+    log.info("%s: volumes of %d scans", output_dir, len(tables))
+
+
+def separated(arguments: list[str]) -> list[str]:
+    """Repeat the name of an option before each of its values: BIDS Apps take lists of labels."""
+    result: list[str] = []
+    option = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            option = argument if argument in LISTS else ""
+            result += [] if option else [argument]
+        else:
+            result += [option, argument] if option else [argument]
+    return result
+
+
+def main() -> None:
+    """Run the BIDS App, with exit statuses and errors of `quicknat`."""
+    sys.argv[1:] = separated(sys.argv[1:])
+    run_app(app)

@@ -1,0 +1,163 @@
+"""The BIDS App: all runs and sessions, the usual options, a valid derivative, tables of a group."""
+
+import json
+import shutil
+import subprocess
+
+import nibabel as nib
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from quicknat.cli.bids import app, separated
+from quicknat.cohort.selection import Selection
+from quicknat.errors import InputError
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, separated([str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def data_set(head_file, tmp_path):
+    """Make a BIDS data set of scans by their names, with a T2w image that is none of ours."""
+
+    def make(*names):
+        root = tmp_path / "bids"
+        for name in names:
+            session = [part for part in name.split("_") if part.startswith("ses-")]
+            folder = root.joinpath(name.split("_")[0], *session, "anat")
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(head_file, folder / f"{name}_T1w.nii.gz")
+            (folder / f"{name}_T1w.json").write_text("{}")
+        description = {"Name": "heads", "BIDSVersion": "1.10.0", "DatasetDOI": "doi:10.1/x"}
+        (root / "dataset_description.json").write_text(json.dumps(description))
+        return root
+
+    return make
+
+
+SCANS = {
+    "without sessions": ["sub-01_run-1", "sub-01_run-2", "sub-02_acq-mprage_ce-gd_rec-norm"],
+    "with sessions": ["sub-01_ses-a", "sub-01_ses-b_acq-mprage_run-02", "sub-02_ses-a"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SCANS)
+def test_every_run_and_session_is_segmented_into_a_valid_derivative(
+    data_set, model, tmp_path, case
+):
+    names, output = SCANS[case], tmp_path / "derivatives"
+    options = ("--model", model, "--uncertainty", 0, "--views", "--mgz", "--threads", 1)
+    done = run(data_set(*names), output, "participant", "--participant_label", "01", "02", *options)
+    assert done.exit_code == 0, done.output
+    found = {
+        path.name.split("_desc-")[0]: path for path in output.rglob("*_desc-quicknat_dseg.nii.gz")
+    }
+    assert sorted(found) == names
+    for name, path in found.items():
+        subject, *others = name.split("_")
+        session = [part for part in others if part.startswith("ses-")]
+        assert path.parent == output.joinpath(subject, *session, "anat")
+    assert run(data_set(*names), output, "group").exit_code == 0
+    wide = pd.read_csv(output / "volumes_wide.tsv", sep="\t", dtype=str)
+    assert list(wide["participant_id"]) == ["sub-01", "sub-01", "sub-02"]
+    described = json.loads((output / "dataset_description.json").read_text())
+    assert described["GeneratedBy"][0]["Name"] == "quicknat"
+    assert described["SourceDatasets"] == [
+        {"URL": (tmp_path / "bids").as_uri(), "DOI": "doi:10.1/x"}
+    ]
+    checked = subprocess.run(
+        ["bids-validator-deno", output, "--json"], capture_output=True, text=True
+    )
+    issues = json.loads(checked.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+    assert checked.returncode == 0
+
+
+def test_group_without_participants_and_data_sets_that_are_not_bids_are_refused(data_set, tmp_path):
+    root = data_set("sub-01")
+    empty = run(root, tmp_path / "out", "group")
+    assert "run the level participant first" in str(empty.exception)
+    (root / "dataset_description.json").write_text('{"Name": "heads"}')
+    refused = run(root, tmp_path / "out", "participant")
+    assert "lacks BIDSVersion" in str(refused.exception)
+    absent = run(root, tmp_path / "out", "participant", "--skip_bids_validation",
+                 "--participant-label", "03")  # fmt: skip
+    assert "no T1w scan of participant 03" in str(absent.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_lists_of_labels_are_understood_as_bids_apps_take_them():
+    given = ["in", "out", "participant", "--participant_label", "01", "02", "--mgz"]
+    apart = ["--participant_label", "01", "--participant_label", "02"]
+    assert separated(given) == [*given[:3], *apart, "--mgz"]
+    assert separated(["--participant-label=01", "in"]) == ["--participant-label=01", "in"]
+
+
+NAMES = ["sub-01_ses-a_run-01", "sub-01_ses-a_run-02", "sub-01_ses-b_acq-mprage", "sub-1_ce-gd"]
+FILTERS = {
+    '{"t1w": {"run": 1}}': NAMES[:1],
+    '{"t1w": {"run": [1, "02"], "datatype": "anat", "suffix": "T1w"}}': NAMES[:2],
+    '{"t1w": {"acquisition": ["mprage", null], "run": null}}': NAMES[2:],
+    '{"t1w": {"acq": "*"}, "bold": {"task": "rest"}}': NAMES[2:3],
+    '{"t1w": {"subject": "1", "ceagent": "Query.ANY"}}': NAMES[3:],
+    '{"bold": {"task": "rest"}}': NAMES,
+}
+
+
+@pytest.mark.parametrize("text", FILTERS)
+def test_filter_file_selects_by_entities(tmp_path, text):
+    (tmp_path / "filter.json").write_text(text)
+    selection = Selection.read([], [], tmp_path / "filter.json")
+    assert selection.of(NAMES, str, "bids") == FILTERS[text]
+
+
+WRONG_FILTERS = {
+    "{": "cannot be read as JSON",
+    '{"t1w": 1}': "no object 't1w'",
+    '{"t1w": {"acquistion": "x"}}': "unknown entity 'acquistion'; allowed: subject, session",
+    '{"t1w": {"suffix": "T2w"}}': "asks for suffix T2w",
+    '{"t1w": {"run": 7}}': "none of 4 scans is selected",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_FILTERS)
+def test_wrong_filter_file_is_refused(tmp_path, text):
+    (tmp_path / "filter.json").write_text(text)
+    with pytest.raises(InputError, match=WRONG_FILTERS[text]):
+        Selection.read([], [], tmp_path / "filter.json").of(NAMES, str, "bids")
+
+
+def test_labels_select_with_or_without_their_keys_and_between_commas():
+    def chosen(*labels):
+        return Selection.read(*labels, None).of(NAMES, str, "bids")
+
+    assert chosen(["sub-01"], ["ses-b"]) == chosen(["01"], ["b"]) == NAMES[2:3]
+    assert chosen(["1,01"], []) == NAMES
+    with pytest.raises(InputError, match="bids: has no T1w scan of participant 04"):
+        chosen(["01", "04"], [])
+
+
+def test_mgz_and_numbers_of_freesurfer_are_written_where_wanted(data_set, model, tmp_path):
+    arguments = [data_set("sub-01"), tmp_path / "out", "participant", "--model", model]
+    assert run(*arguments, "--mgz", "--label-convention", "freesurfer").exit_code == 0
+    stem = tmp_path / "out/sub-01/anat/sub-01_desc-quicknat_dseg"
+    nifti, mgz = nib.load(f"{stem}.nii.gz"), nib.load(f"{stem}.mgz")
+    values = set(nifti.get_fdata().ravel())
+    assert (nifti.get_fdata() == mgz.get_fdata()).all() and (
+        abs(nifti.affine - mgz.affine) < 1e-3
+    ).all()
+    table = pd.read_csv(f"{stem}.tsv", sep="\t")
+    assert (table["index"] == table["freesurfer_id"]).all() and values <= set(table["index"])
+    assert {10, 49} <= set(table["index"]) and not {9, 48} & set(table["index"])
+    made = json.loads((stem.with_name(f"{stem.name}.json")).read_text())
+    assert made["how"]["label_convention"] == "freesurfer"
+    colours = (tmp_path / "out/labels/quicknat28-freesurfer_freesurfer.txt").read_text()
+    assert "\n49 Right_thalamus " in colours
+    assert run(*arguments).exit_code == 0  # not skipped: other numbers are wanted
+    assert set(nib.load(f"{stem}.nii.gz").get_fdata().ravel()) <= set(range(28))
+    assert not stem.with_name(f"{stem.name}.mgz").exists()
+    refused = run(*arguments, "--label-convention", "neuromorphometrics")
+    assert "allowed: freesurfer, quicknat28" in str(refused.exception)

@@ -1,0 +1,146 @@
+"""Tables of volumes: integers, FreeSurfer's numbers and form, one row per scan."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import LABELS
+from quicknat.errors import InputError
+from quicknat.images.freesurfer import freesurfer_structures, stored_values
+from quicknat.images.labels import Protocol
+from quicknat.images.volumes import Grid
+from quicknat.segmentation.volumes import (
+    LONG,
+    WIDE,
+    column_name,
+    find_volume_tables,
+    read_totals,
+    stats_text,
+    totals,
+    volume_table,
+    write_volume_tables,
+)
+
+
+def write(folder, name, protocol, seed=0):
+    """Write the tables of a scan of random labels, and return those and the labels."""
+    labels = np.random.default_rng(seed).integers(0, len(protocol.names), (10, 11, 12))
+    labels[labels == 5] = 0  # a structure that was not found
+    uncertainty = {"uncertainty": np.linspace(0, 1, len(protocol.names))}
+    grid = Grid(labels.shape, np.diag([1, 1, 1.5, 1]))
+    table = volume_table(
+        SimpleNamespace(labels=labels, grid=grid, uncertainty=uncertainty), protocol
+    )
+    sums = totals(table, protocol)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = folder / f"{name}_desc-quicknat"
+    table.to_csv(f"{start}_volumes.tsv", sep="\t", index=False, na_rep="n/a")
+    (start.with_name(f"{start.name}_dseg.stats")).write_text(
+        stats_text(name, table, sums, protocol)
+    )
+    return table, sums, labels
+
+
+@pytest.fixture
+def cohort(tmp_path, protocol):
+    write(tmp_path / "sub-02/anat", "sub-02", protocol)
+    write(tmp_path / "sub-01/ses-b/anat", "sub-01_ses-b_run-1", protocol, 1)
+    write(tmp_path / "sub-01/ses-b/anat", "sub-01_ses-b_run-2", protocol, 2)
+    write_volume_tables(find_volume_tables(tmp_path), tmp_path)
+    return tmp_path
+
+
+def test_table_of_a_scan_counts_voxels_and_totals_are_apart(tmp_path, protocol):
+    table, sums, labels = write(tmp_path, "sub-1", protocol)
+    counts = [int((labels == k).sum()) for k in range(1, 28)]
+    assert list(table["voxels"]) == counts and list(table["index"]) == list(range(1, 28))
+    assert list(table["volume_mm3"]) == [1.5 * count for count in counts]
+    fluid = [1.5 * counts[k - 1] for k in (5, 12, 13, 18)]  # the ventricles
+    assert sums["all_structures"] == 1.5 * sum(counts)
+    assert sums["brain"] == sums["all_structures"] - sum(fluid)
+    read = read_totals(tmp_path / "sub-1_desc-quicknat_dseg.stats")
+    assert {key: float(value) for key, value in read.items()} == sums
+
+
+def test_long_table_has_integers_and_freesurfers_numbers(cohort, protocol):
+    long = pd.read_csv(cohort / LONG, sep="\t")
+    assert list(long)[:4] == ["subject", "index", "name", "freesurfer_id"]
+    assert long["index"].dtype.kind == long["freesurfer_id"].dtype.kind == "i" and len(long) == 81
+    assert list(long["subject"].unique()) == ["sub-01_ses-b_run-1", "sub-01_ses-b_run-2", "sub-02"]
+    assert set(long[long["name"] == "Right thalamus"]["freesurfer_id"]) == {49}
+
+
+def test_wide_table_has_a_row_per_scan_that_pandas_and_r_read(cohort):
+    wide = pd.read_csv(cohort / WIDE, sep="\t", dtype={"run": str})
+    assert list(wide)[:5] == [
+        "participant_id",
+        "session_id",
+        "run",
+        "brain_mm3",
+        "all_structures_mm3",
+    ]
+    assert list(wide["participant_id"]) == ["sub-01", "sub-01", "sub-02"]
+    assert list(wide["session_id"].fillna("")) == ["ses-b", "ses-b", ""]
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", column) for column in wide)  # R changes others
+    long = pd.read_csv(cohort / LONG, sep="\t")
+    hippocampi = long[long["name"] == "Left hippocampus"]["volume_mm3"]
+    assert list(wide["left_hippocampus_mm3"]) == list(hippocampi)
+    structures = wide.drop(columns=["brain_mm3", "all_structures_mm3"]).filter(like="_mm3")
+    assert list(structures.sum(axis=1)) == list(wide["all_structures_mm3"])
+
+
+def test_tables_of_chunks_and_of_scans_are_put_together(cohort, tmp_path, protocol):
+    write(tmp_path / "more", "sub-00", protocol)
+    write_volume_tables([cohort / LONG, *(tmp_path / "more").glob("*.tsv")], tmp_path / "all")
+    assert pd.read_csv(tmp_path / "all" / WIDE, sep="\t")["participant_id"][0] == "sub-00"
+    assert pd.read_csv(tmp_path / "all" / LONG, sep="\t")["subject"].nunique() == 4
+    write_volume_tables([], tmp_path / "none")  # all scans of a chunk are bad
+    write_volume_tables([tmp_path / "none" / LONG, cohort / LONG], tmp_path / "some")
+    assert (tmp_path / "some" / WIDE).read_text() == (cohort / WIDE).read_text()
+    (tmp_path / "none" / LONG).write_bytes(b"\xff")
+    with pytest.raises(InputError, match="is no table"):
+        write_volume_tables([tmp_path / "none" / LONG], tmp_path / "some")
+
+
+def test_columns_of_all_protocols_are_names_in_r():
+    for path in LABELS.glob("*.tsv"):
+        names = list(map(column_name, Protocol.read(path).names))
+        assert len(set(names)) == len(names)
+        assert all(re.fullmatch(r"[a-z][a-z0-9_]*_mm3", name) for name in names)
+    assert column_name("3rd ventricle") == "third_ventricle_mm3"
+
+
+def asegstats(text):
+    """Read a stats file as FreeSurfer's asegstats2table does: by columns, between spaces."""
+    lines = text.splitlines()
+    measures = [line.split(",") for line in lines if line.startswith("# Measure")]
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    columns = next(line.split()[2:] for line in lines if line.startswith("# ColHeaders"))
+    return (
+        {name.strip(): float(value) for _, name, _, value, _ in measures},
+        pd.DataFrame(rows, columns=columns).set_index("StructName"),
+    )
+
+
+def test_stats_file_has_the_form_of_aseg_stats(tmp_path, protocol):
+    table, sums, _ = write(tmp_path, "sub-1", protocol)
+    text = (tmp_path / "sub-1_desc-quicknat_dseg.stats").read_text()
+    measures, rows = asegstats(text)
+    assert measures == {"BrainVol": sums["brain"], "AllStructuresVol": sums["all_structures"]}
+    assert rows.loc["Right-Thalamus", "SegId"] == "49" and "# subjectname sub-1\n" in text
+    assert rows["SegId"].astype(int).is_monotonic_increasing
+    voxels = table.set_index("freesurfer_id")["voxels"]
+    assert list(rows["NVoxels"].astype(int)) == list(voxels.sort_index())
+    assert rows.loc["Left-Lateral-Ventricle", "NVoxels"] == "0"
+
+
+def test_class_of_several_structures_has_no_freesurfer_number():
+    tissues = Protocol.read(LABELS / "tissues4.tsv")
+    known = freesurfer_structures(tissues)
+    assert known["freesurfer_id"].isna().tolist() == [False, True, True, True]
+    assert known["brain"].tolist() == [False, False, True, True]  # CSF is none
+    with pytest.raises(InputError, match="CSF has no single FreeSurfer number"):
+        stored_values(tissues, "freesurfer")
