@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import typer
 from nibabel.affines import from_matvec
-from prepare import intracranial, synthetic_head
+from prepare import CSF, intracranial, synthetic_head
 from scipy.spatial.transform import Rotation
 
 from quicknat.images.conform import conform
@@ -68,19 +68,29 @@ CHANGES = {
 }
 
 
-def found(scan: Volume, spacing_mm: float) -> tuple[Intracranial, float]:
+def found(
+    scan: Volume, spacing_mm: float, brain: np.ndarray | None = None
+) -> tuple[Intracranial, float]:
     """Return the result of a scan conformed to voxels of this size, and CPU seconds."""
     size = int(np.ceil(256 / spacing_mm / 16) * 16)
     image, grid, _ = conform(scan, spacing_mm, size)
-    labels, native = np.zeros(scan.shape, np.uint8), Grid(scan.shape, scan.affine)
+    native = Grid(scan.shape, scan.affine)
+    labels = np.zeros(scan.shape, np.uint8) if brain is None else brain.astype(np.uint8)
     start = time.process_time()
     result = find_cavity(image, grid.affine, spacing_mm, labels, native, torch.device("cpu"))
     return result, time.process_time() - start
 
 
-def row(scan: Volume, name: str, change: str, spacing_mm: float, truth: np.ndarray | None) -> dict:
+def row(
+    scan: Volume,
+    name: str,
+    change: str,
+    spacing_mm: float,
+    truth: np.ndarray | None,
+    brain: np.ndarray | None = None,
+) -> dict:
     """Return what was found in a scan, and how it compares with the true cavity."""
-    result, seconds = found(scan, spacing_mm)
+    result, seconds = found(scan, spacing_mm, brain)
     mm3 = abs(np.linalg.det(scan.affine[:3, :3]))
     values = {
         "scan": name, "change": change, "grid_mm": spacing_mm,
@@ -108,15 +118,14 @@ def main(
     sizes = [float(text) for text in grids.split(",")]
     for path in maps or []:
         volume = canonical(read_volume(path))
-        labels = volume.data.astype(np.int16)
-        coarse = intracranial(labels[::2, ::2, ::2]).astype(np.uint8)
-        truth = Volume(coarse, volume.affine @ np.diag([2, 2, 2, 1]), path)
-        truth = resample_labels(truth, Grid(volume.shape, volume.affine)) > 0
+        labels = volume.data[::2, ::2, ::2].astype(np.int16)
+        truth, affine = intracranial(labels), volume.affine @ np.diag([2, 2, 2, 1])
         tissues = to_tissues(labels, "freesurfer", table, path)
-        for seed in range(2):
-            image = synthetic_head(tissues, truth, np.random.default_rng((1, seed)), seed == 1)
-            scan = Volume(image, volume.affine, path)
-            rows += [row(scan, f"{path.name} {seed}", "synthetic", mm, truth) for mm in sizes]
+        brain = truth & (labels > 0) & (labels < 100) & (labels != CSF)
+        for seed in range(4):
+            image = synthetic_head(tissues, truth, np.random.default_rng((1, seed)), seed % 2 == 1)
+            scan, name = Volume(image, affine, path), f"{path.name} {seed}"
+            rows += [row(scan, name, "synthetic", 2.0, truth, brain)]
     for path in scans or []:
         scan, name = read_scan(path), path.name.removesuffix(".nii.gz")
         reference = references / path.name if references else None

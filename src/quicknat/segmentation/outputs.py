@@ -42,9 +42,16 @@ FILES = {
     "qc": "desc-quicknat_qc.json",
     "provenance": "desc-quicknat_dseg.json",
     "entropy": "desc-quicknat_uncertainty.nii.gz",
+    "mask_sidecar": "desc-brain_mask.json",
+    "mask": "desc-brain_mask.nii.gz",
     **{view: f"desc-{view}_dseg.nii.gz" for view in VIEWS},
     "mgz": "desc-quicknat_dseg.mgz",
     "dseg": "desc-quicknat_dseg.nii.gz",
+}
+MASK = {
+    "Type": "Brain",
+    "Description": "What the cranial cavity holds: brain, ventricles, CSF and vessels up to the "
+    "inner table of the skull, down to the foramen magnum; and all labelled voxels",
 }
 # of our files, those that BIDS has no names for
 NOT_BIDS = """\
@@ -139,11 +146,13 @@ def write_segmentation(
     values = np.array(stored_values(protocol, options.label_convention))
     values = values.astype(np.uint8 if values.max() < 256 else np.int32)
     volumes = volume_table(result, protocol)
-    sums = totals(volumes, protocol)
+    sums = totals(volumes, protocol) | result.intracranial.totals
     flags = quality_flags(volumes, record)
     partner, mm3 = protocol.partners("coronal"), bundle.spacing_mm**3
     flags += ood_flags(result.statistics, bundle.training_stats, protocol.names, partner, mm3)
     quality = {"flags": flags, "source": record["source"]}
+    if result.intracranial.reason:
+        quality["no_intracranial_volume"] = result.intracranial.reason
     everything = output_files(output, name, replace(options, views=True, mgz=True))
     for path in everything.keys() - files.keys():
         everything[path].unlink(missing_ok=True)
@@ -155,6 +164,8 @@ def write_segmentation(
         paths["stats"].write_text(stats_text(name, volumes, sums, protocol), "utf-8")
         paths["qc"].write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
         paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
+        paths["mask_sidecar"].write_text(json.dumps(MASK, indent=2) + "\n", "utf-8")
+        save_nifti(paths["mask"], result.intracranial.mask, result.grid)
         # 8 bits are as fine as anyone can see, and a fifth of the file
         entropy = np.rint(255 * result.entropy).astype(np.uint8)
         save_nifti(paths["entropy"], entropy, result.grid, slope=1 / 255)
