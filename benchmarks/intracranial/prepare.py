@@ -70,7 +70,7 @@ def synthetic_head(
     noise = random.standard_normal(tissues.shape, dtype=np.float32)
     image = mean.astype(np.float32)[tissues] + spread.astype(np.float32)[tissues] * noise
     if defaced:
-        y, z = np.indices(tissues.shape, sparse=True)[1:]
+        _, y, z = np.ogrid[tuple(map(slice, tissues.shape))]
         forward = y - 0.8 * z
         edge = forward[0][cavity.any(axis=0)].max() + FACE * np.hypot(1, 0.8)
         image[np.broadcast_to(forward, image.shape) > edge] = 0

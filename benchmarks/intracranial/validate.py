@@ -129,11 +129,11 @@ def main(
     for path in scans or []:
         scan, name = read_scan(path), path.name.removesuffix(".nii.gz")
         reference = references / path.name if references else None
-        truth = None
+        cavity = None
         if reference and reference.exists():
-            truth = resample_labels(read_volume(reference), Grid(scan.shape, scan.affine)) > 0
+            cavity = resample_labels(read_volume(reference), Grid(scan.shape, scan.affine)) > 0
         for change in changes.split(",") if changes else CHANGES:
-            own = truth if change == "as it is" else None
+            own = cavity if change == "as it is" else None
             rows += [row(CHANGES[change](scan), name, change, mm, own) for mm in sizes]
     pd.DataFrame(rows).round(4).to_csv(output, sep="\t", index=False)
 

@@ -146,13 +146,11 @@ def write_segmentation(
     values = np.array(stored_values(protocol, options.label_convention))
     values = values.astype(np.uint8 if values.max() < 256 else np.int32)
     volumes = volume_table(result, protocol)
-    sums = totals(volumes, protocol) | result.intracranial.totals
+    sums = totals(volumes, protocol)
     flags = quality_flags(volumes, record)
     partner, mm3 = protocol.partners("coronal"), bundle.spacing_mm**3
     flags += ood_flags(result.statistics, bundle.training_stats, protocol.names, partner, mm3)
     quality = {"flags": flags, "source": record["source"]}
-    if result.intracranial.reason:
-        quality["no_intracranial_volume"] = result.intracranial.reason
     everything = output_files(output, name, replace(options, views=True, mgz=True))
     for path in everything.keys() - files.keys():
         everything[path].unlink(missing_ok=True)

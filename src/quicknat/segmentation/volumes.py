@@ -27,9 +27,7 @@ VOLUMES_END, STATS_END = "_desc-quicknat_volumes.tsv", "_desc-quicknat_dseg.stat
 TOTALS = {
     "brain": ("BrainVol", "Brain without ventricles and other cerebrospinal fluid"),
     "all_structures": ("AllStructuresVol", "All segmented structures"),
-    "intracranial": ("eTIV", "Estimated Total Intracranial Volume"),
 }
-LONG_NAMES = {"eTIV": "EstimatedTotalIntraCranialVol"}  # of measures, as FreeSurfer has them
 ORDINALS = {"3rd": "third", "4th": "fourth", "5th": "fifth"}  # R wants names to begin with a letter
 STATS = """\
 # Title Segmentation Statistics
@@ -89,8 +87,7 @@ def stats_text(
         for number, row in enumerate(table.sort_values("freesurfer_id").itertuples(), start=1)
     ]
     measures = [
-        f"# Measure {LONG_NAMES.get(short, short.removesuffix('Vol'))}, {short}, {text}, "
-        f"{sums[key]:.1f}, mm^3\n"
+        f"# Measure {short.removesuffix('Vol')}, {short}, {text}, {sums[key]:.1f}, mm^3\n"
         for key, (short, text) in TOTALS.items()
         if key in sums
     ]
