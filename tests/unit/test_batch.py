@@ -53,6 +53,7 @@ def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_
         "networks",
         "scores",
         "native",
+        "brain_mask",
     }
 
 

@@ -2,6 +2,7 @@
 # Requires: results/model/ and the conformed scan with its sidecar.
 # Makes:    results/segmentations/{scan}/anat/{scan}_desc-quicknat_{dseg,volumes,qc,uncertainty}.*
 #           results/segmentations/{scan}/anat/{scan}_desc-{view}_dseg.nii.gz  each view alone
+#           results/segmentations/{scan}/anat/{scan}_desc-brain_mask.{nii.gz,json}
 #           results/segmentations/volumes.tsv, volumes_wide.tsv  all scans
 #           results/chunks/{chunk}/{scans,volumes,volumes_wide}.tsv  of many scans of the split segment, segmented in
 #                                                       one job, which skips those that are done
@@ -30,6 +31,8 @@ rule segment:
         qc="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_qc.json",
         provenance="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_dseg.json",
         uncertainty="<results>/segmentations/{scan}/anat/{scan}_desc-quicknat_uncertainty.nii.gz",
+        mask="<results>/segmentations/{scan}/anat/{scan}_desc-brain_mask.nii.gz",
+        mask_sidecar="<results>/segmentations/{scan}/anat/{scan}_desc-brain_mask.json",
         coronal="<results>/segmentations/{scan}/anat/{scan}_desc-coronal_dseg.nii.gz",
         axial="<results>/segmentations/{scan}/anat/{scan}_desc-axial_dseg.nii.gz",
         sagittal="<results>/segmentations/{scan}/anat/{scan}_desc-sagittal_dseg.nii.gz",

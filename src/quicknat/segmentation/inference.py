@@ -22,6 +22,7 @@ from quicknat.images.training_stats import ScanStatistics, describe_scan
 from quicknat.images.volumes import Grid, Volume
 from quicknat.model.bundle import Bundle
 from quicknat.model.views import Prediction, Progress, aggregate
+from quicknat.segmentation.intracranial import Intracranial, find_cavity
 from quicknat.segmentation.native import map_to_native, to_native
 from quicknat.segmentation.uncertainty import (
     mean_per_class,
@@ -52,7 +53,8 @@ class Segmentation:
     ``views``: each view's own labels, if wanted. The sagittal one does not tell left from right: a
     merged class has the index of the first class that it merges.
     ``statistics``: of the window that the networks saw, to compare with the training scans.
-    ``seconds``: of the networks, the scores, the resampling to the native grid.
+    ``intracranial``: brain mask and intracranial volume.
+    ``seconds``: of the networks, the scores, the resampling to the native grid, the brain mask.
 
     With the half-voxel shift ``labels`` come from both passes, all else from the first.
     """
@@ -63,6 +65,7 @@ class Segmentation:
     entropy: np.ndarray
     views: dict[str, np.ndarray]
     statistics: ScanStatistics
+    intracranial: Intracranial
     seconds: dict[str, float]
 
 
@@ -249,9 +252,11 @@ def _segment(
             indices = one_side[indices] if view == "sagittal" else indices
             own[view] = resample_labels(Volume(indices, box_affine, Path()), native)
     times.append(_now(device))
+    cavity = find_cavity(image, affine, bundle.spacing_mm, labels, native, device)
+    times.append(_now(device))
     stages = np.diff(times).round(2).tolist()
-    seconds = dict(zip(("networks", "scores", "native"), stages, strict=True))
-    return Segmentation(labels, native, measures, entropy_there, own, statistics, seconds)
+    seconds = dict(zip(("networks", "scores", "native", "brain_mask"), stages, strict=True))
+    return Segmentation(labels, native, measures, entropy_there, own, statistics, cavity, seconds)
 
 
 def _now(device: torch.device) -> float:

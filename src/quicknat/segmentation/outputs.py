@@ -42,9 +42,16 @@ FILES = {
     "qc": "desc-quicknat_qc.json",
     "provenance": "desc-quicknat_dseg.json",
     "entropy": "desc-quicknat_uncertainty.nii.gz",
+    "mask_sidecar": "desc-brain_mask.json",
+    "mask": "desc-brain_mask.nii.gz",
     **{view: f"desc-{view}_dseg.nii.gz" for view in VIEWS},
     "mgz": "desc-quicknat_dseg.mgz",
     "dseg": "desc-quicknat_dseg.nii.gz",
+}
+MASK = {
+    "Type": "Brain",
+    "Description": "What the cranial cavity holds: brain, ventricles, CSF and vessels up to the "
+    "inner table of the skull, down to the foramen magnum; and all labelled voxels",
 }
 # of our files, those that BIDS has no names for
 NOT_BIDS = """\
@@ -155,6 +162,8 @@ def write_segmentation(
         paths["stats"].write_text(stats_text(name, volumes, sums, protocol), "utf-8")
         paths["qc"].write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
         paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
+        paths["mask_sidecar"].write_text(json.dumps(MASK, indent=2) + "\n", "utf-8")
+        save_nifti(paths["mask"], result.intracranial.mask, result.grid)
         # 8 bits are as fine as anyone can see, and a fifth of the file
         entropy = np.rint(255 * result.entropy).astype(np.uint8)
         save_nifti(paths["entropy"], entropy, result.grid, slope=1 / 255)

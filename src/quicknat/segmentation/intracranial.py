@@ -1,0 +1,159 @@
+"""Mask what the cranial cavity holds, and estimate the intracranial volume.
+
+Small networks of their own, at 3 mm, tell the cavity from all else: brain, ventricles, and the
+cerebrospinal fluid and vessels up to the inner table of the skull, down to the foramen magnum. They
+were trained on synthetic images of SynthSeg's label maps (``benchmarks/intracranial``), so they
+depend on no label protocol and no other model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from nibabel.affines import apply_affine, from_matvec
+from scipy import ndimage
+
+from quicknat.images.conform import head_window
+from quicknat.images.resampling import moved, resample
+from quicknat.images.training_stats import BRIGHT
+from quicknat.images.volumes import Grid, Volume
+from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.model.views import aggregate
+from quicknat.package_data import DATA
+from quicknat.segmentation.native import map_to_native
+
+MODEL = DATA / "intracranial"
+AROUND_MM = (4, 16)  # from the cavity: skull and scalp
+MIN_BRIGHT = 0.25  # fraction of that shell that is brighter than air in a head with its skull
+MAX_CUT_MM2 = 500  # of the cavity in the outermost slice on a side of the field of view
+MIN_HELD = 0.97  # fraction of the labelled voxels inside the cavity
+COARSEST_MM = 3  # voxels of the segmenting model, in which a cavity can be found
+HALF = 0.5  # probability
+BATCH = 16  # slices per forward pass: they are small
+
+
+@dataclass(frozen=True)
+class Intracranial:
+    """The brain mask of a scan and, if it can be estimated, its intracranial volume.
+
+    ``mask``: uint8 0 or 1 on the native grid: the cranial cavity, and all labelled voxels; of a
+    skull-stripped scan, what is left of the cavity. ``volume_mm3``: the mask's; None if the scan
+    does not show the whole cavity. ``reason``: why there is no volume.
+    """
+
+    mask: np.ndarray
+    volume_mm3: float | None
+    reason: str = ""
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """The volume by its name in tables of volumes, mm³; nothing if it is not known."""
+        return {} if self.volume_mm3 is None else {"intracranial": self.volume_mm3}
+
+
+@cache
+def _model(device: torch.device) -> Bundle:
+    return load_bundle(MODEL, device)
+
+
+@torch.inference_mode()
+def find_cavity(
+    image: np.ndarray,
+    affine: np.ndarray,
+    spacing_mm: float,
+    labels: np.ndarray,
+    native: Grid,
+    device: torch.device,
+) -> Intracranial:
+    """Find the cranial cavity in a conformed scan.
+
+    Args:
+        image: uint8 conformed scan.
+        affine: its voxel-to-world.
+        spacing_mm: size of its voxels.
+        labels: class indices of its segmentation, on the native grid.
+        native: that grid.
+        device: where the networks are to run.
+    """
+    brain = labels > 0
+    if spacing_mm > COARSEST_MM:
+        reason = f"the model's voxels of {spacing_mm:g} mm are too coarse"
+        return Intracranial(ndimage.binary_fill_holes(brain).astype(np.uint8), None, reason)
+    model = _model(device)
+    window, grid = _coarse(image, affine, spacing_mm, model)
+    voxels = torch.from_numpy(window).to(device)
+    found = aggregate(model.networks, voxels, **model.aggregation, batch=BATCH)
+    cavity = _largest_part(found.probabilities[1])
+    mask = map_to_native(cavity, moved(grid.affine, np.array(found.start)), native) > HALF
+    box = tuple(slice(k, k + n) for k, n in zip(found.start, cavity.shape, strict=True))
+    inside = np.zeros(window.shape, dtype=bool)
+    inside[box] = cavity.cpu().numpy() > HALF
+    voxel_mm3 = abs(np.linalg.det(native.affine[:3, :3]))
+    reason = _why_not(mask, inside, window, brain, voxel_mm3, model.spacing_mm)
+    mask |= brain
+    volume = None if reason else float(mask.sum() * voxel_mm3)
+    return Intracranial(mask.astype(np.uint8), volume, reason)
+
+
+def _coarse(
+    image: np.ndarray, affine: np.ndarray, spacing_mm: float, model: Bundle
+) -> tuple[np.ndarray, Grid]:
+    """Return the window around the brain in the model's voxels, uint8, and its grid."""
+    step = model.spacing_mm / spacing_mm
+    first = head_window(image, spacing_mm, min(round(model.slice_size * step), image.shape[0]))
+    start = np.array(first) + (step - 1) / 2
+    matrix = from_matvec(affine[:3, :3] * step, apply_affine(affine, start))
+    grid = Grid((model.slice_size,) * 3, matrix)
+    window = resample(Volume(image, affine, MODEL), grid)
+    return np.rint(window).astype(np.uint8), grid
+
+
+def _largest_part(probability: torch.Tensor) -> torch.Tensor:
+    """Return the probability of the largest connected part, without holes, 0 elsewhere."""
+    likely = probability.cpu().numpy() > HALF
+    parts, count = ndimage.label(likely)
+    if count > 1:
+        likely = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    filled = ndimage.binary_fill_holes(likely)
+    holes, others = (
+        torch.from_numpy(where).to(probability.device)
+        for where in (filled & ~likely, (parts > 0) & ~filled)
+    )
+    return probability.masked_fill(holes, 1).masked_fill(others, 0)
+
+
+def _why_not(
+    mask: np.ndarray,
+    inside: np.ndarray,
+    window: np.ndarray,
+    brain: np.ndarray,
+    voxel_mm3: float,
+    spacing_mm: float,
+) -> str:
+    """Return why a scan does not show its whole cranial cavity, or '' if it does.
+
+    Args:
+        mask: the cavity on the native grid.
+        inside: the cavity in the networks' window.
+        window: the image there.
+        brain: labelled voxels on the native grid.
+        voxel_mm3: volume of a native voxel.
+        spacing_mm: size of the window's voxels.
+    """
+    if not mask.any():
+        return "no cranial cavity was found"
+    outwards = ndimage.distance_transform_edt(~inside) * spacing_mm
+    near, far = AROUND_MM
+    upper = np.flatnonzero(inside.any(axis=(0, 1))).mean().astype(int)  # above face and neck
+    shell = window[:, :, upper:][((near < outwards) & (outwards < far))[:, :, upper:]]
+    if (bright := np.mean(shell > BRIGHT)) < MIN_BRIGHT:
+        return f"the scan is skull-stripped: {bright:.0%} of what surrounds the brain is bright"
+    faces = [mask.take(end, axis).sum() for axis in range(3) for end in (0, -1)]
+    if max(faces) * voxel_mm3 ** (2 / 3) > MAX_CUT_MM2:
+        return "the field of view ends inside the cranial cavity"
+    if brain.any() and (held := mask[brain].mean()) < MIN_HELD:
+        return f"only {held:.0%} of the labelled voxels lie in the cranial cavity that was found"
+    return ""
