@@ -90,7 +90,7 @@ def overlay_panel(layers: Layers, protocol: Protocol, title: str) -> plt.Figure:
                 axis.text(x, y, end, fontsize=10, ha="center", va="center", **text,
                           bbox={"facecolor": "black", "pad": 1.5, "linewidth": 0})  # fmt: skip
             if view == "axial":
-                axis.set_title(name, color="white", fontsize=11)
+                axis.set_title(name, loc="center", color="white", fontsize=11)
             if name == "image":
                 axis.text(0.02, 0.95, view, fontsize=8, **text)
     figure.suptitle(title, color="white", y=0.995)
