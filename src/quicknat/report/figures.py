@@ -47,7 +47,8 @@ def save(figure: plt.Figure, *paths: str | Path, dpi: int = 110) -> None:
             figure.savefig(temporary, dpi=dpi, bbox_inches="tight", metadata=metadata)
             if temporary.suffix == ".svg":
                 text = temporary.read_text("utf-8")
-                temporary.write_text(text.replace("'DejaVu Sans'", f"{PAGE_FONTS}'DejaVu Sans'"))
+                text = text.replace("'DejaVu Sans'", f"{PAGE_FONTS}'DejaVu Sans'")
+                temporary.write_text(text, "utf-8")
     plt.close(figure)
 
 
