@@ -17,8 +17,6 @@ from quicknat.report.content import GATHERED_FROM, ReportInputs
 from quicknat.report.pages import write_report
 
 VIEWS = ("coronal", "axial", "sagittal")
-# totals of a scan, mm³, as its stats file has them
-BRAIN = "# Measure Brain, BrainVol, Brain, 1200000.0, mm^3\n"
 LAYERS = ("prediction", "prediction_safe", "reference", "reference_safe", "disagreement")
 
 
@@ -99,7 +97,6 @@ def made_up_results(
         start = results / f"segmentations/{name}/anat/{name}_desc-quicknat"
         _write(Path(f"{start}_qc.json"), {"flags": flags if number % 3 == 0 else []})
         _write(Path(f"{start}_dseg.json"), provenance)
-        _write(Path(f"{start}_dseg.stats"), BRAIN)
         _write(results / f"logs/segment/{name}.log", "")
         _write(figures / name / "thumbnail.jpg", Image.new("RGB", (380, 166)))
         for view in VIEWS:

@@ -210,11 +210,11 @@ def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):
 
 def test_percentiles_are_said_of_five_scans_or_more():
     names = [f"sub-{k}" for k in range(5)]
-    rows = [(n, s, 100 + k) for k, n in enumerate(names) for s in "AB"]
+    rows = [(n, s, 100 + k) for k, n in enumerate(names) for s in ("A", "All structures")]
     table = pd.DataFrame(rows, columns=["subject", "name", "volume_mm3"])
     found = volumes_in_cohort(table)
     assert list(found["percentile"][found["name"] == "A"]) == [20, 40, 60, 80, 100]
-    assert list(found["share"]) == [0.5] * 10
+    assert list(found["share"]) == [1] * 10
     assert volumes_in_cohort(table[:8])["percentile"].isna().all()
 
 

@@ -27,6 +27,7 @@ COLUMNS = [
 CONVENTIONS = ("freesurfer", "neuromorphometrics")
 EXAMPLE = "compare it with src/quicknat/data/labels/quicknat28.tsv"
 MAX_CLASSES = 256  # label maps are stored in bytes
+UNUSED = {9, 48}  # the thalami before FreeSurfer had 10 and 49; read, but not written
 
 
 def parse_ids(text: str) -> list[int]:
@@ -214,6 +215,14 @@ class Protocol:
                 where, f"contains no structure of protocol '{self.name}'", "is this the right file?"
             )
         return mapped
+
+    def to_freesurfer(self) -> np.ndarray:
+        """Return the FreeSurfer number to write for each class, int64 (C,); -1 if it has none.
+
+        It is the first one of the table that FreeSurfer itself still writes.
+        """
+        numbers = [parse_ids(text) or [-1] for text in self.table["freesurfer"]]
+        return np.array([0, *(min(ids, key=UNUSED.__contains__) for ids in numbers[1:])])
 
     def write(self, path: str | Path) -> None:
         """Write the table in the format that :meth:`read` accepts."""

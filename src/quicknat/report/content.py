@@ -21,7 +21,6 @@ from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.report.tables import DEMOGRAPHICS, demographics, run_times, versions, volume_ranges
 from quicknat.segmentation.many import FAILED, SCANS
-from quicknat.segmentation.volumes import TOTALS, read_totals
 from quicknat.training.history import STAGES, duration, overfitting
 
 SPLITS = ("pretrain", "train", "val", "test", "segment")
@@ -121,14 +120,13 @@ def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: di
         return []
     dice = {row["subject"]: row["dice"] for row in scored.get("scans", [])}
     splits = {scan.id: scan.split for scan in inputs.scans}
+    brains = volumes[volumes["name"] == "Brain"].set_index("subject")["volume_mm3"] / 1000
     uncertain = volumes.groupby("subject")["uncertainty"].mean()
     rows = []
     for name in inputs.segmented:
-        files = inputs.files(name)
-        quality = json.loads(files["quicknat_qc.json"].read_bytes())
-        brain = float(read_totals(files["quicknat_dseg.stats"])["brain"]) / 1000
+        quality = json.loads(inputs.files(name)["quicknat_qc.json"].read_bytes())
         row = {"scan": name, "split": splits[name], "flags": quality["flags"]}
-        row |= {"dice": dice.get(name), "brain_ml": brain, "uncertainty": uncertain[name]}
+        row |= {"dice": dice.get(name), "brain_ml": brains[name], "uncertainty": uncertain[name]}
         rows.append(row)
     return sorted(rows, key=lambda row: -len(row["flags"]))
 
@@ -142,9 +140,6 @@ def scan_content(
     if scored is not None:
         measures = scored[scored["subject"] == name].set_index("structure")
         own = own.join(measures[["dice", "hd95_mm", "reference_mm3"]], on="name")
-    sums = read_totals(files["quicknat_dseg.stats"])
-    rows = [{"name": TOTALS[key][1], "volume_mm3": float(mm3)} for key, mm3 in sums.items()]
-    own = pd.concat([own, pd.DataFrame(rows)])  # without index
     (scan,) = (scan for scan in inputs.scans if scan.id == name)
     mosaics = inputs.results / "report" / "figures" / name
     return {

@@ -20,7 +20,7 @@ from quicknat.report.content import (
 )
 from quicknat.report.layers import colour_blind_colors
 from quicknat.report.libraries import write_libraries
-from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
+from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort, with_totals
 
 INCOMPLETE = "incomplete.html"
 # advice for each flag in {scan}_desc-quicknat_qc.json
@@ -90,8 +90,9 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "fewest": FEWEST_SCANS,
         "paged": set(inputs.segmented) if inputs.complete else (),
     }
-    gathered = inputs.table("segmentations/volumes.tsv")
-    volumes = None if gathered is None else volumes_in_cohort(gathered)
+    volumes = inputs.table("segmentations/volumes.tsv")
+    if volumes is not None:
+        volumes = volumes_in_cohort(with_totals(volumes, inputs.protocol))
     scored, metrics = scored_content(inputs), inputs.table("metrics.tsv")
     overview = overview_rows(inputs, volumes, scored)
     for source in sorted((TEMPLATES / "assets").iterdir()):

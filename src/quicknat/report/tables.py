@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 import quicknat
+from quicknat.images.freesurfer import freesurfer_structures
+from quicknat.images.labels import Protocol
 
 PACKAGES = (
     "snakemake", "torch", "monai", "torchio", "nibabel", "SimpleITK", "scipy",
@@ -18,6 +20,7 @@ PACKAGES = (
 )  # fmt: skip
 DEMOGRAPHICS = ("age", "sex", "handedness")  # columns of a BIDS participants.tsv
 FEWEST_SCANS = 5  # minimum number of scans for percentiles
+TOTAL = "All structures"
 
 
 def run_times(folder: Path) -> pd.DataFrame:
@@ -88,6 +91,18 @@ def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
     return words
 
 
+def with_totals(volumes: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """Add two rows to the volumes of each scan: all structures, and the brain without fluid."""
+    volumes = volumes[volumes["index"].notna()]  # tables of earlier versions have such rows
+    brain = set(np.flatnonzero(freesurfer_structures(protocol)["brain"]))
+    parts = {TOTAL: volumes, "Brain": volumes[volumes["index"].isin(brain)]}
+    sums = [
+        part.groupby("subject")["volume_mm3"].sum().reset_index().assign(name=name)
+        for name, part in parts.items()
+    ]
+    return pd.concat([volumes, *sums], ignore_index=True)
+
+
 def volumes_in_cohort(volumes: pd.DataFrame) -> pd.DataFrame:
     """Add fractions and percentiles to the gathered volumes.
 
@@ -95,8 +110,8 @@ def volumes_in_cohort(volumes: pd.DataFrame) -> pd.DataFrame:
         The table with ``share`` (fraction of the scan's total volume) and ``percentile`` (among all
         segmented scans, 0 … 100, NaN with fewer than five scans).
     """
-    total = volumes.groupby("subject")["volume_mm3"].transform("sum")
-    share = volumes["volume_mm3"] / total.replace(0, np.nan)
+    total = volumes[volumes["name"] == TOTAL].set_index("subject")["volume_mm3"]
+    share = volumes["volume_mm3"] / volumes["subject"].map(total).replace(0, np.nan)
     groups = volumes.groupby("name")["volume_mm3"]
     percentile = 100 * groups.rank(pct=True).where(groups.transform("size") >= FEWEST_SCANS)
     return volumes.assign(share=share, percentile=percentile)

@@ -26,9 +26,8 @@ def _known(convention: str, protocol: Protocol) -> dict[int, int]:
     known = {number: tissue for tissue, numbers in enumerate(lists) for number in numbers}
     if convention in CONVENTIONS:
         return known
-    # the file holds class indices
-    numbers = [[0], *map(parse_ids, protocol.table["freesurfer"][1:])]
-    return {index: known[ids[0]] for index, ids in enumerate(numbers) if ids and ids[0] in known}
+    firsts = enumerate(protocol.to_freesurfer().tolist())  # the file holds class indices
+    return {index: known[first] for index, first in firsts if first in known}
 
 
 def to_tissues(
