@@ -48,11 +48,6 @@ class Intracranial:
     volume_mm3: float | None
     reason: str = ""
 
-    @property
-    def totals(self) -> dict[str, float]:
-        """The volume by its name in tables of volumes, mm³; nothing if it is not known."""
-        return {} if self.volume_mm3 is None else {"intracranial": self.volume_mm3}
-
 
 @cache
 def _model(device: torch.device) -> Bundle:
