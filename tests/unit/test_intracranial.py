@@ -61,7 +61,7 @@ def test_model_is_small_and_says_what_it_was_trained_on():
 def test_volume_of_a_head_is_that_of_its_cavity(whole):
     mask = whole.mask.astype(bool)
     assert whole.reason == "" and abs(whole.volume_mm3 / 1000 / CAVITY_ML - 1) < 0.1
-    assert whole.volume_mm3 == pytest.approx(mask.sum() * SPACING**3)
+    assert whole.volume_mm3 == pytest.approx(mask.sum() * SPACING**3, rel=0.01)
     assert mask[ellipsoid(RADII - 4)].all() and not mask[~ellipsoid(RADII + 12)].any()
 
 
