@@ -29,7 +29,7 @@ MODEL = DATA / "intracranial"
 AROUND_MM = (4, 16)  # from the cavity: skull and scalp
 MIN_BRIGHT = 0.25  # fraction of that shell that is brighter than air in a head with its skull
 MAX_CUT_MM2 = 500  # of the cavity in the outermost slice on a side of the field of view
-MIN_HELD = 0.97  # fraction of the labelled voxels inside the cavity
+MIN_HELD = 0.9  # fraction of the labelled voxels inside the cavity; the cortex may reach beyond
 COARSEST_MM = 3  # voxels of the segmenting model, in which a cavity can be found
 HALF = 0.5  # probability
 BATCH = 16  # slices per forward pass: they are small
@@ -40,18 +40,13 @@ class Intracranial:
     """The brain mask of a scan and, if it can be estimated, its intracranial volume.
 
     ``mask``: uint8 0 or 1 on the native grid: the cranial cavity, and all labelled voxels; of a
-    skull-stripped scan, what is left of the cavity. ``volume_mm3``: the mask's; None if the scan
-    does not show the whole cavity. ``reason``: why there is no volume.
+    skull-stripped scan, what is left of the cavity. ``volume_mm3``: of the cavity alone; None if
+    the scan does not show it whole. ``reason``: why there is no volume.
     """
 
     mask: np.ndarray
     volume_mm3: float | None
     reason: str = ""
-
-    @property
-    def totals(self) -> dict[str, float]:
-        """The volume by its name in tables of volumes, mm³; nothing if it is not known."""
-        return {} if self.volume_mm3 is None else {"intracranial": self.volume_mm3}
 
 
 @cache
@@ -93,9 +88,8 @@ def find_cavity(
     inside[box] = cavity.cpu().numpy() > HALF
     voxel_mm3 = abs(np.linalg.det(native.affine[:3, :3]))
     reason = _why_not(mask, inside, window, brain, voxel_mm3, model.spacing_mm)
-    mask |= brain
     volume = None if reason else float(mask.sum() * voxel_mm3)
-    return Intracranial(mask.astype(np.uint8), volume, reason)
+    return Intracranial((mask | brain).astype(np.uint8), volume, reason)
 
 
 def _coarse(
