@@ -94,8 +94,8 @@ def test_runs_to_its_report_without_a_shared_disk(cloud, s3):
     assert set(expected) <= keys
     assert any(key.startswith("report/assets/") for key in keys)
     rules = {path.name.rpartition("-")[0] for path in elsewhere.glob("*/")}
-    assert {"slice", "finetune", "bundle", "segment", "evaluate", "pictures"} <= rules
-    assert not {"convert", "convert_labels", "report"} & rules
+    assert {"slice", "finetune", "bundle", "segment", "evaluate", "metrics"} <= rules
+    assert not {"convert", "convert_labels", "pictures", "report"} & rules
     assert not (folder / "results/models").exists()
     again = run("--dry-run")
     assert "Nothing to be done" in again.text, again.text[-3000:]

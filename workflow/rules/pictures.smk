@@ -31,6 +31,7 @@ rule pictures:
         "<results>/logs/pictures/{scan}.log",
     benchmark:
         "<results>/benchmarks/pictures/{scan}.tsv"
+    localrule: STORAGE  # it reads the original
     conda:
         "../../envs/imaging.yaml"
     params:
