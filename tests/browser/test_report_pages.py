@@ -81,7 +81,7 @@ def test_ratings_are_kept_saved_and_read_again(browse, small, tmp_path):
     assert lines[0].split("\t") == ["scan", "rating", "note", "model"]
     assert lines[1].startswith("sub-2\tfail\tleaks into dura\t") and len(lines) == 3
     assert failed_scans(tmp_path / "ratings.tsv") == ["sub-2"]
-    page.get_by_label("Show", exact=True).select_option("fail")
+    page.locator("[data-montage=filter]").select_option("fail")
     assert page.locator(".montage li:visible").count() == 1
     rating.get_by_role("button", name="fail").click()  # takes it back
     other = browse(small / "index.html").page
