@@ -61,6 +61,8 @@ def write_single_file(page: Path, output: Path) -> None:
     if kept:
         notices = html.escape(read("assets/LICENSES.txt").decode())
         notices = f"<details><summary>Third-party software</summary><pre>{notices}</pre></details>"
-        text = text.replace("</footer>", f"{notices}\n</footer>\n{''.join(kept)}")
+        text = text.replace("</footer>", f"{notices}\n</footer>", 1)
+        # first, since the viewer may need them while the browser still reads the page
+        text = text.replace("<body>\n", f"<body>\n{''.join(kept)}", 1)
     with written_whole(output) as (temporary,):
         temporary.write_text(text, encoding="utf-8")
