@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pandas as pd
+
 from quicknat.images.labels import Protocol
 
 # FreeSurfer numbers of each group, and its colour: Okabe and Ito's, dark enough on white
 GROUPS = {
     "Cerebrum": ({2, 3, 41, 42}, "#0b5cad"),
     "Deep grey matter": ({9, 10, 11, 12, 13, 17, 18, 26, 28, *range(48, 55), 58, 60}, "#b84300"),
-    "Ventricles and CSF": ({4, 5, 14, 15, 24, 31, 43, 44, 63, 72}, "#00735a"),
+    "Ventricles and CSF": ({1, 40, 4, 5, 14, 15, 24, 31, 43, 44, 63, 72}, "#00735a"),
     "Cerebellum and brain stem": ({7, 8, 16, 46, 47}, "#8e4585"),
     "Other structures": (set(), "#4d5866"),
 }
 OTHER = list(GROUPS)[-1]
+NOT_BRAIN = ("Ventricles and CSF",)
 SIDES = ("Left", "Right")
 
 
@@ -53,6 +56,17 @@ def structures(protocol: Protocol) -> list[Structure]:
         bare = bare[:1].upper() + bare[1:]
         found.append(Structure(bare, group, tuple(names[k] for k in sides), tuple(sides)))
     return sorted(found, key=lambda one: list(GROUPS).index(one.group))
+
+
+def brain_volume(wide: pd.DataFrame, those: Iterable[Structure]) -> pd.Series:
+    """Return the volume of all structures but ventricles and CSF, by scan.
+
+    Args:
+        wide: volumes, scans by names of structures.
+        those: the structures.
+    """
+    brain = [one for one in those if one.group not in NOT_BRAIN]
+    return wide[paired_order(brain)].sum(axis=1)
 
 
 def _is_left(name: str) -> bool:
