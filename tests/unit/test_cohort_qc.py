@@ -9,7 +9,7 @@ from quicknat.images.labels import Protocol
 from quicknat.package_data import LABEL_TABLES
 from quicknat.report.cohort_qc import FEWEST, asymmetries, cohort_quality, robust_z
 from quicknat.report.strips import WIDTH, Axis
-from quicknat.report.structures import paired_order, structures
+from quicknat.report.structures import brain_volume, paired_order, structures
 
 
 def volumes(protocol, n_scans, seed=0):
@@ -19,8 +19,7 @@ def volumes(protocol, n_scans, seed=0):
         part["volume_mm3"] = 5000 * np.exp(random.normal(0, 0.05, len(part)))
         part["uncertainty"] = random.normal(0.2, 0.01, len(part))
         part["view_agreement"] = random.normal(0.9, 0.01, len(part))
-        brain = pd.DataFrame({"name": ["Brain"], "volume_mm3": [part["volume_mm3"].sum()]})
-        parts.append(pd.concat([part, brain]).assign(subject=f"sub-{number:02d}"))
+        parts.append(part.assign(subject=f"sub-{number:02d}"))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -42,6 +41,11 @@ def test_left_and_right_are_side_by_side_in_groups(protocol):
         "Cerebral white matter",
         "Cerebral cortex",
     ]
+
+
+def test_volume_of_the_brain_leaves_ventricles_out(protocol):
+    wide = pd.DataFrame({name: [1.0] for name in protocol.names[1:]})
+    assert brain_volume(wide, structures(protocol))[0] == len(protocol.names) - 1 - 4
 
 
 def test_robust_z_is_of_the_median_and_needs_scans_and_spread():

@@ -20,7 +20,7 @@ def volumes(protocol, sizes):
     """Volumes of scans, all structures of the same size."""
     parts = []
     for name, size in sizes.items():
-        part = pd.DataFrame({"name": [*protocol.names[1:], "Brain"], "volume_mm3": float(size)})
+        part = pd.DataFrame({"name": protocol.names[1:], "volume_mm3": float(size)})
         parts.append(part.assign(subject=name))
     return pd.concat(parts, ignore_index=True)
 
@@ -64,7 +64,7 @@ def test_visits_without_times_are_in_the_order_of_their_numbers_and_runs_are_ave
     scans = [scan("1", "10"), scan("1", "2", "run-1"), scan("1", "2", "run-2")]
     sizes = {scans[0].id: 1000, scans[1].id: 900, scans[2].id: 1100}
     table = visits(volumes(protocol, sizes), scans, structures(protocol), NO_TIMES)
-    assert list(table["visit"]) == ["2", "10"] and list(table["Brain"]) == [1000, 1000]
+    assert list(table["visit"]) == ["2", "10"] and list(table["Putamen"]) == [2000, 2000]
     assert table["years"].isna().all()
 
 

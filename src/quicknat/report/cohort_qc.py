@@ -18,7 +18,7 @@ from quicknat.report.strips import (
     add_dots,
     add_mark,
 )
-from quicknat.report.structures import BRAIN, Structure
+from quicknat.report.structures import Structure, brain_volume
 
 FEWEST = 10  # scans for outliers
 LIMIT = 3.5  # robust z-score beyond which a value is an outlier (Iglewicz and Hoaglin)
@@ -83,7 +83,7 @@ def cohort_quality(
     sides = asymmetries(millilitres, those)
     measures = pd.DataFrame(
         {
-            "Brain volume (ml)": millilitres[BRAIN],
+            "Brain volume (ml)": brain_volume(millilitres, those),
             "Mean uncertainty": uncertain.mean(axis=1),
             "Mean view agreement (Dice)": agreement.mean(axis=1),
             "Lowest view agreement (Dice)": agreement.min(axis=1),

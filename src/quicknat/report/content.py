@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from quicknat.cite import methods
@@ -19,14 +18,13 @@ from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
 from quicknat.failures import Failure
-from quicknat.images.freesurfer import freesurfer_structures
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.report import score_strips
 from quicknat.report.cohort_qc import cohort_quality
 from quicknat.report.figures import VIEW_COLORS
 from quicknat.report.repeated import NO_TIMES, change_content
-from quicknat.report.structures import BRAIN, paired_order, structures
+from quicknat.report.structures import paired_order, structures
 from quicknat.report.tables import (
     DEMOGRAPHICS,
     demographics,
@@ -252,10 +250,6 @@ def quality_content(inputs: ReportInputs, volumes: pd.DataFrame | None, rows: li
     if volumes is None:
         return found
     those, paged = structures(inputs.protocol), inputs.segmented if inputs.complete else ()
-    brain = freesurfer_structures(inputs.protocol)["brain"].to_numpy()
-    parts = volumes[volumes["name"].isin(np.array(inputs.protocol.names)[brain])]
-    sums = parts.groupby("subject")["volume_mm3"].sum().reset_index().assign(name=BRAIN)
-    volumes = pd.concat([volumes, sums])
     found["quality"] = cohort_quality(volumes, those, paged)
     found["change"] = change_content(volumes, inputs.scans, those, inputs.times)
     first = found["quality"]["first"][0]["scan"]

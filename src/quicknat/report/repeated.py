@@ -15,9 +15,10 @@ from quicknat.cohort.sheet import Scan, read_cells
 from quicknat.errors import InputError
 from quicknat.evaluation.scores import interval
 from quicknat.report.strips import WIDTH, Axis, Chart, Strip, add_dots, add_mark
-from quicknat.report.structures import BRAIN, Structure
+from quicknat.report.structures import Structure, brain_volume
 
 DAYS = 365.25
+BRAIN = "Brain"
 PANEL = 300  # height of a panel, in its own units
 NO_TIMES = pd.DataFrame(columns=["age", "date"], dtype=float)
 
@@ -91,7 +92,10 @@ def visits(
         each structure, left and right together.
     """
     wide = volumes.pivot(index="subject", columns="name", values="volume_mm3")
-    sums = {BRAIN: wide[BRAIN], **{one.name: wide[list(one.members)].sum(axis=1) for one in those}}
+    sums = {
+        BRAIN: brain_volume(wide, those),
+        **{one.name: wide[list(one.members)].sum(axis=1) for one in those},
+    }
     table = pd.DataFrame(sums)
     found = [scan for scan in scans if scan.id in table.index]
     table = table.loc[[scan.id for scan in found]].reset_index(names="scan")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pandas as pd
+
 from quicknat.images.freesurfer import freesurfer_structures
 from quicknat.images.labels import Protocol
 
@@ -12,12 +14,11 @@ from quicknat.images.labels import Protocol
 GROUPS = {
     "Cerebrum": ({2, 3, 41, 42}, "#0b5cad"),
     "Deep grey matter": ({9, 10, 11, 12, 13, 17, 18, 26, 28, *range(48, 55), 58, 60}, "#b84300"),
-    "Ventricles and CSF": ({4, 5, 14, 15, 24, 31, 43, 44, 63, 72}, "#00735a"),
+    "Ventricles and CSF": ({1, 40, 4, 5, 14, 15, 24, 31, 43, 44, 63, 72}, "#00735a"),
     "Cerebellum and brain stem": ({7, 8, 16, 46, 47}, "#8e4585"),
     "Other structures": (set(), "#4d5866"),
 }
 OTHER = list(GROUPS)[-1]
-BRAIN = "Brain"  # in tables of volumes, the sum of all that is brain
 SIDES = ("Left", "Right")
 
 
@@ -25,13 +26,15 @@ SIDES = ("Left", "Right")
 class Structure:
     """A structure of both sides, or one of the midline.
 
-    ``members`` are its names in the protocol: left and right, or one.
+    ``members`` are its names in the protocol: left and right, or one. ``brain``: whether it counts
+    as brain, see :func:`quicknat.images.freesurfer.freesurfer_structures`.
     """
 
     name: str
     group: str
     members: tuple[str, ...]
     indices: tuple[int, ...]
+    brain: bool = True
 
     @property
     def color(self) -> str:
@@ -41,21 +44,32 @@ class Structure:
 
 def structures(protocol: Protocol) -> list[Structure]:
     """Return the structures of a protocol, grouped, left and right together."""
-    names = protocol.names
-    numbers = freesurfer_structures(protocol)["freesurfer_id"].fillna(-1)
+    names, known = protocol.names, freesurfer_structures(protocol)
+    numbers, brain = known["freesurfer_id"].fillna(-1), known["brain"].tolist()
     found = []
     for index, partner in enumerate(protocol.partners("coronal").tolist()):
         if index == 0 or 0 < partner < index:
             continue
         group = next((key for key, (ids, _) in GROUPS.items() if numbers[index] in ids), OTHER)
         if partner < 0:
-            found.append(Structure(names[index], group, (names[index],), (index,)))
+            found.append(Structure(names[index], group, (names[index],), (index,), brain[index]))
             continue
         sides = sorted((index, partner), key=lambda k: not _is_left(names[k]))
         bare = names[sides[0]].removeprefix(SIDES[0]).lstrip(" -_")
         bare = bare[:1].upper() + bare[1:]
-        found.append(Structure(bare, group, tuple(names[k] for k in sides), tuple(sides)))
+        members = tuple(names[k] for k in sides)
+        found.append(Structure(bare, group, members, tuple(sides), brain[index]))
     return sorted(found, key=lambda one: list(GROUPS).index(one.group))
+
+
+def brain_volume(wide: pd.DataFrame, those: Iterable[Structure]) -> pd.Series:
+    """Return the volume of all structures that are brain, by scan.
+
+    Args:
+        wide: volumes, scans by names of structures.
+        those: the structures.
+    """
+    return wide[paired_order(one for one in those if one.brain)].sum(axis=1)
 
 
 def _is_left(name: str) -> bool:
