@@ -34,7 +34,7 @@ class Structure:
     group: str
     members: tuple[str, ...]
     indices: tuple[int, ...]
-    brain: bool = True
+    brain: bool
 
     @property
     def color(self) -> str:
