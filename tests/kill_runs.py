@@ -204,7 +204,7 @@ class Killer:
         """How long the jobs of each stage take, of a finished run."""
         names = {"convert_labels": "convert-labels", "auto_label": "auto-label",
                  "score_figures": "score-figures", "pictures": "scan-pictures",
-                 "metrics": "gather", "volumes": "gather"}  # fmt: skip
+                 "metrics": "gather", "volumes": "volumes"}  # fmt: skip
         for folder in (self.work / "results/benchmarks").iterdir():
             times = [pd.read_csv(path, sep="\t")["s"][0] for path in folder.glob("*.tsv")]
             self.seconds[names.get(folder.name, folder.name)] = float(np.mean(times))

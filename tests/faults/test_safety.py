@@ -148,8 +148,8 @@ def test_commands_without_network(no_network, tmp_path, head, demo_dseg, stack, 
     """No command but `download` uses one: here those that tests/e2e runs in no job of a run."""
     run = {"auto-label", "bundle", "convert", "convert-labels", "curves", "demo", "evaluate",
            "gather", "report", "scan-pictures", "score-figures", "segment", "slice", "train",
-           "unpack"}  # fmt: skip
-    assert run <= set(re.findall(r'"quicknat ([a-z-]+) ', "".join(p.read_text() for p in RULES)))
+           "unpack", "volumes"}  # fmt: skip
+    assert run <= set(re.findall(r'"(?:{{ )?quicknat ([a-z-]+) ', "".join(p.read_text() for p in RULES)))
 
     def ok(command, *arguments):
         run.add(command)
@@ -180,6 +180,7 @@ def test_commands_without_network(no_network, tmp_path, head, demo_dseg, stack, 
     ok("slice-png", stack, *table, "--output", tmp_path / "png")
     ok("export", "small", "--output", tmp_path / "monai")
     ok("failures", tmp_path / "failed.tsv")
+    ok("cite", "small")
     run.add("import-weights")  # which these weights are too few for
     quicknat(
         "import-weights", golden / "aux.npz", "--view", "axial", *table, "--output",
