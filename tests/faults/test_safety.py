@@ -149,7 +149,9 @@ def test_commands_without_network(no_network, tmp_path, head, demo_dseg, stack, 
     run = {"auto-label", "bundle", "convert", "convert-labels", "curves", "demo", "evaluate",
            "gather", "report", "scan-pictures", "score-figures", "segment", "slice", "train",
            "unpack", "volumes"}  # fmt: skip
-    assert run <= set(re.findall(r'"(?:{{ )?quicknat ([a-z-]+) ', "".join(p.read_text() for p in RULES)))
+    assert run <= set(
+        re.findall(r'"(?:{{ )?quicknat ([a-z-]+) ', "".join(p.read_text() for p in RULES))
+    )
 
     def ok(command, *arguments):
         run.add(command)

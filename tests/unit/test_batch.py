@@ -19,6 +19,7 @@ from quicknat.images.conform import conform_file
 from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import load_bundle
 from quicknat.segmentation.batch import segment_all, segment_file
+from quicknat.segmentation.many import Outcome, write_outcomes
 from quicknat.segmentation.tasks import Options, Task, find_scans, read_tasks
 from quicknat.segmentation.volumes import read_totals
 
@@ -141,6 +142,21 @@ def test_list_of_scans_has_three_columns(tmp_path):
     (tmp_path / "list.tsv").write_text("sub-1\ta.nii\n")
     with pytest.raises(InputError, match="write name, file and orientation"):
         read_tasks(tmp_path / "list.tsv")
+    (tmp_path / "list.tsv").write_text("anat\ta.nii\t\nanat\tb.nii\t\n")
+    with pytest.raises(InputError, match="has the name anat twice"):
+        read_tasks(tmp_path / "list.tsv")
+
+
+def test_table_of_scans_keeps_those_of_other_calls(tmp_path):
+    def row(name, status="failed", reason=""):
+        return Outcome(name, "a.nii", status, reason, 1.5)
+
+    write_outcomes([row("sub-1", reason="old"), row("sub-2")], {}, tmp_path)
+    write_outcomes([row("sub-1", reason="new")], {}, tmp_path, keep_others=True)
+    table = pd.read_csv(tmp_path / "scans.tsv", sep="\t")
+    assert list(table["name"]) == ["sub-1", "sub-2"] and table["reason"][0] == "new"
+    write_outcomes([row("sub-3")], {}, tmp_path)
+    assert list(pd.read_csv(tmp_path / "scans.tsv", sep="\t")["name"]) == ["sub-3"]
 
 
 def test_views_write_their_own_maps_where_wanted(model, head_file, protocol, tmp_path):
@@ -230,6 +246,10 @@ def test_subjects_dir_gives_each_subjects_scan_by_its_folders_name(tmp_path):
     }
     only = Selection(participants=["bert"])
     assert [task.name for task in find_scans([tmp_path], selection=only)] == ["sub-bert"]
+    (tmp_path / "p1.nii.gz").touch()
+    assert len(find_scans([tmp_path])) == 4
+    tree(tmp_path, "sub-7/anat/sub-7_T1w.nii.gz")  # subjects inside a BIDS data set are results
+    assert [task.name for task in find_scans([tmp_path])] == ["sub-7"]
 
 
 @pytest.mark.slow

@@ -96,6 +96,15 @@ def test_lists_of_labels_are_understood_as_bids_apps_take_them():
     assert separated(["--participant-label=01", "in"]) == ["--participant-label=01", "in"]
 
 
+def test_label_of_a_variable_that_is_not_set_selects_nothing():
+    for given in (["--participant-label"], ["--session-label", "--mgz"]):
+        assert separated(given) == given  # which is refused: an option needs a value
+    with pytest.raises(InputError, match="--participant-label: is empty"):
+        Selection.read([""], [], None)
+    with pytest.raises(InputError, match="--session-label: is empty"):
+        Selection.read(["01"], [" , "], None)
+
+
 NAMES = ["sub-01_ses-a_run-01", "sub-01_ses-a_run-02", "sub-01_ses-b_acq-mprage", "sub-1_ce-gd"]
 FILTERS = {
     '{"t1w": {"run": 1}}': NAMES[:1],

@@ -25,7 +25,12 @@ def test_bundled_model_keeps_name_and_licence_in_another_folder(tmp_path):
 
 def test_licence_of_the_bundled_weights_holds_for_what_starts_from_them():
     weights = json.loads((MODELS["1mm"] / "bundle.json").read_bytes())["views"]["axial"]["sha256"]
-    for changed in ({"initial_sha256": weights}, {"warm_start": {"sha256": weights}}):
+    ways = (
+        {"initial_sha256": weights},
+        {"warm_start": {"sha256": weights}},
+        {"ancestors": [weights]},
+    )
+    for changed in ways:
         card = model_card(described(**changed), "other")
         assert card.licence.startswith("CC BY-NC 4.0") and "fine-tuned" in card.name
     own = model_card(described(initial_sha256=None, warm_start=None), "other")

@@ -1,6 +1,7 @@
 """The terminal shows a line per finished job, and a summary at the end."""
 
 import logging
+import os
 from types import SimpleNamespace
 
 import pandas as pd
@@ -53,13 +54,22 @@ def test_summary_is_printed_where_nothing_has_to_be_done(capsys):
 def test_summary_names_scores_volumes_report_and_log(tmp_path):
     table = pd.DataFrame({"subject": ["sub-1", "sub-2"], "dice": [0.8, 0.9]})
     table.to_csv(tmp_path / "metrics.tsv", sep="\t", index=False)
-    for name in ("report/index.html", "segmentations/volumes.tsv"):
+    for name in ("model/bundle.json", "report/index.html", "segmentations/volumes.tsv"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
+    os.utime(tmp_path / "model/bundle.json", (0, 0))
     text = summary(tmp_path, "Finished", {"sub-1": "1", "sub-2": "2"}, 2, ["full.log"])
     assert "Dice    0.850 over 2 participants" in text and "Volumes 2 scans" in text
     assert f"Report  {tmp_path}/report/index.html" in text and "full.log" in text
     assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_summary_has_no_scores_of_an_earlier_model(tmp_path):
+    (tmp_path / "metrics.tsv").write_text("subject\tdice\nsub-1\t0.8\n")
+    os.utime(tmp_path / "metrics.tsv", (0, 0))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/bundle.json").touch()
+    assert summary(tmp_path, "Finished", {"sub-1": "1"}, 1) == box(["Finished"])
 
 
 def test_summary_without_results_is_one_line():

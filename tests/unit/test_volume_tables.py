@@ -23,6 +23,7 @@ from quicknat.segmentation.volumes import (
     stats_text,
     totals,
     volume_table,
+    wide_row,
     write_volume_tables,
 )
 
@@ -109,6 +110,25 @@ def test_tables_of_chunks_and_of_scans_are_put_together(cohort, tmp_path, protoc
     (tmp_path / "none" / LONG).write_bytes(b"\xff")
     with pytest.raises(InputError, match="is no table"):
         write_volume_tables([tmp_path / "none" / LONG], tmp_path / "some")
+
+
+def test_each_scan_counts_once_and_hidden_files_never(cohort, protocol):
+    before = (cohort / WIDE).read_text()
+    folder = cohort / "sub-01_ses-b_run-1/anat"  # as a workflow writes it
+    write(folder, "sub-01_ses-b_run-1", protocol, 3)
+    (cohort / "sub-02/anat/._sub-02_desc-quicknat_volumes.tsv").write_bytes(b"\0\5\x16\7")
+    (cohort / "sub-02/anat/._sub-02_desc-quicknat_dseg.stats").write_bytes(b"\0\5\x16\7")
+    write_volume_tables(find_volume_tables(cohort), cohort)
+    assert (cohort / WIDE).read_text() == before
+
+
+def test_structures_whose_names_are_alike_have_columns_of_their_own():
+    names = ["Nucleus A", "nucleus-a", "脑", "Brain"]
+    volumes = pd.DataFrame({"index": [1, 2, 5, 6], "name": names, "volume_mm3": list("1234")})
+    row = wide_row("sub-1", volumes, {"brain": "9"}).iloc[0]
+    expected = {"nucleus_a_mm3": "1", "structure_2_mm3": "2", "structure_5_mm3": "3"}
+    expected |= {"brain_mm3": "9", "structure_6_mm3": "4"}
+    assert row[list(expected)].to_dict() == expected
 
 
 def test_columns_of_all_protocols_are_names_in_r():

@@ -115,13 +115,16 @@ def bids(
 
 
 def separated(arguments: list[str]) -> list[str]:
-    """Repeat the name of an option before each of its values: BIDS Apps take lists of labels."""
+    """Repeat the name of an option before each of its values: BIDS Apps take lists of labels.
+
+    An option without any value stays, so that it is refused and does not select everything.
+    """
     result: list[str] = []
     option = ""
-    for argument in arguments:
+    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
         if argument.startswith("-"):
             option = argument if argument in LISTS else ""
-            result += [] if option else [argument]
+            result += [] if option and not after.startswith("-") else [argument]
         else:
             result += [option, argument] if option else [argument]
     return result

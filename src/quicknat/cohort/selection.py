@@ -61,12 +61,15 @@ class Selection:
             filter_file: JSON as fMRIPrep takes it, of which ``t1w`` counts.
 
         Raises:
-            InputError: the file is not such a JSON, or names an unknown entity.
+            InputError: an option is empty, or the file is not such a JSON, or names an unknown
+                entity.
         """
-        subjects, visits = (
-            [label for text in given for label in text.replace(",", " ").split()]
-            for given in (participants, sessions)
-        )
+        texts = {"--participant-label": list(participants), "--session-label": list(sessions)}
+        labels = [" ".join(given).replace(",", " ").split() for given in texts.values()]
+        for (option, given), found in zip(texts.items(), labels, strict=True):
+            if given and not found:  # of a variable that is not set: it does not mean all
+                raise InputError(option, "is empty", "state labels, or leave it out")
+        subjects, visits = labels
         return cls(
             # as names of scans have them
             [letters_and_digits(label.removeprefix("sub-")) for label in subjects],

@@ -194,7 +194,7 @@ def _distinct(scans: Sequence[Scan]) -> list[Scan]:
 
 def _surfer_paths(root: Path) -> list[str]:
     """Return the paths in a SUBJECTS_DIR that name scans, relative to it; [] if it is none."""
-    if not next(root.glob("*/mri/"), None):
+    if not any(next(root.glob(f"*/mri/{name}.mgz"), None) for name in ("orig", "T1", "rawavg")):
         return []
     found = [path.relative_to(root).as_posix() for path in root.glob("*/base-tps*")]
     found += [path.relative_to(root).as_posix() for path in root.glob("*/mri/*.mgz")]
@@ -219,10 +219,10 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
             else:
                 found.append((default_name(path), path))
             continue
-        if surfer := _surfer_paths(path):
-            scans, left_out = LAYOUTS["freesurfer"](surfer)
-        else:
-            _, (scans, left_out) = _first(["bids", "plain"], list_paths(path, below="sub-"))
+        layout, (scans, left_out) = _first(["bids", "plain"], list_paths(path, below="sub-"))
+        if (layout, bool(scans)) != ("bids", True) and (surfer := _surfer_paths(path)):
+            subjects, others = LAYOUTS["freesurfer"](surfer)
+            scans, left_out = [*scans, *subjects], [*left_out, *others]
         named = [(scan.id, path / scan.image) for scan in _distinct(scans)]
         for item in left_out:
             if item.reason == ANALYZE:  # in a sheet it needs an orientation

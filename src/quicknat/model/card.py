@@ -32,7 +32,16 @@ def _bundled() -> tuple[dict[str, str], set[str]]:
         json.loads((folder / "bundle.json").read_bytes())["views"] for folder in MODELS.values()
     ]
     names = {sha256(folder / "bundle.json"): name for name, folder in MODELS.items()}
-    return names, {entry["sha256"] for each in views for entry in each.values()}
+    entries = [entry for each in views for entry in each.values()]
+    # with what they were trained from: earlier bundled weights
+    weights = {part for entry in entries for part in (entry["sha256"], *_own_starts(entry))}
+    return names, weights
+
+
+def _own_starts(entry: dict[str, Any]) -> list[str]:
+    """Return the SHA-256 of the weights that a view's training started from."""
+    starts = entry.get("initial_sha256"), (entry.get("warm_start") or {}).get("sha256")
+    return [start for start in starts if start]
 
 
 def model_card(described: dict[str, Any], identity: str) -> ModelCard:
@@ -49,7 +58,7 @@ def model_card(described: dict[str, Any], identity: str) -> ModelCard:
     starts = {
         start
         for entry in described["views"].values()
-        for start in (entry.get("initial_sha256"), (entry.get("warm_start") or {}).get("sha256"))
+        for start in (*entry.get("ancestors", []), *_own_starts(entry))
     }
     grid = f"{described['protocol']}, {described['conform']['spacing_mm']:g} mm"
     if starts & weights:

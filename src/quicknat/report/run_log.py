@@ -112,17 +112,24 @@ def summary(
     """
     results, lines = Path(results), [first]
     metrics, page = results / "metrics.tsv", results / "report/index.html"
-    if participants and metrics.exists():
+    model = results / "model/bundle.json"
+
+    def of_this_model(table: Path) -> bool:  # with --until, tables may be of an earlier one
+        made = table.exists() and model.exists()
+        return made and table.stat().st_mtime >= model.stat().st_mtime
+
+    if participants and of_this_model(metrics):
         import pandas as pd
 
         from quicknat.evaluation.scores import mean_dice
 
-        mean, low, high = mean_dice(pd.read_csv(metrics, sep="\t"), participants)
-        number = len(set(participants.values()))
+        table = pd.read_csv(metrics, sep="\t")
+        mean, low, high = mean_dice(table, participants)
+        number = len({participants.get(scan, scan) for scan in table["subject"]})
         interval = f" (95 % interval {low:.3f} to {high:.3f})" if low == low else ""
         lines.append(f"Dice    {mean:.3f} over {number} participants{interval}")
     volumes = results / "segmentations/volumes.tsv"
-    if segmented and volumes.exists():
+    if segmented and of_this_model(volumes):
         lines.append(f"Volumes {segmented} scans: {volumes}")
     if page.exists():  # with --until there may be none yet
         lines.append(f"Report  {page.absolute()}")

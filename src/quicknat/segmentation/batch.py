@@ -226,7 +226,8 @@ def segment_all(
         if not overwrite:
             if is_done(task, bundle, output, options):
                 return None
-            if not tables:  # in a chunk, Snakemake knows the scan by its row of the sheet
+            # in a chunk, Snakemake knows the scan by its row of the sheet
+            if not (tables and options.folder_per_scan):
                 require_unused(task, output, options)
         return read_scan(bundle, task, options)
 
@@ -261,7 +262,7 @@ def segment_all(
     files = {task.name: output_files(output, task.name, chosen) for task in tasks}
     if chosen.folder_per_scan and not tables:  # a rule gathers them
         return outcomes
-    write_outcomes(outcomes, files, tables or output)
+    write_outcomes(outcomes, files, tables or output, keep_others=not tables)
     done = [files[outcome.name]["volumes"] for outcome in outcomes if outcome.status != FAILED]
     write_volume_tables(done if tables else find_volume_tables(output), tables or output)
     return outcomes

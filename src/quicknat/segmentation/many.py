@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quicknat.cohort.examine import examine_image
 from quicknat.errors import InputError
 from quicknat.images.volumes import read_scan
-from quicknat.records import write_records
+from quicknat.records import read_records, write_records
 
 SCANS = "scans.tsv"
 FAILED = "failed"
@@ -29,7 +30,10 @@ class Outcome:
 
 
 def write_outcomes(
-    outcomes: Sequence[Outcome], files: Mapping[str, Mapping[str, Path]], folder: Path
+    outcomes: Sequence[Outcome],
+    files: Mapping[str, Mapping[str, Path]],
+    folder: Path,
+    keep_others: bool = False,
 ) -> None:
     """Write ``scans.tsv`` to a folder, with the quality flags of scans that did not fail.
 
@@ -37,12 +41,17 @@ def write_outcomes(
         outcomes: of all scans.
         files: of :func:`quicknat.segmentation.outputs.output_files`, by scan.
         folder: where the table goes.
+        keep_others: keep the rows of other scans that the table has already.
     """
     rows = [
         each if each.status == FAILED else replace(each, flags=_flags(files[each.name]["qc"]))
         for each in outcomes
     ]
-    write_records(folder / SCANS, Outcome, rows)
+    found = {}
+    if keep_others:
+        with suppress(OSError, ValueError):  # none, or of an earlier version
+            found = {each.name: each for each in read_records(folder / SCANS, Outcome)}
+    write_records(folder / SCANS, Outcome, (found | {row.name: row for row in rows}).values())
 
 
 def is_bad(outcome: Outcome, orientation: str) -> bool:

@@ -79,13 +79,15 @@ def read_tasks(path: Path) -> list[Task]:
     """Return the scans of a list: name, file (may be a glob) and orientation, between tabs.
 
     Raises:
-        InputError: a line has other cells.
+        InputError: a line has other cells, or two have one name.
     """
-    tasks = []
+    tasks: dict[str, Task] = {}
     for line in path.read_text("utf-8").splitlines():
         if len(cells := line.split("\t")) != 3:
             raise InputError(path, f"has the line {line!r}", "write name, file and orientation")
         name, pattern, orientation = cells
         found = find_all(pattern)  # a missing file fails alone, when it is read
-        tasks.append(Task(found[0] if len(found) == 1 else Path(pattern), name, orientation))
-    return tasks
+        if name in tasks:
+            raise InputError(path, f"has the name {name} twice", "give each scan a name of its own")
+        tasks[name] = Task(found[0] if len(found) == 1 else Path(pattern), name, orientation)
+    return list(tasks.values())

@@ -136,7 +136,11 @@ def wide_row(name: str, volumes: pd.DataFrame, sums: Mapping[str, str]) -> pd.Da
     row = {"participant_id": f"sub-{found.pop('sub')}"}
     row |= {"session_id": f"ses-{session}" if session else "n/a", **found}
     row |= {f"{key}_mm3": value for key, value in sums.items()}
-    row |= dict(zip(map(column_name, volumes["name"]), volumes["volume_mm3"], strict=True))
+    for number, structure in enumerate(volumes["name"]):
+        column = column_name(structure)
+        if column in row or column == "_mm3":  # alike but for what no name in R may have
+            column = f"structure_{volumes['index'].iloc[number]}_mm3"
+        row[column] = volumes["volume_mm3"].iloc[number]
     return pd.DataFrame([row])
 
 
@@ -181,6 +185,9 @@ def find_volume_tables(output: Path) -> list[Path]:
 
     Those without a stats file are of versions that had totals in the tables: left out.
     """
-    patterns = (f"*/anat/*{VOLUMES_END}", f"*/ses-*/anat/*{VOLUMES_END}")
-    found = sorted(path for pattern in patterns for path in output.glob(pattern))
-    return [path for path in found if _stats_file(path).is_file()]
+    patterns = (f"*/anat/[!.]*{VOLUMES_END}", f"*/ses-*/anat/[!.]*{VOLUMES_END}")
+    found = [path for pattern in patterns for path in output.glob(pattern)]
+    # a scan may be there in BIDS's layout and, from a workflow, in `{name}/anat/`: the first counts
+    found.sort(key=lambda path: (path.name, -len(path.parents[1].name)))
+    named = {path.name: path for path in found if _stats_file(path).is_file()}
+    return sorted(named.values())

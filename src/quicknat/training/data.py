@@ -61,7 +61,9 @@ class SliceSet:
         count: int = 1,
     ) -> None:
         self.paths, self.n_images, self.stride = [*paths, *tissues], len(paths), stride
-        self.stacks = [open_stack(path) for path in self.paths]
+        step = stride if count == 1 else 1  # slices between are neighbours, or not needed
+        self.stacks = [open_stack(path)[::step] for path in self.paths]
+        stride //= step
         self.offsets = np.arange(count) - count // 2
         for path, stack in zip(self.paths, self.stacks, strict=True):
             shape, first = stack.shape[2:], self.stacks[0].shape[2:]
@@ -118,7 +120,7 @@ class SliceSet:
         """
         statistics, checksums = [], {}
         for number, (path, whole) in enumerate(zip(self.paths, self.stacks, strict=True)):
-            stack = whole[:: self.stride]
+            stack = whole if len(self.offsets) == 1 else whole[:: self.stride]
             synthetic = number >= self.n_images
             top = int(stack[:, 1].max(initial=0))
             if top >= n_classes:

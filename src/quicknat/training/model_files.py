@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import quicknat
-from quicknat.files import written_whole
+from quicknat.files import sha256, written_whole
 from quicknat.reruns import GRID_FORMAT
 
 if TYPE_CHECKING:  # torch is slow to import, and the workflow only needs MODEL_FILES
@@ -54,6 +54,7 @@ def write_model(
         "class_weights": loss.weights.cpu().numpy().round(4).tolist(),
         "edge_weight": round(loss.edge, 4),
         "initial_sha256": setup.fingerprint["initial"]["weights"],
+        "ancestors": _ancestors(setup.initial, setup.view),
         "warm_start": setup.warm_start,
         "training_scans": [Path(path).stem for path in (*setup.train, *setup.tissues)],
         "validation_scans": [Path(path).stem for path in setup.validation],
@@ -69,3 +70,16 @@ def write_model(
         save_weights(model, weights, setup.view, setup.classes)
         sidecar.write_text(json.dumps(description, indent=2) + "\n", "utf-8")
         pd.DataFrame(history).to_csv(table, sep="\t", index=False, float_format="%.6g")
+
+
+def _ancestors(initial: str | None, view: str) -> list[str]:
+    """Return the SHA-256 of all weights that initial weights go back to: licences do, too."""
+    if not initial:
+        return []
+    folder, found = Path(initial).parent, [sha256(initial)]
+    for name in ("model.json", "bundle.json"):
+        if (folder / name).exists():
+            described = json.loads((folder / name).read_bytes())
+            described = described.get("views", {}).get(view, described)
+            found += [described.get("initial_sha256"), *described.get("ancestors", [])]
+    return sorted({digest for digest in found if digest})
