@@ -24,6 +24,7 @@ def test_results_of_every_stage(finished):
             model = json.loads((results / f"models/{stage}/{view}/model.json").read_text())
             assert model["view"] == view and model["versions"]["torch"]
             assert (model["initial_sha256"] is None) == (stage == "pretrain")
+            assert model["ancestors"] == ([] if stage == "pretrain" else [model["initial_sha256"]])
     assert (results / "config.yaml").is_file()
     views = pd.read_csv(results / "metrics/views.tsv", sep="\t")
     assert views.groupby("view").size().to_dict() == dict.fromkeys(["aggregate", *VIEWS], 27)
