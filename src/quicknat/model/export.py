@@ -88,7 +88,8 @@ def metadata(bundle: Bundle, described: dict) -> dict:
         },
         "references": [
             "Guha Roy A., Conjeti S., Navab N., Wachinger C.: QuickNAT: A fully convolutional "
-            "network for quick and accurate segmentation of neuroanatomy. NeuroImage 186 (2019) 713-727."
+            "network for quick and accurate segmentation of neuroanatomy. NeuroImage 186 (2019) "
+            "713-727."
         ],
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": prediction}},
     }
