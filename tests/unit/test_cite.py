@@ -29,7 +29,7 @@ def test_own_model_is_described_by_its_bundle_alone():
     for view in bundle["views"].values():
         view |= {"training_scans": ["sub-1", "sub-2"]}
         view["network"]["squeeze_excitation"] = "none"
-        view |= {"initial_sha256": None, "warm_start": None}
+        view |= {"sha256": "0" * 64, "initial_sha256": None, "warm_start": None}
     text = methods(bundle, model_card(bundle, "another's"), workflow=True)
     assert "The model was trained on 2 scans." in text and "left–right flip" in text
     assert not re.search("squeeze|prior|OASIS", text)
@@ -54,7 +54,8 @@ def test_licence_and_data_follow_the_weights_and_not_the_folder_name(tmp_path):
     for initial, credited in ((None, False), (start, True)):
         bundle = json.loads((MODELS["small"] / "bundle.json").read_bytes())
         for view in bundle["views"].values():
-            view |= {"training_scans": ["sub-1"], "initial_sha256": initial, "warm_start": None}
+            view |= {"sha256": "0" * 64, "initial_sha256": initial, "warm_start": None}
+            view["training_scans"] = ["sub-1"]
         (folder / "bundle.json").write_text(json.dumps(bundle))
         text = CliRunner().invoke(app, ["cite", str(folder)]).output
         assert "The model was trained on 1 scans" in text and "model small" not in text

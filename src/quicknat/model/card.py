@@ -57,6 +57,9 @@ def model_card(described: dict[str, Any], identity: str) -> ModelCard:
         for start in (entry.get("initial_sha256"), (entry.get("warm_start") or {}).get("sha256"))
     }
     grid = f"{described['protocol']}, {described['conform']['spacing_mm']:g} mm"
+    if {entry.get("sha256") for entry in described["views"].values()} & weights:
+        name = f"bundled weights with other settings ({grid})"
+        return ModelCard(name, version, identity, BUNDLED_LICENCE, "bundled")
     if starts & weights:
         name = f"model fine-tuned from the bundled weights ({grid})"
         return ModelCard(name, version, identity, BUNDLED_LICENCE, "fine-tuned")
