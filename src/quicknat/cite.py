@@ -9,7 +9,8 @@ from importlib.metadata import version
 from typing import Any
 
 import quicknat
-from quicknat.package_data import DATA, MODELS
+from quicknat.model.card import ModelCard
+from quicknat.package_data import DATA
 
 PACKAGES = {"PyTorch": "torch", "NiBabel": "nibabel", "NumPy": "numpy", "SciPy": "scipy"}
 REFERENCES = {  # as cited in the paragraph: key in references.bib
@@ -20,12 +21,12 @@ REFERENCES = {  # as cited in the paragraph: key in references.bib
 }
 
 
-def methods(bundle: Mapping[str, Any], name: str, workflow: bool = False) -> str:
+def methods(bundle: Mapping[str, Any], card: ModelCard, workflow: bool = False) -> str:
     """Return the methods paragraph of segmentations with a model.
 
     Args:
         bundle: the model's ``bundle.json``.
-        name: of the model, "" for none; a bundled one also gets its training data and licence.
+        card: of the model; bundled weights, and those trained from them, get data and licence.
         workflow: whether Snakemake ran it.
     """
     views, grid = bundle["views"], bundle["conform"]
@@ -56,19 +57,22 @@ def methods(bundle: Mapping[str, Any], name: str, workflow: bool = False) -> str
             if bundle.get("prior_correction")
             else ""
         )
-        + ". Probabilities were resampled to the scan's own grid, where each voxel got the most"
+        + ". Probabilities were resampled to native space, where each voxel got the most"
         " probable label.",
     ]
-    if name in MODELS:
-        parts.append(
-            f"We used the bundled model '{name}' (CC BY-NC 4.0), trained mainly on the MICCAI 2012"
-            " Multi-Atlas Labeling Challenge: scans of the OASIS project"
-            " (OASIS; Marcus et al., 2007), labels by Neuromorphometrics, Inc."
+    scans = {scan for view in views.values() for scan in view.get("training_scans", ())}
+    model = f"The model was trained on {len(scans)} scans"
+    if card.origin == "bundled":
+        model = f"We used the {card.name}"
+    elif card.origin == "fine-tuned":
+        model += ", starting from the bundled weights"
+    if card.origin != "own":
+        model += (
+            " (CC BY-NC 4.0), trained mainly on the MICCAI 2012 Multi-Atlas Labeling Challenge:"
+            " scans of the OASIS project (OASIS; Marcus et al., 2007), labels by"
+            " Neuromorphometrics, Inc"
         )
-    else:
-        scans = {scan for view in views.values() for scan in view.get("training_scans", ())}
-        title = f"The model '{name}'" if name else "The model"
-        parts.append(f"{title} was trained on {len(scans)} scans.")
+    parts.append(f"{model}.")
     if workflow:
         parts.append(
             f"Snakemake {version('snakemake')} (Mölder et al., F1000Research 10:33 (2021)) ran all"

@@ -65,7 +65,7 @@ def missing_extra(error: ModuleNotFoundError) -> InputError | None:
     for requirement in requires("quicknat") or ():
         found = re.match(r"([\w-]+).*\bextra == ['\"](\w+)['\"]", requirement)
         if found and found[1].lower() == package.lower():
-            fix = f"pip install 'quicknat[{found[2]}]'"
+            fix = f"in the repository's folder: pip install '.[{found[2]}]'"
             return InputError(package, "this command needs this package", fix)
     return None
 

@@ -143,7 +143,7 @@ def test_radiological_view_mirrors_slices_and_letters_but_no_sagittal_one(browse
     before = {view: letters(view) for view in ("axial", "coronal", "sagittal")}
     mirrored = "getComputedStyle(document.querySelector('.axial .sheets')).transform"
     assert page.evaluate(mirrored) == "none"
-    page.locator(".mosaics").get_by_label("Radiological view").check()
+    page.locator(".mosaics").get_by_label("Radiological convention").check()
     after = {view: letters(view) for view in before}
     assert [(one[0], one[-1]) for one in before.values()] == [("L", "R"), ("L", "R"), ("P", "A")]
     assert [(one[0], one[-1]) for one in after.values()] == [("R", "L"), ("R", "L"), ("P", "A")]

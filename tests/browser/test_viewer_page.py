@@ -242,7 +242,7 @@ def test_radiological_view_shows_the_left_on_the_right_and_keys_follow_the_scree
     page = viewer()
     page.get_by_label("Jump to").select_option(label="Left putamen")
     neurological = picture(page)
-    page.get_by_label("Radiological view").check()
+    page.get_by_label("Radiological convention").check()
     assert changed(neurological, picture(page)) > 0.02
     positions = []
     for key in ("ArrowLeft", "ArrowRight"):

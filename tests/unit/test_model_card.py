@@ -31,9 +31,11 @@ def test_licence_of_the_bundled_weights_holds_for_what_starts_from_them():
         {"ancestors": [weights]},
     )
     for changed in ways:
-        card = model_card(described(**changed), "other")
+        card = model_card(described(sha256="trained", **changed), "other")
         assert card.licence.startswith("CC BY-NC 4.0") and "fine-tuned" in card.name
-    own = model_card(described(initial_sha256=None, warm_start=None), "other")
+    edited = model_card(described(), "of a bundle.json that somebody edited")
+    assert edited.licence.startswith("CC BY-NC 4.0") and edited.origin == "bundled"
+    own = model_card(described(sha256="trained", initial_sha256=None, warm_start=None), "other")
     assert own.licence == OWN_LICENCE and own.name == "own model (quicknat28, 1.5 mm)"
 
 

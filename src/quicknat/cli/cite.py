@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import BUNDLED_MODEL, MODEL_HELP, app
-from quicknat.package_data import MODELS, model_folder
+from quicknat.package_data import model_folder
 
 
 @app.command()
@@ -25,8 +25,11 @@ def cite(
     """
     from quicknat.cite import bibtex as references
     from quicknat.cite import methods
+    from quicknat.files import sha256
     from quicknat.model.bundle import read_description
+    from quicknat.model.card import model_card
 
-    name = next((name for name, path in MODELS.items() if path == model), model.name)
-    paragraph = methods(read_description(model), name, workflow)
+    described = read_description(model)
+    card = model_card(described, sha256(model / "bundle.json"))
+    paragraph = methods(described, card, workflow)
     typer.echo(references(paragraph) if bibtex else paragraph)

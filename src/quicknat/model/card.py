@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from quicknat.files import sha256
 from quicknat.package_data import MODELS
@@ -17,12 +17,16 @@ OWN_LICENCE = "not stated; the terms of the labels that it was trained on apply"
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Name, version of quicknat that wrote it, SHA-256 of ``bundle.json``, licence of weights."""
+    """Name, version of quicknat that wrote it, SHA-256 of ``bundle.json``, licence of weights.
+
+    ``origin`` says whether the weights are bundled ones, trained from those, or neither.
+    """
 
     name: str
     version: str
     sha256: str
     licence: str
+    origin: Literal["bundled", "fine-tuned", "own"]
 
 
 @cache
@@ -54,17 +58,21 @@ def model_card(described: dict[str, Any], identity: str) -> ModelCard:
     names, weights = _bundled()
     version = str(described.get("quicknat", "unknown"))
     if identity in names:
-        return ModelCard(f"bundled model {names[identity]}", version, identity, BUNDLED_LICENCE)
+        name = f"bundled model {names[identity]}"
+        return ModelCard(name, version, identity, BUNDLED_LICENCE, "bundled")
     starts = {
         start
         for entry in described["views"].values()
         for start in (*entry.get("ancestors", []), *_own_starts(entry))
     }
     grid = f"{described['protocol']}, {described['conform']['spacing_mm']:g} mm"
+    if {entry.get("sha256") for entry in described["views"].values()} & weights:
+        name = f"bundled weights with other settings ({grid})"
+        return ModelCard(name, version, identity, BUNDLED_LICENCE, "bundled")
     if starts & weights:
         name = f"model fine-tuned from the bundled weights ({grid})"
-        return ModelCard(name, version, identity, BUNDLED_LICENCE)
-    return ModelCard(f"own model ({grid})", version, identity, OWN_LICENCE)
+        return ModelCard(name, version, identity, BUNDLED_LICENCE, "fine-tuned")
+    return ModelCard(f"own model ({grid})", version, identity, OWN_LICENCE, "own")
 
 
 def read_card(folder: str | Path) -> ModelCard | None:

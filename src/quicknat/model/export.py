@@ -87,8 +87,9 @@ def metadata(bundle: Bundle, described: dict) -> dict:
             if entry["best_val_dice"] is not None
         },
         "references": [
-            "Roy A.G., Conjeti S., Navab N., Wachinger C.: QuickNAT: A fully convolutional network "
-            "for quick and accurate segmentation of neuroanatomy. NeuroImage 186 (2019) 713-727."
+            "Guha Roy A., Conjeti S., Navab N., Wachinger C.: QuickNAT: A fully convolutional "
+            "network for quick and accurate segmentation of neuroanatomy. NeuroImage 186 (2019) "
+            "713-727."
         ],
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": prediction}},
     }

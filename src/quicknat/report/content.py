@@ -20,6 +20,7 @@ from quicknat.evaluation import scores
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
+from quicknat.model.card import model_card
 from quicknat.report import score_strips
 from quicknat.report.cohort_qc import cohort_quality
 from quicknat.report.figures import VIEW_COLORS
@@ -223,7 +224,7 @@ def cohort_content(inputs: ReportInputs, volumes: pd.DataFrame | None) -> dict:
         "many": _chunked(inputs.chunks),
         "most_rows": MOST_ROWS,
         "bundle": bundle,
-        "methods": methods(bundle, inputs.given, True) if bundle else "",
+        "methods": methods(bundle, model_card(bundle, file_digest(path)), True) if bundle else "",
         "trained_on": trained_on(bundle["views"].values(), inputs.scans) if bundle else "",
         "times": run_times(inputs.results / "benchmarks").to_dict("records"),
         "software": versions(),

@@ -47,7 +47,7 @@ def page_weights(folder: Path, scans: Sequence[str], figures: Sequence[str]) -> 
 
     drawn, volumes = folder / "figures", folder / "volumes"
     code = size(*(folder / "assets").glob("*"))
-    pictures = [drawn / f"{name}.png" for name in figures]
+    pictures = [drawn / f"{name}.svg" for name in figures]
     pictures += [drawn / name / "thumbnail.jpg" for name in scans]
     own = [size(volumes / f"{name}.js", *(drawn / name).glob("*")) for name in scans]
     return {
