@@ -40,11 +40,7 @@ rule all:
         ),
         BUNDLED,
         expand(f"{SEGMENTED}_dseg.nii.gz", scan=PLAN.single),
-        expand(
-            f"{CHUNK}/{{file}}.tsv",
-            file=["scans", "volumes", "volumes_wide"],
-            chunk=PLAN.chunks,
-        ),
+        expand(f"{CHUNK}/{{file}}.tsv", file=CHUNK_FILES, chunk=PLAN.chunks),
         rules.volumes.output if PLAN.segmented else [],
         rules.metrics.output.scores if PLAN.test else [],
     localrule: True

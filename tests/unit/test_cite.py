@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 import quicknat
-from quicknat.cite import REFERENCES, bibtex, methods
 from quicknat.cli import app
 from quicknat.model.bundle import read_description
 from quicknat.model.card import model_card
+from quicknat.model.cite import REFERENCES, bibtex, methods
 from quicknat.package_data import DATA, MODELS, TEMPLATES
 
 

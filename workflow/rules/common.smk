@@ -28,6 +28,7 @@ CONFORMED = "<results>/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 SEGMENTED = "<results>/segmentations/{scan}/anat/{scan}_desc-quicknat"
 # literal, since `expand` takes no output of a rule that is in storage
 CHUNK = "<results>/chunks/{chunk}"
+CHUNK_FILES = ["scans", "volumes", "volumes_wide"]
 BUNDLED = [f"<results>/model/{name}" for name in BUNDLE_FILES]
 
 # with --default-storage-provider: only rules whose files are all declared run elsewhere

@@ -23,11 +23,11 @@ def cite(
 
     Example: `quicknat cite 1mm`, its references: `quicknat cite 1mm --bibtex`
     """
-    from quicknat.cite import bibtex as references
-    from quicknat.cite import methods
     from quicknat.files import sha256
     from quicknat.model.bundle import read_description
     from quicknat.model.card import model_card
+    from quicknat.model.cite import bibtex as references
+    from quicknat.model.cite import methods
 
     described = read_description(model)
     card = model_card(described, sha256(model / "bundle.json"))

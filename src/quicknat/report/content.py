@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from quicknat.cite import methods
 from quicknat.cohort.check import Verdict
 from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.sheet import Scan
@@ -21,6 +20,7 @@ from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.card import model_card
+from quicknat.model.cite import methods
 from quicknat.report import score_strips
 from quicknat.report.cohort_qc import cohort_quality
 from quicknat.report.figures import VIEW_COLORS
