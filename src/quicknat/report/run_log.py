@@ -94,6 +94,10 @@ def box(lines: Sequence[str]) -> str:
     return "\n".join([f"╭{'─' * (width + 2)}╮", *body, f"╰{'─' * (width + 2)}╯"])
 
 
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
+
+
 def summary(
     results: str | Path,
     first: str,
@@ -120,10 +124,10 @@ def summary(
         mean, low, high = mean_dice(pd.read_csv(metrics, sep="\t"), participants)
         number = len(set(participants.values()))
         interval = f" (95 % interval {low:.3f} to {high:.3f})" if low == low else ""
-        lines.append(f"Dice    {mean:.3f} over {number} participants{interval}")
+        lines.append(f"Dice    {mean:.3f} over {number} participant{_s(number)}{interval}")
     volumes = results / "segmentations/volumes.tsv"
     if segmented and volumes.exists():
-        lines.append(f"Volumes {segmented} scans: {volumes}")
+        lines.append(f"Volumes {segmented} scan{_s(segmented)}: {volumes}")
     if page.exists():  # with --until there may be none yet
         lines.append(f"Report  {page.absolute()}")
     lines += [f"Log     {log}" for log in logs]
