@@ -196,9 +196,9 @@ def test_arrow_keys_move_the_point_and_other_keys_change_nothing(viewer):
 def test_radiological_view_of_the_slices_holds_for_a_viewer_that_still_loads(browse, report):
     page = browse(report / f"{SCAN}.html").page
     tick = "document.querySelector('input[value=radiological]').click()"
-    loading = "document.querySelector('[data-viewer=controls]').disabled"
-    assert page.evaluate(f"[{tick}, {loading}][1]")
-    page.wait_for_function(f"!{loading}")
+    page.add_init_script(f"document.addEventListener('DOMContentLoaded', () => {tick})")
+    page.reload()
+    page.wait_for_function("!document.querySelector('[data-viewer=controls]').disabled")
     early = picture(page)
     page.evaluate(tick)
     assert changed(early, picture(page)) > 0.01
