@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from made_up_results import made_up_results, one_scan
@@ -70,6 +71,7 @@ def test_ratings_are_kept_saved_and_read_again(browse, small, tmp_path):
     rating = page.get_by_role("group", name="Rating of sub-2")
     rating.get_by_role("button", name="fail").click()
     rating.get_by_role("textbox", name="Note on sub-2").fill("leaks\tinto dura")
+    page.get_by_role("textbox", name="Note on sub-4").fill("look again")
     page.get_by_role("group", name="Rating of sub-3").get_by_role("button", name="pass").click()
     page.reload()
     assert rating.get_by_role("button", name="fail").get_attribute("aria-pressed") == "true"
@@ -79,16 +81,21 @@ def test_ratings_are_kept_saved_and_read_again(browse, small, tmp_path):
     saving.value.save_as(tmp_path / "ratings.tsv")
     lines = (tmp_path / "ratings.tsv").read_text().splitlines()
     assert lines[0].split("\t") == ["scan", "rating", "note", "model"]
-    assert lines[1].startswith("sub-2\tfail\tleaks into dura\t") and len(lines) == 3
+    assert lines[1].startswith("sub-2\tfail\tleaks into dura\t") and len(lines) == 4
+    assert "sub-4\tn/a\tlook again" in "\n".join(lines)
     assert failed_scans(tmp_path / "ratings.tsv") == ["sub-2"]
     page.locator("[data-montage=filter]").select_option("fail")
     assert page.locator(".montage li:visible").count() == 1
     rating.get_by_role("button", name="fail").click()  # takes it back
     other = browse(small / "index.html").page
     other.locator("[data-montage=load]").set_input_files(tmp_path / "ratings.tsv")
-    other.get_by_text("2 ratings read").wait_for()
+    other.get_by_text("3 ratings read from ratings.tsv").wait_for()
+    assert other.get_by_role("textbox", name="Note on sub-4").input_value() == "look again"
     pressed = other.locator("[aria-pressed=true]").all_inner_texts()
     assert sorted(pressed) == ["fail", "pass"]
+    (tmp_path / "old.tsv").write_text("scan\trating\tnote\tmodel\nsub-5\tfail\tn/a\tolder\n")
+    other.locator("[data-montage=load]").set_input_files(tmp_path / "old.tsv")
+    other.get_by_text("0 ratings read from old.tsv; 1 of another model left out").wait_for()
 
 
 def test_tables_sort_by_number_and_by_keyboard(browse, small):
@@ -169,6 +176,9 @@ def test_table_of_volumes_is_saved_with_a_column_for_each_side(browse, small, tm
     rows = [line.split("\t") for line in (tmp_path / "t.tsv").read_text().splitlines()]
     assert rows[0][:3] == ["Structure", "Volume (mm³), left", "Volume (mm³), right"]
     assert len({len(row) for row in rows}) == 1
+    table = pd.read_csv(tmp_path / "t.tsv", sep="\t", index_col=0)
+    assert table.select_dtypes(exclude="number").empty
+    assert table["Asymmetry (%)"].min() < 0
 
 
 def test_single_file_shows_viewer_and_slices_with_nothing_beside_it(browse, small, tmp_path):

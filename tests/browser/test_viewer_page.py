@@ -25,7 +25,8 @@ CANVAS, SOLID = "[data-viewer=canvas]", "[data-viewer=canvas3d]"
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>fine</title>
 <link rel="stylesheet" href="assets/viewer.css"></head><body><main><h1>{{ scan }}</h1>
 {% include "viewer.html.j2" %}
-<p style="margin-top: 150vh"><button data-structure="5">ventricle</button></p></main></body></html>
+<p style="margin-top: 150vh"><button data-structure="5">ventricle</button></p>
+<input type="checkbox" value="radiological" aria-label="of the slices"></main></body></html>
 """
 
 
@@ -190,6 +191,19 @@ def test_arrow_keys_move_the_point_and_other_keys_change_nothing(viewer):
         positions.append([int(number) for number in text.split(" mm")[0].split(",")])
     moves = np.diff(positions, axis=0)
     assert moves.tolist() == [[2, 0, 0], [0, 0, 2], [0, 2, 0]]
+
+
+def test_radiological_view_of_the_slices_holds_for_a_viewer_that_still_loads(browse, report):
+    page = browse(report / f"{SCAN}.html").page
+    tick = "document.querySelector('input[value=radiological]').click()"
+    page.add_init_script(f"document.addEventListener('DOMContentLoaded', () => {tick})")
+    page.reload()
+    page.wait_for_function("!document.querySelector('[data-viewer=controls]').disabled")
+    early = picture(page)
+    page.evaluate(tick)
+    assert changed(early, picture(page)) > 0.01
+    page.evaluate(tick)
+    assert changed(early, picture(page)) == 0
 
 
 def test_structure_under_the_pointer_is_named_and_a_click_goes_there(viewer):

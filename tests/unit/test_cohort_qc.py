@@ -1,5 +1,8 @@
 """Quality control of a cohort without reference labels, and its structures in groups and pairs."""
 
+import shlex
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +11,8 @@ from made_up_results import made_up_results, one_scan, written
 from quicknat.images.labels import Protocol
 from quicknat.package_data import LABEL_TABLES
 from quicknat.report.cohort_qc import FEWEST, asymmetries, cohort_quality, robust_z
-from quicknat.report.strips import WIDTH, Axis
+from quicknat.report.content import VOLUMES, quality_content
+from quicknat.report.strips import WIDTH, Axis, Strip, add_dots
 from quicknat.report.structures import brain_volume, paired_order, structures
 
 
@@ -41,6 +45,25 @@ def test_left_and_right_are_side_by_side_in_groups(protocol):
         "Cerebral white matter",
         "Cerebral cortex",
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("rh thalamus", "lh thalamus"), ("", "")),
+        (("Thalamus right", "Thalamus left"), ("", "")),
+        (("R_Thalamus", "L_Thalamus"), ("", "")),
+        (("Thalamus", "Thalamus 2"), ("49", "10")),
+        (("RightThalamus", "LeftThalamus"), ("", "")),
+    ],
+)
+def test_left_is_told_by_number_or_by_name_wherever_it_stands(protocol, names, ids):
+    table = protocol.table.iloc[:3].copy()
+    table.loc[1:, "name"], table.loc[1:, "freesurfer"] = names, ids
+    table["partner"] = [-1, 2, 1]
+    (one,) = structures(Protocol("own", table))
+    assert one.members == (names[1], names[0]) and one.indices == (2, 1)
+    assert one.name.split()[0] == "Thalamus"
 
 
 def test_volume_of_the_brain_leaves_ventricles_out(protocol):
@@ -94,6 +117,40 @@ def test_missing_structure_leaves_its_dot_out_and_the_rest_in(protocol):
     quality = cohort_quality(table, structures(protocol), [])
     strip = next(one for one in quality["volumes"].strips if one.label == "Pallidum")
     assert strip.path.count("M") == 2 * 12 - 1 and strip.dots == []
+    first = quality["outliers"][0]
+    assert (first["scan"], first["measure"]) == ("sub-03", "Left pallidum, absent")
+
+
+def test_structure_that_most_scans_lack_has_no_dot_and_no_outlier(protocol):
+    table = volumes(protocol, 12)
+    rare = (table["name"] == "3rd ventricle") & (table["subject"] > "sub-02")
+    table.loc[rare, ["volume_mm3", "uncertainty", "view_agreement"]] = [0, np.nan, np.nan]
+    quality = cohort_quality(table, structures(protocol), [])
+    strip = next(one for one in quality["volumes"].strips if one.label == "3rd ventricle")
+    assert strip.path == "" and not [
+        row for row in quality["outliers"] if row["measure"].startswith("3rd ventricle, ")
+    ]
+
+
+def test_figures_and_tables_of_many_scans_stay_small_and_keep_their_extremes():
+    random = np.random.default_rng(0)
+    values = pd.Series(random.normal(0, 1, 20_000))
+    axis, strip = Axis.around(values.to_numpy()), Strip("x", "#000000")
+    add_dots(strip, 0, values, axis, [], lambda scan, value: "")
+    assert strip.path.count("M") < 3 * WIDTH
+    assert f"M{axis.at(values.min())} " in strip.path and f"M{axis.at(values.max())} " in strip.path
+
+
+def test_how_to_correct_is_of_the_first_scan_with_a_page_in_quoted_paths(tmp_path, protocol):
+    scans = [one_scan(str(k), "segment") for k in range(3)]
+    inputs = made_up_results(tmp_path / "my data", scans, protocol, "a b.nii")
+    volumes = inputs.table(VOLUMES)
+    first = cohort_quality(volumes, structures(protocol), [])["first"]
+    inputs = replace(inputs, segmented=[one["scan"] for one in first[1:]])
+    found = quality_content(inputs, volumes, [])["correct"]
+    assert found["scan"] == first[1]["scan"]
+    assert found["image"] == "'a b.nii'" and shlex.split(found["freeview"])[0].endswith("0.4")
+    assert len(shlex.split(f"itksnap -g {found['image']} -s {found['dseg']}")) == 5
 
 
 @pytest.mark.parametrize("n_scans", [1, 2, 3])

@@ -38,6 +38,23 @@ def test_old_column_names_are_known_too(tmp_path):
     assert "1\tx.nii\texclude" in sheet.read_text()
 
 
+def test_note_without_a_rating_is_no_rating_and_several_models_are_said(tmp_path, caplog):
+    head = "scan\trating\tnote\tmodel"
+    rows = [("sub-1", "n/a", "look again", "abc"), ("sub-1", "fail", "n/a", "abc")]
+    assert failed_scans(ratings(tmp_path / "r.tsv", *rows, head=head)) == ["sub-1"]
+    assert "several models" not in caplog.text
+    rows.append(("sub-2", "fail", "n/a", "def"))
+    assert failed_scans(ratings(tmp_path / "s.tsv", *rows, head=head)) == ["sub-1", "sub-2"]
+    assert "several models: abc, def" in caplog.text
+
+
+def test_row_that_ends_before_the_split_is_excluded_too(tmp_path):
+    sheet = tmp_path / "cohort.tsv"
+    sheet.write_text("subject\timage\tlabels\tsplit\n1\tx.nii\n2\ty.nii\t\tsegment\n")
+    assert exclude_in_sheet(sheet, ["sub-1"]) == ["sub-1"]
+    assert sheet.read_text().splitlines()[1] == "1\tx.nii\t\texclude"
+
+
 @pytest.mark.parametrize(
     ("rows", "head", "problem"),
     [

@@ -6,7 +6,6 @@ import pytest
 
 from made_up_results import made_up_results, written
 from quicknat.cohort.sheet import Scan
-from quicknat.errors import InputError
 from quicknat.report.repeated import NO_TIMES, change_content, changes, read_times, visits
 from quicknat.report.structures import structures
 
@@ -74,7 +73,7 @@ def test_two_subjects_of_one_participant_are_visits_and_two_runs_are_not(protoco
     sizes = {s.id: 1000 + k for k, s in enumerate(scans)}
     table = visits(volumes(protocol, sizes), scans, structures(protocol), NO_TIMES)
     assert list(table["visit"]) == ["X1", "X2"]
-    single = change_content(volumes(protocol, sizes), scans[2:], structures(protocol), NO_TIMES)
+    single = change_content(volumes(protocol, sizes), scans[2:], structures(protocol), NO_TIMES, [])
     assert single == {}
 
 
@@ -82,15 +81,34 @@ def test_absent_structure_has_no_per_cent(protocol):
     scans = [scan("1", "a"), scan("1", "b")]
     table = volumes(protocol, {scans[0].id: 1000, scans[1].id: 1000})
     table.loc[table["name"].isin(["3rd ventricle"]), "volume_mm3"] = 0
-    content = change_content(table, scans, structures(protocol), NO_TIMES)
+    content = change_content(table, scans, structures(protocol), NO_TIMES, [])
     row = next(row for row in content["summary"] if row["structure"] == "3rd ventricle")
     assert row["n"] == 0 and np.isnan(row["mean"])
 
 
-@pytest.mark.parametrize("cell", ["age\nsub-1\ta\told", "acq_time\nsub-1\ta\tlast spring"])
-def test_age_or_date_that_is_none_is_refused(tmp_path, cell):
-    with pytest.raises(InputError, match="is not a"):
-        times(f"participant_id\tsession_id\t{cell}\n", tmp_path)
+@pytest.mark.parametrize("cell", ["", "NA", "N/A", "nan", "unknown", "64y", "last spring"])
+@pytest.mark.parametrize("column", ["age", "acq_time"])
+def test_age_or_date_that_is_none_is_unknown(tmp_path, cell, column):
+    found = times(f"participant_id\tsession_id\t{column}\nsub-1\ta\t{cell}\n", tmp_path)
+    assert found.isna().all(axis=None) and list(found.index) == [("1", "a")]
+
+
+def test_ids_are_matched_as_those_of_participants_are(tmp_path):
+    path = tmp_path / "sessions.tsv"
+    path.write_text(
+        "participant_id\tsession_id\tage\n1\t1\t70\n002_S_0413\tses-m12\t71\n3\tA\t72\n"
+    )
+    scans = [scan("01", "01"), scan("01", "02"), scan("002S0413", "m12"), scan("3", "a")]
+    found = read_times([path], scans)["age"]
+    assert found.to_dict() == {("01", "01"): 70, ("002S0413", "m12"): 71, ("3", "a"): 72}
+
+
+def test_dots_lead_to_last_scans_with_a_page_only(protocol):
+    scans = [scan("1", "a"), scan("1", "b"), scan("2", "a"), scan("2", "b")]
+    table = volumes(protocol, {s.id: 1000 + k for k, s in enumerate(scans)})
+    content = change_content(table, scans, structures(protocol), NO_TIMES, ["sub-1_ses-b"])
+    for strip in content["chart"].strips:
+        assert [dot.scan for dot in strip.dots] == ["sub-1_ses-b"] and strip.path.count("M") == 1
 
 
 def test_participants_table_without_sessions_says_nothing_of_times(tmp_path):

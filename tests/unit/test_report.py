@@ -172,6 +172,19 @@ def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, p
     assert list(tmp_path.glob("report/sub-*.html")) == []
 
 
+def test_incomplete_page_leaves_the_table_of_the_earlier_one_alone(tmp_path, protocol):
+    scans = [Scan("1", "a.nii", "test", session=s, participant="1") for s in "ab"]
+    inputs = made_up_results(tmp_path, scans, protocol)
+    assert 'href="assets/change.tsv"' in written(inputs)
+    table = tmp_path / "report/assets/change.tsv"
+    table.write_text("earlier")
+    split_tables(inputs)
+    failed = replace(inputs, failed=[Failure("segment", "sub-2", "full", "results/logs/x.log", "")])
+    page = written(failed, "incomplete.html")
+    assert 'id="change"' in page and "change.tsv" not in page
+    assert not re.findall(r'href="sub-', page) and table.read_text() == "earlier"
+
+
 def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
     inputs = made_up_results(tmp_path, [one_scan("1")], protocol)
     (tmp_path / "model/bundle.json").unlink()

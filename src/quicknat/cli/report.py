@@ -207,7 +207,7 @@ def report(
             if participants
             else pd.DataFrame()
         ),
-        times=read_times([path for path in (sessions, participants) if path]),
+        times=read_times([path for path in (sessions, participants) if path], scans),
         given=given_model.name if given_model else "",
         interactive=interactive,
     )

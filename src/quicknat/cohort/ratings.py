@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from quicknat.cohort.sheet import RENAMED, Scan, current_names, read_cells, read_sheet
-from quicknat.errors import InputError
+from quicknat.errors import InputError, notice
 from quicknat.files import written_whole
 
 RATINGS = ("pass", "doubtful", "fail")
@@ -17,7 +17,8 @@ def failed_scans(path: str | Path) -> list[str]:
 
     Args:
         path: TSV with the columns ``scan`` (``sub-X[_ses-Y]…``) and ``rating``, as the report's
-            page saves it; other columns are ignored.
+            page saves it, ``n/a`` beside a note alone; of other columns only ``model`` is read,
+            and a notice logged if there are several.
 
     Raises:
         InputError: the file is no such table, has an unknown rating, or rates a scan twice.
@@ -27,8 +28,13 @@ def failed_scans(path: str | Path) -> list[str]:
     if missing := [name for name in ("scan", "rating") if name not in table]:
         fix = "save the ratings from the report's page"
         raise InputError(path, f"has no column '{missing[0]}'", fix)
+    models = sorted({text.strip() for text in table.get("model", ())} - {"", "n/a"})
+    if len(models) > 1:
+        notice(f"{path}: has ratings of segmentations of several models: {', '.join(models)}")
     ratings: dict[str, str] = {}
     for scan, rating in zip(table["scan"].str.strip(), table["rating"].str.strip(), strict=True):
+        if rating == "n/a":
+            continue
         if rating not in RATINGS:
             fix = f"allowed: {', '.join(RATINGS)}"
             raise InputError(path, f"rates {scan} as '{rating}'", fix)
@@ -66,6 +72,7 @@ def exclude_in_sheet(sheet: str | Path, names: Collection[str]) -> list[str]:
         row = dict(zip(columns, map(str.strip, cells), strict=False))
         known = {key: row.get(key, "") for key in ("subject", "session", "entities")}
         if (name := Scan(**known, image="", split="").id) in names:
+            cells += [""] * (len(columns) - len(cells))  # spreadsheets drop empty cells at the end
             cells[columns.index("split")] = "exclude"
             lines[number] = "\t".join(cells) + "\r" * line.endswith("\r")
             found.append(name)

@@ -102,11 +102,7 @@ def read_participants(path: str | Path, subjects: Sequence[str] = ()) -> pd.Data
         raise InputError(path, "has no column 'participant_id'", fix)
     table = _decimal_points(table.dropna(how="all").fillna("n/a"))
     names = [name_parts(name.strip())[0] for name in table["participant_id"]]
-    spelt, known = _by_spelling(subjects), _by_spelling(names)
-    for index, name in enumerate(names):
-        if len(same := spelt.get(_spelling(name), set())) == len(known[_spelling(name)]) == 1:
-            names[index] = next(iter(same))
-    ids = zip(table["participant_id"], names, strict=True)
+    ids = zip(table["participant_id"], spelled_as(names, subjects), strict=True)
     table["participant_id"] = ["n/a" if given == "n/a" else f"sub-{name}" for given, name in ids]
     twice = table["participant_id"][table["participant_id"].duplicated()]
     if len(twice) and "session_id" in table:
@@ -116,6 +112,17 @@ def read_participants(path: str | Path, subjects: Sequence[str] = ()) -> pd.Data
         problem = f"has participant_id '{twice.iloc[0]}' in two rows"
         raise InputError(path, problem, "keep one row per participant")
     return table.set_index("participant_id")
+
+
+def spelled_as(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Return names as `wanted` has them, where only case and leading zeros differ."""
+    spelt, known = _by_spelling(wanted), _by_spelling(names)
+    return [
+        next(iter(same))
+        if len(same := spelt.get(_spelling(name), set())) == len(known[_spelling(name)]) == 1
+        else name
+        for name in names
+    ]
 
 
 def _spelling(subject: str) -> str:

@@ -19,10 +19,12 @@ from quicknat.report.strips import (
     add_mark,
 )
 from quicknat.report.structures import Structure, brain_volume
+from quicknat.report.tables import MOST_ROWS
 
 FEWEST = 10  # scans for outliers
 LIMIT = 3.5  # robust z-score beyond which a value is an outlier (Iglewicz and Hoaglin)
 MOST_OUTLIERS = 200  # in the table
+RARE = 0.1  # fraction of scans without a structure up to which its absence is an outlier
 FIRST = 10  # scans to correct first
 PERCENT_TICKS = (
     (5, 10, 25, 50, 100, 200, 400, 1000),
@@ -90,22 +92,22 @@ def cohort_quality(
         }
     )
     # volumes differ by factors, so that their logarithms are compared
-    relative = (millilitres[names] / millilitres[names].median()).replace(0, np.nan)
-    log2 = np.log2(relative.where(relative > 0))
+    present = millilitres[names].where(millilitres[names] > 0)
+    # of a structure that half of the scans lack, the others are no outliers
+    log2 = np.log2(present / millilitres[names].median().replace(0, np.nan))
+    z_volume = robust_z(log2)
+    if len(present) >= FEWEST:
+        z_volume = z_volume.mask(present.isna() & (present.isna().mean() <= RARE), -np.inf)
     tables = {
-        "volume (ml)": (millilitres[names], robust_z(log2)),
+        "volume (ml)": (millilitres[names], z_volume),
         "asymmetry (%)": (sides, robust_z(sides)),
         "uncertainty": (uncertain, robust_z(uncertain)),
         "": (measures, robust_z(measures)),
     }
-    linked = set(paged)
     few = len(millilitres) <= ALL_LINKED
     parts = [_outliers(kind, table, z) for kind, (table, z) in tables.items()]
     outliers = pd.concat(parts, ignore_index=True)
     outliers = outliers.reindex(outliers["z"].abs().sort_values(ascending=False).index)
-
-    def named(z: pd.Series) -> list[str]:
-        return [s for s in z.index if s in linked and (few or abs(z[s]) > LIMIT)]
 
     def chart(key: str, table: pd.DataFrame, axis: Axis, label: str, by_pair: bool) -> Chart:
         values, z = tables[key]
@@ -117,7 +119,7 @@ def cohort_quality(
             letters = SIDE_LETTERS if len(members) == 2 else ("",)
             strip = Strip(one.name, one.color, one.group, letters)
             for row, member in enumerate(members):
-                add_dots(strip, row, table[member], axis, named(z[member]),
+                add_dots(strip, row, table[member], axis, linked(z[member], paged, few),
                          _title(member, values[member]))  # fmt: skip
                 add_mark(strip, row, axis, table[member].median())
             strips.append(strip)
@@ -140,7 +142,8 @@ def cohort_quality(
         column = measures[name]
         axis = Axis.around(column.to_numpy())
         strip = Strip(name, "#0b5cad")
-        add_dots(strip, 0, column, axis, named(tables[""][1][name]), _title(name, column))
+        add_dots(strip, 0, column, axis, linked(tables[""][1][name], paged, few),
+                 _title(name, column))  # fmt: skip
         add_mark(strip, 0, axis, column.median())
         charts.append(Chart([strip], axis.ticks(), name))
     return {
@@ -148,7 +151,7 @@ def cohort_quality(
         "asymmetry": side_chart if len(sides.columns) else None,
         "uncertainty": chart("uncertainty", uncertain, entropy, "uncertainty", False),
         "measures": charts,
-        "outlying_scans": _by_scan(outliers),
+        "outlying_scans": _by_scan(outliers)[:MOST_ROWS],
         "outliers": outliers.head(MOST_OUTLIERS).to_dict("records"),
         "n_outliers": len(outliers),
         "with_outliers": set(outliers["scan"]),
@@ -158,6 +161,12 @@ def cohort_quality(
         "n_scans": len(millilitres),
         "few": few,
     }
+
+
+def linked(z: pd.Series, paged: Collection[str], few: bool) -> list[str]:
+    """Return the scans whose dots are links: those with a page, only outliers if many."""
+    pages = set(paged)
+    return [scan for scan in z.index[few | (z.abs() > LIMIT)] if scan in pages]
 
 
 def _title(name: str, values: pd.Series) -> Any:
@@ -172,7 +181,7 @@ def _outliers(kind: str, table: pd.DataFrame, z: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {
             "scan": scan,
-            "measure": f"{name}, {kind}" if kind else name,
+            "measure": f"{name}, {kind if np.isfinite(value) else 'absent'}" if kind else name,
             "value": table.at[scan, name],
             "median": table[name].median(),
             "z": value,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pandas as pd
@@ -28,6 +29,7 @@ from quicknat.report.repeated import NO_TIMES, change_content
 from quicknat.report.structures import paired_order, structures
 from quicknat.report.tables import (
     DEMOGRAPHICS,
+    MOST_ROWS,
     demographics,
     model_rows,
     run_times,
@@ -42,7 +44,6 @@ from quicknat.training.history import STAGES, duration, overfitting
 
 SPLITS = ("pretrain", "train", "val", "test", "segment")
 VOLUMES = "segmentations/volumes.tsv"
-MOST_ROWS = 1000  # of a table about scans without a page, or of the sheet
 # the per-scan tables from which a complete run gathers each table
 GATHERED_FROM = {
     "metrics.tsv": "metrics/{0}.tsv",
@@ -252,16 +253,21 @@ def quality_content(inputs: ReportInputs, volumes: pd.DataFrame | None, rows: li
         return found
     those, paged = structures(inputs.protocol), inputs.segmented if inputs.complete else ()
     found["quality"] = cohort_quality(volumes, those, paged)
-    found["change"] = change_content(volumes, inputs.scans, those, inputs.times)
-    first = found["quality"]["first"][0]["scan"]
-    if first in inputs.segmented:
+    found["change"] = change_content(volumes, inputs.scans, those, inputs.times, paged)
+    first = next(
+        (row["scan"] for row in found["quality"]["first"] if row["scan"] in inputs.segmented), ""
+    )
+    if first:
         provenance = json.loads(inputs.files(first)["quicknat_dseg.json"].read_bytes())
         folder = f"{inputs.results}/segmentations"
+        dseg = f"{folder}/{first}/anat/{first}_desc-quicknat_dseg.nii.gz"
+        labels = f"{folder}/labels/{inputs.protocol.name}"
         found["correct"] = {
             "scan": first,
-            "image": provenance["source"]["path"],
-            "dseg": f"{folder}/{first}/anat/{first}_desc-quicknat_dseg.nii.gz",
-            "labels": f"{folder}/labels/{inputs.protocol.name}",
+            "image": quote(provenance["source"]["path"]),
+            "dseg": quote(dseg),
+            "itksnap": quote(f"{labels}_itksnap.txt"),
+            "freeview": quote(f"{dseg}:colormap=lut:lut={labels}_freesurfer.txt:opacity=0.4"),
         }
     return found
 

@@ -107,10 +107,10 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         figures = (() if inputs.given else ("curves",)) + (tuple(SCORE_FIGURES) if scored else ())
     quality = quality_content(inputs, volumes, overview)
     table = folder / "assets" / "change.tsv"
-    if quality["change"]:
+    if inputs.complete and quality["change"]:  # an earlier run's page may link to the table
         with written_whole(table) as (temporary,):
             quality["change"]["table"].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
-    else:
+    elif inputs.complete:
         table.unlink(missing_ok=True)
     pages = {
         output: environment.get_template("cohort.html.j2").render(

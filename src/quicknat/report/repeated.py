@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +12,75 @@ import pandas as pd
 
 from quicknat.cohort.naming import name_parts
 from quicknat.cohort.sheet import Scan, read_cells
-from quicknat.errors import InputError
+from quicknat.cohort.writing import spelled_as
+from quicknat.errors import notice
 from quicknat.evaluation.scores import interval
-from quicknat.report.strips import WIDTH, Axis, Chart, Strip, add_dots, add_mark
+from quicknat.report.cohort_qc import linked, robust_z
+from quicknat.report.strips import ALL_LINKED, WIDTH, Axis, Chart, Strip, add_dots, add_mark
 from quicknat.report.structures import Structure, brain_volume
+from quicknat.report.tables import MOST_ROWS
 
 DAYS = 365.25
 BRAIN = "Brain"
 PANEL = 300  # height of a panel, in its own units
+MOST_LINES = 500  # of a panel
+UNKNOWN = ("", "n/a", "na", "nan", "null", "none")
 NO_TIMES = pd.DataFrame(columns=["age", "date"], dtype=float)
 
 
-def read_times(paths: Sequence[Path]) -> pd.DataFrame:
+def read_times(paths: Sequence[Path], scans: Sequence[Scan] = ()) -> pd.DataFrame:
     """Read when sessions were, from tables with a row per participant and session.
 
     Args:
         paths: BIDS ``sessions.tsv`` or ``participants.tsv`` with ``participant_id``,
             ``session_id`` and ``age`` (years) or ``acq_time`` (ISO 8601); those without are
             ignored.
+        scans: of the sheet, whose spelling of subjects and sessions the ids get, as in
+            :func:`quicknat.cohort.writing.read_participants`.
 
     Returns:
-        ``age`` and ``date``, both in years, NaN where unknown, by (subject, session).
+        ``age`` and ``date``, both in years, by (subject, session); NaN where unknown, or where a
+        notice says that it cannot be read.
 
     Raises:
-        InputError: a file cannot be read, or an age or a date is none.
+        InputError: a file cannot be read.
     """
     parts = [NO_TIMES]
     for path in paths:
         table = read_cells(path)
         if not {"participant_id", "session_id"} <= set(table):
             continue
-        keys = [
-            (name_parts(person.strip())[0], session.strip().removeprefix("ses-"))
-            for person, session in zip(table["participant_id"], table["session_id"], strict=True)
-        ]
+        people = [name_parts(person.strip())[0] for person in table["participant_id"]]
+        visited = [session.strip().removeprefix("ses-") for session in table["session_id"]]
+        people = spelled_as(people, [scan.subject for scan in scans])
+        visited = spelled_as(visited, [scan.session for scan in scans])
         blank = pd.Series("n/a", index=table.index)
         ages = [_age(text.strip(), path) for text in table.get("age", blank)]
         dates = [_date(text.strip(), path) for text in table.get("acq_time", blank)]
-        index = pd.Index(keys, tupleize_cols=False)
+        index = pd.Index(list(zip(people, visited, strict=True)), tupleize_cols=False)
         parts.append(pd.DataFrame({"age": ages, "date": dates}, index=index))
     times = pd.concat(parts)
     return times.groupby(level=0).first() if len(times) else times
 
 
 def _age(text: str, path: Path) -> float:
-    if text in ("", "n/a"):
+    if text.lower() in UNKNOWN:
         return np.nan
     try:
         return float(text.replace(",", ".").removesuffix("+"))  # BIDS: 89+
-    except ValueError as error:
-        raise InputError(path, f"age '{text}' is not a number", "give years, or n/a") from error
+    except ValueError:
+        notice(f"{path}: age '{text}' is not a number of years, and is not used")
+        return np.nan
 
 
 def _date(text: str, path: Path) -> float:
-    if text in ("", "n/a"):
+    if text.lower() in UNKNOWN:
         return np.nan
     try:
         moment = pd.Timestamp(text)
-    except ValueError as error:
-        fix = "write it as 2024-03-31, or n/a"
-        raise InputError(path, f"acq_time '{text}' is not a date", fix) from error
+    except ValueError:
+        notice(f"{path}: acq_time '{text}' is not a date such as 2024-03-31, and is not used")
+        return np.nan
     return float((moment.tz_localize(None) - pd.Timestamp(2000, 1, 1)) / pd.Timedelta(days=DAYS))
 
 
@@ -150,9 +159,16 @@ def changes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def change_content(
-    volumes: pd.DataFrame, scans: Sequence[Scan], those: Sequence[Structure], times: pd.DataFrame
+    volumes: pd.DataFrame,
+    scans: Sequence[Scan],
+    those: Sequence[Structure],
+    times: pd.DataFrame,
+    paged: Collection[str],
 ) -> dict[str, Any]:
-    """Return tables and charts of change; empty if no participant has several visits."""
+    """Return tables and charts of change; empty if no participant has several visits.
+
+    Dots lead to scans that are in `paged`.
+    """
     table = visits(volumes, scans, those, times)
     if table.empty:
         return {}
@@ -163,11 +179,12 @@ def change_content(
     axis = Axis.around(change[measure].to_numpy(float), -1, 1)
     unit = "% per year" if yearly else "% from first to last session"
     strips, summary = [], []
+    few = change["participant"].nunique() <= ALL_LINKED
     for name, part in change.groupby("structure", sort=False):
         values = part.set_index("scan")[measure]
         strip = Strip(str(name), colors[str(name)][0], colors[str(name)][1])
         who = part.set_index("scan")["participant"]
-        add_dots(strip, 0, values, axis, list(values.index),
+        add_dots(strip, 0, values, axis, linked(robust_z(values.to_frame("z"))["z"], paged, few),
                  lambda scan, value, who=who, name=name: f"{who[scan]}: {name} {value:+.2f} {unit}")  # type: ignore[misc]  # fmt: skip
         low, high = interval(values.dropna())
         add_mark(strip, 0, axis, float(values.mean()), low, high)
@@ -181,13 +198,14 @@ def change_content(
     rows = [
         {**people.loc[who].to_dict(), "participant": who, "visits": int(counts[who]),
          "values": [wide.at[who, name] for name in shown]}
-        for who in people.index
+        for who in people.index[:MOST_ROWS]
     ]  # fmt: skip
     return {
         "chart": chart, "summary": summary, "rows": rows,
         "shown_headings": [f"#{name}" for name in shown], "yearly": yearly,
         "timed": bool(change["years"].notna().any()), "unit": unit, "people": len(people),
-        "panels": _panels(table, colors), "table": change,
+        "few": few, "lines": min(len(people), MOST_LINES), "panels": _panels(table, colors),
+        "table": change,
     }  # fmt: skip
 
 
@@ -216,6 +234,7 @@ def _summary(name: str, part: pd.DataFrame) -> dict[str, Any]:
 
 def _panels(table: pd.DataFrame, colors: dict[str, tuple[str, str]]) -> dict[str, Any]:
     """Return a panel per structure: a line per participant, in per cent of the first visit."""
+    table = table[table["participant"].isin(table["participant"].unique()[:MOST_LINES])]
     timed = bool(table["years"].notna().all())
     number = table.groupby("participant").cumcount()
     x = table["years"].astype(float) if timed else number

@@ -94,6 +94,10 @@ def box(lines: Sequence[str]) -> str:
     return "\n".join([f"╭{'─' * (width + 2)}╮", *body, f"╰{'─' * (width + 2)}╯"])
 
 
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
+
+
 def summary(
     results: str | Path,
     first: str,
@@ -127,10 +131,10 @@ def summary(
         mean, low, high = mean_dice(table, participants)
         number = len({participants.get(scan, scan) for scan in table["subject"]})
         interval = f" (95 % interval {low:.3f} to {high:.3f})" if low == low else ""
-        lines.append(f"Dice    {mean:.3f} over {number} participants{interval}")
+        lines.append(f"Dice    {mean:.3f} over {number} participant{_s(number)}{interval}")
     volumes = results / "segmentations/volumes.tsv"
     if segmented and of_this_model(volumes):
-        lines.append(f"Volumes {segmented} scans: {volumes}")
+        lines.append(f"Volumes {segmented} scan{_s(segmented)}: {volumes}")
     if page.exists():  # with --until there may be none yet
         lines.append(f"Report  {page.absolute()}")
     lines += [f"Log     {log}" for log in logs]

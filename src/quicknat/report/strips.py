@@ -5,6 +5,7 @@ The page draws them as HTML and SVG, so that their text has the page's size and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ WIDTH = 1000  # of a strip, in its own units
 LINE = 18  # height of the dots of one side
 ALL_LINKED = 12  # up to so many scans, each dot leads to its page, not only unusual ones
 SIDE_LETTERS = ("L", "R")
+MANY = 2000  # scans beyond which equal values are not all drawn
+MOST_EQUAL = 3  # of them
 SPREAD = 9  # within which dots are spread, so that they hide each other less
 
 
@@ -104,13 +107,13 @@ def add_dots(
     Args:
         strip: to add to.
         row: line in the strip: 0, or 1 for the right side.
-        values: by scan; NaN is left out.
+        values: by scan; NaN is left out. Of very many, equal ones are hidden by each other.
         axis: where values go.
         named: scans whose dots lead to their pages.
         title: text on such a dot, of scan and value.
     """
     known, links = values.dropna(), set(named)
-    parts = []
+    parts, drawn = [], Counter[int]()
     for number, (scan, value) in enumerate(known.items()):
         x = axis.at(float(value))
         # evenly spread, whatever the number of scans (golden ratio)
@@ -118,7 +121,8 @@ def add_dots(
         y = round(LINE * (row + 0.5) + shift, 1)
         if scan in links:
             strip.dots.append(Dot(str(scan), x, y, title(str(scan), float(value))))
-        else:
+        elif len(known) <= MANY or drawn[x] < MOST_EQUAL:
+            drawn[x] += 1
             parts.append(f"M{x} {y:g}h0")
     strip.path += "".join(parts)
 

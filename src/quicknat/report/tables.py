@@ -17,6 +17,7 @@ PACKAGES = (
     "numpy", "pandas", "pydantic", "matplotlib",
 )  # fmt: skip
 DEMOGRAPHICS = ("age", "sex", "handedness")  # columns of a BIDS participants.tsv
+MOST_ROWS = 1000  # of a table that has a row per scan or participant
 FEWEST_SCANS = 5  # minimum number of scans for percentiles
 
 

@@ -100,8 +100,8 @@
 
   function save() {
     const clean = (text) => text.replace(/\s+/g, " ");
-    const rows = Object.entries(ratings).filter(([, own]) => own.rating)
-      .map(([scan, own]) => [scan, own.rating, clean(own.note) || "n/a", montage.dataset.model]);
+    const rows = Object.entries(ratings)
+      .map(([scan, own]) => [scan, own.rating || "n/a", clean(own.note) || "n/a", montage.dataset.model]);
     const lines = [["scan", "rating", "note", "model"], ...rows].map((row) => row.join("\t"));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/tab-separated-values" }));
@@ -112,13 +112,17 @@
 
   async function load(file) {
     const [head, ...rows] = (await file.text()).replace(/\r/g, "").split("\n").map((line) => line.split("\t"));
-    const [scan, rating, note] = ["scan", "rating", "note"].map((name) => head.indexOf(name));
-    const usable = rows.filter((row) => byScan.has(row[scan]) && RATINGS.includes(row[rating]));
+    const [scan, rating, note, model] = ["scan", "rating", "note", "model"].map((name) => head.indexOf(name));
+    const known = rows.filter((row) => byScan.has(row[scan]) && [...RATINGS, "n/a"].includes(row[rating]));
+    const own = ["", "n/a", undefined, montage.dataset.model]; // files of other programs name no model
+    const usable = known.filter((row) => own.includes(row[model]));
     for (const row of usable) {
-      keep(row[scan], { rating: row[rating], note: row[note] && row[note] !== "n/a" ? row[note] : "" });
+      const given = { rating: row[rating], note: row[note] };
+      keep(row[scan], Object.fromEntries(Object.entries(given).filter(([, text]) => text && text !== "n/a")));
     }
     show();
-    part("count").textContent = `${usable.length} ratings read from ${file.name}`;
+    part("count").textContent = `${usable.length} ratings read from ${file.name}${
+      usable.length < known.length ? `; ${known.length - usable.length} of another model left out` : ""}`;
   }
 
   const again = () => { shown = PAGE; show(); };

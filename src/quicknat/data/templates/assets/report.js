@@ -5,7 +5,12 @@
   const DataTable = window.datatables?.default; // not on pages whose tables are grouped
   const PAGE = 50; // rows; no protocol's structures fill more
 
-  const cellText = (cell) => cell.dataset.title ?? cell.textContent.trim().replace(/\s+/g, " ");
+  // numbers as programs read them: no thousands separators, an ASCII minus, n/a where there is none
+  const cellText = (cell) => {
+    const text = cell.dataset.title ?? cell.textContent.trim().replace(/\s+/g, " ");
+    if (!cell.matches("td.n")) return text;
+    return /^[-–]?$/.test(text) ? "n/a" : text.replace(/,/g, "").replace(/−/g, "-");
+  };
 
   // what is shown now: after the search, in the order chosen, all pages
   function asText(table, data) {

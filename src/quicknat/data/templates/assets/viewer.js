@@ -85,6 +85,8 @@
   const paintSolid = () => {
     if (!solid) return;
     const chosen = Number(part("structures").value);
+    const alone = part("solid").value === "one";
+    say(alone && !chosen ? "Choose a structure at “Jump to” to see it in 3-D." : "");
     const visible = {
       all: () => true, deep: (one) => !one.outer, one: (one) => one.index === chosen,
     }[part("solid").value];
@@ -165,7 +167,7 @@
       scrollRequiresFocus: true, isColorbar: false };
     nv = new Niivue({
       ...plain,
-      isRadiologicalConvention: false, sliceType: 3, multiplanarShowRender: 0, dragMode: 9,
+      isRadiologicalConvention: part("radiological").checked, sliceType: 3, multiplanarShowRender: 0, dragMode: 9,
       multiplanarPadPixels: 4, crosshairColor: [1, 1, 1, 0.8], crosshairGap: 6, crosshairWidth: 0.5,
       fontColor: [1, 1, 1, 1], fontMinPx: 16, showAllOrientationMarkers: true, isForceMouseClickToVoxelCenters: true,
     });
@@ -203,6 +205,7 @@
       part("structures").append(choice);
     }
     nv.scene.crosshairPos = nv.vox2frac(nv.frac2vox(nv.scene.crosshairPos)); // as clicks do
+    nv.setRadiologicalConvention(part("radiological").checked); // may have changed meanwhile
     paint();
     paintSolid();
     layout();
@@ -259,11 +262,14 @@
   };
   window.quicknatViewer = { jump };
 
+  let last = ""; // structure that a link led to: its next click leads to the other side
   document.addEventListener("click", (event) => {
     const link = event.target.closest("[data-structure]");
     if (!link) return;
     event.preventDefault();
-    jump(link.dataset.structure).catch(() => {});
+    const sides = link.dataset.structure.split(" ");
+    last = sides[(sides.indexOf(last) + 1) % sides.length];
+    jump(last).catch(() => {});
   });
 
   const probe = document.createElement("canvas").getContext("webgl2");
