@@ -118,7 +118,9 @@
     const name = (index) => scan.structures.find((one) => one.index === index)?.name ?? "no structure";
     const found = [`Prediction: ${name(values.prediction)}`];
     if (layers.reference) found.push(`reference: ${name(values.reference)}`);
-    found.push(`${[0, 1, 2].map((axis) => mm[axis].toFixed(0)).join(", ")} mm (right, front, up)`);
+    // a little less, so that places half-way between whole numbers are rounded to the same side
+    const place = [0, 1, 2].map((axis) => Math.round(mm[axis] - 0.01)).join(", ");
+    found.push(`${place} mm (right, front, up)`);
     found.push(`image ${values.image.toPrecision(3)}`);
     if (layers.uncertainty) found.push(`uncertainty ${values.uncertainty.toFixed(2)}`);
     return found.join(" · ");
