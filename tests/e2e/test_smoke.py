@@ -25,6 +25,7 @@ def test_results_of_every_stage(finished):
             assert model["view"] == view and model["versions"]["torch"]
             assert (model["initial_sha256"] is None) == (stage == "pretrain")
             assert model["ancestors"] == ([] if stage == "pretrain" else [model["initial_sha256"]])
+            assert bool(model["ancestor_scans"]) == (stage == "finetune")
     assert (results / "config.yaml").is_file()
     views = pd.read_csv(results / "metrics/views.tsv", sep="\t")
     assert views.groupby("view").size().to_dict() == dict.fromkeys(["aggregate", *VIEWS], 27)

@@ -269,6 +269,8 @@ def test_scores_of_a_model_on_participants_that_it_was_trained_on_are_warned_of(
     views = read_description(MODELS["1mm"])["views"].values()
     assert "MALC" in trained_on(views, [Scan("OAS10061", "", "test", "MR1")])
     assert "same names, sub-CSI1." in trained_on(views, [Scan("CSI1", "", "test")])
+    before = [{"training_scans": ["sub-1"], "ancestor_scans": ["sub-2"]}]  # of initial weights
+    assert "same names, sub-2." in trained_on(before, [Scan("2", "", "test")])
     for scan in (Scan("OAS10061", "", "segment"), Scan("OAS20061", "", "test")):
         assert trained_on(views, [scan]) == ""
     tiny_scan(tmp_path / "a.nii")

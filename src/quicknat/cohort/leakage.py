@@ -41,10 +41,11 @@ def trained_on(views: Iterable[Mapping[str, Any]], scans: Sequence[Scan]) -> str
     """Return a warning if a model may have been trained on participants of test scans; else "".
 
     Args:
-        views: the views' entries of ``bundle.json``, with the names of the model's scans.
+        views: the views' entries of ``bundle.json``, with the names of the model's scans, and of
+            those that its initial weights were trained on.
         scans: of the run.
     """
-    keys = ("training_scans", "validation_scans")
+    keys = ("training_scans", "validation_scans", "ancestor_scans")
     stems = {stem for view in views for key in keys for stem in view.get(key, ())}
     trained = {name_parts(stem.removesuffix("_tissues"))[0] for stem in stems}
     test = [scan for scan in scans if scan.split == "test"]

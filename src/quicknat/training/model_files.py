@@ -54,7 +54,7 @@ def write_model(
         "class_weights": loss.weights.cpu().numpy().round(4).tolist(),
         "edge_weight": round(loss.edge, 4),
         "initial_sha256": setup.fingerprint["initial"]["weights"],
-        "ancestors": _ancestors(setup.initial, setup.view),
+        **ancestry(setup.initial, setup.view),
         "warm_start": setup.warm_start,
         "training_scans": [Path(path).stem for path in (*setup.train, *setup.tissues)],
         "validation_scans": [Path(path).stem for path in setup.validation],
@@ -72,14 +72,22 @@ def write_model(
         pd.DataFrame(history).to_csv(table, sep="\t", index=False, float_format="%.6g")
 
 
-def _ancestors(initial: str | None, view: str) -> list[str]:
-    """Return the SHA-256 of all weights that initial weights go back to: licences do, too."""
+def ancestry(initial: str | None, view: str) -> dict[str, list[str]]:
+    """Return what initial weights go back to, for licences and for tests on unseen participants.
+
+    Returns:
+        ``ancestors``: SHA-256 of all earlier weights. ``ancestor_scans``: names of the scans that
+        they were trained on and chosen by, as far as a model's files beside the weights say.
+    """
     if not initial:
-        return []
-    folder, found = Path(initial).parent, [sha256(initial)]
+        return {"ancestors": [], "ancestor_scans": []}
+    digests, scans = {sha256(initial)}, set[str]()
     for name in ("model.json", "bundle.json"):
-        if (folder / name).exists():
-            described = json.loads((folder / name).read_bytes())
+        path = Path(initial).with_name(name)
+        if path.exists():
+            described = json.loads(path.read_bytes())
             described = described.get("views", {}).get(view, described)
-            found += [described.get("initial_sha256"), *described.get("ancestors", [])]
-    return sorted({digest for digest in found if digest})
+            digests |= {described.get("initial_sha256"), *described.get("ancestors", [])} - {None}
+            for key in ("training_scans", "validation_scans", "ancestor_scans"):
+                scans |= set(described.get(key, []))
+    return {"ancestors": sorted(digests), "ancestor_scans": sorted(scans)}
