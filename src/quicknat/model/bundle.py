@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # the workflow reads descriptions of models, and shall not wa
 
     from quicknat.model.network import QuickNAT
 
-# With 5 and before, conforming moved labels, see quicknat.reruns.GRID_FORMAT. The two bundled
-# models were trained so, too, and are taken until they are trained again: their cards say it.
+# With 5 and before, conforming moved labels, see quicknat.reruns.GRID_FORMAT. The small bundled
+# model was trained so, too, and is taken until it is trained again: its card says it.
 FORMAT = 6
 BUNDLE_FILES = (
     *(f"{view}.safetensors" for view in VIEWS),
