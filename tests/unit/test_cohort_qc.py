@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from made_up_results import made_up_results, one_scan, written
+from quicknat.cohort.examine import sides_swapped
 from quicknat.images.labels import Protocol
 from quicknat.package_data import LABEL_TABLES
 from quicknat.report.cohort_qc import FEWEST, asymmetries, cohort_quality, robust_z
@@ -61,9 +62,14 @@ def test_left_is_told_by_number_or_by_name_wherever_it_stands(protocol, names, i
     table = protocol.table.iloc[:3].copy()
     table.loc[1:, "name"], table.loc[1:, "freesurfer"] = names, ids
     table["partner"] = [-1, 2, 1]
-    (one,) = structures(Protocol("own", table))
+    own = Protocol("own", table)
+    (one,) = structures(own)
     assert one.members == (names[1], names[0]) and one.indices == (2, 1)
     assert one.name.split()[0] == "Thalamus"
+    classes = np.zeros((8, 4, 4), np.uint8)
+    classes[1], classes[6] = 2, 1
+    assert not sides_swapped(classes, np.eye(4), own)
+    assert sides_swapped(classes[::-1], np.eye(4), own)
 
 
 def test_volume_of_the_brain_leaves_ventricles_out(protocol):

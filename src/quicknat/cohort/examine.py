@@ -22,13 +22,14 @@ from tqdm import tqdm
 import quicknat
 from quicknat.errors import InputError, one_line
 from quicknat.files import sha256, written_whole
+from quicknat.images.freesurfer import freesurfer_structures, side
 from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND, has_noisy_background
 from quicknat.images.labels import Protocol
 from quicknat.images.placement import forms_apart_mm
 from quicknat.images.volumes import Volume, read_scan, read_volume
 from quicknat.progress import no_bar
 
-CHECKS = 2  # version of what is checked: an earlier verdict may have missed something
+CHECKS = 3  # version of what is checked: an earlier verdict may have missed something
 THICK_MM = 2.5  # the networks are trained on scans with thinner slices
 ALIKE = 0.5  # fraction of equal neighbours: up to 0.1 in T1w scans, 0.9 in label maps
 HEAD_MM = (100, 500)  # a field of view outside these limits holds no head, or has wrong units
@@ -127,10 +128,12 @@ def sides_swapped(classes: np.ndarray, affine: np.ndarray, protocol: Protocol) -
     x = sum(affine[0, axis] * index for axis, index in enumerate(voxels))
     counts = np.bincount(here, minlength=total)
     middle = np.bincount(here, weights=x, minlength=total) / np.maximum(counts, 1)
+    numbers = freesurfer_structures(protocol)["freesurfer_id"].fillna(-1).astype(int)
+    is_left = [side(*pair) < 0 for pair in zip(protocol.names, numbers, strict=True)]
     verdicts = [
         middle[left] > middle[right]
         for left, right in enumerate(protocol.partners("coronal"))
-        if right > 0 and protocol.names[left].startswith("Left ") and counts[[left, right]].all()
+        if right > 0 and is_left[left] and counts[[left, right]].all()
     ]
     return sum(verdicts) > len(verdicts) / 2
 

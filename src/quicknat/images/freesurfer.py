@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from quicknat.errors import InputError
@@ -23,6 +25,14 @@ ASEG = {
 }  # fmt: skip
 # ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior
 NOT_BRAIN = {4, 5, 14, 15, 24, 43, 44, 72, 1, 40}
+
+# the side as a word of a name, or at its beginning: Left-Thalamus, lh_thalamus, LeftThalamus
+LEFT, RIGHT = (
+    re.compile(
+        rf"[\s,_-]*\(?(?<![a-z])(?:{side}|{side[0]}h?)(?![a-z])\)?[\s,_-]*|^{side}", re.IGNORECASE
+    )
+    for side in ("left", "right")
+)
 
 
 def freesurfer_structures(protocol: Protocol) -> pd.DataFrame:
@@ -65,3 +75,9 @@ def stored_values(protocol: Protocol, convention: str) -> list[int]:
         problem = f"{protocol.names[int(numbers.isna().argmax())]} has no single FreeSurfer number"
         raise InputError(f"protocol '{protocol.name}'", problem, "leave out --label-convention")
     return [int(number) for number in numbers]
+
+
+def side(name: str, number: int) -> int:
+    """Return -1 for left, 1 for right, 0 if neither FreeSurfer's number nor the name says it."""
+    known = ASEG.get(number, name)
+    return bool(RIGHT.search(known)) - bool(LEFT.search(known))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
-from quicknat.images.freesurfer import ASEG, freesurfer_structures
+from quicknat.images.freesurfer import LEFT, freesurfer_structures, side
 from quicknat.images.labels import Protocol
 
 # FreeSurfer numbers of each group, and its colour: Okabe and Ito's, dark enough on white
@@ -20,13 +19,6 @@ GROUPS = {
     "Other structures": (set(), "#4d5866"),
 }
 OTHER = list(GROUPS)[-1]
-# the side as a word of a name, or at its beginning: Left-Thalamus, lh_thalamus, LeftThalamus
-LEFT, RIGHT = (
-    re.compile(
-        rf"[\s,_-]*\(?(?<![a-z])(?:{side}|{side[0]}h?)(?![a-z])\)?[\s,_-]*|^{side}", re.IGNORECASE
-    )
-    for side in ("left", "right")
-)
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ def structures(protocol: Protocol) -> list[Structure]:
         if partner < 0:
             found.append(Structure(names[index], group, (names[index],), (index,), brain[index]))
             continue
-        sides = sorted((index, partner), key=lambda k: _side(names[k], int(numbers[k])))
+        sides = sorted((index, partner), key=lambda k: side(names[k], int(numbers[k])))
         bare = LEFT.sub(" ", names[sides[0]]).strip() or names[sides[0]]
         bare = bare[:1].upper() + bare[1:]
         members = tuple(names[k] for k in sides)
@@ -77,12 +69,6 @@ def brain_volume(wide: pd.DataFrame, those: Iterable[Structure]) -> pd.Series:
         those: the structures.
     """
     return wide[paired_order(one for one in those if one.brain)].sum(axis=1)
-
-
-def _side(name: str, number: int) -> int:
-    """Return -1 for left, 1 for right, 0 if neither FreeSurfer's number nor the name says it."""
-    known = ASEG.get(number, name)
-    return bool(RIGHT.search(known)) - bool(LEFT.search(known))
 
 
 def paired_order(those: Iterable[Structure]) -> list[str]:
