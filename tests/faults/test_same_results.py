@@ -56,7 +56,7 @@ def test_segmentation_done_again_gives_the_same_bytes(quicknat, model, tmp_path)
         assert done.status == 0, done.lines
         anat = tmp_path / name / "sub-1/anat"
         files = [path for path in sorted(anat.iterdir()) if not path.name.endswith("_dseg.json")]
-        assert len(files) == 8  # all but the provenance, which has the date
+        assert len(files) == 11  # all but the provenance, which has the date
         found.append({path.name: path.read_bytes() for path in files})
     assert found[0] == found[1]
 

@@ -43,7 +43,7 @@ def test_array_task_segments_its_part_of_the_scans(cluster, folder):
     (folder / "scans.txt").write_text("\n".join(scans) + "\n")
     job = submit(
         cluster, folder, "segment_array.sbatch", "scans.txt", "out",
-        options=["--array=0-1", "--cpus-per-task=2", "--mem=100M"],
+        options=["--array=0-1", "--export=ALL,TASKS=2", "--cpus-per-task=2", "--mem=100M"],
     )  # fmt: skip
     cluster.wait_for(lambda: not cluster.run("squeue", "--noheader", f"--jobs={job}"), job, 120)
     rows = [(folder / f"list-{task}.tsv").read_text().splitlines() for task in (0, 1)]
