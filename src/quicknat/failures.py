@@ -74,11 +74,24 @@ def stamp(path: str) -> Stamp:
     return found.st_mtime_ns, found.st_size
 
 
-class JobLog(logging.Handler):
+class RunHandler(logging.Handler):
+    """Handle log records as ``snakemake_interface_logger_plugins`` describes them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take note of a log record."""
+        try:
+            self._note(record)
+        except Exception:  # an error here must not end the run
+            self.handleError(record)
+
+    def _note(self, record: Any) -> None:  # Snakemake's records have extra fields
+        raise NotImplementedError
+
+
+class JobLog(RunHandler):
     """Record which jobs fail, independent of what Snakemake prints (``--quiet``).
 
-    Add it to ``snakemake.logging.logger`` when a run starts. It reads the attributes of log records
-    that ``snakemake_interface_logger_plugins`` describes.
+    Add it to ``snakemake.logging.logger`` when a run starts.
     """
 
     def __init__(self) -> None:
@@ -92,14 +105,7 @@ class JobLog(logging.Handler):
         """Return jobs whose last attempt failed, in order; without those that Ctrl-C ended."""
         return list(self._failed.values())
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Record what a log record says about jobs; ignore other records."""
-        try:
-            self._note(record)
-        except Exception:  # an error here must not end the run
-            self.handleError(record)
-
-    def _note(self, record: Any) -> None:  # Snakemake's records have extra fields
+    def _note(self, record: Any) -> None:
         event = getattr(record, "event", None)
         if event == "job_info":
             path = next(iter(record.log), "")

@@ -40,7 +40,7 @@ def freesurfer_structures(protocol: Protocol) -> pd.DataFrame:
 
     Returns:
         A row per class, the background first: ``freesurfer_id`` (Int64, missing for a class that
-        merges several of FreeSurfer's structures, such as all grey matter), ``freesurfer_name``
+        merges several of FreeSurfer's structures, e.g. all grey matter), ``freesurfer_name``
         ("" without a number), ``brain`` (without ventricles, other fluid, and what lies outside).
     """
     rows: list[tuple[int | None, str, bool]] = [(0, "Unknown", False)]

@@ -79,7 +79,7 @@ def _date(text: str, path: Path) -> float:
     try:
         moment = pd.Timestamp(text)
     except ValueError:
-        notice(f"{path}: acq_time '{text}' is not a date such as 2024-03-31, and is not used")
+        notice(f"{path}: acq_time '{text}' is not a date (YYYY-MM-DD), and is not used")
         return np.nan
     return float((moment.tz_localize(None) - pd.Timestamp(2000, 1, 1)) / pd.Timedelta(days=DAYS))
 

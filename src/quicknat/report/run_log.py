@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quicknat.failures import RunHandler
 from quicknat.training.history import duration
 
 NOTHING = "Nothing to be done"
 
 
-class Terminal(logging.Handler):
+class Terminal(RunHandler):
     """Print a line per finished job, instead of Snakemake's lines, which remain in its log.
-
-    It reads the records that ``snakemake_interface_logger_plugins`` describes.
 
     Args:
         summary: returns what to print where nothing has to be done.
@@ -39,14 +38,7 @@ class Terminal(logging.Handler):
             if handler.name == "DefaultStreamHandler":
                 handler.addFilter(lambda record: record.levelno > logging.INFO)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print what a record says about a job; ignore other records."""
-        try:
-            self._note(record)
-        except Exception:  # an error here must not end the run
-            self.handleError(record)
-
-    def _note(self, record: Any) -> None:  # Snakemake's records have extra fields
+    def _note(self, record: Any) -> None:
         event = getattr(record, "event", None)
         if event == "job_info":
             log = next(iter(record.log), "")

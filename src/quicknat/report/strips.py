@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 WIDTH = 1000  # of a strip, in its own units
 LINE = 18  # height of the dots of one side
-ALL_LINKED = 12  # up to so many scans, each dot leads to its page, not only unusual ones
+ALL_LINKED = 12  # scans up to which each dot leads to its page; beyond, outliers only
 SIDE_LETTERS = ("L", "R")
 MANY = 2000  # scans beyond which equal values are not all drawn
 MOST_EQUAL = 3  # of them
