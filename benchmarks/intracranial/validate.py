@@ -27,7 +27,7 @@ from quicknat.images.conform import conform
 from quicknat.images.labels import Protocol
 from quicknat.images.resampling import canonical, resample, resample_labels
 from quicknat.images.volumes import Grid, Volume, read_scan, read_volume
-from quicknat.segmentation.intracranial import Intracranial, find_cavity
+from quicknat.segmentation.intracranial import Intracranial, brain_mask, find_cavity
 from quicknat.synthesis.tissues import to_tissues
 
 NOISE = 0.05  # SD, fraction of the 99th percentile
@@ -77,7 +77,8 @@ def found(
     native = Grid(scan.shape, scan.affine)
     labels = np.zeros(scan.shape, np.uint8) if brain is None else brain.astype(np.uint8)
     start = time.process_time()
-    result = find_cavity(image, grid.affine, spacing_mm, labels, native, torch.device("cpu"))
+    cavity = find_cavity(image, grid.affine, spacing_mm, torch.device("cpu"))
+    result = brain_mask(cavity, labels, native)
     return result, time.process_time() - start
 
 

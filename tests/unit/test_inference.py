@@ -1,5 +1,6 @@
 """From probabilities back to the native grid, and what is written there."""
 
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import made_up_head
 from quicknat.images import training_stats
 from quicknat.images.conform import conform, record_grid
 from quicknat.images.resampling import resample, resample_labels
@@ -265,6 +267,30 @@ def test_scan_moved_by_half_a_voxel_is_put_back_where_it_was(protocol):
         offsets[shift] = np.abs(np.argwhere(found).mean(axis=0) - centre).max()
         assert dice > 0.96
     assert max(offsets.values()) < 0.2
+
+
+@pytest.mark.parametrize("stripped", [True, False])
+def test_slices_are_cut_to_the_brain_unless_structures_reach_beyond(protocol, stripped, caplog):
+    """The scalp of a head is as bright as what this network looks for."""
+    caplog.set_level("INFO")
+    k = protocol.names.index("Brain stem")
+    networks = {view: Brightness(protocol.n_classes(view), k) for view in ("coronal", "axial")}
+    networks["sagittal"] = Brightness(16, int(protocol.sagittal[k]))
+    seen = []
+    for network in networks.values():
+        network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    bundle = Bundle(networks, weights, protocol, 2.0, 128, 128, "x", {})
+    scan, _ = made_up_head.head(stripped)
+    image, grid, record = conform(scan, 2.0, 128)
+    whole = segment(bundle, image, grid.affine, record_grid(record))
+    assert {shape[2:] for shape in seen} == {(128, 128)}
+    seen.clear()
+    found = segment(replace(bundle, windowed=True), image, grid.affine, record_grid(record))
+    np.testing.assert_array_equal(found.labels, whole.labels)
+    np.testing.assert_array_equal(found.statistics.voxels, whole.statistics.voxels)
+    assert (max(max(shape[2:]) for shape in seen) < 128) == stripped
+    assert ("reach the edge" in caplog.text) != stripped
 
 
 @pytest.mark.case(49)

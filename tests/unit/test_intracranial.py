@@ -6,41 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import ROOT
+from made_up_head import CAVITY_ML, RADII, SPACING, ellipsoid, head
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid, Volume
-from quicknat.segmentation.intracranial import MODEL, find_cavity
-
-SPACING, SHAPE = 2.0, (100, 120, 110)
-RADII = np.array([70, 85, 68])  # of the cavity, mm
-CAVITY_ML = 4 / 3 * np.pi * RADII.prod() / 1000
+from quicknat.segmentation.intracranial import MODEL, brain_box, brain_mask, find_cavity
 
 
-def ellipsoid(radii, shift=(0, 0, 8)):
-    """Mask of the head's voxels within an ellipsoid; radii and shift in mm."""
-    away = [np.arange(n) * SPACING - (n - 1) * SPACING / 2 for n in SHAPE]
-    x, y, z = np.meshgrid(*away, indexing="ij", sparse=True)
-    (a, b, c), (p, q, r) = radii, shift
-    return ((x - p) / a) ** 2 + ((y - q) / b) ** 2 + ((z - r) / c) ** 2 <= 1
-
-
-def head(stripped=False):
-    """A head of ellipsoids: white and grey matter, CSF, skull, scalp, as in T1w; and its brain."""
-    parts = [(15, 210), (6, 25), (0, 60), (-4, 105), (-8, 165)]  # outermost first
-    data = np.zeros(SHAPE, np.float32)
-    for margin, intensity in parts[3 * stripped :]:
-        data[ellipsoid(RADII + margin)] = intensity
-    data += np.abs(np.random.default_rng(0).normal(0, 2, SHAPE)) * (not stripped)
-    affine = np.diag([SPACING, SPACING, SPACING, 1])
-    affine[:3, 3] = -(np.array(SHAPE) - 1) * SPACING / 2
-    return Volume(data.astype(np.float32), affine, ROOT / "head.nii.gz"), ellipsoid(RADII - 4)
+def cavity_in(scan, spacing=SPACING):
+    image, grid, _ = conform(scan, spacing, int(256 / spacing))
+    return find_cavity(image, grid.affine, spacing, torch.device("cpu")), grid
 
 
 def found(scan, brain, spacing=SPACING):
-    image, grid, _ = conform(scan, spacing, int(256 / spacing))
-    native = Grid(scan.shape, scan.affine)
-    labels = brain.astype(np.uint8)
-    return find_cavity(image, grid.affine, spacing, labels, native, torch.device("cpu"))
+    labels, native = brain.astype(np.uint8), Grid(scan.shape, scan.affine)
+    return brain_mask(cavity_in(scan, spacing)[0], labels, native)
 
 
 @pytest.fixture(scope="module")
@@ -97,5 +76,18 @@ def test_volume_needs_the_labelled_brain_within_the_cavity():
 def test_coarse_voxels_give_a_mask_of_the_labels_and_no_volume():
     scan, brain = head()
     result = found(scan, brain, spacing=4)
-    assert result.volume_mm3 is None and "4 mm" in result.reason
+    assert result.volume_mm3 is None and "coarse" in result.reason
     np.testing.assert_array_equal(result.mask, brain)
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_box_holds_the_brain_with_a_margin_and_little_else(stripped):
+    scan, _ = head(stripped)
+    cavity, grid = cavity_in(scan)
+    box = brain_box(cavity, grid.affine, grid.shape[0], 112)
+    radii, middle = (RADII - 4 * stripped) / SPACING, (np.array(grid.shape) - 1) / 2 + [0, 0, 4]
+    for part, radius, centre in zip(box, radii, middle, strict=True):
+        side = part.stop - part.start
+        assert side % 16 == 0 and side <= 2 * radius + 32
+        assert part.start < centre - radius and part.stop > centre + radius
+    assert max(part.stop - part.start for part in brain_box(cavity, grid.affine, 128, 48)) == 48

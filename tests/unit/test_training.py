@@ -148,7 +148,8 @@ def test_unknown_setting_is_refused_by_name():
 
 
 def batches(slices, swapped=None, **changes):
-    return Batches(slices, settings(**changes), swapped, torch.device("cpu"))
+    boxes = slices.survey(256)[2]
+    return Batches(slices, settings(**changes), swapped, torch.device("cpu"), boxes)
 
 
 def test_augmentation_never_flips_and_keeps_classes_whole():
@@ -202,6 +203,23 @@ def test_flipped_slices_have_their_sides_swapped_and_nothing_else_changed(stack)
     assert 6 < flipped < 18
 
 
+def test_three_batches_of_four_are_cut_to_a_window_around_the_brain(tmp_path):
+    """A brain off the middle stays whole, also when flipped, and the window is not always same."""
+    data = np.zeros((8, 2, 96, 80), np.uint8)
+    data[:, 1, 20:64, 30:70] = 1  # 44 × 40 pixels: 48 hold both with 8 % around them
+    data[:, 0] = 200 * data[:, 1]
+    np.save(tmp_path / "1.npy", data)
+    made = batches(SliceSet([tmp_path / "1.npy"]), np.arange(2), augment=False)
+    firsts = set()
+    for step in range(8):
+        image, labels = made.batch(np.arange(8), (1, step))
+        assert labels.shape[1:] == ((96, 80) if step % 4 == 3 else (48, 48))
+        assert torch.equal(image[:, 0] > 0, labels > 0)
+        assert (labels.sum((1, 2)) > 0.9 * 44 * 40).all()
+        firsts |= {int(one.any(dim=1).nonzero()[0]) for one in labels}
+    assert len(firsts) > 4
+
+
 @pytest.mark.parametrize("view", ["coronal", "axial", "sagittal"])
 def test_flipping_is_for_views_that_show_both_sides(stack, tmp_path, protocol, view):
     chosen = settings(flip=True)
@@ -225,8 +243,8 @@ def test_stride_takes_every_so_many_th_slice_and_counts_voxels_as_if_it_took_all
     assert (len(whole), len(part)) == (24, 6)
     cpu = torch.device("cpu")
     assert torch.equal(part.take(np.array([2]), cpu), whole.take(np.array([8]), cpu))
-    (one,), sums = whole.survey(5)
-    (other,), other_sums = part.survey(5)
+    (one,), sums, _ = whole.survey(5)
+    (other,), other_sums, _ = part.survey(5)
     assert other.voxels.sum() == one.voxels.sum() and sums != other_sums
     np.testing.assert_allclose(other.voxels[1:], one.voxels[1:], rtol=0.05)
 
@@ -282,7 +300,7 @@ def test_slices_of_tissues_are_synthesized_and_the_others_augmented(stack, tissu
 
 
 def test_tissues_have_voxels_but_no_brightness(stack, tissue_stack):
-    (one, two), sums = SliceSet([stack], [tissue_stack]).survey(5)
+    (one, two), sums, _ = SliceSet([stack], [tissue_stack]).survey(5)
     assert set(sums) == {"sub-1", "sub-1_tissues"}
     np.testing.assert_array_equal(one.voxels, two.voxels)
     assert np.isfinite(one.intensity).all() and np.isnan(two.intensity).all()

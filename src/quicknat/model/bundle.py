@@ -44,6 +44,7 @@ class Bundle:
     ``weights``: fraction of each view. Test-time augmentation: ``flip``, left–right flip of each
     slice; ``shift``, half-voxel shift of the scan along each axis. ``training_stats``: of
     :func:`quicknat.images.training_stats.summarise`. ``winograd``: of :func:`with_winograd`.
+    ``windowed``: trained on slices cut to the brain, so that segmentation may cut them, too.
     """
 
     networks: dict[str, QuickNAT]
@@ -57,6 +58,7 @@ class Bundle:
     flip: bool = False
     shift: bool = False
     winograd: bool = False
+    windowed: bool = False
     card: ModelCard | None = None
 
     @property
@@ -267,6 +269,7 @@ def load_bundle(
         training_stats=described["population"],
         flip=described["mirror"],
         shift=described["shift"],
+        windowed=all("window" in view for view in described["views"].values()),
     )
 
 

@@ -17,13 +17,13 @@ from scipy import ndimage
 from quicknat.errors import InputError
 from quicknat.images.conform import head_window
 from quicknat.images.resampling import moved, resample_labels
-from quicknat.images.slices import crop, filled_enough, to_slices
+from quicknat.images.slices import filled_enough, to_slices
 from quicknat.images.training_stats import ScanStatistics, describe_scan
 from quicknat.images.volumes import Grid, Volume
 from quicknat.model.bundle import Bundle
 from quicknat.model.views import Prediction, Progress, aggregate
-from quicknat.segmentation.intracranial import Intracranial, find_cavity
-from quicknat.segmentation.native import map_to_native, to_native
+from quicknat.segmentation.intracranial import Box, Intracranial, brain_box, brain_mask, find_cavity
+from quicknat.segmentation.native import Part, map_to_native, to_native
 from quicknat.segmentation.uncertainty import (
     mean_per_class,
     normalised_entropy,
@@ -34,6 +34,7 @@ from quicknat.segmentation.uncertainty import (
 log = logging.getLogger(__name__)
 
 HALF = 0.5  # voxel
+MAX_AT_EDGE_MM2 = 20  # of structures on a side of the box around the brain
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Segmentation:
     where there are Monte-Carlo samples; float32 0 … 1.
     ``views``: each view's own labels, if wanted. The sagittal one does not tell left from right: a
     merged class has the index of the first class that it merges.
-    ``statistics``: of the window that the networks saw, to compare with the training scans.
+    ``statistics``: of the window that training sees, to compare with the training scans.
     ``intracranial``: brain mask and intracranial volume.
     ``seconds``: of the networks, the scores, the resampling to the native grid, the brain mask.
 
@@ -90,7 +91,7 @@ def predict(
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
 ) -> Prediction:
-    """Return the aggregated probabilities of a window, uint8 (S, S, S), RAS+ axes, on `device`."""
+    """Return the aggregated probabilities of a window, uint8 (X, Y, Z), RAS+ axes, on `device`."""
     voxels = torch.from_numpy(window.copy()).to(device)
     return aggregate(bundle.networks, voxels, **bundle.aggregation, batch=batch, progress=progress)
 
@@ -213,35 +214,30 @@ def _segment(
     progress: Progress | None,
     device: torch.device,
 ) -> Segmentation:
-    first = head_window(image, bundle.spacing_mm, bundle.slice_size)
-    window, protocol = crop(image, first, bundle.slice_size), bundle.protocol
-    shift = bundle.shift and not samples
-    measures: dict[str, np.ndarray] = {}
+    protocol, size = bundle.protocol, bundle.slice_size
     times = [_now(device)]
-
-    def of_all_passes(done: int, count: int) -> None:
-        if progress:
-            progress(done, count * max(samples, 1 + shift))
-
-    if samples:
-        found, measures = sample(bundle, window, samples, batch, of_all_passes, device)
-    else:
-        found = predict(bundle, window, batch, of_all_passes, device)
-    box_affine = moved(affine, np.add(first, found.start))
-    parts = [(found.probabilities, box_affine)]
-    if shift:
-        second = predict(bundle, shifted(window), batch, of_all_passes, device)
-        start = np.add(first, second.start) + HALF
-        parts.append((second.probabilities, moved(affine, start)))
+    cavity = find_cavity(image, affine, bundle.spacing_mm, device)
     times.append(_now(device))
-    classes = found.probabilities.argmax(dim=0)
+    x, y, z = head_window(image, bundle.spacing_mm, size)
+    head = slice(x, x + size), slice(y, y + size), slice(z, z + size)
+    brain = cavity and bundle.windowed and brain_box(cavity, affine, len(image), size)
+    box = brain or head
+    found, parts, measures = _networks(bundle, image, affine, box, batch, samples, progress, device)
+    most_probable = _labels(found, image.shape)
+    if brain and _reaches_edge(most_probable, brain, bundle.spacing_mm):
+        log.info("structures reach the edge of the box around the brain: segmenting the whole head")
+        found, parts, measures = _networks(
+            bundle, image, affine, head, batch, samples, None, device
+        )
+        most_probable = _labels(found, image.shape)
+    times.append(_now(device))
+    classes, box_affine = found.probabilities.argmax(dim=0), parts[0][1]
     entropy = normalised_entropy(found.probabilities)
     measures |= {
         "uncertainty": mean_per_class(entropy, classes, len(protocol.names)),
         "view_agreement": view_agreement(found.views, classes, protocol),
     }
-    most_probable = classes.byte().cpu().numpy()
-    statistics = _statistics(window, found.start, most_probable, len(protocol.names))
+    statistics = _statistics(image[head], most_probable[head], len(protocol.names))
     times.append(_now(device))
     labels, entropy_there = to_native(parts, native), map_to_native(entropy, box_affine, native)
     own = {}
@@ -252,11 +248,72 @@ def _segment(
             indices = one_side[indices] if view == "sagittal" else indices
             own[view] = resample_labels(Volume(indices, box_affine, Path()), native)
     times.append(_now(device))
-    cavity = find_cavity(image, affine, bundle.spacing_mm, labels, native, device)
+    intracranial = brain_mask(cavity, labels, native)
     times.append(_now(device))
-    stages = np.diff(times).round(2).tolist()
+    before, *stages, after = np.diff(times).tolist()
+    stages.append(before + after)
     seconds = dict(zip(("networks", "scores", "native", "brain_mask"), stages, strict=True))
-    return Segmentation(labels, native, measures, entropy_there, own, statistics, cavity, seconds)
+    seconds = {stage: round(value, 2) for stage, value in seconds.items()}
+    return Segmentation(
+        labels, native, measures, entropy_there, own, statistics, intracranial, seconds
+    )
+
+
+def _networks(
+    bundle: Bundle,
+    image: np.ndarray,
+    affine: np.ndarray,
+    box: Box,
+    batch: int,
+    samples: int,
+    progress: Progress | None,
+    device: torch.device,
+) -> tuple[Prediction, list[Part], dict[str, np.ndarray]]:
+    """Return what the networks say of a box of a conformed scan.
+
+    Returns:
+        The first pass, its ``start`` in the scan; the probabilities of all passes, each with the
+        voxel-to-world of its grid; and measures of Monte-Carlo samples.
+    """
+    shift = bundle.shift and not samples
+    measures: dict[str, np.ndarray] = {}
+    window, first = image[box], np.array([part.start for part in box])
+
+    def of_all_passes(done: int, count: int) -> None:
+        if progress:
+            progress(done, count * max(samples, 1 + shift))
+
+    if samples:
+        found, measures = sample(bundle, window, samples, batch, of_all_passes, device)
+    else:
+        found = predict(bundle, window, batch, of_all_passes, device)
+    x, y, z = (first + found.start).tolist()
+    found = replace(found, start=(x, y, z))
+    parts = [(found.probabilities, moved(affine, np.array(found.start)))]
+    if shift:
+        second = predict(bundle, shifted(window), batch, of_all_passes, device)
+        parts.append((second.probabilities, moved(affine, first + second.start + HALF)))
+    return found, parts, measures
+
+
+def _labels(found: Prediction, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the most probable classes of a whole conformed scan, uint8."""
+    labels = np.zeros(shape, dtype=np.uint8)
+    classes = found.probabilities.argmax(dim=0).byte().cpu().numpy()
+    labels[tuple(slice(f, f + n) for f, n in zip(found.start, classes.shape, strict=True))] = (
+        classes
+    )
+    return labels
+
+
+def _reaches_edge(labels: np.ndarray, box: Box, spacing_mm: float) -> bool:
+    """Return whether structures are cut off by a side of a box that lies inside the scan."""
+    inside = labels[box] > 0
+    for axis, (part, whole) in enumerate(zip(box, labels.shape, strict=True)):
+        for end, within in ((0, part.start > 0), (-1, part.stop < whole)):
+            if within and inside.take(end, axis).sum() * spacing_mm**2 > MAX_AT_EDGE_MM2:
+                return True
+    return False
 
 
 def _now(device: torch.device) -> float:
@@ -266,12 +323,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _statistics(
-    window: np.ndarray, start: tuple[int, int, int], classes: np.ndarray, n_classes: int
-) -> ScanStatistics:
+def _statistics(window: np.ndarray, classes: np.ndarray, n_classes: int) -> ScanStatistics:
     """Describe the slices that would be trained on, as :mod:`quicknat.training` does."""
-    whole = np.zeros(window.shape, dtype=np.uint8)
-    whole[tuple(slice(f, f + n) for f, n in zip(start, classes.shape, strict=True))] = classes
-    images, labels = (to_slices(part, "coronal") for part in (window, whole))
+    images, labels = (to_slices(part, "coronal") for part in (window, classes))
     kept = np.flatnonzero(filled_enough(labels))
     return describe_scan(((images[k], labels[k]) for k in kept), n_classes)

@@ -32,7 +32,27 @@ MAX_CUT_MM2 = 500  # of the cavity in the outermost slice on a side of the field
 MIN_HELD = 0.9  # fraction of the labelled voxels inside the cavity; the cortex may reach beyond
 COARSEST_MM = 3  # voxels of the segmenting model, in which a cavity can be found
 HALF = 0.5  # probability
+MARGIN_MM = 8  # around the cavity in a box that holds the brain: the mask may be 5 mm too small
 BATCH = 16  # slices per forward pass: they are small
+
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Cavity:
+    """The cranial cavity in a window of coarse voxels, RAS+ axes.
+
+    ``probability``: float32 (X, Y, Z) of a box of it, on the networks' device, with the ``affine``
+    of that box; 0 beyond the largest connected part, 1 in holes. ``inside``: bool (S, S, S).
+    ``window``: the image there, uint8, on ``grid``.
+    """
+
+    probability: torch.Tensor
+    affine: np.ndarray
+    inside: np.ndarray
+    window: np.ndarray
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -56,38 +76,76 @@ def _model(device: torch.device) -> Bundle:
 
 @torch.inference_mode()
 def find_cavity(
-    image: np.ndarray,
-    affine: np.ndarray,
-    spacing_mm: float,
-    labels: np.ndarray,
-    native: Grid,
-    device: torch.device,
-) -> Intracranial:
+    image: np.ndarray, affine: np.ndarray, spacing_mm: float, device: torch.device
+) -> Cavity | None:
     """Find the cranial cavity in a conformed scan.
 
     Args:
         image: uint8 conformed scan.
         affine: its voxel-to-world.
         spacing_mm: size of its voxels.
-        labels: class indices of its segmentation, on the native grid.
-        native: that grid.
         device: where the networks are to run.
+
+    Returns:
+        None if the voxels are too coarse.
     """
-    brain = labels > 0
     if spacing_mm > COARSEST_MM:
-        reason = f"the model's voxels of {spacing_mm:g} mm are too coarse"
-        return Intracranial(ndimage.binary_fill_holes(brain).astype(np.uint8), None, reason)
+        return None
     model = _model(device)
     window, grid = _coarse(image, affine, spacing_mm, model)
     voxels = torch.from_numpy(window).to(device)
     found = aggregate(model.networks, voxels, **model.aggregation, batch=BATCH)
     cavity = _largest_part(found.probabilities[1])
-    mask = map_to_native(cavity, moved(grid.affine, np.array(found.start)), native) > HALF
     box = tuple(slice(k, k + n) for k, n in zip(found.start, cavity.shape, strict=True))
     inside = np.zeros(window.shape, dtype=bool)
     inside[box] = cavity.cpu().numpy() > HALF
+    return Cavity(cavity, moved(grid.affine, np.array(found.start)), inside, window, grid)
+
+
+def brain_box(cavity: Cavity, affine: np.ndarray, size: int, largest: int) -> Box | None:
+    """Return a box of a conformed scan that holds the brain, for networks to see.
+
+    Args:
+        cavity: in that scan.
+        affine: the scan's voxel-to-world.
+        size: voxels a side of the scan.
+        largest: voxels a side of the box, at most; a multiple of 16.
+
+    Returns:
+        Its sides are multiples of 16. None without a cavity.
+    """
+    where = np.argwhere(cavity.inside)
+    if not len(where):
+        return None
+    to_scan = np.linalg.inv(affine) @ cavity.grid.affine
+    low, high = apply_affine(to_scan, [where.min(axis=0) - HALF, where.max(axis=0) + HALF])
+    margin = MARGIN_MM / np.diagonal(affine)[:3]
+    shape = np.ceil((high - low + 2 * margin) / 16).astype(int) * 16
+    shape = np.minimum(shape, largest)
+    start = np.rint((low + high + 1 - shape) / 2).clip(0, size - shape)
+    x, y, z = (
+        slice(first, first + side)
+        for first, side in zip(start.astype(int).tolist(), shape.tolist(), strict=True)
+    )
+    return x, y, z
+
+
+@torch.inference_mode()
+def brain_mask(cavity: Cavity | None, labels: np.ndarray, native: Grid) -> Intracranial:
+    """Return brain mask and intracranial volume of a segmented scan.
+
+    Args:
+        cavity: in the conformed scan.
+        labels: class indices of its segmentation, on the native grid.
+        native: that grid.
+    """
+    brain = labels > 0
+    if cavity is None:
+        reason = f"voxels of more than {COARSEST_MM} mm are too coarse"
+        return Intracranial(ndimage.binary_fill_holes(brain).astype(np.uint8), None, reason)
+    mask = map_to_native(cavity.probability, cavity.affine, native) > HALF
     voxel_mm3 = abs(np.linalg.det(native.affine[:3, :3]))
-    reason = _why_not(mask, inside, window, brain, voxel_mm3, model.spacing_mm)
+    reason = _why_not(mask, cavity, brain, voxel_mm3)
     volume = None if reason else float(mask.sum() * voxel_mm3)
     return Intracranial((mask | brain).astype(np.uint8), volume, reason)
 
@@ -119,27 +177,19 @@ def _largest_part(probability: torch.Tensor) -> torch.Tensor:
     return probability.masked_fill(holes, 1).masked_fill(others, 0)
 
 
-def _why_not(
-    mask: np.ndarray,
-    inside: np.ndarray,
-    window: np.ndarray,
-    brain: np.ndarray,
-    voxel_mm3: float,
-    spacing_mm: float,
-) -> str:
+def _why_not(mask: np.ndarray, cavity: Cavity, brain: np.ndarray, voxel_mm3: float) -> str:
     """Return why a scan does not show its whole cranial cavity, or '' if it does.
 
     Args:
         mask: the cavity on the native grid.
-        inside: the cavity in the networks' window.
-        window: the image there.
+        cavity: in coarse voxels.
         brain: labelled voxels on the native grid.
         voxel_mm3: volume of a native voxel.
-        spacing_mm: size of the window's voxels.
     """
     if not mask.any():
         return "no cranial cavity was found"
-    outwards = ndimage.distance_transform_edt(~inside) * spacing_mm
+    inside, window = cavity.inside, cavity.window
+    outwards = ndimage.distance_transform_edt(~inside) * cavity.grid.affine[0, 0]
     near, far = AROUND_MM
     upper = np.flatnonzero(inside.any(axis=(0, 1))).mean().astype(int)  # above face and neck
     shell = window[:, :, upper:][((near < outwards) & (outwards < far))[:, :, upper:]]

@@ -30,6 +30,9 @@ MOST_OF_GPU = (
     0.5  # of its free memory for slices; other views may share it, and training needs some
 )
 AGAIN = "slice all scans again with one label table and size"
+CUT = 3, 4  # batches of so many are cut to the brain
+AROUND = 1.08  # a brain's extent, for the side of that window
+JITTER = 1 / 16  # of its side
 
 
 def uploaded(numbers: np.ndarray, device: torch.device) -> Tensor:
@@ -110,15 +113,17 @@ class SliceSet:
         # a GPU copies pinned memory while it computes earlier steps
         return taken if device.type == "cpu" else taken.pin_memory().to(device, non_blocking=True)
 
-    def survey(self, n_classes: int) -> tuple[list[ScanStatistics], dict[str, str]]:
+    def survey(self, n_classes: int) -> tuple[list[ScanStatistics], dict[str, str], np.ndarray]:
         """Read all stacks; return statistics of each scan, and SHA-256 of each stack by name.
 
-        The intensity of synthetic images varies, so it is NaN.
+        The intensity of synthetic images varies, so it is NaN. Last comes the box of each scan's
+        structures within the slices, int (scans, 2, 2): first row and column, and those after the
+        last.
 
         Raises:
             InputError: a stack holds an unknown class or tissue.
         """
-        statistics, checksums = [], {}
+        statistics, checksums, boxes = [], {}, np.zeros((len(self.paths), 2, 2), dtype=int)
         for number, (path, whole) in enumerate(zip(self.paths, self.stacks, strict=True)):
             stack = whole if len(self.offsets) == 1 else whole[:: self.stride]
             synthetic = number >= self.n_images
@@ -136,17 +141,25 @@ class SliceSet:
             statistics.append(replace(found, voxels=found.voxels * self.stride))
             contents = np.ascontiguousarray(stack).data
             checksums[Path(path).stem] = hashlib.sha256(contents).hexdigest()
-        return statistics, checksums
+            for axis, other in enumerate((1, 0)):
+                inside = np.flatnonzero(np.any(stack[:, 1], axis=(0, 1 + other)))
+                boxes[number, :, axis] = (inside[0], inside[-1] + 1) if len(inside) else 0
+        return statistics, checksums, boxes
 
 
 class Batches:
     """Shuffled, flipped, augmented and synthesized batches of a training.
+
+    Three batches of four are cut to a window that holds every brain of the training, since
+    segmentation cuts its slices, too: that is quicker, and squeeze-and-excitation, which averages
+    over a slice, has to know both.
 
     Args:
         slices: to train on.
         settings: of the training.
         swapped: the class of each class after a left–right flip; None: nothing is flipped.
         device: of the batches.
+        boxes: of each scan's structures, see :meth:`SliceSet.survey`; None: nothing is cut.
     """
 
     def __init__(
@@ -155,8 +168,15 @@ class Batches:
         settings: TrainingSettings,
         swapped: np.ndarray | None,
         device: torch.device,
+        boxes: np.ndarray | None = None,
     ) -> None:
         self.slices, self.settings, self.device = slices, settings, device
+        self.shape = np.array(slices.stacks[0].shape[2:])
+        if boxes is None:
+            boxes = np.tile([np.zeros(2), self.shape], (len(slices.stacks), 1, 1))
+        extent = AROUND * np.diff(boxes, axis=1).max(axis=0)[0]
+        self.window = np.minimum(self.shape, 16 * np.ceil(extent / 16).astype(int))
+        self.centres = boxes.mean(axis=1)
         self.swapped = (
             None if swapped is None else torch.from_numpy(swapped.astype("u1")).to(device)
         )
@@ -186,8 +206,11 @@ class Batches:
         seed = np.random.SeedSequence((self.settings.seed, *position)).generate_state(1)[0]
         generator = torch.Generator(self.device).manual_seed(int(seed))
         image, labels = self.slices.take(numbers, self.device).unbind(dim=2)
+        centres = uploaded(self.centres[self.slices.scans[numbers]], self.device)
         if self.swapped is not None:
             half = torch.rand(len(numbers), generator=generator, device=self.device) < 0.5
+            mirrored = self.shape[0] - centres[:, 0]
+            centres[:, 0] = torch.where(half, mirrored, centres[:, 0])
             half = half[:, None, None, None]  # the left–right axis comes first in (X, …), RAS+ axes
             image = torch.where(half, image.flip(2), image)
             labels = torch.where(half, self.swapped[labels.flip(2).int()], labels)
@@ -208,8 +231,24 @@ class Batches:
                 changed = synthesize(image[which], labels[which], generator)
             else:
                 changed = augment(values[which], wanted[which], generator)
-            if len(which) == len(numbers):
-                return changed
             values = values.index_copy(0, which, changed[0])
             wanted = wanted.index_copy(0, which, changed[1])
+        if position[1] % CUT[1] < CUT[0] and (self.window < self.shape).any():
+            return self._cut(values, wanted, centres, generator)
         return values, wanted
+
+    def _cut(
+        self, values: Tensor, wanted: Tensor, centres: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Cut a batch to the window, which for each slice lies about its scan's centre (N, 2)."""
+        parts = []
+        for axis, (side, whole) in enumerate(zip(self.window.tolist(), self.shape, strict=True)):
+            random = torch.rand(len(values), generator=generator, device=self.device)
+            start = centres[:, axis] - side / 2 + side * JITTER * (2 * random - 1)
+            first = start.round().clamp(0, whole - side).long()
+            parts.append(first[:, None] + torch.arange(side, device=self.device))
+        each = torch.arange(len(values), device=self.device)[:, None, None]
+        rows, columns = parts[0][:, :, None], parts[1][:, None, :]
+        return values.movedim(1, -1)[each, rows, columns].movedim(-1, 1), wanted[
+            each, rows, columns
+        ]

@@ -39,6 +39,7 @@ class TrainingSetup:
     """Everything that a training needs.
 
     ``train`` are stacks with images, ``tissues`` stacks from which images are synthesized.
+    ``boxes``: of each scan's structures, see :meth:`SliceSet.survey`.
     ``swapped``: the class of each class after a left–right flip, if slices are flipped.
     ``initial``: file of the initial weights, None for random ones. ``warm_start``: None, or the
     ``sha256`` of the existing weights, and the epochs without a warm start (``stage_epochs``).
@@ -60,6 +61,7 @@ class TrainingSetup:
     warm_start: dict | None
     tissues: list[str] = field(default_factory=list)
     swapped: np.ndarray | None = None
+    boxes: np.ndarray | None = None
 
     @property
     def state_folder(self) -> Path:
@@ -91,8 +93,8 @@ def prepare_training(
             raise InputError(f"{what} set", f"no {view} slice of its scans contains a structure",
             "check its label maps",
         )  # fmt: skip
-    scans, training_sums = training.survey(len(names))
-    _, validation_sums = validating.survey(len(names))
+    scans, training_sums, boxes = training.survey(len(names))
+    validation_sums = validating.survey(len(names))[1]
     fingerprint = {
         "setting": settings.model_dump(exclude=RUNTIME_ONLY | {"network"}),
         "network": settings.network.model_dump(),
@@ -122,6 +124,7 @@ def prepare_training(
         output=Path(output),
         initial=str(initial) if initial else None,
         threads=threads,
+        boxes=boxes,
         slice_shape=training.stacks[0].shape[2:],
         counts=np.sum([scan.voxels for scan in scans], axis=0),
         training_stats=summarise(scans, protocol.partners(view)),

@@ -83,7 +83,7 @@ def train_view(
         view, protocol, train, validation, settings, output, initial, threads, warm_start, tissues
     )
     keep_freed_memory()
-    torch.backends.cudnn.benchmark = True  # all slices have one shape
+    torch.backends.cudnn.benchmark = True  # slices have two shapes
     torch.set_float32_matmul_precision("high")
     try:
         with only_process(setup.state_folder):
@@ -112,7 +112,7 @@ class Trainer:
         self.validation = SliceSet(setup.validation, count=count)
         for part in (slices, self.validation):
             part.load(self.device)
-        self.batches = Batches(slices, self.settings, setup.swapped, self.device)
+        self.batches = Batches(slices, self.settings, setup.swapped, self.device, setup.boxes)
         self.epoch, self.step, self.elapsed, self.rate = 1, 0, 0.0, 0.0
         self.sums = torch.zeros(2, device=self.device)  # of the epoch's losses
         self.history: list[dict] = []
@@ -144,6 +144,7 @@ class Trainer:
                 self._train_epoch()
                 self._end_epoch(board)
         facts = {
+            "window": self.batches.window.tolist(),
             "best_epoch": self.best["epoch"],
             "best_val_dice": self.best["score"] if self.setup.validation else None,
             "device": str(self.device),
