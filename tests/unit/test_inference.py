@@ -293,6 +293,22 @@ def test_slices_are_cut_to_the_brain_unless_structures_reach_beyond(protocol, st
     assert ("reach the edge" in caplog.text) != stripped
 
 
+def test_what_is_found_in_the_scalp_is_no_structure(protocol):
+    k = protocol.names.index("Brain stem")
+    networks = {view: Brightness(protocol.n_classes(view), k) for view in ("coronal", "axial")}
+    networks["sagittal"] = Brightness(16, int(protocol.sagittal[k]))
+    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+    bundle = Bundle(networks, weights, protocol, 2.0, 128, 128, "x", {})
+    image, grid, _ = conform(made_up_head.head()[0], 2.0, 128)
+    bright = {"scalp": image > 150, "white matter": (image > 100) & (image < 150)}
+    image[bright["scalp"]], image[bright["white matter"]] = 100, 170
+    for top, kept in ((104, False), (90, True)):
+        spot = slice(60, 68), slice(60, 68), slice(top, top + 3)
+        image[spot] = 240
+        labels = segment(bundle, image, grid.affine, Grid(image.shape, grid.affine)).labels
+        assert labels[spot].any() == kept and labels[bright["white matter"]].all()
+
+
 @pytest.mark.case(49)
 def test_full_memory_makes_the_batches_smaller_and_loses_no_slice(caplog):
     class Small(Certain):

@@ -9,7 +9,7 @@ depend on no label protocol and no other model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ AROUND_MM = (4, 16)  # from the cavity: skull and scalp
 MIN_BRIGHT = 0.25  # fraction of that shell that is brighter than air in a head with its skull
 MAX_CUT_MM2 = 500  # of the cavity in the outermost slice on a side of the field of view
 MIN_HELD = 0.9  # fraction of the labelled voxels inside the cavity; the cortex may reach beyond
+FAR_MM = 5  # from the centre of the nearest voxel inside: of 19 labelled scans 0 to 0.1 % lie there
 COARSEST_MM = 3  # voxels of the segmenting model, in which a cavity can be found
 HALF = 0.5  # probability
 MARGIN_MM = 8  # around the cavity in a box that holds the brain: the mask may be 5 mm too small
@@ -53,6 +54,16 @@ class Cavity:
     inside: np.ndarray
     window: np.ndarray
     grid: Grid
+
+    @cached_property
+    def outwards_mm(self) -> np.ndarray:
+        """Distance of each voxel from the nearest one inside, (S, S, S)."""
+        return ndimage.distance_transform_edt(~self.inside) * self.grid.affine[0, 0]
+
+    @property
+    def middle(self) -> int:
+        """Axial slice in the middle of the cavity; face and neck are below."""
+        return int(np.flatnonzero(self.inside.any(axis=(0, 1))).mean()) if self.inside.any() else 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,16 @@ def brain_box(cavity: Cavity, affine: np.ndarray, size: int, largest: int) -> Bo
     return x, y, z
 
 
+def far_outside(cavity: Cavity, grid: Grid) -> np.ndarray:
+    """Return which voxels of a grid are scalp or air, not brain, bool (X, Y, Z).
+
+    That is, above the cavity's middle far outside it; below, the brain stem leaves it.
+    """
+    outwards = cavity.outwards_mm.astype(np.float32)
+    outwards[:, :, : cavity.middle] = 0
+    return map_to_native(torch.from_numpy(outwards), cavity.grid.affine, grid) > FAR_MM
+
+
 @torch.inference_mode()
 def brain_mask(cavity: Cavity | None, labels: np.ndarray, native: Grid) -> Intracranial:
     """Return brain mask and intracranial volume of a segmented scan.
@@ -188,10 +209,9 @@ def _why_not(mask: np.ndarray, cavity: Cavity, brain: np.ndarray, voxel_mm3: flo
     """
     if not mask.any():
         return "no cranial cavity was found"
-    inside, window = cavity.inside, cavity.window
-    outwards = ndimage.distance_transform_edt(~inside) * cavity.grid.affine[0, 0]
+    window, outwards = cavity.window, cavity.outwards_mm
     near, far = AROUND_MM
-    upper = np.flatnonzero(inside.any(axis=(0, 1))).mean().astype(int)  # above face and neck
+    upper = cavity.middle  # above face and neck
     shell = window[:, :, upper:][((near < outwards) & (outwards < far))[:, :, upper:]]
     if (bright := np.mean(shell > BRIGHT)) < MIN_BRIGHT:
         return f"the scan is skull-stripped: {bright:.0%} of what surrounds the brain is bright"
