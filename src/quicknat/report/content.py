@@ -38,7 +38,7 @@ from quicknat.report.tables import (
 )
 from quicknat.report.volume_table import outline_legend, volume_table
 from quicknat.reruns import file_digest
-from quicknat.segmentation.many import FAILED, SCANS
+from quicknat.segmentation.tasks import FAILED, SCANS
 from quicknat.segmentation.volumes import TOTALS, read_totals
 from quicknat.training.history import STAGES, duration, overfitting
 
