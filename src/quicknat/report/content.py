@@ -20,8 +20,7 @@ from quicknat.evaluation import scores
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.model.card import model_card
-from quicknat.model.cite import methods
+from quicknat.model.card import methods, model_card
 from quicknat.report import score_strips
 from quicknat.report.cohort_qc import cohort_quality
 from quicknat.report.figures import VIEW_COLORS
