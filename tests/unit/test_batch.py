@@ -19,8 +19,14 @@ from quicknat.images.conform import conform_file
 from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import load_bundle
 from quicknat.segmentation.batch import segment_all, segment_file
-from quicknat.segmentation.many import Outcome, write_outcomes
-from quicknat.segmentation.tasks import Options, Task, find_scans, read_tasks
+from quicknat.segmentation.tasks import (
+    Options,
+    Outcome,
+    Task,
+    find_scans,
+    read_tasks,
+    write_outcomes,
+)
 from quicknat.segmentation.volumes import read_totals
 
 

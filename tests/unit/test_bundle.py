@@ -1,6 +1,7 @@
-"""A model folder loads as it was made, decides about a run, or is refused."""
+"""A model folder loads as it was made, keeps its licence, decides about a run, or is refused."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -12,16 +13,12 @@ from quicknat.files import sha256
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES, load_bundle, write_bundle
-from quicknat.model.network import QuickNAT
+from quicknat.model.card import OWN_LICENCE, model_card, read_card
+from quicknat.model.export import metadata
+from quicknat.package_data import MODELS
 from quicknat.run import given_settings, require_usable
 
 TABLE = "quicknat28"
-
-
-def test_networks_load_as_they_were_saved(model):
-    bundle = load_bundle(model)
-    assert set(bundle.networks) == set(VIEWS)
-    assert isinstance(bundle.networks["axial"], QuickNAT) and not bundle.networks["axial"].training
 
 
 @pytest.mark.parametrize("name", ["coronal.safetensors", "labels.tsv"])
@@ -66,44 +63,39 @@ def test_model_with_another_label_table_or_views_exchanged_is_refused(model, tmp
         load_bundle(changed(other, tmp_path / "fewer", labels=labels))
 
 
-def test_folder_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match="not a model folder"):
-        load_bundle(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["[]", "{", '{"format": 3}', '{"format": 5}', "{}"])
-def test_damaged_description_of_a_model_is_refused(tmp_path, content):
-    (tmp_path / "bundle.json").write_text(content)
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 3}', '{"format": 5}', "{}"])
+def test_folder_without_a_model_or_with_a_damaged_description_is_refused(tmp_path, content):
+    if content:
+        (tmp_path / "bundle.json").write_text(content)
     with pytest.raises(InputError, match=f"{tmp_path}.*; .* again|; name the folder"):
         load_bundle(tmp_path)
 
 
-def test_model_of_an_earlier_version_is_not_bundled(model, tmp_path, protocol):
-    models = {view: tmp_path / view for view in VIEWS}
-    shutil.copytree(model.parent / "views", tmp_path, dirs_exist_ok=True)
-    described = json.loads((tmp_path / "coronal/model.json").read_text())
-    described["grid_format"] = 1
-    (tmp_path / "coronal/model.json").write_text(json.dumps(described))
-    with pytest.raises(InputError, match="earlier version; train it again"):
-        write_bundle(models, protocol, dict.fromkeys(VIEWS, 1 / 3), 4.0, 64, 48, tmp_path / "out")
+def bundled(views, output, protocol, weights=(0.4, 0.4, 0.2), **options):
+    """Bundle the views that are in a folder, and return the new model's."""
+    models, weights = {view: views / view for view in VIEWS}, dict(zip(VIEWS, weights, strict=True))
+    write_bundle(models, protocol, weights, 4.0, 64, 48, output, **options)
+    return output
 
 
-def test_views_of_different_protocols_are_not_bundled(model, tmp_path, protocol):
-    other = Protocol("quicknat33", protocol.table)
-    models = {view: model.parent / "views" / view for view in VIEWS}
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+def test_views_of_earlier_versions_and_of_different_protocols_are_not_bundled(
+    model, tmp_path, protocol
+):
+    views, out = model.parent / "views", tmp_path / "out"
     with pytest.raises(InputError, match="train it again"):
-        write_bundle(models, other, weights, 4.0, 64, 48, tmp_path / "out")
-    weights["axial"] = 0.9
+        bundled(views, out, Protocol("quicknat33", protocol.table))
     with pytest.raises(InputError, match=r"add up to 1\.5"):
-        write_bundle(models, protocol, weights, 4.0, 64, 48, tmp_path / "out")
+        bundled(views, out, protocol, (0.4, 0.9, 0.2))
+    earlier = shutil.copytree(views, tmp_path / "earlier")
+    described = json.loads((earlier / "coronal/model.json").read_text())
+    (earlier / "coronal/model.json").write_text(json.dumps(described | {"grid_format": 1}))
+    with pytest.raises(InputError, match="earlier version; train it again"):
+        bundled(earlier, out, protocol)
 
 
 def test_prior_correction_is_in_the_network_and_not_in_its_file(model, tmp_path, protocol):
-    models = {view: model.parent / "views" / view for view in VIEWS}
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    write_bundle(models, protocol, weights, 4.0, 64, 48, tmp_path, prior_correction=0.8)
-    before, after = (load_bundle(folder).networks["axial"] for folder in (model, tmp_path))
+    corrected = bundled(model.parent / "views", tmp_path, protocol, prior_correction=0.8)
+    before, after = (load_bundle(folder).networks["axial"] for folder in (model, corrected))
     wanted = json.loads((tmp_path / "bundle.json").read_text())["views"]["axial"]["class_weights"]
     moved = after.classifier.bias - before.classifier.bias
     torch.testing.assert_close(moved, -0.8 * torch.tensor(wanted).log(), atol=1e-5, rtol=0)
@@ -129,9 +121,6 @@ def test_model_brings_its_grid_its_protocol_and_how_it_segments(model):
         },
     }  # fmt: skip
     require_usable(model, TABLE, "results/model")
-
-
-def test_files_of_a_model_are_those_that_bundling_writes(model):
     assert sorted(BUNDLE_FILES) == sorted(path.name for path in model.iterdir())
 
 
@@ -139,12 +128,6 @@ def test_files_of_a_model_are_those_that_bundling_writes(model):
 def test_model_that_lacks_a_file_is_refused(own, name):
     (own / name).unlink()
     with pytest.raises(InputError, match=f"{name}.*; (copy|name)"):
-        require_usable(own, TABLE, "results/model")
-
-
-def test_model_with_a_changed_file_is_refused(own):
-    (own / "axial.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match=r"axial\.safetensors: has changed since the model was"):
         require_usable(own, TABLE, "results/model")
 
 
@@ -169,3 +152,49 @@ def test_folder_that_the_run_writes_to_is_refused(own, tmp_path):
     (tmp_path / "link").symlink_to(own)
     with pytest.raises(InputError, match="'model' is .*; copy it to another folder first"):
         require_usable(tmp_path / "link", TABLE, own)
+
+
+def described(**changed):
+    found = json.loads((MODELS["small"] / "bundle.json").read_bytes())
+    for entry in found["views"].values():
+        entry.update(changed)
+    return found
+
+
+def test_bundled_model_keeps_name_and_licence_in_another_folder(tmp_path):
+    shutil.copy(MODELS["small"] / "bundle.json", tmp_path)
+    card = read_card(tmp_path)
+    assert card.name == "bundled model small" and card.licence.startswith("CC BY-NC 4.0")
+    assert read_card(tmp_path / "none") is None
+
+
+def test_licence_of_the_bundled_weights_holds_for_what_starts_from_them():
+    weights = json.loads((MODELS["1mm"] / "bundle.json").read_bytes())["views"]["axial"]["sha256"]
+    ways = (
+        {"initial_sha256": weights},
+        {"warm_start": {"sha256": weights}},
+        {"ancestors": [weights]},
+    )
+    for changed in ways:
+        card = model_card(described(sha256="trained", **changed), "other")
+        assert card.licence.startswith("CC BY-NC 4.0") and "fine-tuned" in card.name
+    edited = model_card(described(), "of a bundle.json that somebody edited")
+    assert edited.licence.startswith("CC BY-NC 4.0") and edited.origin == "bundled"
+    own = model_card(described(sha256="trained", initial_sha256=None, warm_start=None), "other")
+    assert own.licence == OWN_LICENCE and own.name == "own model (quicknat28, 1.5 mm)"
+
+
+def test_export_passes_the_licence_on():
+    bundle = load_bundle(MODELS["small"])
+    assert bundle.card.licence in metadata(bundle, described())["copyright"]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_bundled_model_is_small_and_says_where_it_is_from_and_no_folder_of_its_machine(model):
+    assert len(load_bundle(model).protocol.names) == 28
+    assert sum(file.stat().st_size for file in model.iterdir()) < 30e6
+    card = (model / "README.md").read_text()
+    for word in ("CC BY-NC", "Intended use", "Limits", "Dice", "Neuromorphometrics"):
+        assert word in card, word
+    for file in model.glob("*.json"):
+        assert not re.search(r"\"/|/(home|tmp|work|root|data)/", file.read_text())

@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 import quicknat
 from quicknat.cli import app
 from quicknat.model.bundle import read_description
-from quicknat.model.card import model_card
-from quicknat.model.cite import REFERENCES, bibtex, methods
+from quicknat.model.card import REFERENCES, bibtex, methods, model_card
 from quicknat.package_data import DATA, MODELS, TEMPLATES
 
 

@@ -5,7 +5,7 @@ import json
 from helpers import LABELS
 from quicknat.cohort.paths import CohortPaths
 from quicknat.config import TrainingSettings
-from quicknat.reruns import LOOKS, file_digest, stable_path, table_digest, weight_determining
+from quicknat.reruns import LOOKS, stable_path, table_digest, weight_determining
 
 
 def test_path_reads_the_same_from_wherever_it_is_named(tmp_path, monkeypatch):
@@ -40,12 +40,6 @@ def test_table_is_compared_by_its_cells_but_for_columns_left_out(tmp_path):
     other = tmp_path / "other.tsv"
     other.write_text(text)
     assert table_digest(other) != whole  # a model records the name too
-
-
-def test_digest_of_a_file_that_is_not_there_is_empty(tmp_path):
-    assert file_digest(tmp_path / "none.md") == ""
-    (tmp_path / "some.md").write_text("text")
-    assert len(file_digest(tmp_path / "some.md")) == 64
 
 
 def test_job_depends_on_what_can_change_under_it(tmp_path, monkeypatch):

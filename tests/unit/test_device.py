@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid
 from quicknat.model.bundle import load_bundle
+from quicknat.segmentation import batch
 from quicknat.segmentation.batch import segment_all
 from quicknat.segmentation.inference import device_of, segment
-from quicknat.segmentation.tasks import find_scans
+from quicknat.segmentation.tasks import Task, find_scans
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "bincount"}
 
@@ -140,8 +141,14 @@ def test_scan_is_segmented_although_the_memory_of_the_gpu_is_full(
     assert device_of(bundle).type == on
 
 
+@pytest.fixture
+def in_background(monkeypatch):
+    """Scans are read and written in the background, as beside a GPU."""
+    monkeypatch.setattr(batch, "device_of", lambda bundle: torch.device("cuda"))
+
+
 def test_scans_read_and_written_meanwhile_have_the_results_of_those_in_turn(
-    model, head_file, tmp_path, device
+    model, head_file, tmp_path, request
 ):
     files = [tmp_path / f"sub-{number}.nii.gz" for number in range(3)]
     for path in files:
@@ -149,8 +156,8 @@ def test_scans_read_and_written_meanwhile_have_the_results_of_those_in_turn(
     files[1].write_bytes(head_file.read_bytes()[:5000])
     bundle, tasks = load_bundle(model), find_scans(files)
     in_turn = segment_all(bundle, tasks, tmp_path / "in_turn")
-    with FakeDevice(device):
-        meanwhile = segment_all(moved_to(bundle, device), tasks, tmp_path / "meanwhile")
+    request.getfixturevalue("in_background")
+    meanwhile = segment_all(bundle, tasks, tmp_path / "meanwhile")
     assert [outcome.status for outcome in meanwhile] == ["done", "failed", "done"]
     assert [replace(outcome, seconds=0) for outcome in meanwhile] == [
         replace(outcome, seconds=0) for outcome in in_turn
@@ -161,3 +168,19 @@ def test_scans_read_and_written_meanwhile_have_the_results_of_those_in_turn(
             for way in ("in_turn", "meanwhile")
         )
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_interruption_ends_the_command_and_begins_no_other_scan(
+    model, head_file, tmp_path, monkeypatch, in_background
+):
+    begun = []
+
+    def interrupted(bundle, scan, options, progress):
+        begun.append(scan)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "segment_scan", interrupted)
+    tasks = [Task(head_file, f"sub-{number}") for number in range(50)]
+    with pytest.raises(KeyboardInterrupt):
+        segment_all(load_bundle(model), tasks, tmp_path / "out")
+    assert len(begun) < 25 and not list(tmp_path.glob("out/sub-*"))

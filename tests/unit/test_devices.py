@@ -26,24 +26,16 @@ SETTINGS = TrainingSettings(
 )
 
 
-@pytest.mark.parametrize(
-    ("features", "expected"),
-    [
+def test_auto_precision_is_bf16_only_where_the_hardware_computes_in_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for features, expected in (
         ({"avx512_bf16": True}, "bf16-mixed"),
         ({"avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
         ({"avx512_f": True}, "32-true"),
-    ],
-)
-def test_auto_precision_is_bf16_only_where_the_processor_computes_in_it(
-    monkeypatch, features, expected
-):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-    assert choose_precision("auto") == expected
-    assert choose_precision("32-true") == "32-true"
-
-
-def test_auto_precision_asks_the_gpu_where_there_is_one(monkeypatch):
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda features=features: features)
+        assert choose_precision("auto") == expected
+        assert choose_precision("32-true") == "32-true"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for native, expected in ((True, "bf16-mixed"), (False, "32-true")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda native=native, **_: native)

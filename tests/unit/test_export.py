@@ -99,12 +99,7 @@ def test_monai_accepts_the_bundle_and_runs_its_network_without_this_package(
         assert (tmp_path / "made/bundle" / name).is_file()
 
 
-def test_export_never_overwrites(model, tmp_path):
-    with pytest.raises(InputError, match="exists; choose another folder"):
-        export_bundle(model, tmp_path)
-
-
-def test_readme_says_what_the_network_does_not_do(model, tmp_path):
+def test_export_says_what_it_does_not_do_and_lacks_and_never_overwrites(model, tmp_path, caplog):
     moved = tmp_path / "moved"
     shutil.copytree(model, moved)
     described = json.loads((moved / "bundle.json").read_text())
@@ -113,6 +108,10 @@ def test_readme_says_what_the_network_does_not_do(model, tmp_path):
         export_bundle(folder, tmp_path / "exported" / folder.name)
     texts = [path.read_text() for path in sorted(tmp_path.glob("exported/*/docs/README.md"))]
     assert sorted("half a voxel" in text for text in texts) == [False, True]
+    assert "pip install onnx onnxscript" in caplog.text
+    assert not list(tmp_path.glob("exported/*/onnx"))
+    with pytest.raises(InputError, match="exists; choose another folder"):
+        export_bundle(model, tmp_path)
 
 
 @pytest.mark.slow
@@ -133,8 +132,3 @@ def test_onnx_networks_give_the_probabilities_of_torch(model, window, tmp_path):
             with torch.inference_mode():
                 ours = network(some).softmax(dim=1)
             torch.testing.assert_close(torch.from_numpy(found), ours, atol=1e-3, rtol=0)
-
-
-def test_export_without_onnx_says_what_to_install(model, tmp_path, caplog):
-    export_bundle(model, tmp_path / "made")
-    assert "pip install onnx onnxscript" in caplog.text and not (tmp_path / "made/onnx").exists()

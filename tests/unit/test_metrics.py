@@ -23,29 +23,11 @@ from quicknat.evaluation.metrics import (
 LEFT, RIGHT = 10, 23  # putamen of quicknat28
 
 
-def cube(low, high, size=24):
-    mask = np.zeros((size,) * 3, bool)
-    mask[low:high, low:high, low:high] = True
-    return mask
-
-
 def scores(prediction, reference):
     """Dice, IoU and 95 % Hausdorff distance of two masks, in voxels of 1 mm."""
     pairs = count_pairs(prediction.astype(np.uint8), reference.astype(np.uint8), 2, "sub-1")
     dice, iou = overlap(pairs)
     return dice[1], iou[1], hausdorff95(prediction, reference, np.ones(3))
-
-
-def test_perfect_agreement_is_one_with_distance_zero():
-    mask = cube(5, 15)
-    assert scores(mask, mask) == (1.0, 1.0, 0.0)
-
-
-def test_dice_and_iou_of_half_overlap():
-    one, two = np.zeros((10, 10, 10), bool), np.zeros((10, 10, 10), bool)
-    one[:4], two[2:6] = True, True
-    dice, iou, _ = scores(one, two)
-    assert dice == pytest.approx(0.5) and iou == pytest.approx(1 / 3)
 
 
 def test_distance_is_in_millimetres_along_each_axis():
@@ -58,7 +40,8 @@ def test_distance_is_in_millimetres_along_each_axis():
 
 @pytest.mark.case(36)
 def test_structure_absent_from_both_is_empty_and_from_one_scores_zero():
-    nothing, mask = np.zeros((24,) * 3, bool), cube(5, 10)
+    nothing, mask = np.zeros((2, 24, 24, 24), bool)
+    mask[5:10, 5:10, 5:10] = True
     assert np.isnan(scores(nothing, nothing)).all()
     dice, iou, distance = scores(mask, nothing)
     assert (dice, iou) == (0, 0) and np.isnan(distance)
@@ -80,7 +63,9 @@ def test_table_has_the_scores_of_structures_at_the_border_shifted_and_absent(pro
 def test_scores_agree_with_monai(protocol):
     random = np.random.default_rng(0)
     maps = random.integers(0, 28, (2, 12, 12, 12))
-    row = evaluate(*maps, np.eye(4), protocol, "sub-1").iloc[4]
+    table = evaluate(*maps, np.eye(4), protocol, "sub-1")
+    assert list(table.columns) == COLUMNS and len(table) == 27
+    row = table.iloc[4]
     ours, true = (torch.from_numpy((part == 5).astype(np.uint8))[None, None] for part in maps)
     assert row["dice"] == pytest.approx(compute_dice(ours, true).item(), rel=1e-6)
     assert row["iou"] == pytest.approx(compute_iou(ours, true).item(), rel=1e-6)
@@ -88,25 +73,11 @@ def test_scores_agree_with_monai(protocol):
     assert row["hd95_mm"] == pytest.approx(distance.item())
 
 
-def test_scores_of_random_maps_stay_between_zero_and_one(protocol):
-    random = np.random.default_rng(0)
-    one, two = random.integers(0, 28, (2, 20, 20, 20))
-    table = evaluate(one, two, np.diag([1, 2, 3, 1.0]), protocol, "sub-1")
-    assert list(table.columns) == COLUMNS and len(table) == 27
-    assert table[["dice", "iou"]].min().min() >= 0 and table[["dice", "iou"]].max().max() <= 1
-    assert table["reference_mm3"].sum() == pytest.approx((two > 0).sum() * 6)
-
-
 def test_volumes_of_a_sheared_grid_are_those_of_its_voxels(protocol):
     sheared = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     labels = np.full((10, 10, 10), 1)
     table = evaluate(labels, labels, sheared, protocol, "sub-1")
     assert table["volume_mm3"][0] == pytest.approx(1000)
-
-
-def test_grids_of_different_shape_are_refused(protocol):
-    with pytest.raises(InputError):
-        evaluate(np.zeros((4, 4, 4)), np.zeros((4, 4, 5)), np.eye(4), protocol, "sub-1")
 
 
 def maps(*voxels):

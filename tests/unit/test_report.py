@@ -24,7 +24,7 @@ from quicknat.report.libraries import BUNDLES, classic_script, write_libraries
 from quicknat.report.pages import ADVICE, read_note
 from quicknat.report.single_file import write_single_file
 from quicknat.report.tables import demographics, run_times, volumes_in_cohort
-from quicknat.segmentation.many import Outcome
+from quicknat.segmentation.tasks import Outcome
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
 

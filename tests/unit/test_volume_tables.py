@@ -1,5 +1,6 @@
-"""Tables of volumes: integers, FreeSurfer's numbers and form, one row per scan."""
+"""Tables of volumes: FreeSurfer's numbers and form, one row per scan; label tables of viewers."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from quicknat.errors import InputError
 from quicknat.images.freesurfer import freesurfer_structures, stored_values
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import Grid
+from quicknat.segmentation.outputs import lookup_tables, write_lookup_tables
 from quicknat.segmentation.volumes import (
     LONG,
     WIDE,
@@ -64,8 +66,6 @@ def test_table_of_a_scan_counts_voxels_and_totals_are_apart(tmp_path, protocol):
     fluid = [1.5 * counts[k - 1] for k in (5, 12, 13, 18)]  # the ventricles
     assert sums["all_structures"] == 1.5 * sum(counts)
     assert sums["brain"] == sums["all_structures"] - sum(fluid)
-    read = read_totals(tmp_path / "sub-1_desc-quicknat_dseg.stats")
-    assert {key: float(value) for key, value in read.items()} == sums
 
 
 def test_long_table_has_integers_and_freesurfers_numbers(cohort, protocol):
@@ -139,24 +139,20 @@ def test_columns_of_all_protocols_are_names_in_r():
     assert column_name("3rd ventricle") == "third_ventricle_mm3"
 
 
-def asegstats(text):
-    """Read a stats file as FreeSurfer's asegstats2table does: by columns, between spaces."""
-    lines = text.splitlines()
-    measures = [line.split(",") for line in lines if line.startswith("# Measure")]
-    rows = [line.split() for line in lines if not line.startswith("#")]
-    columns = next(line.split()[2:] for line in lines if line.startswith("# ColHeaders"))
-    return (
-        {name.strip(): float(value) for _, name, _, value, _ in measures},
-        pd.DataFrame(rows, columns=columns).set_index("StructName"),
-    )
-
-
 def test_stats_file_has_the_form_of_aseg_stats(tmp_path, protocol):
+    """It is read here as FreeSurfer's asegstats2table reads it: by columns, between spaces."""
     table, sums, _ = write(tmp_path, "sub-1", protocol)
-    text = (tmp_path / "sub-1_desc-quicknat_dseg.stats").read_text()
-    measures, rows = asegstats(text)
-    assert measures == {"BrainVol": sums["brain"], "AllStructuresVol": sums["all_structures"]}
-    assert rows.loc["Right-Thalamus", "SegId"] == "49" and "# subjectname sub-1\n" in text
+    path = tmp_path / "sub-1_desc-quicknat_dseg.stats"
+    assert {key: float(value) for key, value in read_totals(path).items()} == sums
+    lines = path.read_text().splitlines()
+    measures = [line.split(", ") for line in lines if line.startswith("# Measure")]
+    assert {name: float(value) for _, name, _, value, _ in measures} == {
+        "BrainVol": sums["brain"], "AllStructuresVol": sums["all_structures"],
+    }  # fmt: skip
+    (header,) = (line.split()[2:] for line in lines if line.startswith("# ColHeaders"))
+    cells = [line.split() for line in lines if not line.startswith("#")]
+    rows = pd.DataFrame(cells, columns=header).set_index("StructName")
+    assert rows.loc["Right-Thalamus", "SegId"] == "49" and "# subjectname sub-1" in lines
     assert rows["SegId"].astype(int).is_monotonic_increasing
     voxels = table.set_index("freesurfer_id")["voxels"]
     assert list(rows["NVoxels"].astype(int)) == list(voxels.sort_index())
@@ -170,3 +166,27 @@ def test_class_of_several_structures_has_no_freesurfer_number():
     assert known["brain"].tolist() == [False, False, True, True]  # CSF is none
     with pytest.raises(InputError, match="CSF has no single FreeSurfer number"):
         stored_values(tissues, "freesurfer")
+
+
+def test_every_viewer_gets_each_structure_with_its_number_and_colour(protocol):
+    tables = lookup_tables(protocol)
+    putamen = protocol.names.index("Left putamen")
+    red, green, blue = map(int, protocol.colors[putamen])
+    rows = {end: tables[end].splitlines() for end in tables}
+    assert rows["freesurfer.txt"][putamen] == f"{putamen} Left_putamen {red} {green} {blue} 0"
+    assert rows["slicer.ctbl"][0] == "# Color table file"
+    assert rows["slicer.ctbl"][putamen + 1] == f"{putamen} Left_putamen {red} {green} {blue} 255"
+    assert rows["itksnap.txt"][putamen] == (f'{putamen} {red} {green} {blue} 1 1 1 "Left putamen"')
+    assert rows["itksnap.txt"][0].startswith("0 0 0 0 0 0 0 ")
+    niivue = json.loads(tables["niivue.json"])
+    assert {len(values) for values in niivue.values()} == {len(protocol.names)}
+    assert [niivue[key][putamen] for key in "RGBAI"] == [red, green, blue, 255, putamen]
+    assert niivue["A"][0] == 0
+
+
+def test_tables_are_written_once(protocol, tmp_path):
+    write_lookup_tables(protocol, tmp_path)
+    path = tmp_path / "quicknat28_itksnap.txt"
+    path.write_text("edited")
+    write_lookup_tables(protocol, tmp_path)
+    assert path.read_text() == "edited" and len(list(tmp_path.iterdir())) == 4

@@ -25,9 +25,8 @@ def cite(
     """
     from quicknat.files import sha256
     from quicknat.model.bundle import read_description
-    from quicknat.model.card import model_card
-    from quicknat.model.cite import bibtex as references
-    from quicknat.model.cite import methods
+    from quicknat.model.card import bibtex as references
+    from quicknat.model.card import methods, model_card
 
     described = read_description(model)
     card = model_card(described, sha256(model / "bundle.json"))

@@ -154,9 +154,8 @@ def segment(
     from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
     from quicknat.model.bundle import load_bundle, with_winograd
     from quicknat.segmentation.batch import segment_all
-    from quicknat.segmentation.many import FAILED, is_bad
     from quicknat.segmentation.outputs import DESCRIPTION
-    from quicknat.segmentation.tasks import Options, find_scans, read_tasks
+    from quicknat.segmentation.tasks import FAILED, Options, find_scans, is_bad, read_tasks
 
     selection = Selection.read(participant_label or (), session_label or (), bids_filter_file)
     tasks = read_tasks(listed) if listed else find_scans(images or [], name, selection)

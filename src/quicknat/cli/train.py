@@ -127,8 +127,7 @@ def import_weights(
     from quicknat.errors import InputError
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol
-    from quicknat.model.authors_weights import read_authors_weights
-    from quicknat.model.weights import save_weights
+    from quicknat.model.weights import read_authors_weights, save_weights
 
     network, classes = read_authors_weights(weights), Protocol.read(protocol).class_names(view)
     if network.n_classes != len(classes):

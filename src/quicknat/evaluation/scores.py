@@ -24,7 +24,6 @@ from quicknat.errors import InputError
 
 AGGREGATE = "aggregate"  # in the column of the views: the result of all three
 MEASURES = ["dice", "iou", "hd95_mm"]
-HIGH_IS_BAD = {"hd95_mm"}
 FEWEST = 3  # people for an interval, scans for limits or a correlation
 RESAMPLES = 5000
 
@@ -135,11 +134,9 @@ def by_scan(metrics: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("dice").reset_index()
 
 
-def worst_cases(metrics: pd.DataFrame, measure: str = "dice", count: int = 10) -> pd.DataFrame:
-    """The `count` worst pairs of scan and structure: lowest Dice, or largest distance."""
-    ascending = measure not in HIGH_IS_BAD
-    scored = metrics.dropna(subset=measure)
-    return scored.sort_values(measure, ascending=ascending, kind="stable").head(count)
+def worst_cases(metrics: pd.DataFrame, count: int = 10) -> pd.DataFrame:
+    """The `count` pairs of scan and structure with the lowest Dice."""
+    return metrics.dropna(subset="dice").sort_values("dice", kind="stable").head(count)
 
 
 def by_view(
@@ -212,13 +209,10 @@ def rank_correlation(points: pd.DataFrame) -> float:
     return float(stats.spearmanr(points["uncertainty"], points["dice"]).statistic)
 
 
-def correlation_by_structure(points: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Spearman's correlation of uncertainty with Dice over scans: structure, scans, spearman."""
-    parts = [points[points["structure"] == name] for name in order]
-    rows = [
-        (name, len(part), rank_correlation(part)) for name, part in zip(order, parts, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["structure", "scans", "spearman"])
+def correlation_by_structure(points: pd.DataFrame) -> pd.Series:
+    """Spearman's correlation of uncertainty with Dice over scans, by structure."""
+    parts = points.groupby("structure")
+    return pd.Series({name: rank_correlation(part) for name, part in parts}, dtype=float)
 
 
 def confusion_matrix(confusion: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -14,9 +14,9 @@ from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.model.card import ModelCard, model_card
+from quicknat.model.card import ModelCard, filled, model_card
 from quicknat.old_settings import current_settings
-from quicknat.package_data import CARDS, MODELS
+from quicknat.package_data import MODELS
 from quicknat.reruns import GRID_FORMAT
 from quicknat.schema import check, load_schema
 
@@ -102,10 +102,10 @@ def write_bundle(
     if set(weights) != set(VIEWS) or abs(total - 1) > 1e-6:
         problem = f"the weights of {', '.join(VIEWS)} add up to {total:g}, not 1"
         raise InputError("aggregation", problem, "change them")
-    found, views = {}, {}
+    stats, views = {}, {}
     for view in VIEWS:
         folder = Path(models[view])
-        found[view] = described = json.loads((folder / "model.json").read_bytes())
+        described = json.loads((folder / "model.json").read_bytes())
         for part in ("network", "training"):
             described[part] = current_settings(described[part], folder / "model.json")
         if described.get("grid_format") != GRID_FORMAT:
@@ -117,49 +117,27 @@ def write_bundle(
         with written_whole(output / f"{view}.safetensors") as (temporary,):
             shutil.copyfile(folder / "model.safetensors", temporary)
         digest = sha256(folder / "model.safetensors")
-        entry = {key: value for key, value in described.items() if key != "population"}
-        views[view] = {"weights": f"{view}.safetensors", "sha256": digest} | entry
-    one = views["coronal"]  # it sees the brain whole, and both sides
-    dice = " / ".join(
-        "n/a" if view["best_val_dice"] is None else f"{view['best_val_dice']:.3f}"
-        for view in views.values()
-    )
-    n_val = len(one["validation_scans"])
-    chosen = (
-        f"best epoch chosen on {n_val} validation scans with mean Dice {dice} (coronal / axial / "
-        "sagittal)" if n_val else "the last epoch kept, without validation scans"
-    )  # fmt: skip
-    card = (CARDS / "model.md").read_text(encoding="utf-8")
-    card = card.format(
-        protocol=protocol.name,
-        structures=len(protocol.names) - 1,
-        **one["network"],
-        weights=" + ".join(f"{weights[view]:g} {view}" for view in VIEWS),
-        passes="; averaged with the left–right flipped slices" * flip
-        + "; averaged with the scan shifted by half a voxel" * shift
-        + f"; prior correction {prior_correction:.0%}" * (prior_correction > 0),
-        spacing=spacing_mm,
-        size=slice_size,
-        n_train=len(one["training_scans"]),
-        chosen=chosen,
-    )
+        stats[view] = described.pop("population")
+        views[view] = {"weights": f"{view}.safetensors", "sha256": digest} | described
     with written_whole(output / "labels.tsv", output / "README.md") as (labels, readme):
         protocol.write(labels)
+        description = {
+            "format": FORMAT,
+            "protocol": protocol.name,
+            "labels": {"file": "labels.tsv", "sha256": sha256(labels)},
+            "conform": {"spacing_mm": spacing_mm, "size": conform_size},
+            "slices": {"size": slice_size},
+            "aggregation": {view: weights[view] for view in VIEWS},
+            "mirror": flip,
+            "shift": shift,
+            "prior_correction": prior_correction,
+            "views": views,
+            "population": stats["coronal"],
+            "quicknat": quicknat.__version__,
+        }
+        structures = len(protocol.names) - 1
+        card = filled("model.md.j2", **description, structures=structures, coronal=views["coronal"])
         readme.write_text(card, encoding="utf-8")
-    description = {
-        "format": FORMAT,
-        "protocol": protocol.name,
-        "labels": {"file": "labels.tsv", "sha256": sha256(output / "labels.tsv")},
-        "conform": {"spacing_mm": spacing_mm, "size": conform_size},
-        "slices": {"size": slice_size},
-        "aggregation": {view: weights[view] for view in VIEWS},
-        "mirror": flip,
-        "shift": shift,
-        "prior_correction": prior_correction,
-        "views": views,
-        "population": found["coronal"]["population"],
-        "quicknat": quicknat.__version__,
-    }
     with written_whole(output / "bundle.json") as (temporary,):
         temporary.write_text(json.dumps(description, indent=2) + "\n", "utf-8")
 

@@ -1,18 +1,30 @@
-"""Say which model this is, and under which licence its weights are."""
+"""Say which model this is, under which licence its weights are, and how to cite it."""
 
 from __future__ import annotations
 
 import json
+import platform
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import quicknat
 from quicknat.files import sha256
-from quicknat.package_data import MODELS
+from quicknat.package_data import CARDS, DATA, MODELS
 
 BUNDLED_LICENCE = "CC BY-NC 4.0 (not for commercial use)"
 OWN_LICENCE = "not stated; the terms of the labels that it was trained on apply"
+PACKAGES = {"PyTorch": "torch", "NiBabel": "nibabel", "NumPy": "numpy", "SciPy": "scipy"}
+REFERENCES = {  # as cited in the methods paragraph: key in references.bib
+    "Guha Roy et al., NeuroImage 186 (2019)": "roy2019quicknat",
+    "Guha Roy et al., IEEE TMI 38 (2019)": "roy2019recalibrating",
+    "OASIS; Marcus et al., 2007": "marcus2007oasis",
+    "Mölder et al., F1000Research 10:33 (2021)": "molder2021snakemake",
+}
 
 
 @dataclass(frozen=True)
@@ -56,10 +68,10 @@ def model_card(described: dict[str, Any], identity: str) -> ModelCard:
         identity: SHA-256 of that file.
     """
     names, weights = _bundled()
-    version = str(described.get("quicknat", "unknown"))
+    made_by = str(described.get("quicknat", "unknown"))
     if identity in names:
         name = f"bundled model {names[identity]}"
-        return ModelCard(name, version, identity, BUNDLED_LICENCE, "bundled")
+        return ModelCard(name, made_by, identity, BUNDLED_LICENCE, "bundled")
     starts = {
         start
         for entry in described["views"].values()
@@ -68,14 +80,59 @@ def model_card(described: dict[str, Any], identity: str) -> ModelCard:
     grid = f"{described['protocol']}, {described['conform']['spacing_mm']:g} mm"
     if {entry.get("sha256") for entry in described["views"].values()} & weights:
         name = f"bundled weights with other settings ({grid})"
-        return ModelCard(name, version, identity, BUNDLED_LICENCE, "bundled")
+        return ModelCard(name, made_by, identity, BUNDLED_LICENCE, "bundled")
     if starts & weights:
         name = f"model fine-tuned from the bundled weights ({grid})"
-        return ModelCard(name, version, identity, BUNDLED_LICENCE, "fine-tuned")
-    return ModelCard(f"own model ({grid})", version, identity, OWN_LICENCE, "own")
+        return ModelCard(name, made_by, identity, BUNDLED_LICENCE, "fine-tuned")
+    return ModelCard(f"own model ({grid})", made_by, identity, OWN_LICENCE, "own")
 
 
 def read_card(folder: str | Path) -> ModelCard | None:
     """Return the card of a model folder, or None if there is none."""
     path = Path(folder) / "bundle.json"
     return model_card(json.loads(path.read_bytes()), sha256(path)) if path.exists() else None
+
+
+def filled(template: str, /, **values: Any) -> str:
+    """Return a text of ``data/cards`` with values in its places."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(CARDS), undefined=StrictUndefined,
+        autoescape=select_autoescape(), keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(values)
+
+
+def methods(bundle: Mapping[str, Any], card: ModelCard, workflow: bool = False) -> str:
+    """Return the methods paragraph of segmentations with a model, to paste into a paper.
+
+    Args:
+        bundle: the model's ``bundle.json``.
+        card: of the model; bundled weights, and those trained from them, get data and licence.
+        workflow: whether Snakemake ran it.
+    """
+    views = bundle["views"]
+    kind = views["coronal"]["network"]["squeeze_excitation"].lower()
+    text = filled(
+        "methods.txt.j2",
+        **{"mirror": False, "shift": False, "prior_correction": 0, **bundle},
+        card=card,
+        coronal=views["coronal"],
+        recalibrated=kind in ("csse", "scse"),
+        scans=len({scan for view in views.values() for scan in view.get("training_scans", ())}),
+        version=quicknat.__version__,
+        snakemake=version("snakemake") if workflow else "",
+        python=platform.python_version(),
+        packages={name: version(package) for name, package in PACKAGES.items()},
+    )
+    return " ".join(text.split())
+
+
+def bibtex(paragraph: str) -> str:
+    """Return the BibTeX entries of the references that a methods paragraph cites."""
+    entries = (DATA / "references.bib").read_text("utf-8").strip().split("\n\n")
+    cited = {key for text, key in REFERENCES.items() if text in paragraph}
+    return "\n\n".join(
+        entry for entry in entries if re.split("[{,]", entry, maxsplit=2)[1] in cited
+    )

@@ -19,19 +19,13 @@ from quicknat.errors import InputError
 from quicknat.files import folder_written_whole
 from quicknat.model import network, views
 from quicknat.model.bundle import Bundle, load_bundle
-from quicknat.model.card import model_card
+from quicknat.model.card import filled, model_card
 from quicknat.model.views import ThreeViews
-from quicknat.package_data import CARDS
 
 log = logging.getLogger(__name__)
 
 OPSET = 18
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-
-SHIFTED = (
-    " It also averages with the scan shifted by half a voxel, which this network\n"
-    "does not: expect slightly different borders."
-)
 
 
 def volumetric(bundle: Bundle) -> ThreeViews:
@@ -185,20 +179,16 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
             text = json.dumps(content, indent=2) + "\n"
             (folder / f"configs/{name}.json").write_text(text, "utf-8")
         shutil.copy(Path(model) / "labels.tsv", folder / "docs/labels.tsv")
-        (folder / "docs/README.md").write_text(
-            (CARDS / "monai.md")
-            .read_text("utf-8")
-            .format(
-                protocol=bundle.protocol.name,
-                size=bundle.slice_size,
-                side=bundle.slice_size * bundle.spacing_mm,
-                shift=SHIFTED if bundle.shift else "",
-                passes=", also with left–right flipped slices" if bundle.flip else "",
-                spacing=bundle.spacing_mm,
-                n_classes=len(bundle.protocol.names),
-            ),
-            "utf-8",
+        readme = filled(
+            "monai.md.j2",
+            protocol=bundle.protocol.name,
+            n_classes=len(bundle.protocol.names),
+            size=bundle.slice_size,
+            spacing=bundle.spacing_mm,
+            shift=bundle.shift,
+            flip=bundle.flip,
         )
+        (folder / "docs/README.md").write_text(readme, "utf-8")
         (folder / "LICENSE").write_text(
             "scripts/: Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
             f"models/, onnx/: {licence}.\n",

@@ -20,8 +20,7 @@ from quicknat.evaluation import scores
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.model.card import model_card
-from quicknat.model.cite import methods
+from quicknat.model.card import methods, model_card
 from quicknat.report import score_strips
 from quicknat.report.cohort_qc import cohort_quality
 from quicknat.report.figures import VIEW_COLORS
@@ -38,7 +37,7 @@ from quicknat.report.tables import (
 )
 from quicknat.report.volume_table import outline_legend, volume_table
 from quicknat.reruns import file_digest
-from quicknat.segmentation.many import FAILED, SCANS
+from quicknat.segmentation.tasks import FAILED, SCANS
 from quicknat.segmentation.volumes import TOTALS, read_totals
 from quicknat.training.history import STAGES, duration, overfitting
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from quicknat.reruns import file_digest
-from quicknat.segmentation.many import SCANS
+from quicknat.segmentation.tasks import SCANS
 
 # files of a segmented scan in the report; `dseg.json` names the model
 ENDS = ("dseg.nii.gz", "dseg.json", "dseg.stats", "volumes.tsv", "qc.json")

@@ -268,7 +268,7 @@ def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     title = "too few points for a rank correlation"
     if np.isfinite(rho):
         title = f"Spearman's ρ = {rho:.2f} over all points"
-    within = scores.correlation_by_structure(points, protocol.names[1:])["spearman"].dropna()
+    within = scores.correlation_by_structure(points).dropna()
     if len(within):
         title += f"; within a structure {within.median():.2f} (median)"
     axis.set_title(title)

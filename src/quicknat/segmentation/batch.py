@@ -9,12 +9,13 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -29,15 +30,13 @@ from quicknat.model.views import Progress
 from quicknat.progress import no_bar
 from quicknat.provenance import require_same_source
 from quicknat.segmentation.inference import Segmentation, device_of, segment, warm_up
-from quicknat.segmentation.many import FAILED, Outcome, write_outcomes
 from quicknat.segmentation.outputs import (
     output_files,
     write_description,
     write_lookup_tables,
     write_segmentation,
 )
-from quicknat.segmentation.pipeline import Job, after
-from quicknat.segmentation.tasks import Options, Task
+from quicknat.segmentation.tasks import FAILED, Options, Outcome, Task, write_outcomes
 from quicknat.segmentation.volumes import find_volume_tables, write_volume_tables
 
 log = logging.getLogger(__name__)
@@ -45,6 +44,8 @@ log = logging.getLogger(__name__)
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{remaining}]"
 # how versions segmented that did not record it
 EARLIER = {"convolutions": "plain", "label_convention": ""}
+WORKERS = 4  # beside a GPU: one waits for it, the others read and write
+DONE_BEFORE = "done before with this model"
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
 
 
@@ -180,7 +181,8 @@ def segment_file(bundle: Bundle, task: Task, output: Path, options: Options | No
     """
     options = (options or Options()).of(task)
     scan = read_scan(bundle, task, options)
-    return write_scan(bundle, task, scan, segment_scan(bundle, scan, options), output, options)
+    result = segment_scan(bundle, scan, options)
+    return write_scan(bundle, task, scan, result, output, options)
 
 
 def segment_all(
@@ -194,8 +196,8 @@ def segment_all(
 ) -> list[Outcome]:
     """Segment scans; one that fails does not stop the rest.
 
-    While a GPU segments a scan, the next one is read and the last one written. On a CPU, where
-    neither time nor memory is left for that, scans come one after the other.
+    While a GPU segments a scan, others are read and written. On a CPU, where neither time nor
+    memory is left for that, scans come one after the other.
 
     Args:
         bundle: the model.
@@ -211,54 +213,58 @@ def segment_all(
     convention = chosen.label_convention
     write_lookup_tables(bundle.protocol, output / "labels", convention)  # refuses a wrong one
     write_description(output, sources)
-    in_turn = device_of(bundle).type == "cpu"
+    in_turn, turn = device_of(bundle).type == "cpu", Lock()
 
-    def show(task: Task, stage: str) -> None:
-        bar.set_description(f"{task.name}: {stage}")
+    def attempt(task: Task) -> Outcome:
+        own, start, shown = chosen.of(task), time.perf_counter(), 0.0
 
-    def progress(done: int, count: int) -> None:
-        bar.update(done / count)
+        def show(stage: str) -> None:
+            if in_turn or stage == "segmenting":
+                bar.set_description(f"{task.name}: {stage}")
 
-    def read(task: Task, _: None) -> Scan | None:
-        if in_turn:
-            show(task, "reading")
-        options = chosen.of(task)
-        if not overwrite:
-            if is_done(task, bundle, output, options):
-                return None
+        def progress(done: int, count: int) -> None:
+            nonlocal shown
+            shown += done / count
+            bar.update(done / count)
+
+        def ended(status: str, reason: str = "") -> Outcome:
+            seconds = round(time.perf_counter() - start, 1)
+            return Outcome(task.name, str(task.path), status, reason, seconds)
+
+        try:
+            if not overwrite and is_done(task, bundle, output, own):
+                bar.total -= 1  # which took no time, and says nothing about the time left
+                log.info("%s: %s", task.name, DONE_BEFORE)
+                return ended("skipped", DONE_BEFORE)
             # in a chunk, Snakemake knows the scan by its row of the sheet
-            if not (tables and options.folder_per_scan):
-                require_unused(task, output, options)
-        return read_scan(bundle, task, options)
-
-    def predict(task: Task, scan: Scan) -> tuple[Scan, Segmentation]:
-        if warm:
-            warm.exception()  # wait; if memory was full, that is dealt with below
-        show(task, "segmenting")
-        return scan, segment_scan(bundle, scan, chosen.of(task), progress)
-
-    def write(task: Task, made: tuple[Scan, Segmentation]) -> str:
-        if in_turn:
-            show(task, "writing")
-        return write_scan(bundle, task, *made, output, chosen.of(task))
-
-    def counted(jobs: Iterable[Job]) -> Iterator[Job]:
-        total, finished = len(tasks), 0
-        for job in jobs:
-            total -= job.skipped  # which takes no time, and says nothing about the time left
-            finished += not job.skipped
-            bar.total = total
-            bar.update(finished - bar.n)
-            yield job
+            if not overwrite and not (tables and own.folder_per_scan):
+                require_unused(task, output, own)
+            show("reading")
+            scan = read_scan(bundle, task, own)
+            ready = time.perf_counter()
+            with turn:
+                if warm:
+                    warm.exception()  # wait; if memory was full, that is dealt with below
+                start += time.perf_counter() - ready
+                show("segmenting")
+                result = segment_scan(bundle, scan, own, progress)
+            show("writing")
+            line = write_scan(bundle, task, scan, result, output, own)
+        except Exception as error:  # whatever it is, the other scans go on
+            bar.update(1 - shown)
+            return ended(FAILED, failure(task, error))
+        bar.update(1 - shown)
+        done = ended("done")
+        log.info("%s: %s, %.0f s", task.name, line, done.seconds)
+        return done
 
     with (
         logging_redirect_tqdm(),
         tqdm(total=len(tasks), leave=False, smoothing=0, bar_format=BAR, disable=no_bar()) as bar,
-        nullcontext() if in_turn else ThreadPoolExecutor(3) as pool,
+        nullcontext() if in_turn else ThreadPoolExecutor(WORKERS) as pool,
     ):
         warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None
-        jobs = after(predict, after(read, map(Job, tasks), pool), None)
-        outcomes = [outcome(job) for job in after(write, counted(jobs), pool)]
+        outcomes = list(pool.map(attempt, tasks) if pool else map(attempt, tasks))
     files = {task.name: output_files(output, task.name, chosen) for task in tasks}
     if chosen.folder_per_scan and not tables:  # a rule gathers them
         return outcomes
@@ -268,18 +274,10 @@ def segment_all(
     return outcomes
 
 
-def outcome(job: Job) -> Outcome:
-    """Return what became of a scan, and log it."""
-    task, status, reason = job.task, "done", ""
-    if job.error:
-        message = explained(job.error, task.path) or for_users(job.error)
-        status, reason = "failed", one_line(message)
-        usual = isinstance(job.error, InputError | OSError | MemoryError | RuntimeError)
-        traced = not usual or "QUICKNAT_DEBUG" in os.environ
-        log.error("error: %s", reason, exc_info=job.error if traced else None)
-    elif job.skipped:
-        status, reason = "skipped", "done before with this model"
-        log.info("%s: %s", task.name, reason)
-    else:
-        log.info("%s: %s, %.0f s", task.name, job.value, job.seconds)
-    return Outcome(task.name, str(task.path), status, reason, round(job.seconds, 1))
+def failure(task: Task, error: Exception) -> str:
+    """Log why a scan failed, and return it as one line."""
+    reason = one_line(explained(error, task.path) or for_users(error))
+    usual = isinstance(error, InputError | OSError | MemoryError | RuntimeError)
+    traced = not usual or "QUICKNAT_DEBUG" in os.environ
+    log.error("error: %s", reason, exc_info=error if traced else None)
+    return reason

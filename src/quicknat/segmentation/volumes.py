@@ -16,6 +16,7 @@ from quicknat.errors import InputError
 from quicknat.files import written_whole
 from quicknat.images.freesurfer import freesurfer_structures
 from quicknat.images.labels import Protocol
+from quicknat.model.card import filled
 
 if TYPE_CHECKING:  # importing it takes torch
     from quicknat.segmentation.inference import Segmentation
@@ -29,25 +30,6 @@ TOTALS = {
     "all_structures": ("AllStructuresVol", "All segmented structures"),
 }
 ORDINALS = {"3rd": "third", "4th": "fourth", "5th": "fifth"}  # R wants names to begin with a letter
-STATS = """\
-# Title Segmentation Statistics
-#
-# generating_program quicknat
-# cvs_version {version}
-# subjectname {name}
-# anatomy_type volume
-#
-{measures}{columns}# NRows {rows}
-# NTableCols {n_columns}
-# ColHeaders  {headers}
-{lines}"""
-STATS_COLUMNS = {  # of the stats file: FreeSurfer's description and unit
-    "Index": ("Index", "NA"),
-    "SegId": ("Segmentation Id", "NA"),
-    "NVoxels": ("Number of Voxels", "unitless"),
-    "Volume_mm3": ("Volume", "mm^3"),
-    "StructName": ("Structure Name", "NA"),
-}
 
 
 def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
@@ -82,26 +64,13 @@ def stats_text(
     """
     known = freesurfer_structures(protocol)[1:]
     table = volumes.assign(label=known["freesurfer_name"].array).dropna(subset="freesurfer_id")
-    lines = [
-        f"{number:3d} {row.freesurfer_id:4d} {row.voxels:9d} {row.volume_mm3:11.1f}  {row.label}\n"
-        for number, row in enumerate(table.sort_values("freesurfer_id").itertuples(), start=1)
-    ]
-    measures = [
-        f"# Measure {short.removesuffix('Vol')}, {short}, {text}, {sums[key]:.1f}, mm^3\n"
-        for key, (short, text) in TOTALS.items()
-        if key in sums
-    ]
-    columns = [
-        f"# TableCol {number:2d} ColHeader {header}\n"
-        f"# TableCol {number:2d} FieldName {field}\n"
-        f"# TableCol {number:2d} Units     {unit}\n"
-        for number, (header, (field, unit)) in enumerate(STATS_COLUMNS.items(), start=1)
-    ]
-    return STATS.format(
-        version=quicknat.__version__, name=name, measures="".join(measures),
-        columns="".join(columns), rows=len(lines), n_columns=len(columns),
-        headers=" ".join(STATS_COLUMNS), lines="".join(lines),
-    )  # fmt: skip
+    return filled(
+        "aseg.stats.j2",
+        version=quicknat.__version__,
+        name=name,
+        measures=[(*TOTALS[key], mm3) for key, mm3 in sums.items()],
+        rows=list(table.sort_values("freesurfer_id").itertuples()),
+    )
 
 
 def read_totals(path: str | Path) -> dict[str, str]:
