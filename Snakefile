@@ -16,7 +16,6 @@ container: config["container"]
 
 
 include: "workflow/rules/download.smk"
-include: "workflow/rules/demo.smk"
 include: "workflow/rules/convert.smk"
 include: "workflow/rules/autolabel.smk"
 include: "workflow/rules/slice.smk"

@@ -18,8 +18,7 @@ from monai.transforms import ResizeWithPadOrCrop
 from project import SETTINGS
 
 from helpers import LABELS, ROOT, run_snakemake
-from quicknat.images.freesurfer import stored_values
-from quicknat.images.labels import Protocol
+from quicknat.images.labels import Protocol, stored_values
 from quicknat.images.volumes import read_volume
 
 pytestmark = pytest.mark.long

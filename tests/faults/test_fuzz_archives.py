@@ -6,17 +6,17 @@ import bz2
 import gzip
 import io
 import lzma
-import struct
 import tarfile
 import warnings
 import zipfile
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzzing import NASTY, contents, damaged, quicknat, refused, workplace
-from quicknat.download import unpacking
 from quicknat.images.volumes import MAX_BYTES
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
@@ -82,27 +82,28 @@ def archives(draw: st.DrawFn) -> bytes:
     return draw(damaged(content))
 
 
+def unpack(root, content: bytes, *patterns: str):
+    """Unpack ``in/source.archive`` to ``out/source``, with the list beside it."""
+    (root / "in").mkdir(exist_ok=True)
+    (root / "in/source.archive").write_bytes(content)
+    options = [f"--member={pattern}" for pattern in patterns]
+    options += ["--folder", root / "out/source", "--manifest", root / "out/source.members.txt"]
+    return quicknat("unpack", root / "in/source.archive", *options)
+
+
 def unpacked_or_refused(content: bytes, patterns: list[str]) -> None:
     with workplace() as root:
-        archive, folder = root / "in/source.archive", root / "out/source"
-        archive.write_bytes(content)
-        before = contents(root / "in")
-        manifest = root / "out/source.members.txt"
-        options = [f"--member={pattern}" for pattern in patterns]
-        done = quicknat("unpack", archive, *options, "--folder", folder, "--manifest", manifest)
+        done = unpack(root, content, *patterns)
         written = contents(root / "out")
         if done.status == 0:
-            names = set(manifest.read_text().splitlines())
-            assert names == {
-                name.removeprefix("source/") for name in written if name.startswith("source/")
-            }
-            assert len(written) == len(names) + 1 and done.err == []
+            names = set(written.pop("source.members.txt").decode().splitlines())
+            assert {f"source/{name}" for name in names} == set(written) and done.err == []
         else:
-            refused(done, archive)
+            refused(done, root / "in/source.archive")
             assert written == {}
         assert not any(path.is_symlink() for path in root.rglob("*"))
         assert not [name for name in written if ".tmp-" in name]
-        assert contents(root / "in") == before
+        assert contents(root / "in") == {"source.archive": content}
 
 
 @given(archives(), st.lists(st.sampled_from(["*", "*.img", "a.img", "d/*"]), min_size=1))
@@ -120,71 +121,70 @@ def test_any_pattern_of_members_is_looked_for_and_nothing_else(patterns):
     unpacked_or_refused(zipped([("d/a.img", b"1"), ("d/a.hdr", b"2")]), patterns)
 
 
-def encrypted() -> bytes:
-    """A zip file that says of its member that it is encrypted."""
-    content = bytearray(zipped([("a.img", b"1" * 40)], zipfile.ZIP_STORED))
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(content)
+SCAN = ("a.img", bytes(range(256)) * 90)
 
 
-def unknown_method() -> bytes:
-    content = bytearray(zipped([("a.img", b"1" * 40)], zipfile.ZIP_STORED))
-    for where in (8, content.index(b"PK\x01\x02") + 10):
-        content[where : where + 2] = struct.pack("<H", 97)
-    return bytes(content)
+def changed(content: bytes, *changes: tuple[int, bytes]) -> bytes:
+    """An archive with other bytes at some places."""
+    data = bytearray(content)
+    for where, new in changes:
+        data[where : where + len(new)] = new
+    return bytes(data)
 
 
-def bad_deflate() -> bytes:
-    content = bytearray(zipped([("a.img", bytes(range(256)) * 9)]))
-    content[38:60] = b"\xff" * 22
-    return bytes(content)
-
-
-def bad_lzma() -> bytes:
-    content = bytearray(zipped([("a.img", bytes(range(256)) * 9)], zipfile.ZIP_LZMA))
-    content[44:80] = b"\xff" * 36
-    return bytes(content)
-
-
-def bad_gzip_inside() -> bytes:
-    content = bytearray(tar([("a.img", PLAIN, bytes(range(256)) * 90)], "gz"))
-    middle = len(content) // 2
-    content[middle : middle + 30] = b"\xff" * 30
-    return bytes(content)
-
-
-@pytest.mark.parametrize(
-    "make", [encrypted, unknown_method, bad_deflate, bad_lzma, bad_gzip_inside]
-)
-def test_archive_that_python_cannot_read_is_refused_by_name(tmp_path, make):
-    (tmp_path / "a").write_bytes(make())
-    done = quicknat(
-        "unpack", tmp_path / "a", "--member=*", "--folder", tmp_path / "out", "--manifest",
-        tmp_path / "m",
-    )  # fmt: skip
-    refused(done, tmp_path / "a", "damaged", "fetch it again")
-    assert not (tmp_path / "m").exists() and contents(tmp_path / "out") == {}
-
-
-def test_member_that_claims_to_be_larger_than_any_image_is_not_unpacked(tmp_path):
+def bomb() -> bytes:
     info = tarfile.TarInfo("bomb.img")
     info.size = MAX_BYTES + 1
-    (tmp_path / "a").write_bytes(info.tobuf() + bytes(5000))
-    done = quicknat(
-        "unpack", tmp_path / "a", "--member=*", "--folder", tmp_path / "out", "--manifest",
-        tmp_path / "m",
-    )  # fmt: skip
-    refused(done, tmp_path / "a", "member 'bomb.img' unpacks to", "more than any image")
-    assert contents(tmp_path / "out") == {}
+    return info.tobuf() + bytes(5000)
+
+
+STORED, SQUEEZED = zipped([SCAN], zipfile.ZIP_STORED), tar([(SCAN[0], PLAIN, SCAN[1])], "gz")
+LISTED = STORED.index(b"PK\x01\x02")  # where its list of members begins
+FAULTS = {  # what the line says of each
+    "encrypted": (changed(STORED, (6, b"\1"), (LISTED + 8, b"\1")), "damaged"),
+    "unknown method": (changed(STORED, (8, b"a\0"), (LISTED + 10, b"a\0")), "damaged"),
+    "bad deflate": (changed(zipped([SCAN]), (38, b"\xff" * 22)), "damaged"),
+    "bad lzma": (changed(zipped([SCAN], zipfile.ZIP_LZMA), (44, b"\xff" * 36)), "damaged"),
+    "bad gzip": (changed(SQUEEZED, (len(SQUEEZED) // 2, b"\xff" * 30)), "damaged"),
+    "truncated": (SQUEEZED[: len(SQUEEZED) // 2], "damaged"),
+    "claims to be larger than any image": (bomb(), "unpacks to 9 GB, more than any image"),
+    "web page": (b"<html>not found</html>", "neither a zip nor a tar"),
+    "no such member": (zipped([("b.nii", b"1")]), "has no member '*.img'"),
+    **{
+        f"{make.__name__} {name}": (make([(name, *kind, b"1")]), "outside")
+        for name in ("../evil.img", "/tmp/evil.img", "a/../../evil.img")
+        for make, kind in ((zipped, ()), (tar, (PLAIN,)))
+    },
+    **{
+        f"link or device {kind}": (tar([("a.img", kind, b"/etc/passwd")]), "link or device")
+        for kind in (LINK, HARDLINK, DEVICE, FIFO, tarfile.BLKTYPE)
+    },
+}
+
+
+@pytest.mark.case(53, 54)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_archive_is_refused_by_name_and_nothing_is_written(tmp_path, fault):
+    content, reason = FAULTS[fault]
+    done = unpack(tmp_path, content, "*.img")
+    refused(done, tmp_path / "in/source.archive", reason, "; ")
+    assert set(contents(tmp_path)) == {"in/source.archive"}
+
+
+@pytest.mark.parametrize("make", [zipped, partial(tar, squeeze="gz")], ids=["zip", "tar"])
+def test_only_matching_members_are_unpacked_and_headers_come_along(tmp_path, make):
+    names = ["d/X_MR1.IMG", "d/X_MR1.HDR", "d/other.img", "e/scan.nii.gz"]
+    kind = () if make is zipped else (PLAIN,)
+    content = make([(name, *kind, name.encode()) for name in names])
+    done = unpack(tmp_path, content, "d/x_*.img", "e/scan.nii.gz")
+    assert done.status == 0
+    wanted = ["d/X_MR1.HDR", "d/X_MR1.IMG", "e/scan.nii.gz"]
+    written = contents(tmp_path / "out")
+    assert written.pop("source.members.txt").decode().splitlines() == wanted
+    assert written == {f"source/{name}": name.encode() for name in wanted}
 
 
 def test_member_that_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
-    class Full:
-        free = 10
-
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: Full)
-    (tmp_path / "a").write_bytes(zipped([("a.img", b"1" * 40)]))
-    with pytest.raises(unpacking.InputError, match="make room there"):
-        unpacking.unpack(tmp_path / "a", ["*"], tmp_path / "out")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
+    refused(unpack(tmp_path, zipped([SCAN]), "*"), "make room there")
     assert contents(tmp_path / "out") == {}

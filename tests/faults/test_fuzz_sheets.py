@@ -18,8 +18,7 @@ from quicknat.cohort.naming import SCAN_NAME
 from quicknat.cohort.sheet import LOCAL, read_sheet
 from quicknat.config import Config, check_consistency
 from quicknat.errors import InputError
-from quicknat.images.freesurfer import freesurfer_structures
-from quicknat.images.labels import COLUMNS, Protocol
+from quicknat.images.labels import COLUMNS, Protocol, freesurfer_structures
 from quicknat.schema import check, load_schema
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python

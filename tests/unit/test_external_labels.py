@@ -11,17 +11,18 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import LABELS
+from helpers import LABELS, save
 from quicknat.autolabel.external import Settings, label_externally, label_scan
 from quicknat.errors import InputError
-from quicknat.images.conform import conform, conform_labels
+from quicknat.images.conform import conform_file, conform_labels
 from quicknat.images.labels import Protocol
-from quicknat.images.volumes import Grid, Volume, read_volume, save_nifti
+from quicknat.images.volumes import Grid, Volume, save_nifti
 
 METHODS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
 # each finds its image and its result in its arguments; FOLDER is that of the stand-ins
@@ -101,17 +102,14 @@ def arguments(folder):
 @pytest.fixture
 def conformed(tmp_path, scan):
     """The conformed scan, the raw one, and the conformed grid."""
-    image, grid, record = conform(scan, 8.0, 32)
+    raw = save(tmp_path / "raw.nii.gz", scan.data.astype(np.int16), scan.affine)
+    image, grid, record = conform_file(raw, "", 8.0, 32)
     affine = grid.affine.copy()
     affine[:3, 3] += 0.3  # no voxel lies midway between two of the labels'
     grid = Grid(grid.shape, affine)
-    path = tmp_path / "scans" / "sub-01_ses-2_space-conformed_T1w.nii.gz"
-    path.parent.mkdir()
+    path = tmp_path / "sub-01_ses-2_space-conformed_T1w.nii.gz"
     save_nifti(path, image, grid)
-    record |= {"source": "raw.nii.gz", "source_sha256": "", "orientation": ""}
     path.with_name("sub-01_ses-2_space-conformed_T1w.json").write_text(json.dumps(record))
-    raw = tmp_path / "raw.nii.gz"
-    nib.save(nib.Nifti1Image(scan.data.astype(np.int16), scan.affine), raw)
     return path, raw, grid
 
 
@@ -127,36 +125,26 @@ def test_stand_in_labels_become_classes_on_the_conformed_grid(
     assert len(np.unique(found)) > 20
 
 
-def test_stand_in_recon_all_gets_subject_image_threads_and_licence(
-    provide, conformed, settings, tmp_path, protocol
+ARGUMENTS = {
+    "recon-all": "-s sub-01 -sd SUBJECTS -i IMAGE -all -threads 3",
+    "synthseg": "--i IMAGE --o RESULT --threads 3 --cpu",
+    "synthseg on a GPU": "--i IMAGE --o RESULT --threads 3",
+    "samseg": "-i IMAGE -o RESULT --threads 3",
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_stand_in_gets_image_threads_licence_and_only_the_gpu_that_it_may_use(
+    case, provide, scan, settings, tmp_path
 ):
-    provide("recon-all")
-    label_scan(*conformed[:2], "", protocol, "recon-all", settings)
-    asked = arguments(tmp_path)
-    image = asked.pop(asked.index("-i") + 1)
-    subjects = str(tmp_path / "subjects")
-    expected = ["-s", "sub-01_ses-2", "-sd", subjects, "-i", "-all", "-threads", "3"]
-    assert image.endswith("/sub-01_ses-2_T1w.nii.gz") and asked == expected
-    assert (tmp_path / "environment").read_text().split() == [settings.license, "3"]
-
-
-@pytest.mark.parametrize("gpu", [False, True])
-def test_stand_in_synthseg_leaves_the_gpu_alone_unless_it_may_use_it(
-    gpu, provide, scan, settings, tmp_path
-):
-    provide("synthseg")
-    allowed = Settings(settings.subjects_dir, settings.license, 2, gpu)
-    label_externally("synthseg", scan, "sub-01", allowed)
-    asked = arguments(tmp_path)
-    assert asked[0::2][:3] == ["--i", "--o", "--threads"] and asked[5] == "2"
-    assert asked[6:] == ([] if gpu else ["--cpu"])
-
-
-def test_stand_in_samseg_runs_without_a_licence(provide, scan, settings, tmp_path):
-    provide("samseg")
-    label_externally("samseg", scan, "sub-01", Settings(settings.subjects_dir, "", 2))
-    asked = arguments(tmp_path)
-    assert asked[0::2] == ["-i", "-o", "--threads"] and asked[5] == "2"
+    method = case.partition(" ")[0]
+    provide(method)
+    label_externally(method, scan, "sub-01", replace(settings, gpu="GPU" in case))
+    for word, expected in zip(arguments(tmp_path), ARGUMENTS[case].split(), strict=True):
+        end = {"IMAGE": "/sub-01_T1w.nii.gz", "SUBJECTS": "/subjects", "RESULT": ""}
+        assert word.endswith(end[expected]) if expected in end else word == expected
+    licence = [] if method == "samseg" else [settings.license]  # which needs none
+    assert (tmp_path / "environment").read_text().split() == [*licence, "3"]
 
 
 def test_stated_orientation_of_an_analyze_scan_reaches_the_stand_in(
@@ -173,33 +161,26 @@ def test_stated_orientation_of_an_analyze_scan_reaches_the_stand_in(
     np.testing.assert_array_equal(np.asarray(seen.dataobj), flipped)
 
 
-def test_half_done_subject_is_gone_on_with_and_gets_no_image(provide, scan, settings, tmp_path):
+def test_unfinished_subject_is_resumed_without_an_image(provide, scan, settings, tmp_path):
     provide("recon-all")
     started = settings.subjects_dir / "sub-01/mri/orig/001.mgz"
     started.parent.mkdir(parents=True)
     nib.save(nib.MGHImage(scan.data.astype(np.float32), scan.affine), started)
     label_externally("recon-all", scan, "sub-01", settings)
-    assert "-i" not in arguments(tmp_path) and "-all" not in arguments(tmp_path)
-    assert " ".join(arguments(tmp_path)).count("-make all") == 1
-
-
-def test_finished_subject_is_used_without_program_or_licence(settings, scan, labels):
-    aseg = settings.subjects_dir / "sub-01/mri/aseg.mgz"
-    aseg.parent.mkdir(parents=True)
-    nib.save(nib.MGHImage(labels.data, labels.affine), aseg)
-    found = label_externally("recon-all", scan, "sub-01", Settings(settings.subjects_dir))
-    np.testing.assert_array_equal(found.data, labels.data)
+    assert arguments(tmp_path)[4:6] == ["-make", "all"] and "-i" not in arguments(tmp_path)
 
 
 @pytest.mark.case(63)
 @pytest.mark.parametrize("other", ["voxels", "grid"])
 def test_subject_of_another_scan_is_not_reused(settings, scan, labels, other):
+    """That of the scan is, without program or licence."""
     subject = settings.subjects_dir / "sub-01"
     (subject / "mri/orig").mkdir(parents=True)
     nib.save(nib.MGHImage(labels.data, labels.affine), subject / "mri/aseg.mgz")
     inputs = subject / "mri/orig/001.mgz"
     nib.save(nib.MGHImage((scan.data * 0.9 + 1).astype(np.float32), scan.affine), inputs)
-    label_externally("recon-all", scan, "sub-01", settings)  # corrected a little
+    found = label_externally("recon-all", scan, "sub-01", Settings(settings.subjects_dir))
+    np.testing.assert_array_equal(found.data, labels.data)  # of a scan corrected a little
     data = scan.data[::-1] if other == "voxels" else scan.data[1:]
     nib.save(nib.MGHImage(np.ascontiguousarray(data, np.float32), scan.affine), inputs)
     with pytest.raises(InputError, match="sub-01: has recon-all's results of another scan"):
@@ -213,29 +194,22 @@ def test_missing_program_is_named_with_how_to_provide_it(method, scan, settings)
         label_externally(method, scan, "sub-01", settings)
 
 
-@pytest.mark.parametrize("method", ["recon-all", "synthseg"])
-def test_missing_licence_is_refused_before_the_stand_in_runs(
-    method, provide, scan, settings, tmp_path
-):
-    provide(method)
-    for stated, named in (("/none/license.txt", "/none/"), ("", r"\$FREESURFER_HOME/")):
-        without = Settings(settings.subjects_dir, stated)
-        with pytest.raises(InputError, match=f"^{named}license.txt: FreeSurfer's licence"):
-            label_externally(method, scan, "sub-01", without)
-    assert not (tmp_path / "arguments").exists()
-
-
 def test_licence_is_looked_for_where_freesurfer_does(
     provide, scan, settings, tmp_path, monkeypatch
 ):
     provide("synthseg")
-    monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))
-    label_externally("synthseg", scan, "sub-01", Settings(settings.subjects_dir))
-    assert (tmp_path / "environment").read_text().split()[0] == str(tmp_path / "license.txt")
+    for stated, named in (("/none/license.txt", "/none/"), ("", r"\$FREESURFER_HOME/")):
+        with pytest.raises(InputError, match=f"^{named}license.txt: FreeSurfer's licence"):
+            label_externally("synthseg", scan, "sub-01", replace(settings, license=stated))
+    assert not (tmp_path / "arguments").exists()
     (tmp_path / "mine.txt").touch()
-    monkeypatch.setenv("FS_LICENSE", str(tmp_path / "mine.txt"))
-    label_externally("synthseg", scan, "sub-01", Settings(settings.subjects_dir))
-    assert (tmp_path / "environment").read_text().split()[0] == str(tmp_path / "mine.txt")
+    for variable, path, file in (
+        ("FREESURFER_HOME", tmp_path, "license.txt"),
+        ("FS_LICENSE", tmp_path / "mine.txt", "mine.txt"),
+    ):
+        monkeypatch.setenv(variable, str(path))
+        label_externally("synthseg", scan, "sub-01", replace(settings, license=""))
+        assert (tmp_path / "environment").read_text().split()[0] == str(tmp_path / file)
 
 
 @pytest.mark.parametrize(
@@ -249,20 +223,9 @@ def test_failing_stand_in_is_named_with_its_last_line_and_its_log(
     with pytest.raises(InputError, match=message):
         label_externally(method, scan, "sub-01", settings)
     assert "stand-in at work\nout of memory\n" in capfd.readouterr().err
-
-
-def test_stand_in_that_writes_nothing_is_no_success(provide, scan, settings):
-    provide("samseg", last_line="exit 0")
-    with pytest.raises(InputError, match="run_samseg: succeeded, but did not write seg.mgz"):
-        label_externally("samseg", scan, "sub-01", settings)
-
-
-def test_unknown_label_of_a_stand_in_is_refused(provide, conformed, settings, labels, protocol):
-    values = labels.data.copy()
-    values[0, 0, :3] = 9999
-    provide("synthseg", values)
-    with pytest.raises(InputError, match=r"mri_synthseg of sub-01_ses-2: label value 9999 \(3 vox"):
-        label_scan(*conformed[:2], "", protocol, "synthseg", settings)
+    provide(method, last_line="exit 0")
+    with pytest.raises(InputError, match=f"{program.name}: succeeded, but did not write .*seg.mgz"):
+        label_externally(method, scan, "sub-01", settings)
 
 
 @pytest.mark.parametrize("table", ["quicknat28", "quicknat33", "tissues4", "seed4"])
@@ -282,33 +245,25 @@ def test_labels_that_lie_beside_the_scan_are_refused(settings, conformed, labels
         label_scan(*conformed[:2], "", protocol, "recon-all", settings)
 
 
-def lock_subject(settings, host, process):
+@pytest.mark.case(47)
+@pytest.mark.parametrize("host", ["another", "this", "this, ended"])
+def test_lock_of_a_killed_recon_all_is_removed(host, provide, scan, settings):
+    """One that may still be at work, here or on another machine, is named and kept."""
+    provide("recon-all")
+    process = subprocess.Popen(["true"])
+    process.wait()
+    number = process.pid if "ended" in host else os.getpid()
+    name = "node17" if host == "another" else socket.gethostname()
     lock = settings.subjects_dir / "sub-01/scripts/IsRunning.lh+rh"
     lock.parent.mkdir(parents=True)
-    lock.write_text(
-        f"------\nSUBJECT sub-01\nUSER me\nHOST {host}\nPROCESSID {process} \nOS Linux\n"
-    )
-    return lock
-
-
-@pytest.mark.case(47)
-def test_lock_of_a_killed_recon_all_is_removed(provide, scan, settings):
-    provide("recon-all")
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    lock = lock_subject(settings, socket.gethostname(), gone.pid)
-    label_externally("recon-all", scan, "sub-01", settings)
-    assert not lock.exists()
-
-
-@pytest.mark.parametrize("host", ["another", "this"])
-def test_lock_of_a_recon_all_that_may_be_at_work_is_named_and_kept(host, provide, scan, settings):
-    provide("recon-all")
-    name = socket.gethostname() if host == "this" else "node17"
-    lock = lock_subject(settings, name, os.getpid())
-    with pytest.raises(InputError, match=r"IsRunning\.lh\+rh: says that process .* delete this"):
+    lock.write_text(f"------\nSUBJECT sub-01\nUSER me\nHOST {name}\nPROCESSID {number} \n")
+    if "ended" in host:
         label_externally("recon-all", scan, "sub-01", settings)
-    assert lock.exists()
+        assert not lock.exists()
+    else:
+        with pytest.raises(InputError, match=r"IsRunning\.lh\+rh: says that .* delete this"):
+            label_externally("recon-all", scan, "sub-01", settings)
+        assert lock.exists()
 
 
 @pytest.mark.case(47)
@@ -337,26 +292,3 @@ def test_stopped_recon_all_leaves_neither_process_nor_lock(
     assert not lock.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
-
-
-@pytest.mark.slow
-def test_command_writes_the_stand_ins_labels_and_no_file_when_it_fails(
-    provide, conformed, tmp_path, labels, protocol
-):
-    path, raw, grid = conformed
-    program = provide("samseg")
-    command = [sys.executable, "-m", "quicknat", "auto-label", path, "--method", "samseg"]
-    given = [*command, "--output", tmp_path / "dseg.nii.gz", "--image", raw]
-    table = LABELS / "quicknat28.tsv"
-    done = subprocess.run([*given, "--protocol", table], capture_output=True, text=True)
-    assert done.returncode == 0 and "stand-in at work" in done.stderr, done.stderr
-    written = read_volume(tmp_path / "dseg.nii.gz")
-    truth = conform_labels(labels, "freesurfer", protocol, grid)[1]
-    np.testing.assert_array_equal(written.data, truth)
-    (tmp_path / "dseg.nii.gz").unlink()
-    program.write_text("#!/bin/sh\nexit 3\n")
-    done = subprocess.run([*given, "--protocol", table], capture_output=True, text=True)
-    assert done.returncode == 1 and "error: run_samseg: exited with status 3" in done.stderr
-    assert not (tmp_path / "dseg.nii.gz").exists()
-    given = [*command, "--output", tmp_path / "dseg.nii.gz"]
-    assert subprocess.run(given, capture_output=True).returncode == 2  # without the raw scan

@@ -1,10 +1,12 @@
-"""Downloads: verified, from the first address that gives them, and never half there."""
+"""Downloads: verified, from the first URL of any kind that provides them, and never half there."""
 
 import hashlib
 import logging
 import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
 
 import pytest
 from typer.testing import CliRunner
@@ -18,29 +20,19 @@ from quicknat.errors import InputError
 
 
 @pytest.mark.parametrize("checksum", [SHA256, MD5, SHA256.upper().replace("SHA", "sha")])
-def test_download_over_http_is_verified_and_leaves_only_the_file(server, output, checksum):
-    get(server, output, checksum=checksum)
-    assert only_the_file(output)
-
-
-def test_file_urls_are_copied(tmp_path, output):
-    source = tmp_path / "a b.bin"
-    source.write_bytes(CONTENT)
-    download(source.as_uri(), SHA256, output)
-    assert only_the_file(output)
-
-
-def test_right_file_that_is_there_is_kept_and_another_is_replaced(server, output):
-    for content, requests in ((CONTENT, 0), (OTHER, 1)):
-        output.parent.mkdir(exist_ok=True)
-        output.write_bytes(content)
-        get(server, output)
+def test_right_file_that_is_there_is_kept_and_another_is_replaced(server, output, checksum):
+    for content, requests in ((b"", 1), (CONTENT, 1), (OTHER, 2)):
+        if content:
+            output.write_bytes(content)
+        get(server, output, checksum=checksum)
         assert len(server.seen) == requests and only_the_file(output)
 
 
-def test_file_without_a_published_checksum_is_taken_with_a_warning(server, output, caplog):
-    get(server, output, checksum="unpublished")
-    assert output.read_bytes() == CONTENT
+def test_file_without_a_published_checksum_is_taken_with_a_warning(tmp_path, output, caplog):
+    source = tmp_path / "a b.bin"
+    source.write_bytes(CONTENT)
+    download(source.as_uri(), "unpublished", output)
+    assert only_the_file(output)
     assert "no checksum is known" in caplog.text and SHA256 in caplog.text
 
 
@@ -84,10 +76,64 @@ def test_address_of_no_known_kind_is_refused_before_anything_is_fetched(output, 
         assert "pass" not in str(caught.value)
 
 
-@pytest.mark.parametrize("checksum", ["", "sha256:1", "git:" + "0" * 40, "none"])
-def test_checksum_that_is_none_is_refused(output, checksum):
-    with pytest.raises(InputError, match="must be sha256:… or md5:…"):
-        download("https://x.invalid/a", checksum, output)
+@pytest.mark.parametrize(
+    "url, checksum, kinds",
+    [("https://x.invalid/a", checksum, "sha256:… or md5:…")
+     for checksum in ("", "sha256:1", "git:" + "0" * 40, "none")]
+    + [("git+https://x.invalid/a", checksum, "git:… with a commit")
+       for checksum in ("git:main", "unpublished", SHA256)],
+)  # fmt: skip
+def test_checksum_that_is_none_is_refused(output, url, checksum, kinds):
+    with pytest.raises(InputError, match=f"must be {kinds}"):
+        download(url, checksum, output)
+
+
+# other ways than http
+
+
+@pytest.mark.slow  # pip takes a second
+def test_package_is_downloaded_with_pip_and_else_from_its_mirror(by_hand, output, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", by_hand.as_uri())
+    wheel = by_hand / "pack-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("pack-1.0.dist-info/METADATA", "Name: pack\nVersion: 1.0\n")
+        archive.writestr("pack-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+    checksum = f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+    download("pack==1.0", checksum, output)
+    assert output.read_bytes() == wheel.read_bytes()
+    output.unlink()
+    with pytest.raises(InputError, match=r"pack==2\.0: cannot be fetched \(ERROR: .*pack"):
+        download("pack==2.0", checksum, output)
+    download("pack==2.0", checksum, output, [wheel.as_uri()])
+    assert output.read_bytes() == wheel.read_bytes()
+
+
+def test_files_of_a_commit_become_an_archive(tmp_path, output):
+    folder = tmp_path / "repository"
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@a.invalid"]
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    (folder / "scan").write_text("a scan")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "one"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    address = f"git+{folder.as_uri()}"
+    with pytest.raises(InputError, match=r"repository: cannot be fetched \(fatal"):
+        download(address, "git:" + "0" * 40, output)
+    assert not output.exists()
+    download(address, f"git:{commit.strip()}", output)
+    with tarfile.open(output) as tar:
+        assert tar.extractfile("scan").read() == b"a scan"
+
+
+def test_without_git_the_mirror_is_tried(tmp_path, by_hand, output, monkeypatch):
+    (by_hand / "m.tar").write_bytes(b"of the mirror")
+    monkeypatch.setenv("PATH", "")
+    address, checksum = f"git+{tmp_path.as_uri()}", "git:" + "0" * 40
+    with pytest.raises(InputError, match="git is not on PATH; install git"):
+        download(address, checksum, output)
+    download(address, checksum, output, [(by_hand / "m.tar").as_uri()])
+    assert output.read_bytes() == b"of the mirror"
 
 
 # at once
@@ -161,24 +207,12 @@ def test_file_fetched_by_hand_is_verified_and_not_replaced_by_the_network(server
     assert server.seen == [] and not output.exists()
 
 
-def test_what_was_not_fetched_by_hand_comes_from_the_network(server, by_hand, output):
-    get(server, output, downloads=by_hand)
-    assert only_the_file(output)
-
-
 @pytest.mark.parametrize(
     "url, name", [("https://h/d/a.tgz", "a.tgz"), ("my-pack==1.0", r"my_pack-1.0-\*.whl")]
 )
 def test_offline_says_at_once_where_to_put_the_file(output, url, name):
     with pytest.raises(InputError, match=f"offline; put {name} into .* QUICKNAT_DOWNLOADS"):
         download(url, SHA256, output, offline=True)
-
-
-def test_offline_may_use_a_mirror_on_disk(tmp_path, output):
-    (tmp_path / "m.zip").write_bytes(CONTENT)
-    mirrors = [(tmp_path / "m.zip").as_uri()]
-    download("https://h/a.zip", SHA256, output, mirrors, offline=True)
-    assert only_the_file(output)
 
 
 # what is said

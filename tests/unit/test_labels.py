@@ -8,8 +8,7 @@ import pytest
 
 from helpers import LABELS
 from quicknat.errors import InputError
-from quicknat.images.freesurfer import stored_values
-from quicknat.images.labels import Protocol, parse_ids
+from quicknat.images.labels import Protocol, parse_ids, stored_values
 from quicknat.package_data import DATA
 from quicknat.segmentation.outputs import label_table
 from quicknat.synthesis.tissue_table import tissue_table

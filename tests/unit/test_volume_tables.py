@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from helpers import LABELS
 from quicknat.cli import app
 from quicknat.errors import InputError
-from quicknat.images.freesurfer import freesurfer_structures, stored_values
-from quicknat.images.labels import Protocol
+from quicknat.images.labels import Protocol, freesurfer_structures, stored_values
 from quicknat.images.volumes import Grid
 from quicknat.segmentation.outputs import lookup_tables, write_lookup_tables
 from quicknat.segmentation.volumes import (

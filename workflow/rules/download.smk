@@ -1,8 +1,10 @@
-# Download archives and extract the members that the workflow uses.
+# Download archives and extract the members that the workflow uses; make the demo cohort's scans.
 # Requires: workflow/sources.tsv (kind, url, mirrors, checksum, members).
 # Makes:    results/raw/{source}.archive
 #           results/raw/{source}/...          the members
 #           results/raw/{source}.members.txt  their list
+#           results/raw/demo-oasis/...        OASIS-1 style Analyze pairs, images and label maps
+#           results/raw/demo-ixi/...          IXI style NIfTI, images only
 #
 # `download` is a local rule: on a cluster it runs where snakemake runs, since compute nodes often have
 # no internet. A broken transfer leaves a hidden file, from which it is resumed. Without any internet:
@@ -60,3 +62,26 @@ rule unpack:
     shell:
         "quicknat unpack {input:q} {params.members:q} --folder {params.folder:q}"
         " --manifest {output:q} &> {log:q}"
+
+
+rule demo:
+    input:
+        local(f"{RAW}/img2fmri.members.txt"),
+    output:
+        local(f"{RAW}/{{source}}.members.txt"),
+    log:
+        "<results>/logs/demo/{source}.log",
+    benchmark:
+        "<results>/benchmarks/demo/{source}.tsv"
+    wildcard_constraints:
+        source="demo-oasis|demo-ixi",
+    localrule: STORAGE
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        images=lambda wc: [s.image for s in PLAN.scans.values() if s.source == wc.source],
+        heads=f"{RAW}/img2fmri/img2fmri/derivatives/T1",
+        folder=subpath(output[0], strip_suffix=".members.txt"),
+    shell:
+        "quicknat demo {params.images:q} --heads {params.heads:q} --folder {params.folder:q}"
+        " --manifest {output:q} --threads {threads} &> {log:q}"

@@ -15,8 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +47,8 @@ PLAIN_TYPES = ("uint8", "int16", "float32")  # voxel types that every program re
 class Settings:
     """Resources and paths of a program.
 
-    Attributes:
-        subjects_dir: recon-all's SUBJECTS_DIR, absolute.
-        license: FreeSurfer's licence file; empty: where FreeSurfer looks for it.
-        threads: CPU threads.
-        gpu: run SynthSeg on a GPU; the other programs cannot use one.
+    ``subjects_dir``: recon-all's SUBJECTS_DIR, absolute. ``license``: FreeSurfer's licence file;
+    empty: where FreeSurfer looks for it. ``gpu``: for SynthSeg; the others cannot use one.
     """
 
     subjects_dir: Path
@@ -82,55 +77,50 @@ def find_license(stated: str = "") -> Path:
     )
 
 
-def _run(command: list[str], environment: dict[str, str], messages: str) -> None:
-    """Run a program and copy its output to stderr; `messages` says where its errors are."""
+def _run(command: list[str], environment: dict[str, str], messages: str, name: str) -> None:
+    """Run a program on the scan `name` and copy its output to stderr; a signal kills it.
+
+    Raises:
+        InputError: it failed; `messages` says where its errors are.
+        Interrupted: a signal of :data:`STOPPING` arrived.
+    """
+    process: subprocess.Popen | None = None
+    signals: list[int] = []
+    stopped = f"{command[0]} of {name} was stopped; run the same command again to resume"
+
+    def stop(number: int, frame: object) -> None:
+        signals.append(number)
+        if process:  # while it is being started, there is nothing yet to kill
+            raise Interrupted(stopped)
+
     log.info("running: %s", " ".join(command))
     last = ""
-    with subprocess.Popen(
-        command,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # so that its child processes can be killed with it
-    ) as process:
-        try:
-            for line in process.stdout or ():
-                sys.stderr.write(line)
-                last = line.strip() or last
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+    previous = {number: signal.signal(number, stop) for number in STOPPING}
+    try:
+        with subprocess.Popen(
+            command, env=os.environ | environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
+            start_new_session=True,  # so that its child processes can be killed with it
+        ) as process:  # fmt: skip
+            try:
+                if signals:
+                    raise Interrupted(stopped)
+                for line in process.stdout or ():
+                    sys.stderr.write(line)
+                    last = line.strip() or last
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     if process.returncode:
         problem = f"exited with status {process.returncode} (last line: '{last[-200:]}')"
         raise InputError(command[0], problem, messages)
 
 
-@contextmanager
-def _stoppable(program: str, name: str, scripts: Path | None) -> Iterator[None]:
-    """Stop the program on a signal; remove recon-all's locks if the block raises.
-
-    Args:
-        program: runs in the block.
-        name: of the scan.
-        scripts: folder of recon-all's locks, which would block the next run.
-    """
-
-    def stop(number: int, frame: object) -> None:
-        raise Interrupted(f"{program} of {name} was stopped; run the same command again to resume")
-
-    previous = {number: signal.signal(number, stop) for number in STOPPING}
-    try:
-        yield
-    except BaseException:
-        for lock in scripts.glob("IsRunning.*") if scripts else ():
-            lock.unlink()
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _locks(subject: Path) -> list[Path]:
+    return sorted((subject / "scripts").glob("IsRunning.*"))
 
 
 def _process_lives(number: int) -> bool:
@@ -149,7 +139,7 @@ def clear_stale_locks(subject: Path) -> None:
     Raises:
         InputError: recon-all may still be running for this subject, here or on another machine.
     """
-    for lock in sorted((subject / "scripts").glob("IsRunning.*")):
+    for lock in _locks(subject):
         text = lock.read_text("utf-8", "replace")
         stated = dict(re.findall(r"^(HOST|PROCESSID)\s+(\S+)", text, re.MULTILINE))
         host, process = stated.get("HOST", "?"), stated.get("PROCESSID", "?")
@@ -162,13 +152,6 @@ def clear_stale_locks(subject: Path) -> None:
             )
         lock.unlink()
         log.info("removed %s: process %s has ended", lock, process)
-
-
-def finished_subject(name: str, subjects_dir: Path) -> Path | None:
-    """Return the label map of a subject that recon-all has finished, else None."""
-    labels = subjects_dir / name / "mri/aseg.mgz"
-    running = any((subjects_dir / name / "scripts").glob("IsRunning.*"))
-    return labels if labels.is_file() and not running else None
 
 
 def require_same_scan(subject: Path, image: Volume) -> None:
@@ -191,25 +174,24 @@ def require_same_scan(subject: Path, image: Volume) -> None:
         raise InputError(subject, f"has recon-all's results of another scan than {image.path}", fix)
 
 
-def _command(
-    method: str, image: Path, name: str, folder: Path, settings: Settings
-) -> tuple[list[str], Path]:
-    """Return the command to run and the label map that it writes."""
+def _command(method: str, image: Path, subject: Path, settings: Settings) -> tuple[list[str], Path]:
+    """Return the command to run and the label map that it writes, if need be beside the image."""
     threads = str(settings.threads)
     if method == "samseg":
-        command = ["run_samseg", "-i", image, "-o", folder / "samseg", "--threads", threads]
-        result = folder / "samseg/seg.mgz"
+        folder = image.with_name("samseg")
+        command = ["run_samseg", "-i", image, "-o", folder, "--threads", threads]
+        result = folder / "seg.mgz"
     elif method == "synthseg":
-        result = folder / "synthseg.nii.gz"
+        result = image.with_name("synthseg.nii.gz")
         command = ["mri_synthseg", "--i", image, "--o", result, "--threads", threads]
         command += [] if settings.gpu else ["--cpu"]
     else:
-        subject = settings.subjects_dir / name
         result = subject / "mri/aseg.mgz"
         # recon-all refuses -i for a subject that already has an image
         started = (subject / "mri/orig/001.mgz").exists()
         work = ["-make", "all"] if started else ["-i", image, "-all"]
-        command = ["recon-all", "-s", name, "-sd", subject.parent, *work, "-threads", threads]
+        command = ["recon-all", "-s", subject.name, "-sd", subject.parent, *work]
+        command += ["-threads", threads]
     return [str(part) for part in command], result
 
 
@@ -230,32 +212,35 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         InputError: the program or its licence is missing, the program failed, or another one is
             running for the subject.
     """
+    program, subject = PROGRAMS[method], settings.subjects_dir / name
+    messages = "see its output above"
     if method == "recon-all":
-        require_same_scan(settings.subjects_dir / name, image)
-    if method == "recon-all" and (labels := finished_subject(name, settings.subjects_dir)):
-        log.info("%s already exists", labels)
-        return read_volume(labels)
-    program = PROGRAMS[method]
+        require_same_scan(subject, image)
+        labels = subject / "mri/aseg.mgz"
+        if labels.is_file() and not _locks(subject):
+            log.info("%s already exists", labels)
+            return read_volume(labels)
+        messages = f"see {subject / 'scripts/recon-all.log'}; the next run resumes from there"
     if shutil.which(program) is None:
         raise InputError(program, "not found on PATH", PROVIDE[method])
     environment = {"OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
     if method != "samseg":  # that package needs no licence
         environment["FS_LICENSE"] = str(find_license(settings.license))
-    messages, scripts = "see its output above", None
     if method == "recon-all":
-        subject = settings.subjects_dir / name
-        scripts = subject / "scripts"
         clear_stale_locks(subject)
         subject.parent.mkdir(parents=True, exist_ok=True)
-        messages = f"see {scripts / 'recon-all.log'}; the next run resumes from there"
     with tempfile.TemporaryDirectory(prefix="quicknat-") as temporary:
         path = Path(temporary) / f"{name}_T1w.nii.gz"
         plain = image.data.dtype.newbyteorder("=").name in PLAIN_TYPES
         data = image.data if plain else image.data.astype(np.float32)
         save_nifti(path, data, Grid(image.shape, image.affine, image.transforms))
-        command, labels = _command(method, path, name, Path(temporary), settings)
-        with _stoppable(program, name, scripts):
-            _run(command, environment, messages)
+        command, labels = _command(method, path, subject, settings)
+        try:
+            _run(command, environment, messages, name)
+        except BaseException:
+            for lock in _locks(subject):  # which would block the next run
+                lock.unlink()
+            raise
         if not labels.is_file():
             raise InputError(program, f"succeeded, but did not write {labels.name}", messages)
         found = read_volume(labels)
@@ -266,7 +251,7 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
 def label_scan(
     scan: Path, image: Path, orientation: str, protocol: Protocol, method: str, settings: Settings
 ) -> np.ndarray:
-    """Label a conformed scan with a program that runs on the raw scan.
+    """Return the classes of a conformed scan, uint8, by a program that runs on the raw scan.
 
     Args:
         scan: the conformed scan; its name is recon-all's name of the subject.
@@ -274,9 +259,6 @@ def label_scan(
         orientation: direction of its array axes where its header states none, else empty.
         protocol: the classes.
         method, settings: as for :func:`label_externally`.
-
-    Returns:
-        uint8 class indices on the scan's conformed grid.
 
     Raises:
         InputError: see :func:`label_externally` and :meth:`Protocol.remap`; or labels and

@@ -22,9 +22,8 @@ from tqdm import tqdm
 import quicknat
 from quicknat.errors import InputError, one_line
 from quicknat.files import sha256, written_whole
-from quicknat.images.freesurfer import freesurfer_structures, side
 from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND, has_noisy_background
-from quicknat.images.labels import Protocol
+from quicknat.images.labels import Protocol, freesurfer_structures, side
 from quicknat.images.placement import forms_apart_mm
 from quicknat.images.volumes import Volume, read_scan, read_volume
 from quicknat.progress import no_bar

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -18,9 +19,9 @@ from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
-from quicknat.images.intensities import has_noisy_background
+from quicknat.images.intensities import AIR, PERCENTILES, has_noisy_background
 from quicknat.images.labels import Protocol
-from quicknat.images.placement import usable_affine
+from quicknat.images.placement import FORMS, usable_affine
 from quicknat.images.resampling import canonical, moved, resample, resample_labels
 from quicknat.images.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_scan, read_volume
 from quicknat.reruns import GRID_FORMAT
@@ -29,41 +30,35 @@ from quicknat.schema import check
 HEAD_HEIGHT_MM = 150  # below the vertex; holds brain and cerebellum
 BEHIND_MIDDLE_MM = 4  # of the brain's centre behind the middle of a head with a nose
 MIN_HEAD_AREA_MM2 = 1000  # above noise in air, below a slice near the vertex
-SCALING_PERCENTILES = (0.5, 99.8)
 SAME_SIZE, SAME_DIRECTION_DEGREES = 0.001, 0.1  # tolerance for voxels (fraction) and axes
 
-_NUMBERS = {"type": "array", "items": {"type": "number"}}
-_ROW = {**_NUMBERS, "minItems": 4, "maxItems": 4}
-_MATRIX = {"type": "array", "minItems": 4, "maxItems": 4, "items": _ROW}
-_TRANSFORM = {
-    "type": "array",
-    "prefixItems": [{"anyOf": [_MATRIX, {"type": "null"}]}, {"type": "integer"}],
-    "minItems": 2,
-    "maxItems": 2,
-}
+
+def _list(items: dict, length: int) -> dict:
+    """Return the JSON Schema of a list of this length."""
+    return {"type": "array", "items": items, "minItems": length, "maxItems": length}
+
+
+_TEXT, _NUMBER, _COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 1}
+_MATRIX = _list(_list(_NUMBER, 4), 4)
+_CODED = [{"anyOf": [_MATRIX, {"type": "null"}]}, {"type": "integer"}]  # a transform, its code
 _KEYS = {
-    "source": {"type": "string"},
-    "source_sha256": {"type": "string"},
-    "source_shape": {
-        "type": "array",
-        "minItems": 3,
-        "maxItems": 3,
-        "items": {"type": "integer", "minimum": 1},
-    },
+    "source": _TEXT,
+    "source_sha256": _TEXT,
+    "source_shape": _list(_COUNT, 3),
     "source_affine": _MATRIX,
     "source_transforms": {
         "type": ["object", "null"],
         "required": ["qform", "sform"],
         "additionalProperties": False,
-        "properties": {"qform": _TRANSFORM, "sform": _TRANSFORM},
+        "properties": {form: {**_list({}, 2), "prefixItems": _CODED} for form in FORMS},
     },
-    "orientation": {"type": "string"},
-    "source_orientation": {"type": "string"},
-    "source_voxel_mm": {**_NUMBERS, "minItems": 3, "maxItems": 3},
+    "orientation": _TEXT,
+    "source_orientation": _TEXT,
+    "source_voxel_mm": _list(_NUMBER, 3),
     "spacing_mm": {"type": "number", "exclusiveMinimum": 0},
-    "size": {"type": "integer", "minimum": 1},
-    "intensity_at_0_and_255": {**_NUMBERS, "minItems": 2, "maxItems": 2},
-    "head_outside_fraction": {"type": "number"},
+    "size": _COUNT,
+    "intensity_at_0_and_255": _list(_NUMBER, 2),
+    "head_outside_fraction": _NUMBER,
     "grid_format": {"const": GRID_FORMAT, "description": f"must be {GRID_FORMAT}"},
 }
 # what later stages need of a sidecar; those of other versions may lack some of it
@@ -73,8 +68,8 @@ CONVERT_AGAIN = "delete it and the image beside it, and convert the scan again"
 
 def _foreground(data: np.ndarray) -> np.ndarray:
     """Return voxels brighter than a tenth of the robust range: head rather than air."""
-    low, high = np.percentile(data, SCALING_PERCENTILES)
-    return data > low + 0.1 * (high - low)
+    low, high = np.percentile(data, PERCENTILES)
+    return data > low + AIR * (high - low)
 
 
 def darkest(volume: Volume) -> float:
@@ -82,7 +77,7 @@ def darkest(volume: Volume) -> float:
 
     Single far darker voxels, as left by interpolation, are ignored.
     """
-    return float(np.percentile(volume.data, SCALING_PERCENTILES[0]))
+    return float(np.percentile(volume.data, PERCENTILES[0]))
 
 
 def _nearest_below(number: np.ndarray) -> np.ndarray:
@@ -100,8 +95,8 @@ def conformed_grid(volume: Volume, spacing_mm: float, size: int) -> Grid:
     and its axes are the world's (within 0.1°), the cube adopts them, and all voxels coincide.
     """
     volume = canonical(volume)
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij"))
-    world = apply_affine(volume.affine, corners.reshape(3, -1).T)
+    corners = list(product(*((0, side - 1) for side in volume.shape)))
+    world = apply_affine(volume.affine, corners)
     low, high = world.min(axis=0), world.max(axis=0)
     if np.any(high - low > spacing_mm * (size - 1 + SAME_SIZE * size)):
         voxels = np.argwhere(_foreground(volume.data[::2, ::2, ::2])) * 2
@@ -151,7 +146,7 @@ def to_uint8(
     Raises:
         InputError: the image is constant.
     """
-    low = float(np.percentile(image, SCALING_PERCENTILES[0]))
+    low = float(np.percentile(image, PERCENTILES[0]))
     head, _ = _below_vertex(image, spacing_mm)
     reference = float(np.percentile(image[head], 75)) if head.any() else float(image.max())
     if not reference > low:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import nibabel as nib
 import numpy as np
@@ -55,7 +56,7 @@ def lattice_offset(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | N
         None if a voxel is farther than :data:`COINCIDENT_VOXELS` from the nearest one.
     """
     offset = np.rint(matrix[:3, 3])
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1).T
+    corners = np.array(list(product(*((0, side - 1) for side in shape))))
     away = apply_affine(matrix, corners) - (corners + offset)
     return offset.astype(int) if np.abs(away).max() < COINCIDENT_VOXELS else None
 
@@ -137,7 +138,7 @@ def _probabilities(
         first = low - margin
         inside = np.pad(numbers[box] == number, margin[:, None]).astype(np.float32)
         inside = ndimage.gaussian_filter(inside, sd, mode="constant", truncate=TRUNCATE)
-        corners = np.array(np.meshgrid(*zip(first, high + margin, strict=True))).reshape(3, -1).T
+        corners = list(product(*zip(first, high + margin, strict=True)))
         reach = apply_affine(to_target, corners)
         start = np.clip(np.floor(reach.min(axis=0)), 0, shape).astype(int)
         stop = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, shape).astype(int)

@@ -18,8 +18,7 @@ from scipy import ndimage
 
 from quicknat.files import written_whole
 from quicknat.images.conform import darkest, load_conformed
-from quicknat.images.freesurfer import freesurfer_structures
-from quicknat.images.labels import Protocol
+from quicknat.images.labels import Protocol, freesurfer_structures
 from quicknat.images.resampling import canonical, resample, resample_labels
 from quicknat.images.volumes import Grid, Volume, as_bytes, on_grid, read_scan, read_volume
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from quicknat.images.freesurfer import LEFT, freesurfer_structures, side
-from quicknat.images.labels import Protocol
+from quicknat.images.labels import LEFT, Protocol, freesurfer_structures, side
 
 # FreeSurfer numbers of each group, and its colour: Okabe and Ito's, dark enough on white
 GROUPS = {
@@ -26,7 +25,7 @@ class Structure:
     """A structure of both sides, or one of the midline.
 
     ``members`` are its names in the protocol: left and right, or one. ``brain``: whether it counts
-    as brain, see :func:`quicknat.images.freesurfer.freesurfer_structures`.
+    as brain, see :func:`quicknat.images.labels.freesurfer_structures`.
     """
 
     name: str

@@ -18,9 +18,8 @@ import quicknat
 from quicknat.cohort.examine import THICK_MM
 from quicknat.errors import InputError, one_line
 from quicknat.files import written_whole
-from quicknat.images.freesurfer import freesurfer_structures, stored_values
 from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND
-from quicknat.images.labels import Protocol
+from quicknat.images.labels import Protocol, freesurfer_structures, stored_values
 from quicknat.images.slices import VIEWS
 from quicknat.images.training_stats import ood_flags
 from quicknat.images.volumes import save_nifti

@@ -14,8 +14,7 @@ import quicknat
 from quicknat.cohort.selection import ENTITIES, entities
 from quicknat.errors import InputError
 from quicknat.files import written_whole
-from quicknat.images.freesurfer import freesurfer_structures
-from quicknat.images.labels import Protocol
+from quicknat.images.labels import Protocol, freesurfer_structures
 from quicknat.model.card import filled
 
 if TYPE_CHECKING:  # importing it takes torch

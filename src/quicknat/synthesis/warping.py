@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from quicknat.autolabel.registration import affine_map, deformation, to_image
+from quicknat.autolabel.atlas import affine_map, deformation, to_image
 from quicknat.errors import InputError
 from quicknat.images.resampling import resample, resample_labels
 from quicknat.images.volumes import Grid, Volume
