@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from quicknat.cohort.sheet import Scan
@@ -13,46 +13,30 @@ from quicknat.config import Config, Pretrain, stage_settings
 from quicknat.errors import InputError
 from quicknat.reruns import weight_determining
 
-FEW_SCANS = (
-    100  # of the split `segment`, which have a job each; also the most scans of a larger job
-)
+# scans of the split `segment` that have a job each; also the most scans of a larger job
+FEW_SCANS = 100
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Names of the scans to process in each way, and the settings of the stages.
+    """Names of the scans to process in each way, and the settings of the stages."""
 
-    Attributes:
-        scans: every scan of the run by its name, sorted.
-        stages: which of ``pretrain`` and ``finetune`` are trained; none with a given model.
-        train, val, test: scans of these splits.
-        segmented: scans of the splits `test` and `segment`.
-        single: those of them that are segmented in a job of their own.
-        chunks: the others, by the chunk that they are segmented in.
-        pretrain: scans whose images the networks are pre-trained on.
-        synthesize: scans whose label maps are used to synthesize images for pre-training.
-        unlabelled: scans of `pretrain` that need automatic labels.
-        atlases: labelled scans used as atlases, with that labelling method.
-        settings: of each stage, as JSON for ``quicknat train``.
-        weight_determining: the settings that determine the weights, as JSON.
-        warm_start_epochs: epochs after a warm start; 0 trains from scratch.
-    """
-
-    scans: Mapping[str, Scan]
+    scans: Mapping[str, Scan]  # every scan of the run by its name, sorted
+    # which of pretrain and finetune are trained; none with a given model
     stages: Sequence[str] = ()
-    train: Sequence[str] = ()
+    train: Sequence[str] = ()  # scans of these splits
     val: Sequence[str] = ()
     test: Sequence[str] = ()
-    segmented: Sequence[str] = ()
-    single: Sequence[str] = ()
-    chunks: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    pretrain: Sequence[str] = ()
-    synthesize: Sequence[str] = ()
-    unlabelled: Sequence[str] = ()
-    atlases: Sequence[str] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-    weight_determining: Mapping[str, str] = field(default_factory=dict)
-    warm_start_epochs: int = 0
+    segmented: Sequence[str] = ()  # scans of the splits test and segment
+    single: Sequence[str] = ()  # those of them that are segmented in a job of their own
+    chunks: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the others, by chunk
+    pretrain: Sequence[str] = ()  # scans whose images the networks are pre-trained on
+    synthesize: Sequence[str] = ()  # scans whose label maps images are synthesized from
+    unlabelled: Sequence[str] = ()  # scans of pretrain that need automatic labels
+    atlases: Sequence[str] = ()  # labelled scans used as atlases, with that labelling method
+    settings: Mapping[str, str] = field(default_factory=dict)  # of `quicknat train`, by stage: JSON
+    weight_determining: Mapping[str, str] = field(default_factory=dict)  # those that matter: JSON
+    warm_start_epochs: int = 0  # epochs after a warm start; 0 trains from scratch
 
 
 def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> Plan:
@@ -67,8 +51,8 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
         InputError: the sheet has no scan to segment or to train on, or a pre-training scan has no
             labels and no way to get them.
     """
-    by_name = {scan.id: scan for scan in sorted(scans, key=lambda scan: scan.id)}
-    by_name = {name: scan for name, scan in by_name.items() if name not in skipped}
+    wanted = (scan for scan in scans if scan.id not in skipped)
+    by_name = {scan.id: scan for scan in sorted(wanted, key=lambda scan: scan.id)}
 
     def names(*splits: str) -> list[str]:
         return [name for name, scan in by_name.items() if scan.split in splits]
@@ -81,12 +65,12 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
     }
     many = {name for members in chunks.values() for name in members}
     single = [name for name in segmented if name not in many]
+    given = Plan(by_name, test=test, segmented=segmented, single=single, chunks=chunks)
     if config.model:
         if not segmented:
-            raise InputError(
-                config.sheet, "no scan has split=segment or test", "add scans to segment"
-            )
-        return Plan(by_name, test=test, segmented=segmented, single=single, chunks=chunks)
+            problem = "no scan has split=segment or test"
+            raise InputError(config.sheet, problem, "add scans to segment")
+        return given
     train = names("train")
     if not train:
         fix = "add scans with labels, or use a finished model: model=1mm"
@@ -96,22 +80,19 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
     stages = ["pretrain", "finetune"] if pretrain or synthesize else ["finetune"]
     unlabelled = [name for name in pretrain if not by_name[name].labels]
     settings = {stage: stage_settings(config, stage).model_dump() for stage in stages}
-    return Plan(
-        by_name,
-        stages,
-        train,
-        names("val"),
-        test,
-        segmented,
-        single,
-        chunks,
-        pretrain,
-        synthesize,
-        unlabelled,
-        atlases(config, unlabelled, train),
-        {stage: json.dumps(values) for stage, values in settings.items()},
-        {stage: weight_determining(values) for stage, values in settings.items()},
-        config.training.warm_start_epochs * (config.training.new_scans == "warm_start"),
+    warm = config.training.new_scans == "warm_start"
+    return replace(
+        given,
+        stages=stages,
+        train=train,
+        val=names("val"),
+        pretrain=pretrain,
+        synthesize=synthesize,
+        unlabelled=unlabelled,
+        atlases=atlases(config, unlabelled, train),
+        settings={stage: json.dumps(values) for stage, values in settings.items()},
+        weight_determining={stage: weight_determining(v) for stage, v in settings.items()},
+        warm_start_epochs=config.training.warm_start_epochs if warm else 0,
     )
 
 

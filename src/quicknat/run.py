@@ -14,9 +14,9 @@ from quicknat.cohort.leakage import trained_on
 from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import examine_sheet, read_sources
 from quicknat.config import Config, check_consistency
-from quicknat.cpus import available_cpus
 from quicknat.errors import InputError
 from quicknat.files import check_temporary_folder
+from quicknat.hardware import available_cpus
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES, read_description, require_files
@@ -30,29 +30,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that the rules of a run need.
+    """Everything that the rules of a run need."""
 
-    Attributes:
-        config: settings, with defaults and the settings of a given model filled in.
-        plan: what to do.
-        paths: locations of the cohort's files.
-        sources: path of the sources table.
-        model: folder of the given model, "" if one is trained.
-        initial: folder of the model that training starts from, "" for random weights.
-        label_table_digest: digest of the label table, which rules compare instead of its path.
-        classes_digest: the same without colours and abbreviations, which do not affect label maps.
-        check: path of the check's table; verdicts and findings are written when a run starts.
-    """
-
-    config: dict[str, Any]
+    config: dict[str, Any]  # with defaults and the settings of a given model filled in
     plan: Plan
-    paths: CohortPaths
-    sources: str
-    model: str
-    initial: str
-    label_table_digest: str
-    classes_digest: str
-    check: Path
+    paths: CohortPaths  # locations of the cohort's files
+    sources: str  # path of the sources table
+    model: str  # folder of the given model, "" if one is trained
+    initial: str  # folder of the model that training starts from, "" for random weights
+    label_table_digest: str  # rules compare it instead of the table's path
+    classes_digest: str  # the same without colours and abbreviations, which affect no label map
+    check: Path  # table of the check; verdicts and findings are written when a run starts
     verdicts: Sequence[Verdict]
     findings: dict[str, Finding]
 

@@ -10,7 +10,7 @@ import yaml
 from urllib3.util import Retry
 
 from helpers import run_snakemake, tiny_scan
-from quicknat import cpus, files
+from quicknat import files, hardware
 from quicknat.cohort.examine import open_cache
 from quicknat.cohort.sheet import read_sheet
 from quicknat.download import fetch
@@ -110,7 +110,7 @@ def test_cpus_are_those_that_the_process_may_use(tmp_path, monkeypatch):
     group.mkdir(parents=True)
     (group / "cpu.max").write_text("max 100000\n")
     (own := tmp_path / "own").write_text("4:cpuset:/x\n0::/slice/job\n")
-    count = lambda: cpus.available_cpus(str(own), str(tmp_path))  # noqa: E731
+    count = lambda: hardware.available_cpus(str(own), str(tmp_path))  # noqa: E731
     assert count() == 16
     (group.parent / "cpu.max").write_text("250000 100000\n")
     assert count() == 3

@@ -6,7 +6,7 @@
 #           results/segmentations/volumes.tsv, volumes_wide.tsv  all scans
 #           results/chunks/{chunk}/{scans,volumes,volumes_wide}.tsv  of many scans of the split segment, segmented in
 #                                                       one job, which skips those that are done
-from quicknat.cpus import has_gpu
+from quicknat.hardware import has_gpu
 
 # one process at a time on a machine with a GPU; the profile of a cluster says what its jobs get
 GPU = int(workflow.local_exec and has_gpu())

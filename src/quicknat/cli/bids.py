@@ -35,8 +35,8 @@ from quicknat.cli.segment import (
     Views,
     segment,
 )
-from quicknat.cpus import available_cpus
 from quicknat.errors import InputError
+from quicknat.hardware import available_cpus
 
 log = logging.getLogger(__name__)
 

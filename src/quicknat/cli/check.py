@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import QUICKNAT28, Orientation, ProtocolFile, Threads, app
-from quicknat.cpus import available_cpus
 from quicknat.errors import printable
+from quicknat.hardware import available_cpus
 
 SOURCES = Path("workflow/sources.tsv")
 

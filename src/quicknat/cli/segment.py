@@ -22,8 +22,8 @@ from quicknat.cli.app import (
     check_name,
     read_list,
 )
-from quicknat.cpus import available_cpus
 from quicknat.errors import InputError
+from quicknat.hardware import available_cpus
 from quicknat.package_data import MODELS, model_folder
 
 log = logging.getLogger(__name__)
