@@ -17,6 +17,7 @@ from quicknat.images.volumes import Grid
 from quicknat.segmentation.outputs import lookup_tables, write_lookup_tables
 from quicknat.segmentation.volumes import (
     LONG,
+    TOTALS,
     WIDE,
     column_name,
     find_volume_tables,
@@ -38,7 +39,7 @@ def write(folder, name, protocol, seed=0):
     table = volume_table(
         SimpleNamespace(labels=labels, grid=grid, uncertainty=uncertainty), protocol
     )
-    sums = totals(table, protocol)
+    sums = totals(table, protocol, None if seed == 1 else 1.4e6)
     folder.mkdir(parents=True, exist_ok=True)
     start = folder / f"{name}_desc-quicknat"
     table.to_csv(f"{start}_volumes.tsv", sep="\t", index=False, na_rep="n/a")
@@ -77,12 +78,13 @@ def test_long_table_has_integers_and_freesurfers_numbers(cohort, protocol):
 
 def test_wide_table_has_a_row_per_scan_that_pandas_and_r_read(cohort):
     wide = pd.read_csv(cohort / WIDE, sep="\t", dtype={"run": str})
-    assert list(wide)[:5] == [
+    assert list(wide)[:6] == [
         "participant_id",
         "session_id",
         "run",
         "brain_mm3",
         "all_structures_mm3",
+        "intracranial_mm3",
     ]
     assert list(wide["participant_id"]) == ["sub-01", "sub-01", "sub-02"]
     assert list(wide["session_id"].fillna("")) == ["ses-b", "ses-b", ""]
@@ -90,7 +92,8 @@ def test_wide_table_has_a_row_per_scan_that_pandas_and_r_read(cohort):
     long = pd.read_csv(cohort / LONG, sep="\t")
     hippocampi = long[long["name"] == "Left hippocampus"]["volume_mm3"]
     assert list(wide["left_hippocampus_mm3"]) == list(hippocampi)
-    structures = wide.drop(columns=["brain_mm3", "all_structures_mm3"]).filter(like="_mm3")
+    assert list(wide["intracranial_mm3"].fillna(0)) == [0, 1.4e6, 1.4e6]  # n/a where none is known
+    structures = wide.drop(columns=[f"{key}_mm3" for key in TOTALS]).filter(like="_mm3")
     assert list(structures.sum(axis=1)) == list(wide["all_structures_mm3"])
 
 
@@ -146,7 +149,7 @@ def test_stats_file_has_the_form_of_aseg_stats(tmp_path, protocol):
     lines = path.read_text().splitlines()
     measures = [line.split(", ") for line in lines if line.startswith("# Measure")]
     assert {name: float(value) for _, name, _, value, _ in measures} == {
-        "BrainVol": sums["brain"], "AllStructuresVol": sums["all_structures"],
+        "BrainVol": sums["brain"], "AllStructuresVol": sums["all_structures"], "eTIV": 1.4e6,
     }  # fmt: skip
     (header,) = (line.split()[2:] for line in lines if line.startswith("# ColHeaders"))
     cells = [line.split() for line in lines if not line.startswith("#")]

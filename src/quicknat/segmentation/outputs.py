@@ -140,7 +140,9 @@ def write_segmentation(
     values = np.array(stored_values(protocol, options.label_convention))
     values = values.astype(np.uint8 if values.max() < 256 else np.int32)
     volumes = volume_table(result, protocol)
-    sums = totals(volumes, protocol)
+    cavity = result.intracranial
+    sums = totals(volumes, protocol, cavity.volume_mm3)
+    mask = MASK | {"IntracranialVolume": cavity.volume_mm3 or f"none: {cavity.reason}"}
     flags = quality_flags(volumes, record)
     partner, mm3 = protocol.partners("coronal"), bundle.spacing_mm**3
     flags += ood_flags(result.statistics, bundle.training_stats, protocol.names, partner, mm3)
@@ -156,8 +158,8 @@ def write_segmentation(
         paths["stats"].write_text(stats_text(name, volumes, sums, protocol), "utf-8")
         paths["qc"].write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
         paths["provenance"].write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
-        paths["mask_sidecar"].write_text(json.dumps(MASK, indent=2) + "\n", "utf-8")
-        save_nifti(paths["mask"], result.intracranial.mask, result.grid)
+        paths["mask_sidecar"].write_text(json.dumps(mask, indent=2) + "\n", "utf-8")
+        save_nifti(paths["mask"], cavity.mask, result.grid)
         # 8 bits are as fine as anyone can see, and a fifth of the file
         entropy = np.rint(255 * result.entropy).astype(np.uint8)
         save_nifti(paths["entropy"], entropy, result.grid, slope=1 / 255)

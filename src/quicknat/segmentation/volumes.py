@@ -27,6 +27,7 @@ VOLUMES_END, STATS_END = "_desc-quicknat_volumes.tsv", "_desc-quicknat_dseg.stat
 TOTALS = {
     "brain": ("BrainVol", "Brain without ventricles and other cerebrospinal fluid"),
     "all_structures": ("AllStructuresVol", "All segmented structures"),
+    "intracranial": ("eTIV", "Estimated Total Intracranial Volume"),
 }
 ORDINALS = {"3rd": "third", "4th": "fourth", "5th": "fifth"}  # R wants names to begin with a letter
 
@@ -47,11 +48,14 @@ def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
     )
 
 
-def totals(volumes: pd.DataFrame, protocol: Protocol) -> dict[str, float]:
-    """Return the totals of a scan, mm³, by their names in :data:`TOTALS`."""
+def totals(
+    volumes: pd.DataFrame, protocol: Protocol, intracranial_mm3: float | None
+) -> dict[str, float]:
+    """Return the totals of a scan, mm³, by their names in :data:`TOTALS`, but for what is None."""
     brain = freesurfer_structures(protocol)["brain"][1:].to_numpy()
     mm3 = volumes["volume_mm3"].to_numpy()
-    return {"brain": float(mm3[brain].sum()), "all_structures": float(mm3.sum())}
+    sums = {"brain": float(mm3[brain].sum()), "all_structures": float(mm3.sum())}
+    return sums if intracranial_mm3 is None else sums | {"intracranial": intracranial_mm3}
 
 
 def stats_text(
@@ -103,7 +107,7 @@ def wide_row(name: str, volumes: pd.DataFrame, sums: Mapping[str, str]) -> pd.Da
     session = found.pop("ses", "")
     row = {"participant_id": f"sub-{found.pop('sub')}"}
     row |= {"session_id": f"ses-{session}" if session else "n/a", **found}
-    row |= {f"{key}_mm3": value for key, value in sums.items()}
+    row |= {f"{key}_mm3": sums.get(key, "n/a") for key in TOTALS}
     for number, structure in enumerate(volumes["name"]):
         column = column_name(structure)
         if column in row or column == "_mm3":  # alike but for what no name in R may have
