@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
+from quicknat.cohort.naming import Selection
 from quicknat.cohort.paths import find_all
-from quicknat.cohort.selection import Selection
 from quicknat.cohort.survey import find_images
 from quicknat.errors import InputError
 
