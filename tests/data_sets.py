@@ -31,6 +31,12 @@ def surfer(subject, *files):
     return [f"{subject}/mri/{name}" for name in files or ("orig.mgz", "aseg.mgz")]
 
 
+def bids(stem, suffix="T1w.nii.gz", folder=""):
+    """The path of a file of BIDS's; `stem` ends before the suffix."""
+    visit = [part for part in stem.split("_") if part.startswith(("sub-", "ses-"))]
+    return f"{folder}{'/'.join(visit)}/anat/{stem}_{suffix}"
+
+
 def archive(path, *names):
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
         for name in names:
@@ -40,7 +46,3 @@ def archive(path, *names):
 
 def ids(found):
     return [scan.id for scan in found.scans]
-
-
-def reasons(found):
-    return {item.path: item.reason for item in found.left_out}

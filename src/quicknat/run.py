@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quicknat.cohort.check import BAD, Verdict, check_for_workflow, read_verdicts
+from quicknat.cohort.check import BAD, Verdict, check_cohort, read_verdicts, require_usable_scans
 from quicknat.cohort.examine import Finding, read_cache
-from quicknat.cohort.leakage import trained_on
+from quicknat.cohort.participants import trained_on
 from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import examine_sheet, read_sources
 from quicknat.config import Config, check_consistency
@@ -102,9 +102,8 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
         threads = min(4, available_cpus())  # not more: this may be a cluster's login node
         # scans of chunks are only located: reading 50,000 takes hours, and their jobs do it
         unread = {name for names in chunked(chosen, scans).values() for name in names}
-        verdicts = check_for_workflow(
-            paths, table, findings, threads, chosen.on_bad_scan, examined, unread
-        )
+        verdicts, faulty = check_cohort(paths, table, findings, threads, examined, unread)
+        require_usable_scans(verdicts, faulty, sheet, chosen.on_bad_scan)
     if faults:
         raise faults[0].error
     initial = _model_path(chosen.training.initial_model, base)

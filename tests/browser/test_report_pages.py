@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from made_up_results import made_up_results, one_scan
-from quicknat.cohort.ratings import failed_scans
+from quicknat.cohort.writing import failed_scans
 from quicknat.images.volumes import Grid
 from quicknat.report.layers import Layers, write_viewer_volumes
 from quicknat.report.pages import write_report

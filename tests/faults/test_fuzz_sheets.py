@@ -171,15 +171,6 @@ def test_any_configuration_is_accepted_or_refused_in_one_line(data):
     validated(config)
 
 
-@given(damaged((ROOT / "config.yaml").read_bytes()))
-def test_damaged_configuration_file_that_still_is_yaml_is_accepted_or_refused(content):
-    try:
-        config = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError):
-        return  # Snakemake says so itself
-    validated(config)
-
-
 @pytest.mark.parametrize("value", [laughs(), circle(), "x" * 10**6], ids=["laughs", "circle", "x"])
 @pytest.mark.parametrize("where", ["sheet", "conform", "auto_labels", "unknown"])
 def test_endless_value_is_refused_in_a_short_line(value, where):

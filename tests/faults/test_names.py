@@ -11,12 +11,12 @@ import yaml
 from data_sets import ids, surfer, tree
 from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
 from quicknat.cohort.check import check_cohort
-from quicknat.cohort.leakage import repeated_participants, trained_on
 from quicknat.cohort.naming import default_name, possible_visits
+from quicknat.cohort.participants import read_participants, repeated_participants, trained_on
 from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import Scan, read_sheet
 from quicknat.cohort.survey import find_images, survey
-from quicknat.cohort.writing import add_to_sheet, read_participants, write_sheet
+from quicknat.cohort.writing import add_to_sheet, write_sheet
 from quicknat.model.bundle import read_description
 from quicknat.package_data import MODELS
 from quicknat.run import load_run

@@ -242,17 +242,6 @@ def project(tmp_path):
     return Project(tmp_path)
 
 
-def test_second_run_in_one_folder_stops_and_the_first_one_ends_well(project):
-    first = project.start()
-    second = project.run()
-    assert second.returncode != 0 and "lock" in second.text, second.text
-    assert "cannot be locked" in second.text or "LockException" in second.text, second.text
-    assert "--unlock" in second.text
-    (project.folder / "hold").unlink()
-    assert first.wait(60) == 0, project.output()
-    assert project.made() == [True] * 3
-
-
 def test_run_on_other_outputs_leaves_the_temporaries_of_the_first_one_alone(project):
     first = project.start()
     half = project.leave_half_written()
@@ -325,16 +314,6 @@ def test_clock_that_was_moved_reruns_nothing_needless_and_skips_nothing_new(proj
     set_clock(-2)
     tiny_scan(project.folder / "s.nii.gz", 14)
     assert job_counts(project.run("--dry-run").text) == {"convert": 2}
-
-
-@pytest.mark.case(51)
-def test_workflow_in_a_read_only_folder_stops_before_it_begins(disk):
-    project = Project(disk)
-    (disk / "overlay.yaml").write_text(yaml.safe_dump(project.overlay))
-    assert mount(disk, "remount", "ro").returncode == 0
-    done = run_snakemake(disk, *project.wanted, "--configfile", str(disk / "overlay.yaml"))
-    assert done.returncode != 0
-    assert f"Read-only file system: '{disk}/.snakemake'" in done.text  # in Snakemake's words
 
 
 @pytest.mark.case(51)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from data_sets import surfer, tree
 from quicknat.cli import app
-from quicknat.cohort.selection import Selection
+from quicknat.cohort.naming import Selection
 from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.conform import conform_file

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quicknat.cli.bids import app, separated
-from quicknat.cohort.selection import Selection
+from quicknat.cohort.naming import Selection
 from quicknat.errors import InputError
 
 

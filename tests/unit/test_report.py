@@ -12,8 +12,8 @@ import pytest
 from helpers import ROOT, dead_links
 from made_up_results import made_up_results, one_scan, split_tables, written
 from quicknat.cohort.check import Verdict
+from quicknat.cohort.participants import read_participants
 from quicknat.cohort.sheet import Scan
-from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
 from quicknat.failures import Failure
 from quicknat.files import written_whole

@@ -10,7 +10,7 @@ from quicknat.cli.app import app, main
 
 # in processing order, which is the order of --help
 STAGES = (
-    "sheet", "check", "download", "convert", "autolabel", "slice", "synthesize", "train",
+    "cohort", "download", "convert", "autolabel", "slice", "synthesize", "train",
     "export", "segment", "evaluate", "report", "cite", "handlers",
 )  # fmt: skip
 for stage in STAGES:

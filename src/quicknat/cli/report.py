@@ -173,8 +173,8 @@ def report(
     import pandas as pd
 
     from quicknat.cohort.check import BAD, read_verdicts
+    from quicknat.cohort.participants import read_participants
     from quicknat.cohort.sheet import read_sheet
-    from quicknat.cohort.writing import read_participants
     from quicknat.failures import read_failed
     from quicknat.images.labels import Protocol
     from quicknat.report.content import ReportInputs

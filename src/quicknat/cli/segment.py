@@ -150,7 +150,7 @@ def segment(
 
     import torch
 
-    from quicknat.cohort.selection import Selection
+    from quicknat.cohort.naming import Selection
     from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
     from quicknat.model.bundle import load_bundle, with_winograd
     from quicknat.segmentation.batch import segment_all

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from quicknat.cohort.examine import File, Finding, examine_files, explain
-from quicknat.cohort.leakage import repeated_participants
+from quicknat.cohort.participants import PARTICIPANTS, read_participants, repeated_participants
 from quicknat.cohort.paths import CohortPaths, find_all, find_one
-from quicknat.cohort.sheet import Fault, Scan, examine_sheet, side
-from quicknat.cohort.writing import PARTICIPANTS, read_participants
+from quicknat.cohort.sheet import LOCAL, Fault, Scan, examine_sheet, side
 from quicknat.errors import InputError
 from quicknat.images.volumes import Grid, require_same_grid
 from quicknat.records import columns, read_records, write_records
@@ -70,76 +69,63 @@ def as_text(verdicts: Sequence[Verdict]) -> str:
 
 @dataclass
 class _Case:
-    """A scan, those of its files that are present, and the findings about it."""
+    """A scan, those of its files that are present, and the reasons for each verdict on it."""
 
     scan: Scan
     image: str
     files: dict[str, File] = field(default_factory=dict)  # "image", "labels"
-    problems: list[str] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    reasons: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def verdict(self) -> Verdict:
-        ranked = {BAD: self.problems, NOT_HERE: self.waiting, NOT_READ: self.unread}
-        ranked |= {WARNING: self.warnings, OK: [""]}
-        word = next(word for word, reasons in ranked.items() if reasons)
-        reason = " | ".join(ranked[word])
-        return Verdict(self.scan.id, self.scan.split, self.image, word, reason)
-
-
-def _problem(about: str | Path, check: Callable[..., object], *arguments: object) -> str:
-    """Return why a check fails, without the name of the file; "" if it passes."""
-    try:
-        check(*arguments)
-    except InputError as error:
-        return explain(error, about)
-    return ""
+        worst = next((w for w in (BAD, NOT_HERE, NOT_READ, WARNING) if self.reasons[w]), OK)
+        reason = " | ".join(self.reasons[worst])
+        return Verdict(self.scan.id, self.scan.split, self.image, worst, reason)
 
 
 def _open_case(scan: Scan, paths: CohortPaths) -> _Case:
     """Find a scan's files."""
     source, name = (scan.source, scan.image) if scan.image else (scan.labels_source, scan.labels)
     case = _Case(scan, paths.path(source, name))
-    wanted = {"image": (scan.source, scan.image), "labels": (scan.labels_source, scan.labels)}
-    for part, (source, name) in wanted.items():
-        convention = scan.label_convention if part == "labels" else ""
-        if not name or (part == "labels" and (not convention or scan.split == "segment")):
-            continue  # the sheet's check reports a missing convention; `segment` needs no labels
+    wanted = {"image": (scan.source, scan.image, "")}
+    # the sheet's check reports a missing convention; `segment` needs no labels
+    if scan.label_convention and scan.split != "segment":
+        wanted["labels"] = (scan.labels_source, scan.labels, scan.label_convention)
+    for part, (source, name, convention) in wanted.items():
         path = paths.path(source, name)
+        if not name:
+            continue
         if not paths.fetched(source):
-            case.waiting.append(f"'{source}' has not been downloaded")
+            case.reasons[NOT_HERE].append(f"'{source}' has not been downloaded")
         elif not paths.in_place(source) and not find_all(path):
-            case.waiting.append(f"{path} is not among the files of '{source}'")
+            case.reasons[NOT_HERE].append(f"{path} is not among the files of '{source}'")
         else:
             try:
-                found = find_one(path)
+                case.files[part] = File(find_one(path), paths.orientation(scan, source), convention)
             except InputError as error:
-                case.problems.append(explain(error, case.image))
-            else:
-                orientation = paths.orientation(scan, source)
-                case.files[part] = File(found, orientation, convention)
+                case.reasons[BAD].append(explain(error, case.image))
     return case
 
 
 def _judge(case: _Case, findings: Mapping[File, Finding]) -> None:
     """Record the findings about a scan's files, and whether their grids match."""
-    grids = {}
+    grids = []
     for part, file in case.files.items():
         if file not in findings:
-            case.unread.append("the job that segments it will read it")
+            case.reasons[NOT_READ].append("the job that segments it will read it")
             continue
         finding = findings[file]
-        about = "" if part == "image" else f"{file.path}: "
-        case.warnings += finding.warnings
-        case.problems += [about + finding.problem] if finding.problem else []
+        case.reasons[WARNING] += finding.warnings
+        if finding.problem:
+            about = "" if part == "image" else f"{file.path}: "
+            case.reasons[BAD].append(about + finding.problem)
         if finding.shape:
             x, y, z = finding.shape
-            grids[part] = Grid((x, y, z), np.array(finding.affine))
+            grids.append(Grid((x, y, z), np.array(finding.affine)))
     if len(grids) == 2:
-        path = case.files["labels"].path
-        wrong = _problem("", require_same_grid, path, grids["labels"], grids["image"])
-        case.problems += [wrong] if wrong else []
+        try:
+            require_same_grid(case.files["labels"].path, labels=grids[1], image=grids[0])
+        except InputError as error:
+            case.reasons[BAD].append(explain(error, ""))
 
 
 def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
@@ -156,9 +142,9 @@ def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
             more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
             names = ", ".join(others[:NAMED]) + more
             if others and leak:
-                case.problems.append(f"the same image is in another split: {names}")
+                case.reasons[BAD].append(f"the same image is in another split: {names}")
             elif others:
-                case.warnings.append(f"the same image as {names}")
+                case.reasons[WARNING].append(f"the same image as {names}")
 
 
 def check_scans(
@@ -170,30 +156,44 @@ def check_scans(
     faults: Mapping[Scan, Sequence[str]] | None = None,
     unread: Collection[str] = (),
 ) -> list[Verdict]:
-    """Check the files of scans, and the scans against each other.
+    """Check the files of scans, and the scans against each other; return a verdict for each.
 
     Args:
-        scans: to check; `paths` knows their sources.
-        paths: where their files are.
-        protocol: label protocol (TSV) for the label maps; None: there are no label maps.
-        cache: as :func:`examine_files` takes and updates it.
-        threads: files to read at a time.
+        scans, paths: the scans to check, and where their files are.
+        protocol, cache, threads: as for :func:`examine_files`.
         faults: known problems, by scan.
         unread: names of scans whose files are only located, unless the cache knows them.
-
-    Returns:
-        A verdict for each scan, in the same order.
     """
     cases = [_open_case(scan, paths) for scan in scans]
-    for case in cases:
-        case.problems[:0] = (faults or {}).get(case.scan, ())
     files = dict.fromkeys(file for case in cases for file in case.files.values())
     later = {file for case in cases if case.scan.id in unread for file in case.files.values()}
     findings = examine_files(files, protocol, cache, threads, later)
     for case in cases:
+        case.reasons[BAD][:0] = (faults or {}).get(case.scan, ())
         _judge(case, findings)
     _compare(cases, findings)
     return [case.verdict() for case in cases]
+
+
+def _check_participants(sheet: str, scans: Sequence[Scan]) -> list[Verdict]:
+    """Return verdicts on the table of participants, and a warning if several may be one."""
+    table = Path(sheet).parent / PARTICIPANTS
+    found = [(sheet, WARNING, repeated_participants(scans))]
+    if table.exists():
+        subjects = list(dict.fromkeys(scan.subject for scan in scans))
+        try:
+            known = read_participants(table, subjects).index
+        except InputError as error:  # otherwise the report would fail at the end of the run
+            found.append((str(table), BAD, explain(error, table)))
+        else:
+            absent = [name for name in subjects if f"sub-{name}" not in known]
+            what = f"{table} has no row for {len(absent)} of {len(subjects)} subjects"
+            found.append((sheet, WARNING, f"{what}, e.g. sub-{absent[0]}" if absent else ""))
+    return [
+        Verdict("(participants)", "", where, verdict, reason)
+        for where, verdict, reason in found
+        if reason
+    ]
 
 
 def check_cohort(
@@ -206,13 +206,8 @@ def check_cohort(
 ) -> tuple[list[Verdict], bool]:
     """Check a sheet, every file that it names, and the scans against each other; write nothing.
 
-    Args:
-        paths: the sheet, and where its files are.
-        protocol: label protocol (TSV).
-        cache: as :func:`examine_files` takes and updates it.
-        threads: files to read at a time.
-        examined: what :func:`examine_sheet` returns for the sheet, if it has been called.
-        unread: as for :func:`check_scans`.
+    `examined` is what :func:`examine_sheet` returns, if it has been called; the others are as for
+    :func:`check_scans`.
 
     Returns:
         Verdicts on the sheet and on invalid rows, then on each scan; and whether the sheet itself
@@ -227,68 +222,44 @@ def check_cohort(
         reason = explain(fault.error, paths.sheet).removeprefix(f"{paths.sheet} ")
         if fault.scan in valid:
             reasons[fault.scan].append(reason)
+        elif fault.scan:
+            verdicts.append(Verdict(fault.scan.id, fault.scan.split, fault.scan.image, BAD, reason))
         else:
-            scan = fault.scan or Scan("", paths.sheet, "")
-            name = scan.id if fault.scan else "(sheet)"
-            verdicts.append(Verdict(name, scan.split, scan.image, BAD, reason))
-    notes = [repeated_participants(scans)]
-    people = Path(paths.sheet).parent / PARTICIPANTS
-    # otherwise the report would fail at the end of the run
-    if people.exists() and (reason := _problem(people, read_participants, people)):
-        verdicts.append(Verdict("(participants)", "", str(people), BAD, reason))
-    elif people.exists():
-        subjects = list(dict.fromkeys(scan.subject for scan in scans))
-        known = read_participants(people, subjects).index
-        absent = [name for name in subjects if f"sub-{name}" not in known]
-        what = f"{people} has no row for {len(absent)} of {len(subjects)} subjects"
-        notes += [f"{what}, e.g. sub-{absent[0]}"] if absent else []
-    reachable = []
+            verdicts.append(Verdict("(sheet)", "", paths.sheet, BAD, reason))
+    verdicts += _check_participants(paths.sheet, scans)
+    allowed = [LOCAL, *paths.sources]
     for scan in scans:
-        if reason := _problem(paths.sheet, paths.require_sources, scan):
-            reason = " | ".join([*reasons[scan], reason])
+        unknown = [name for name in (scan.source, scan.labels_source) if name not in allowed]
+        if unknown:
+            what = f"{scan.id} names the source '{unknown[0]}'; allowed: {', '.join(allowed)}"
+            reason = " | ".join([*reasons[scan], what])
             verdicts.append(Verdict(scan.id, scan.split, scan.image, BAD, reason))
-        else:
-            reachable.append(scan)
-    faulty = bool(verdicts or faults)
-    verdicts += [
-        Verdict("(participants)", "", paths.sheet, WARNING, note) for note in notes if note
-    ]
+            valid.remove(scan)
+    faulty = bool(faults) or any(verdict.verdict == BAD for verdict in verdicts)
+    reachable = [scan for scan in scans if scan in valid]
     verdicts += check_scans(reachable, paths, protocol, cache, threads, reasons, unread)
     return verdicts, faulty
 
 
-def check_for_workflow(
-    paths: CohortPaths,
-    protocol: Path,
-    cache: dict[str, Finding],
-    threads: int,
-    on_bad_scan: str,
-    examined: tuple[list[Scan], list[Fault]] | None = None,
-    unread: Collection[str] = (),
-) -> list[Verdict]:
-    """Check a cohort before a run, and reject it if it cannot be used.
+def require_usable_scans(
+    verdicts: Sequence[Verdict], faulty: bool, sheet: str, on_bad_scan: str
+) -> None:
+    """Reject a cohort that a run cannot use; log warnings, and the scans that it skips.
 
-    Args:
-        on_bad_scan: ``stop`` rejects a cohort with bad scans; ``skip`` only one whose sheet has
-            errors, since the splits are then unknown.
-        Others: see :func:`check_cohort`.
-
-    Returns:
-        The verdicts, to be written when the run starts.
+    `verdicts` and `faulty` are of :func:`check_cohort`. ``on_bad_scan: stop`` rejects a cohort with
+    bad scans; ``skip`` only one whose sheet has errors, since the splits are then unknown.
 
     Raises:
         InputError: lists every bad scan, one per line.
     """
-    verdicts, faulty = check_cohort(paths, protocol, cache, threads, examined, unread)
     bad = [verdict for verdict in verdicts if verdict.verdict == BAD]
     lines = [f"{verdict.scan}: {verdict.image}: {verdict.reason}" for verdict in bad]
     if bad and (faulty or on_bad_scan == "stop"):
         skip = "repair these, or leave them out: --config on_bad_scan=skip"
         fix = "repair the sheet" if faulty else skip
-        raise InputError(paths.sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
+        raise InputError(sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)
     for verdict in verdicts:
         if verdict.verdict == WARNING and not verdict.split:  # of the cohort, not of a scan
             log.warning("%s: %s", verdict.image, verdict.reason)
-    return verdicts

@@ -20,6 +20,7 @@ from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 import quicknat
+from quicknat.cohort.paths import with_header
 from quicknat.errors import InputError, one_line
 from quicknat.files import sha256, written_whole
 from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND, has_noisy_background
@@ -94,12 +95,7 @@ def _oddities(volume: Volume) -> list[str]:
 
 
 def examine_image(path: Path, orientation: str) -> Finding:
-    """Read a T1w scan and check it on its own.
-
-    Args:
-        path: the file.
-        orientation: directions of the array axes if the header has none, e.g. ``LAS``.
-    """
+    """Read a T1w scan and check it; `orientation` is of its axes if the header has none (LAS)."""
     try:
         volume = read_scan(path, orientation)
     except (InputError, OSError) as error:
@@ -118,9 +114,7 @@ def examine_image(path: Path, orientation: str) -> Finding:
 def sides_swapped(classes: np.ndarray, affine: np.ndarray, protocol: Protocol) -> bool:
     """Return whether most left structures lie to the right of their right-hand partners.
 
-    Args:
-        classes: class indices of the protocol, (X, Y, Z).
-        affine: voxel to world, RAS+ mm.
+    `classes` are indices of the protocol, (X, Y, Z); `affine` leads from voxels to RAS+ mm.
     """
     voxels = np.nonzero(classes)
     here, total = classes[voxels], len(protocol.names)
@@ -138,14 +132,7 @@ def sides_swapped(classes: np.ndarray, affine: np.ndarray, protocol: Protocol) -
 
 
 def examine_labels(path: Path, orientation: str, convention: str, protocol: Protocol) -> Finding:
-    """Read a label map and check it without its image.
-
-    Args:
-        path: the file.
-        orientation: as for :func:`examine_image`.
-        convention: label convention of the map, see :meth:`Protocol.remap`.
-        protocol: the classes to map it to.
-    """
+    """Read a label map, and check it without its image by the classes of a protocol."""
     try:
         volume = read_volume(path, orientation)
         classes = protocol.remap(volume.data, convention, path)
@@ -166,13 +153,6 @@ class File:
     path: Path
     orientation: str
     convention: str = ""
-
-
-def _stamps(path: Path) -> list[tuple[int, int]]:
-    """Return size and modification time of a file, and of the header of an Analyze pair."""
-    headers = [path.with_suffix(end) for end in (".hdr", ".HDR")]
-    pair = [path, *headers] if path.suffix.lower() == ".img" else [path]
-    return [(s.st_size, s.st_mtime_ns) for s in (p.stat() for p in pair if p.exists())]
 
 
 def read_cache(table: Path) -> dict[str, Finding]:
@@ -211,17 +191,12 @@ def examine_files(
     threads: int,
     unread: Collection[File] = (),
 ) -> dict[File, Finding]:
-    """Examine files, except unchanged ones that are in the cache.
+    """Return a finding for each file but those of `unread` that the cache lacks.
 
     Args:
-        files: without duplicates.
+        files: to read, in `threads` at a time, unless they are in the cache and unchanged.
         protocol: label protocol (TSV); None if no file is a label map.
         cache: findings on valid files, updated in place.
-        threads: files to read in parallel.
-        unread: files not to read.
-
-    Returns:
-        A finding for each file, except for those of `unread` that are not in the cache.
 
     Raises:
         InputError: the protocol cannot be read.
@@ -230,8 +205,10 @@ def examine_files(
     numbers = (table.name, sha256(protocol)) if table and protocol else ()
 
     def key(file: File) -> str:
+        stats = [part.stat() for part in with_header(file.path) if part.exists()]
+        stamps = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         ways = (file.orientation, file.convention, *(numbers if file.convention else ()))
-        return json.dumps([quicknat.__version__, CHECKS, str(file.path), _stamps(file.path), *ways])
+        return json.dumps([quicknat.__version__, CHECKS, str(file.path), stamps, *ways])
 
     def look(file: File) -> Finding:
         if file.convention and table:

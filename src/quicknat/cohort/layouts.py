@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from quicknat.cohort.naming import file_stem, name_parts
@@ -42,18 +42,9 @@ TEMPLATES = ("fsaverage", "cvs_avg35")  # shipped with FreeSurfer
 # orig: on the grid of FreeSurfer's label maps, with the scan's own contrast. T1: the same grid,
 # intensities normalised. rawavg: the native grid, all that is left of a run that failed early
 SURFER_IMAGES = ("orig.mgz", "T1.mgz", "rawavg.mgz")
-FREESURFER_ASEG, FASTSURFER_DKT = "aseg.mgz", "aparc.DKTatlas+aseg.deep.mgz"
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A file or folder of the data set that gets no row, and the reason."""
-
-    path: str
-    reason: str
-
-
-Found = tuple[list[Scan], list[LeftOut]]
+Found = tuple[list[Scan], dict[str, str]]  # scans; reasons why other paths get no row
 Named = tuple[str, str]  # path of a file, its name up to the suffix
 
 
@@ -69,7 +60,7 @@ def scan_named(name: str, image: str, labels: str = "", convention: str = "") ->
 
 def oasis1(paths: Sequence[str]) -> Found:
     """Find OASIS-1's skull-stripped scans in atlas space (T88_111) and FSL's tissue maps."""
-    scans, left_out, sessions = [], [], defaultdict(list)
+    scans, left_out, sessions = [], {}, defaultdict(list)
     headers = {path.lower() for path in paths if path.lower().endswith(".hdr")}
     for path in paths:
         if found := OASIS_SESSION.match(path):
@@ -79,11 +70,11 @@ def oasis1(paths: Sequence[str]) -> Found:
         for pattern in (OASIS_IMAGE, OASIS_LABELS):
             files = [path for path in inside if pattern.fullmatch(path)]
             pairs = [path for path in files if path[:-4].lower() + ".hdr" in headers]
-            left_out += [LeftOut(path, "lacks its .hdr") for path in files if path not in pairs]
-            left_out += [LeftOut(path, TAKEN) for path in pairs[1:]]
+            left_out |= {path: "lacks its .hdr" for path in files if path not in pairs}
+            left_out |= dict.fromkeys(pairs[1:], TAKEN)
             whole[pattern] = pairs[0] if pairs else ""
         if not whole[OASIS_IMAGE]:
-            left_out.append(LeftOut(folder, "has no PROCESSED/MPRAGE/T88_111/*_masked_gfc.img"))
+            left_out[folder] = "has no PROCESSED/MPRAGE/T88_111/*_masked_gfc.img"
             continue
         scan = scan_named(Path(folder).name, whole[OASIS_IMAGE], whole[OASIS_LABELS], "tissues4")
         scans.append(replace(scan, orientation=OASIS_ORIENTATION))
@@ -93,14 +84,14 @@ def oasis1(paths: Sequence[str]) -> Found:
 def ixi(paths: Sequence[str]) -> Found:
     """Find IXI's T1w scans, one per subject; they have no labels, so the split is ``pretrain``."""
     scans: dict[str, Scan] = {}
-    left_out = []
+    left_out = {}
     for path in (path for path in paths if IXI_NAME.fullmatch(Path(path).name)):
         name = Path(path).name
         scan = replace(scan_named(name, path), split="pretrain")
         if not IXI_T1.fullmatch(name):
-            left_out.append(LeftOut(path, "is not named IXI###-Site-####-T1"))
+            left_out[path] = "is not named IXI###-Site-####-T1"
         elif scans.setdefault(scan.id, scan) is not scan:
-            left_out.append(LeftOut(path, TAKEN))
+            left_out[path] = TAKEN
     return list(scans.values()), left_out
 
 
@@ -120,43 +111,39 @@ def bids(paths: Sequence[str]) -> Found:
     """
     images: dict[str, list[Named]] = defaultdict(list)  # by derivative, "" for the data set's own
     maps: dict[str, list[Named]] = defaultdict(list)
-    visits: dict[str, int] = {}  # with their number of files
-    left_out, ours = [], []
+    visits: dict[str, int] = defaultdict(int)  # with their number of files
+    left_out, ours = {}, {}
     for path in paths:
         folder, file = BIDS_FOLDER.match(path), BIDS_IMAGE.fullmatch(path)
         if folder:
-            visits[folder[1]] = visits.get(folder[1], 0)
-        if file and (file[3] == "T1w" or OURS.search(path)) and folder:
-            visits[folder[1]] += 1
+            visits[folder[1]] += bool(file and (file[3] == "T1w" or OURS.search(path)))
         if file and file[3] == "dseg" and OURS.search(path):
-            ours.append(LeftOut(path, "was made by quicknat"))
+            ours[path] = "was made by quicknat"
         elif file:
             (images if file[3] == "T1w" else maps)[file[1] or ""].append((path, file[2]))
     for visit, count in visits.items():
         # where a subject has session folders, its own folder is no session
         if not count and not any(other.startswith(visit + "ses-") for other in visits):
-            left_out.append(LeftOut(visit, "has no anat/*_T1w.nii or .nii.gz"))
+            left_out[visit] = "has no anat/*_T1w.nii or .nii.gz"
     own, own_maps, results = images.pop("", []), maps.pop("", []), []
     for derivative, found in maps.items():
         prep = "prep" in derivative.lower() or any(FMRIPREP_ASEG.search(path) for path, _ in found)
         if derivative in images:
             scans, unused = _paired(images[derivative], found)
             results += [scan for scan in scans if scan.labels]
-            left_out += unused
+            left_out |= unused
         elif prep:
-            left_out += [
-                LeftOut(path, "lacks the desc-preproc_T1w of its grid") for path, _ in found
-            ]
+            left_out |= {path: "lacks the desc-preproc_T1w of its grid" for path, _ in found}
         else:
             own_maps += found
     scans, unused = _paired(own, own_maps)
     surfer, others = freesurfer([path for path in paths if path.startswith("derivatives/")])
-    left_out += unused + others
+    left_out |= unused | others
     for found_results in (results, surfer):
         with_labels, unused = with_freesurfer(scans, found_results)
         scans = [a if a.labels else b for a, b in zip(scans, with_labels, strict=True)]
-        left_out += unused
-    return scans, left_out + ours * bool(scans)  # results alone are no data set
+        left_out |= unused
+    return scans, left_out | (ours if scans else {})  # results alone are no data set
 
 
 def _paired(images: Sequence[Named], maps: Sequence[Named]) -> Found:
@@ -165,30 +152,32 @@ def _paired(images: Sequence[Named], maps: Sequence[Named]) -> Found:
     for path, stem in maps:
         fitting[_grid_entities(stem)].append(path)
     scans: dict[str, Scan] = {}
-    left_out = []
+    left_out = {}
     for image, stem in images:
         if (name := scan_named(stem, image).id) in scans:
-            left_out.append(LeftOut(image, TAKEN))
+            left_out[image] = TAKEN
             continue
         found = sorted(
             fitting.pop(_grid_entities(stem), [""]), key=lambda path: "_desc-aseg_" not in path
         )
         known = "freesurfer" if FMRIPREP_ASEG.search(found[0]) else ""
         scans[name] = scan_named(stem, image, found[0], known)
-        left_out += [LeftOut(path, TAKEN) for path in found[1:]]
+        left_out |= dict.fromkeys(found[1:], TAKEN)
     unfit = "does not match the entities and space of any scan"
-    left_out += [LeftOut(path, unfit) for others in fitting.values() for path in others]
+    left_out |= {path: unfit for others in fitting.values() for path in others}
     return list(scans.values()), left_out
 
 
-def _surfer(paths: Sequence[str], labels: str) -> Found:
+def freesurfer(paths: Sequence[str], labels: str = "aseg.mgz") -> Found:
+    """Find T1w scans and aseg.mgz in a FreeSurfer SUBJECTS_DIR, see :data:`SURFER_IMAGES`."""
     scans, files = [], set(paths)
     bases = {path.rpartition("/")[0] for path in paths if "/base-tps" in path}  # or .fastsurfer
     subjects = dict.fromkeys(path.rpartition("/mri/")[0] for path in paths if "/mri/" in path)
     parents = {subject.rpartition("/")[0] for subject in subjects}
-    others = {path[:-1] for path in paths if path.endswith("/")} - subjects.keys() - parents
-    others = {folder for folder in others if folder.rpartition("/")[0] in parents}
-    left_out = [LeftOut(folder, "has no folder 'mri'") for folder in sorted(others)]
+    folders = {path[:-1] for path in paths if path.endswith("/")} - subjects.keys() - parents
+    left_out = {
+        folder: "has no folder 'mri'" for folder in folders if folder.rpartition("/")[0] in parents
+    }
     for subject in subjects:
         name = Path(subject).name
         images = [f"{subject}/mri/{image}" for image in SURFER_IMAGES]
@@ -196,28 +185,23 @@ def _surfer(paths: Sequence[str], labels: str) -> Found:
         aseg = f"{subject}/mri/{labels}"
         aseg = aseg if aseg in files and image != images[-1] else ""  # which is on another grid
         if name.startswith(TEMPLATES):
-            left_out.append(LeftOut(subject, "is a template shipped with FreeSurfer"))
+            left_out[subject] = "is a template shipped with FreeSurfer"
         elif ".long." in name:
-            left_out.append(LeftOut(subject, "is longitudinal; the cross-sectional run is used"))
+            left_out[subject] = "is longitudinal; the cross-sectional run is used"
         elif subject in bases:
-            left_out.append(LeftOut(subject, "is the average of a subject's time points"))
+            left_out[subject] = "is the average of a subject's time points"
         elif not image:
-            left_out.append(LeftOut(subject, f"has none of {', '.join(SURFER_IMAGES)} in mri/"))
+            left_out[subject] = f"has none of {', '.join(SURFER_IMAGES)} in mri/"
         else:
             scans.append(scan_named(name, image, aseg, "freesurfer"))
     return scans, left_out
 
 
-def freesurfer(paths: Sequence[str]) -> Found:
-    """Find T1w scans and aseg.mgz in a FreeSurfer SUBJECTS_DIR, see :data:`SURFER_IMAGES`."""
-    return _surfer(paths, FREESURFER_ASEG)
-
-
 def fastsurfer(paths: Sequence[str]) -> Found:
     """Find T1w scans and the network's own label map in FastSurfer results."""
-    if not any(path.endswith(f"/mri/{FASTSURFER_DKT}") for path in paths):
-        return [], []
-    return _surfer(paths, FASTSURFER_DKT)
+    labels = "aparc.DKTatlas+aseg.deep.mgz"
+    found = any(path.endswith(f"/mri/{labels}") for path in paths)
+    return freesurfer(paths, labels) if found else ([], {})
 
 
 def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Found:
@@ -228,10 +212,10 @@ def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Found:
     subject with only one.
     """
     labelled: dict[tuple[str, str, str], Scan] = {}
-    left_out = []
+    left_out = {}
     for scan in (scan for scan in results if scan.labels):
         if labelled.setdefault((scan.subject, scan.session, scan.entities), scan) is not scan:
-            left_out.append(LeftOut(scan.labels, TAKEN))
+            left_out[scan.labels] = TAKEN
     names = {(scan.subject, scan.session, scan.entities) for scan in scans}
     several = Counter(subject for subject, _ in {(scan.subject, scan.session) for scan in scans})
     found, used = list(scans), set()
@@ -249,62 +233,57 @@ def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Found:
                 split="auto" if scan.split == "segment" else scan.split,
             )  # fmt: skip
     unfit = "does not match subject and session of any scan"
-    unused = [LeftOut(r.labels, unfit) for r in labelled.values() if r.labels not in used]
-    return found, left_out + unused
+    unused = {scan.labels: unfit for scan in labelled.values() if scan.labels not in used}
+    return found, left_out | unused
 
 
-def _beside(paths: Sequence[str], kinds: str, convention: str = "") -> Found:
-    """Find scans directly in a folder; their label maps have a suffix of `kinds`.
+def plain(paths: Sequence[str], suffixes: str = LABELS, convention: str = "") -> Found:
+    """Find NIfTI or MGZ files in a folder; X_dseg, X_seg, X_labels or X_aseg labels X.
 
     Of several contrasts of one scan, the T1w image is used.
     """
     images: dict[str, list[str]] = defaultdict(list)
     maps: dict[str, list[str]] = defaultdict(list)
-    left_out = []
+    left_out = {}
     for path in paths:
-        if file := re.fullmatch(rf"([^/]+?)(?:_({kinds}))?{IMAGE}", path, re.IGNORECASE):
+        if file := re.fullmatch(rf"([^/]+?)(?:_({suffixes}))?{IMAGE}", path, re.IGNORECASE):
             target, name = maps if file[2] else images, file[1]
             if file[2] is None and MASK.search(name):
-                left_out.append(LeftOut(path, "is named as a mask"))
+                left_out[path] = "is named as a mask"
             elif file[2] is None and re.search(rf"{OTHER_CONTRAST.pattern}$", name, re.IGNORECASE):
-                left_out.append(LeftOut(path, "is named as another contrast than T1w"))
+                left_out[path] = "is named as another contrast than T1w"
             else:
                 target[re.sub(r"_T1w?$", "", name, flags=re.I)].append(path)
         elif re.fullmatch(r"[^/]+\.img(\.gz)?", path, re.IGNORECASE):
-            left_out.append(LeftOut(path, ANALYZE))
+            left_out[path] = ANALYZE
     scans = []
     for name, found in images.items():
         label, *others = maps.pop(name, [""])
         by_stem = {file_stem(path): path for path in reversed(found)}  # x.nii and x.nii.gz
         others += [path for path in found if path not in by_stem.values()]
-        left_out += [LeftOut(path, TAKEN) for path in others]
+        left_out |= dict.fromkeys(others, TAKEN)
         # p_seg goes with p rather than p_T1
         owner = max(by_stem, key=lambda stem: (label.startswith(f"{stem}_"), len(stem)))
         scans += [
             scan_named(name, path, label if stem == owner else "", convention)
             for stem, path in by_stem.items()
         ]
-    orphans = [path for found in maps.values() for path in found]
-    return scans, left_out + [LeftOut(path, "is a label map without a scan") for path in orphans]
+    orphans = {path: "is a label map without a scan" for found in maps.values() for path in found}
+    return scans, left_out | orphans
 
 
 def synthseg(paths: Sequence[str]) -> Found:
     """Find X_resampled.nii.gz (on the 1 mm grid of SynthSeg's maps) or X.nii.gz, and the map."""
     if not any("_synthseg.nii" in path for path in paths):
-        return [], []
+        return [], {}
     resampled = {path.replace("_resampled.nii", ".nii"): path for path in paths
                  if "_resampled.nii" in path}  # fmt: skip
     posteriors = [path for path in paths if "_posteriors.nii" in path]
     taken = {*resampled, *resampled.values(), *posteriors}
     others = [path for path in paths if path not in taken]
-    scans, left_out = _beside([*others, *resampled], "synthseg", "freesurfer")
-    left_out += [LeftOut(path, "holds probabilities") for path in posteriors]
+    scans, left_out = plain([*others, *resampled], "synthseg", "freesurfer")
+    left_out |= dict.fromkeys(posteriors, "holds probabilities")
     return [replace(scan, image=resampled.get(scan.image, scan.image)) for scan in scans], left_out
-
-
-def plain(paths: Sequence[str]) -> Found:
-    """Find NIfTI or MGZ files in a folder; X_dseg, X_seg, X_labels or X_aseg labels X."""
-    return _beside(paths, LABELS)
 
 
 def folders(paths: Sequence[str]) -> Found:
@@ -318,7 +297,7 @@ def folders(paths: Sequence[str]) -> Found:
     for path in paths:
         if re.fullmatch(rf"[^/]+/[^/]+{IMAGE}", path, re.IGNORECASE):
             inside.setdefault(path.partition("/")[0], []).append(path)
-    scans, left_out = [], []
+    scans, left_out = [], {}
     for folder, files in inside.items():
         maps = [path for path in files if re.search(rf"[/_](?:{LABELS})\.", path, re.IGNORECASE)]
         images = [path for path in files if path not in maps]
@@ -326,13 +305,12 @@ def folders(paths: Sequence[str]) -> Found:
         other = [path for path in images if OTHER_CONTRAST.search(Path(path).name)]
         images = named if named or other or len(images) > 1 else images
         if PART_OF_A_DATA_SET.fullmatch(folder) or not files:
-            left_out.append(LeftOut(folder, "is not a folder of one scan"))
+            left_out[folder] = "is not a folder of one scan"
         elif len(images) == 1 and len(maps) <= 1:
             scans.append(scan_named(folder, images[0], "".join(maps)))
         else:
             count = f"holds {len(files)} image{'s' if len(files) > 1 else ''}"
-            reason = f"{count}; which is the T1w scan, and which its label map?"
-            left_out.append(LeftOut(folder, reason))
+            left_out[folder] = f"{count}; which is the T1w scan, and which its label map?"
     return scans, left_out
 
 

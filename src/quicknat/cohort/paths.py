@@ -56,6 +56,12 @@ def _children(folder: Path, name: str) -> list[Path]:
     return sorted(folder / c for c in names if fnmatch.fnmatchcase(c.lower(), name.lower()))
 
 
+def with_header(path: Path) -> list[Path]:
+    """Return a file, and the header that an Analyze pair has beside it."""
+    headers = [path.with_suffix(end) for end in (".hdr", ".HDR")]
+    return [path, *filter(Path.exists, headers)] if path.suffix.lower() == ".img" else [path]
+
+
 @dataclass(frozen=True)
 class CohortPaths:
     """A sheet, its sources by name, and the folders of their files.
@@ -99,22 +105,20 @@ class CohortPaths:
         if not self.in_place(source):
             return [f"{self.raw}/{source}.members.txt"]
         found = find_all(self.path(source, path))
-        headers = [file.with_suffix(end) for file in found for end in (".hdr", ".HDR")
-                   if file.suffix.lower() == ".img"]  # fmt: skip
-        return [str(file) for file in [*found, *filter(Path.exists, headers)]]
+        return [str(part) for file in found for part in with_header(file)]
 
     def image_inputs(self, scan: Scan) -> list[str]:
         """Return the inputs of a job that reads a scan's image."""
         return self.inputs(scan.source, scan.image)
 
+    def label_inputs(self, scan: Scan) -> list[str]:
+        """Return the inputs of a job that reads a scan's raw labels."""
+        return self.inputs(scan.labels_source, scan.labels)
+
     def image_stamps(self, scan: Scan) -> list[str]:
         """Return size and modification time of the user's own files of an image, if it is one."""
         found = [Path(p).stat() for p in self.image_inputs(scan) if self.in_place(scan.source)]
         return [f"{stat.st_size} {stat.st_mtime:.0f}" for stat in found]
-
-    def label_inputs(self, scan: Scan) -> list[str]:
-        """Return the inputs of a job that reads a scan's raw labels."""
-        return self.inputs(scan.labels_source, scan.labels)
 
     def row(self, scan: Scan) -> dict[str, str]:
         """Return path and orientation of a scan's image and labels, "" for missing ones."""
@@ -129,15 +133,3 @@ class CohortPaths:
     def orientation(self, scan: Scan, source: str) -> str:
         """Return the axis directions stated by the row, or else by its source."""
         return scan.orientation or self.sources.get(source, {}).get("orientation", "")
-
-    def require_sources(self, scan: Scan) -> None:
-        """Raise an error if a scan names an unknown source.
-
-        Raises:
-            InputError: names the scan and the known sources.
-        """
-        allowed = [LOCAL, *self.sources]
-        for source in (scan.source, scan.labels_source):
-            if source not in allowed:
-                problem = f"{scan.id} names the source '{source}'"
-                raise InputError(self.sheet, problem, f"allowed: {', '.join(allowed)}")

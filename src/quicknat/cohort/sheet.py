@@ -7,14 +7,15 @@ import hashlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from quicknat.errors import InputError, notice
-from quicknat.schema import all_problems, fits, load_schema
+from quicknat.schema import all_problems, fits, load_schema, unknown_key
 
 LOCAL = "local"  # the source of files that are named by their paths
 AUTO_SPLIT = ("train",) * 8 + ("val", "test")
@@ -27,8 +28,8 @@ class Scan:
     """One row of the sheet; the schema describes the columns."""
 
     subject: str
-    image: str
-    split: str
+    image: str = ""
+    split: str = ""
     session: str = ""
     entities: str = ""
     source: str = LOCAL
@@ -43,6 +44,19 @@ class Scan:
         """BIDS name: ``sub-X[_ses-Y][_acq-…][_run-…]``."""
         session = f"_ses-{self.session}" if self.session else ""
         return f"sub-{self.subject}{session}" + (f"_{self.entities}" if self.entities else "")
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, str]) -> Scan:
+        """Return the scan of a row of the sheet's columns; empty cells are defaults."""
+        return cls(**{"subject": ""} | {key: value for key, value in row.items() if value})
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error in a sheet: in the row of one scan, or (None) in its header or as a whole."""
+
+    error: InputError
+    scan: Scan | None = None
 
 
 def side(split: str) -> str:
@@ -62,35 +76,17 @@ def auto_split(participant: str) -> str:
     return AUTO_SPLIT[int.from_bytes(digest[:8], "big") % len(AUTO_SPLIT)]
 
 
-@dataclass(frozen=True)
-class Fault:
-    """An error in a table: in the row of one scan, or (None) in the table as a whole."""
+def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
+    """Read a TSV as text, skipping lines that begin with ``#``.
 
-    error: InputError
-    scan: Scan | None = None
-
-
-def _as_scan(row: Mapping[str, str]) -> Scan:
-    """Return a row as a scan; missing cells stay empty."""
-    known = {field.name for field in fields(Scan)}
-    given = {key: value for key, value in row.items() if key in known and value}
-    return Scan(**{"subject": "", "image": "", "split": ""} | given)
-
-
-def read_cells(path: Path) -> pd.DataFrame:
-    """Read the cells of a TSV as text, skipping lines that begin with ``#``.
+    `options` are those of :func:`pandas.read_csv`.
 
     Raises:
         InputError: the file cannot be read as a table.
     """
     try:
-        text = re.sub(r"^#.*\n?", "", path.read_text("utf-8-sig"), flags=re.MULTILINE)
-        if not text.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":
-            problem = f"has names that the locale would look for in {encoding}"
-            raise InputError(path, problem, "export PYTHONUTF8=1")
-        table = pd.read_csv(
-            StringIO(text), sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
-        )
+        text = re.sub(r"^#.*\n?", "", Path(path).read_text("utf-8-sig"), flags=re.MULTILINE)
+        table = pd.read_csv(StringIO(text), sep="\t", dtype=str, **options)
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "check the path") from error
     except (OSError, ValueError) as error:  # EmptyDataError and ParserError are ValueErrors
@@ -99,7 +95,21 @@ def read_cells(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):  # pandas would use the first cell as an index
         raise InputError(path, "has rows with more cells than its header", "remove the extra cells")
     table.columns = [str(column).strip() for column in table.columns]
-    return table[table.map(str.strip).ne("").any(axis=1)]  # spreadsheets save empty rows
+    return table
+
+
+def read_cells(path: str | Path) -> pd.DataFrame:
+    """Read a TSV as :func:`read_table` does, without empty rows; empty cells are "".
+
+    Cells lose outer spaces. Raises :class:`InputError`, also where the locale would look for other
+    files than those that are named.
+    """
+    table = read_table(path, keep_default_na=False, quoting=csv.QUOTE_NONE).map(str.strip)
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not table.map(str.isascii).all(axis=None):
+        problem = f"has names that the locale would look for in {encoding}"
+        raise InputError(path, problem, "export PYTHONUTF8=1")
+    return table[table.ne("").any(axis=1)]  # spreadsheets save empty rows
 
 
 def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
@@ -122,11 +132,7 @@ def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
 def examine_table(
     path: str | Path, kind: str
 ) -> tuple[list[dict[str, str]], list[tuple[InputError, dict[str, str]]]]:
-    """Read a TSV as text, skipping lines that begin with ``#``, and check every row.
-
-    Args:
-        path: the table.
-        kind: its schema, ``sheet`` or ``sources``.
+    """Read a TSV and check every row by its schema: `kind` is ``sheet`` or ``sources``.
 
     Returns:
         The rows that match the schema (without unknown columns), and all errors, each with its row
@@ -135,26 +141,23 @@ def examine_table(
     Raises:
         InputError: the file is not a table, or has a column under its old and new names.
     """
-    path, schema = Path(path), load_schema(kind)
-    table = read_cells(path)
+    table, schema = read_cells(path), load_schema(kind)
     if kind == "sheet":
         table.columns = current_names(list(table.columns), path)
-    names = {"properties": {key: {} for key in schema["properties"]}, "additionalProperties": False}
-    header = [e for column in table.columns for e in all_problems({column: ""}, names, path)]
+    known = list(schema["properties"])
+    unknown = [column for column in table.columns if column not in known]
     absent = [key for key in schema["required"] if key not in table.columns]
-    header += [e for key in absent for e in all_problems({}, {"required": [key]}, path)]
+    header = [InputError(path, *unknown_key([column], known)) for column in unknown]
+    header += [InputError(path, f"'{key}' is missing", "add it") for key in absent]
     rows: list[dict[str, str]] = []
     faults: list[tuple[InputError, dict[str, str]]] = [(error, {}) for error in header]
-    table = table[[column for column in table.columns if column in schema["properties"]]]
-    for index, cells in table.to_dict("index").items() if not absent else ():
-        number = index + 1
-        row = {key: str(value).strip() for key, value in cells.items()}
-        name = row.get("subject") or row.get("source") or str(number)
-        wrong = (
-            [] if fits(row, schema) else all_problems(row, schema, f"{path} row {number} ({name})")
-        )
-        faults += [(error, row) for error in wrong]
-        rows += [] if wrong else [row]
+    for index, row in table.drop(columns=unknown).to_dict("index").items() if not absent else ():
+        if fits(row, schema):
+            rows.append(row)
+        else:
+            name = row.get("subject") or row.get("source") or str(index + 1)
+            where = f"{path} row {index + 1} ({name})"
+            faults += [(error, row) for error in all_problems(row, schema, where)]
     return rows, faults
 
 
@@ -162,8 +165,7 @@ def read_sources(path: str | Path) -> dict[str, dict[str, str]]:
     """Return the rows of a table of sources by their names.
 
     Raises:
-        InputError: the file is unreadable, a column is unknown or missing, a cell does not match
-            the schema, or two rows have one name.
+        InputError: the table does not match its schema, or two rows have one name.
     """
     rows, faults = examine_table(path, "sources")
     if faults:
@@ -172,11 +174,7 @@ def read_sources(path: str | Path) -> dict[str, dict[str, str]]:
 
 
 def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dict[str, str]]:
-    """Return the rows of a table of sources by their names.
-
-    Raises:
-        InputError: two rows have one name.
-    """
+    """Return the rows of a table of sources by their names, which must differ."""
     found: dict[str, dict[str, str]] = {}
     for row in rows:
         if found.setdefault(row["source"], row) is not row:
@@ -187,53 +185,46 @@ def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dic
 def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fault]]:
     """Read a sheet, replace ``split: auto``, and collect all its faults.
 
-    Args:
-        path: the sheet.
-        auto: what ``auto`` stands for; "" for a split by :func:`auto_split`.
+    `auto` is what ``auto`` stands for; "" for a split by :func:`auto_split`. Raises
+    :class:`InputError` as :func:`examine_table` does.
 
     Returns:
         The scans of all valid rows, sorted by name, without ``split: exclude``; and the errors in
         the order in which they were found.
-
-    Raises:
-        InputError: as :func:`examine_table` raises it.
     """
     rows, wrong = examine_table(path, "sheet")
-    faults = [Fault(error, _as_scan(row) if row else None) for error, row in wrong]
+    faults = [Fault(error, Scan.of_row(row) if row else None) for error, row in wrong]
     scans: list[Scan] = []
     names: set[str] = set()
-    split_of: dict[str, Scan] = {}
-    for scan in map(_as_scan, rows):
+    first_of: dict[str, Scan] = {}  # by participant, of those on a side
+    for scan in map(Scan.of_row, rows):
         who = scan.participant or scan.subject
         split = scan.split if scan.split != "auto" else auto or auto_split(who)
         source = scan.labels_source or scan.source
         scan = replace(scan, split=split, participant=who, labels_source=source)
         if split == "exclude":
             continue
-        problems = []
-        if scan.id in names:
-            problems.append(
-                (f"{scan.id} is in two rows", "remove one, or give each a session or entities")
+        first = first_of.setdefault(who, scan) if side(split) else scan
+        for is_wrong, problem, fix in (
+            (scan.id in names, "is in two rows", "remove one, or give each a session or entities"),
+            (split in ("train", "val", "test") and not scan.labels,
+             f"has split={split} but no labels", "name them, or use pretrain/segment"),
+            (not scan.image and not (split == "pretrain" and scan.labels),
+             "has no image", "name it; only label maps with split=pretrain need no image"),
+            (scan.labels and not scan.label_convention,
+             "has labels but no label_convention", "state it, e.g. freesurfer"),
+            (set(scan.image + scan.labels) & set("{}"),
+             "has a path with a brace, which Snakemake would treat as a wildcard",
+             "rename the file or folder, or link to it"),
+        ):  # fmt: skip
+            if is_wrong:
+                faults.append(Fault(InputError(path, f"{scan.id} {problem}", fix), scan))
+        if side(split) != side(first.split):
+            what = (
+                f"participant '{who}' is in {first.split} ({first.id}) and in {split} ({scan.id})"
             )
-        if split in ("train", "val", "test") and not scan.labels:
-            fix = "name them, or use pretrain/segment"
-            problems.append((f"{scan.id} has split={split} but no labels", fix))
-        if not scan.image and not (split == "pretrain" and scan.labels):
-            fix = "name it; only label maps with split=pretrain need no image"
-            problems.append((f"{scan.id} has no image", fix))
-        if scan.labels and not scan.label_convention:
-            fix = "state it, e.g. freesurfer"
-            problems.append((f"{scan.id} has labels but no label_convention", fix))
-        if set(scan.image + scan.labels) & set("{}"):
-            what = f"{scan.id} has a path with a brace, which Snakemake would treat as a wildcard"
-            problems.append((what, "rename the file or folder, or link to it"))
-        if side(split):
-            other = split_of.setdefault(who, scan)
-            if side(split) != side(other.split):
-                what = f"participant '{who}' is in {other.split} ({other.id}) and in {split}"
-                fix = "keep all scans of a participant in one split"
-                problems.append((f"{what} ({scan.id})", fix))
-        faults += [Fault(InputError(path, *problem), scan) for problem in problems]
+            fix = "keep all scans of a participant in one split"
+            faults.append(Fault(InputError(path, f"{what} ({scan.id})", fix), scan))
         names.add(scan.id)
         scans.append(scan)
     if not scans and not faults:
@@ -242,14 +233,9 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
 
 
 def read_sheet(path: str | Path, auto: str = "") -> list[Scan]:
-    """Read a sheet, replace ``split: auto``, and guard against leakage.
+    """Return the scans of a sheet as :func:`examine_sheet` does; refuse any fault.
 
-    Args:
-        path, auto: as :func:`examine_sheet` takes them.
-
-    Returns:
-        Scans sorted by name, without ``split: exclude``. Row order and commented rows therefore
-        change nothing downstream.
+    Row order and commented rows change nothing downstream.
 
     Raises:
         InputError: a row is invalid, a scan is listed twice, or a participant is in two splits.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -14,8 +13,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from quicknat.cohort.layouts import ANALYZE, IN_ARCHIVES, LAYOUTS, Found, LeftOut, with_freesurfer
-from quicknat.cohort.naming import default_name
+from quicknat.cohort.layouts import (
+    ANALYZE,
+    IN_ARCHIVES,
+    LAYOUTS,
+    SURFER_IMAGES,
+    Found,
+    with_freesurfer,
+)
+from quicknat.cohort.naming import default_name, digest
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
 from quicknat.images.recognition import require_not_dicom, why_absent
@@ -25,11 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Survey:
-    """A data set's layout, its usable scans, and what gets no row."""
+    """A data set's layout, its usable scans, and reasons why other paths get no row."""
 
     layout: str
     scans: list[Scan]
-    left_out: list[LeftOut]
+    left_out: dict[str, str]
 
 
 def list_paths(root: Path, below: str = "") -> list[str]:
@@ -79,12 +85,11 @@ def _in_circle(folder: Path) -> bool:
 def survey(
     root: str | Path, layout: str = "", source: str = LOCAL, labels_from: str | Path | None = None
 ) -> Survey:
-    """Find the scans of a data set.
+    """Find the scans of a data set, and what gets no row and why.
 
     Args:
         root: a folder, or a tar archive of OASIS-1, IXI or FreeSurfer's results.
-        layout: a name in :data:`quicknat.cohort.layouts.LAYOUTS`; default: the first that finds a
-            scan.
+        layout: a name in :data:`LAYOUTS`; default: the first that finds a scan.
         source: the archive's name in the sources table.
         labels_from: SUBJECTS_DIR with FreeSurfer or FastSurfer results of the same scans, whose
             images and labels are used instead; scans without results get no labels.
@@ -112,30 +117,30 @@ def survey(
         fix = f"write the sheet by hand (docs/howto/own-data.md); layouts tried: {', '.join(names)}"
         raise InputError(root, "holds no scan of a known layout", fix)
     scans, unusable = _usable(_distinct(scans), root, source)
-    left_out += unusable
+    left_out |= unusable
     if labels_from:
-        _, (results, unused) = _first(["fastsurfer", "freesurfer"], list_paths(Path(labels_from)))
-        left_out += unused
-        results, unusable = _usable(results, Path(labels_from), LOCAL)
-        if not any(scan.labels for scan in results):
-            raise InputError(labels_from, "holds no FreeSurfer results", "name a SUBJECTS_DIR")
-        left_out += unusable
-        bare = [
-            replace(
-                scan,
-                labels="",
-                label_convention="",
-                split="segment" if scan.split == "auto" else scan.split,
-            )
-            for scan in scans
-        ]
-        scans, unused = with_freesurfer(bare, results)
-        left_out += unused
-        if not any(scan.labels for scan in scans):
-            problem = f"has results for none of these scans, but for {results[0].id} and others"
-            fix = f"name its folders like the scans, e.g. {scans[0].id}" if scans else "check it"
-            raise InputError(labels_from, problem, fix)
-    return Survey(name, scans, sorted(left_out, key=lambda item: item.path))
+        scans, unused = _with_results(scans, Path(labels_from))
+        left_out |= unused
+    return Survey(name, scans, dict(sorted(left_out.items())))
+
+
+def _with_results(scans: Sequence[Scan], subjects_dir: Path) -> Found:
+    """Return scans with FreeSurfer's images and labels alone, and unused results."""
+    _, (results, left_out) = _first(["fastsurfer", "freesurfer"], list_paths(subjects_dir))
+    results, unusable = _usable(results, subjects_dir, LOCAL)
+    if not any(scan.labels for scan in results):
+        raise InputError(subjects_dir, "holds no FreeSurfer results", "name a SUBJECTS_DIR")
+    bare = [
+        replace(scan, labels="", label_convention="",
+                split="segment" if scan.split == "auto" else scan.split)
+        for scan in scans
+    ]  # fmt: skip
+    found, unused = with_freesurfer(bare, results)
+    if not any(scan.labels for scan in found):
+        problem = f"has results for none of these scans, but for {results[0].id} and others"
+        fix = f"name its folders like the scans, e.g. {found[0].id}" if found else "check it"
+        raise InputError(subjects_dir, problem, fix)
+    return found, left_out | unusable | unused
 
 
 def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Found]:
@@ -153,16 +158,17 @@ def _first(names: Sequence[str], paths: list[str]) -> tuple[str, Found]:
 
 def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
     """Return scans with absolute paths or a source, without those that no sheet can list."""
-    kept, left_out = [], []
-    base = None if source != LOCAL else root.resolve()
+    kept, left_out = [], {}
     for scan in scans:
-        files = [str(base / path) if base else path for path in (scan.image, scan.labels) if path]
-        absent = [file for file in files if base and not Path(file).exists()]
-        if absent:
-            left_out.append(LeftOut(absent[0], "; ".join(why_absent(Path(absent[0])))))
-        elif re.search(r"[\t\r\n{}\ud800-\udfff]|^\s|\s$", "".join(files)):
+        files = [scan.image, scan.labels] if scan.labels else [scan.image]
+        if source == LOCAL:
+            files = [str(root.resolve() / file) for file in files]
+            if absent := [file for file in files if not Path(file).exists()]:
+                left_out[absent[0]] = "; ".join(why_absent(Path(absent[0])))
+                continue
+        if re.search(r"[\t\r\n{}\ud800-\udfff]|^\s|\s$", "".join(files)):
             problem = "its path has a tab, a brace, an outer space or bytes that are not UTF-8"
-            left_out.append(LeftOut(scan.image, problem))
+            left_out[scan.image] = problem
         else:
             image, labels = (*files, "")[:2]
             kept.append(replace(scan, image=image, labels=labels, source=source))
@@ -183,21 +189,17 @@ def _distinct(scans: Sequence[Scan]) -> list[Scan]:
             paths = " and ".join(scan.image for scan in group)
             what = "have one name, %s: taken for scans of one participant, told apart by a digest"
             log.warning(f"%s {what}", paths, group[0].id)
-            digests = (hashlib.sha256(scan.image.encode()).hexdigest()[:6] for scan in group)
-            group = [
-                replace(scan, subject=f"{scan.subject}x{digest}")
-                for scan, digest in zip(group, digests, strict=True)
-            ]
+            group = [replace(scan, subject=scan.subject + digest(scan.image)) for scan in group]
         found += group
     return sorted(found, key=lambda scan: scan.id)
 
 
 def _surfer_paths(root: Path) -> list[str]:
     """Return the paths in a SUBJECTS_DIR that name scans, relative to it; [] if it is none."""
-    if not any(next(root.glob(f"*/mri/{name}.mgz"), None) for name in ("orig", "T1", "rawavg")):
+    images = list(root.glob("*/mri/*.mgz"))
+    if not any(image.name in SURFER_IMAGES for image in images):
         return []
-    found = [path.relative_to(root).as_posix() for path in root.glob("*/base-tps*")]
-    found += [path.relative_to(root).as_posix() for path in root.glob("*/mri/*.mgz")]
+    found = [path.relative_to(root).as_posix() for path in (*images, *root.glob("*/base-tps*"))]
     return sorted([*found, *(f"{path.name}/" for path in root.iterdir() if path.is_dir())])
 
 
@@ -222,13 +224,13 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
         layout, (scans, left_out) = _first(["bids", "plain"], list_paths(path, below="sub-"))
         if (layout, bool(scans)) != ("bids", True) and (surfer := _surfer_paths(path)):
             subjects, others = LAYOUTS["freesurfer"](surfer)
-            scans, left_out = [*scans, *subjects], [*left_out, *others]
+            scans, left_out = [*scans, *subjects], left_out | others
         named = [(scan.id, path / scan.image) for scan in _distinct(scans)]
-        for item in left_out:
-            if item.reason == ANALYZE:  # in a sheet it needs an orientation
-                named.append((default_name(path / item.path), path / item.path))
+        for other, reason in left_out.items():
+            if reason == ANALYZE:  # in a sheet it needs an orientation
+                named.append((default_name(path / other), path / other))
             else:
-                log.info("left out: %s: %s", path / item.path, item.reason)
+                log.info("left out: %s: %s", path / other, reason)
         if not named:
             require_not_dicom(path)
             raise InputError(path, "holds no T1w scan", "name the files themselves")

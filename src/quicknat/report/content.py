@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from quicknat.cohort.check import Verdict
-from quicknat.cohort.leakage import trained_on
+from quicknat.cohort.participants import trained_on
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
 from quicknat.failures import Failure

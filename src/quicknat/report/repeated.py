@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from quicknat.cohort.naming import name_parts
+from quicknat.cohort.participants import spelled_as
 from quicknat.cohort.sheet import Scan, read_cells
-from quicknat.cohort.writing import spelled_as
 from quicknat.errors import notice
 from quicknat.evaluation.scores import interval
 from quicknat.report.cohort_qc import linked, robust_z
@@ -36,7 +36,7 @@ def read_times(paths: Sequence[Path], scans: Sequence[Scan] = ()) -> pd.DataFram
             ``session_id`` and ``age`` (years) or ``acq_time`` (ISO 8601); those without are
             ignored.
         scans: of the sheet, whose spelling of subjects and sessions the ids get, as in
-            :func:`quicknat.cohort.writing.read_participants`.
+            :func:`quicknat.cohort.participants.read_participants`.
 
     Returns:
         ``age`` and ``date``, both in years, by (subject, session); NaN where unknown, or where a

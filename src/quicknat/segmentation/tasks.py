@@ -10,8 +10,8 @@ from operator import itemgetter
 from pathlib import Path
 
 from quicknat.cohort.examine import examine_image
+from quicknat.cohort.naming import Selection
 from quicknat.cohort.paths import find_all
-from quicknat.cohort.selection import Selection
 from quicknat.cohort.survey import find_images
 from quicknat.errors import InputError
 from quicknat.images.volumes import read_scan

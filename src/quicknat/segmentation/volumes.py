@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import quicknat
-from quicknat.cohort.selection import ENTITIES, entities
+from quicknat.cohort.naming import ENTITIES, entities
 from quicknat.errors import InputError
 from quicknat.files import written_whole
 from quicknat.images.labels import Protocol, freesurfer_structures

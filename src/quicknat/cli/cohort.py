@@ -1,9 +1,10 @@
-"""The command `sheet`, which lists the scans of a data set."""
+"""The commands `sheet` and `check`: list the scans of a data set, check them before a run."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
@@ -11,15 +12,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quicknat.cli.app import FilterFile, Participants, Sessions, app
-from quicknat.errors import InputError
+from quicknat.cli.app import (
+    QUICKNAT28,
+    FilterFile,
+    Orientation,
+    Participants,
+    ProtocolFile,
+    Sessions,
+    Threads,
+    app,
+)
+from quicknat.errors import InputError, printable
+from quicknat.hardware import available_cpus
 
 if TYPE_CHECKING:
     from quicknat.cohort.sheet import Scan
 
 log = logging.getLogger(__name__)
 
-
+SOURCES = Path("workflow/sources.tsv")
 Layout = StrEnum("Layout", "oasis1 ixi bids fastsurfer freesurfer synthseg plain folders")
 Split = StrEnum("Split", "auto pretrain train val test segment")
 
@@ -62,10 +73,6 @@ def sheet(
     participant_label: Participants = None,
     session_label: Sessions = None,
     bids_filter_file: FilterFile = None,
-    demographics: Annotated[
-        Path | None,
-        typer.Option(help="OASIS-1's oasis_cross-sectional.csv, for participants.tsv."),
-    ] = None,
     exclude: Annotated[
         Path | None,
         typer.Option(help="Ratings from the report: scans rated fail get split exclude."),
@@ -88,26 +95,28 @@ def sheet(
     Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`; later, to add new scans:
     `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv --add`
     """
-    from quicknat.cohort.layouts import PARTIAL
-    from quicknat.cohort.leakage import repeated_participants
-    from quicknat.cohort.ratings import exclude_in_sheet, failed_scans
-    from quicknat.cohort.selection import Selection
+    from quicknat.cohort.naming import Selection
     from quicknat.cohort.sheet import LOCAL, read_sheet
     from quicknat.cohort.survey import survey
-    from quicknat.cohort.writing import add_to_sheet, read_demographics, resolve, write_sheet
+    from quicknat.cohort.writing import (
+        add_to_sheet,
+        exclude_in_sheet,
+        failed_scans,
+        resolve,
+        write_sheet,
+    )
 
     if add and overwrite:
         raise typer.BadParameter("--add and --overwrite contradict each other")
 
     selection = Selection.read(participant_label or (), session_label or (), bids_filter_file)
-    people = read_demographics(demographics) if demographics else None
     failed = failed_scans(exclude) if exclude else []
     found = survey(data, layout or "", source or LOCAL, labels_from)
     if found.left_out:
-        width = max(len(item.path) for item in found.left_out)
+        width = max(map(len, found.left_out))
         log.info("left out of %s:", data)
-        for item in found.left_out:
-            log.info("  %-*s  %s", width, item.path, item.reason)
+        for path, reason in found.left_out.items():
+            log.info("  %-*s  %s", width, path, reason)
     if not found.scans:
         raise InputError(data, f"has no usable scan (layout {found.layout})", "see reasons above")
     chosen = selection.of(found.scans, attrgetter("id"), data)
@@ -115,15 +124,27 @@ def sheet(
     log.info("%s: %d scans of %d participants (layout %s)",
              data, len(rows), len({row.participant for row in rows}), found.layout)  # fmt: skip
     if add:
-        scans, new = add_to_sheet(rows, output, people)
+        scans, new = add_to_sheet(rows, output)
         log.info("%s: %d of them are new, for a total of %d", output, new, len(scans))
     else:
-        scans = write_sheet(rows, output, people, overwrite)
+        scans = write_sheet(rows, output, overwrite)
     if failed:
         excluded = exclude_in_sheet(output, failed)
         scans = read_sheet(output)
         log.info("  %-8s  %d of %d that %s rates as fail", "exclude", len(excluded), len(failed),
                  exclude)  # fmt: skip
+    _summarize(rows, scans, output)
+    log.info("%d left out; wrote %s; next: quicknat check %s", len(found.left_out), output, output)
+
+
+def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None:
+    """Log the splits of a sheet's scans, and what is special about the rows that were found."""
+    from quicknat.cohort.layouts import PARTIAL
+    from quicknat.cohort.participants import repeated_participants
+
+    def names(some: Sequence[Scan]) -> str:
+        return ", ".join(scan.id for scan in some[:3]) + ", …" * (len(some) > 3)
+
     splits = Counter(scan.split for scan in scans)
     automatic = any(row.split == "auto" for row in rows)
     for name in Split:
@@ -132,16 +153,11 @@ def sheet(
             log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if by_hash else "")
     if automatic:
         log.info("  with a finished model (model=…), split=auto means segment")
-
-    def names(some: list[Scan]) -> str:
-        return ", ".join(scan.id for scan in some[:3]) + ", …" * (len(some) > 3)
-
     bare = [row for row in rows if not row.labels]
     if 0 < len(bare) < len(rows):
         log.info("  %d without labels: %s", len(bare), names(bare))
     visits = Counter((row.subject, row.session) for row in rows)
-    repeated = [row for row in rows if visits[row.subject, row.session] > 1]
-    if repeated:
+    if repeated := [row for row in rows if visits[row.subject, row.session] > 1]:
         log.info("  %d are one of several of a visit: %s; see 'split=exclude'",
                  len(repeated), names(repeated))  # fmt: skip
     if partial := [row for row in rows if PARTIAL.search(row.entities)]:
@@ -153,5 +169,55 @@ def sheet(
     if splits["train"] and not splits["test"]:
         log.info("  no test scan: there will be no scores; see 'split'")
     if not splits["train"] and splits["segment"] + splits["test"]:
-        log.info("  no training scan: use a bundled model, --config sheet=%s model=1mm", output)
-    log.info("%d left out; wrote %s; next: quicknat check %s", len(found.left_out), output, output)
+        log.info("  no training scan: use a bundled model, --config sheet=%s model=1mm", sheet)
+
+
+@app.command()
+def check(
+    what: Annotated[list[Path], typer.Argument(help="Sheet (.tsv), or image files and folders.")],
+    sources: Annotated[
+        Path | None,
+        typer.Option(help="Sources table.", show_default="workflow/sources.tsv, if it exists"),
+    ] = None,
+    raw: Annotated[
+        Path,
+        typer.Option(help="Folder that archives are unpacked into.", envvar="MONAI_DATA_DIRECTORY"),
+    ] = Path("results/raw"),
+    protocol: ProtocolFile = QUICKNAT28,
+    output: Annotated[Path, typer.Option(help="Table of verdicts to write.")] = Path("check.tsv"),
+    orientation: Orientation = "",
+    threads: Threads = min(4, available_cpus()),
+) -> None:
+    """Check all scans of a sheet before a run, or image files; exit with status 1 if any is bad.
+
+    If the sheet names sources, run this in the workflow's folder: their folders are relative to
+    it. `--orientation` applies to image files only.
+
+    Example: `quicknat check cohort.tsv --threads 8`
+    """
+    from quicknat.cohort.check import BAD, as_text, check_cohort, check_scans, write_verdicts
+    from quicknat.cohort.examine import open_cache
+    from quicknat.cohort.paths import CohortPaths
+    from quicknat.cohort.sheet import Scan, read_sources
+    from quicknat.cohort.survey import find_images
+
+    is_sheet = [path.suffix.lower() == ".tsv" for path in what]
+    if any(is_sheet) and len(what) > 1:
+        raise typer.BadParameter("give one sheet, or image files")
+    with open_cache(output) as cache:
+        if is_sheet[0]:
+            if sources is None and SOURCES.exists():
+                sources = SOURCES
+            paths = CohortPaths(str(what[0]), read_sources(sources) if sources else {}, str(raw))
+            verdicts, _ = check_cohort(paths, protocol, cache, threads)
+        else:
+            scans = [
+                Scan(name.removeprefix("sub-"), str(path), "", orientation=orientation)
+                for name, path in find_images(what)
+            ]
+            verdicts = check_scans(scans, CohortPaths("", {}, str(raw)), None, cache, threads)
+    typer.echo(printable(as_text(verdicts)))
+    write_verdicts(output, verdicts)
+    typer.echo(printable(f"table: {output}"))
+    if any(verdict.verdict == BAD for verdict in verdicts):
+        raise typer.Exit(1)
