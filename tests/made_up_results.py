@@ -13,7 +13,7 @@ from PIL import Image
 from quicknat.cohort.sheet import Scan
 from quicknat.images.labels import Protocol
 from quicknat.package_data import SCORE_FIGURES
-from quicknat.report.content import GATHERED_FROM, ReportInputs
+from quicknat.report.inputs import GATHERED_FROM, ReportInputs
 from quicknat.report.pages import write_report
 
 VIEWS = ("coronal", "axial", "sagittal")

@@ -11,10 +11,11 @@ from made_up_results import made_up_results, one_scan, written
 from quicknat.cohort.examine import sides_swapped
 from quicknat.images.labels import Protocol
 from quicknat.package_data import LABEL_TABLES
+from quicknat.report.charts import WIDTH, Axis, strip_chart
+from quicknat.report.cohort_page import cohort_content
 from quicknat.report.cohort_qc import FEWEST, asymmetries, cohort_quality, robust_z
-from quicknat.report.content import VOLUMES, quality_content
-from quicknat.report.strips import WIDTH, Axis, Strip, add_dots
-from quicknat.report.structures import brain_volume, paired_order, structures
+from quicknat.report.inputs import VOLUMES
+from quicknat.report.structures import Structure, brain_volume, paired_order, structures
 
 
 def volumes(protocol, n_scans, seed=0):
@@ -37,15 +38,15 @@ def test_each_structure_of_each_protocol_is_in_the_report_once(name):
         assert [protocol.names[index] for index in one.indices] == list(one.members)
 
 
-def test_left_and_right_are_side_by_side_in_groups(protocol):
-    those = {one.name: one for one in structures(protocol)}
-    assert those["Hippocampus"].members == ("Left hippocampus", "Right hippocampus")
-    assert those["Hippocampus"].group == "Deep grey matter"
-    assert those["3rd ventricle"].group == "Ventricles and CSF"
-    assert [one.name for one in structures(protocol)][:2] == [
-        "Cerebral white matter",
-        "Cerebral cortex",
-    ]
+def test_left_and_right_are_side_by_side_in_groups_and_ventricles_are_no_brain(protocol):
+    those = structures(protocol)
+    assert [one.name for one in those[:2]] == ["Cerebral white matter", "Cerebral cortex"]
+    named = {one.name: one for one in those}
+    assert named["Hippocampus"].members == ("Left hippocampus", "Right hippocampus")
+    assert named["Hippocampus"].group == "Deep grey matter"
+    assert named["3rd ventricle"].group == "Ventricles and CSF"
+    wide = pd.DataFrame({name: [1.0] for name in protocol.names[1:]})
+    assert brain_volume(wide, those)[0] == len(protocol.names) - 1 - 4
 
 
 @pytest.mark.parametrize(
@@ -70,11 +71,6 @@ def test_left_is_told_by_number_or_by_name_wherever_it_stands(protocol, names, i
     classes[1], classes[6] = 2, 1
     assert not sides_swapped(classes, np.eye(4), own)
     assert sides_swapped(classes[::-1], np.eye(4), own)
-
-
-def test_volume_of_the_brain_leaves_ventricles_out(protocol):
-    wide = pd.DataFrame({name: [1.0] for name in protocol.names[1:]})
-    assert brain_volume(wide, structures(protocol))[0] == len(protocol.names) - 1 - 4
 
 
 def test_robust_z_is_of_the_median_and_needs_scans_and_spread():
@@ -116,35 +112,28 @@ def test_outliers_and_the_most_uncertain_scans_are_named_and_linked(protocol):
     assert quality["outlying_scans"][0]["count"] >= quality["outlying_scans"][-1]["count"]
 
 
-def test_missing_structure_leaves_its_dot_out_and_the_rest_in(protocol):
+def test_absent_structure_has_no_dot_and_is_outlying_where_most_scans_have_it(protocol):
     table = volumes(protocol, 12)
     gone = (table["subject"] == "sub-03") & (table["name"] == "Left pallidum")
+    gone |= (table["subject"] > "sub-02") & (table["name"] == "3rd ventricle")
     table.loc[gone, ["volume_mm3", "uncertainty", "view_agreement"]] = [0, np.nan, np.nan]
     quality = cohort_quality(table, structures(protocol), [])
-    strip = next(one for one in quality["volumes"].strips if one.label == "Pallidum")
-    assert strip.path.count("M") == 2 * 12 - 1 and strip.dots == []
-    first = quality["outliers"][0]
-    assert (first["scan"], first["measure"]) == ("sub-03", "Left pallidum, absent")
+    strips = {one.label: one for one in quality["volumes"].strips}
+    assert strips["Pallidum"].path.count("M") == 2 * 12 - 1 and strips["Pallidum"].dots == []
+    assert strips["3rd ventricle"].path == ""
+    first, *others = [(row["scan"], row["measure"]) for row in quality["outliers"]]
+    assert first == ("sub-03", "Left pallidum, absent")
+    assert not [measure for _, measure in others if measure.startswith("3rd ventricle, ")]
 
 
-def test_structure_that_most_scans_lack_has_no_dot_and_no_outlier(protocol):
-    table = volumes(protocol, 12)
-    rare = (table["name"] == "3rd ventricle") & (table["subject"] > "sub-02")
-    table.loc[rare, ["volume_mm3", "uncertainty", "view_agreement"]] = [0, np.nan, np.nan]
-    quality = cohort_quality(table, structures(protocol), [])
-    strip = next(one for one in quality["volumes"].strips if one.label == "3rd ventricle")
-    assert strip.path == "" and not [
-        row for row in quality["outliers"] if row["measure"].startswith("3rd ventricle, ")
-    ]
-
-
-def test_figures_and_tables_of_many_scans_stay_small_and_keep_their_extremes():
-    random = np.random.default_rng(0)
-    values = pd.Series(random.normal(0, 1, 20_000))
-    axis, strip = Axis.around(values.to_numpy()), Strip("x", "#000000")
-    add_dots(strip, 0, values, axis, [], lambda scan, value: "")
+def test_charts_of_many_scans_stay_small_and_keep_their_extremes():
+    values = pd.DataFrame({"x": np.random.default_rng(0).normal(0, 1, 20_000)})
+    axis = Axis.around(values.to_numpy())
+    row = Structure("x", "", "#000000", ("x",))
+    (strip,) = strip_chart([row], axis, "", values.median().to_frame(), values).strips
     assert strip.path.count("M") < 3 * WIDTH
-    assert f"M{axis.at(values.min())} " in strip.path and f"M{axis.at(values.max())} " in strip.path
+    for extreme in (values["x"].min(), values["x"].max()):
+        assert f"M{axis.at(extreme)} " in strip.path
 
 
 def test_how_to_correct_is_of_the_first_scan_with_a_page_in_quoted_paths(tmp_path, protocol):
@@ -153,7 +142,7 @@ def test_how_to_correct_is_of_the_first_scan_with_a_page_in_quoted_paths(tmp_pat
     volumes = inputs.table(VOLUMES)
     first = cohort_quality(volumes, structures(protocol), [])["first"]
     inputs = replace(inputs, segmented=[one["scan"] for one in first[1:]])
-    found = quality_content(inputs, volumes, [])["correct"]
+    found = cohort_content(inputs, volumes, {}, [])["correct"]
     assert found["scan"] == first[1]["scan"]
     assert found["image"] == "'a b.nii'" and shlex.split(found["freeview"])[0].endswith("0.4")
     assert len(shlex.split(f"itksnap -g {found['image']} -s {found['dseg']}")) == 5

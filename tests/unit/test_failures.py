@@ -22,7 +22,7 @@ from quicknat.failures import (
     read_failed,
     write_failed,
 )
-from quicknat.report.finished import complete_scans
+from quicknat.report.inputs import complete_scans
 
 TRACEBACK = """epoch 1
 Traceback (most recent call last):

@@ -1,9 +1,7 @@
-"""The report's pages: what they say, and that they are deaf to what scans are called."""
+"""The report's pages: their content, and that names of scans and files cannot change them."""
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -16,14 +14,12 @@ from quicknat.cohort.participants import read_participants
 from quicknat.cohort.sheet import Scan
 from quicknat.errors import InputError
 from quicknat.failures import Failure
-from quicknat.files import written_whole
 from quicknat.package_data import TEMPLATES
 from quicknat.records import write_records
-from quicknat.report.content import ReportInputs
-from quicknat.report.libraries import BUNDLES, classic_script, write_libraries
-from quicknat.report.pages import ADVICE, read_note
-from quicknat.report.single_file import write_single_file
-from quicknat.report.tables import demographics, run_times, volumes_in_cohort
+from quicknat.report.cohort_page import demographics, run_times
+from quicknat.report.inputs import ReportInputs, read_note
+from quicknat.report.pages import ADVICE, with_percentiles
+from quicknat.report.standalone import BUNDLES, classic_script, write_libraries, write_single_file
 from quicknat.segmentation.tasks import Outcome
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
@@ -46,6 +42,8 @@ def test_scores_of_an_earlier_run_are_not_shown_where_nothing_is_tested_any_more
     now = [one_scan("1", "segment")]  # and the other one is gone
     assert "mean Dice of" not in written(replace(inputs, scans=now, segmented=["sub-1"]))
     assert "mean Dice" not in (tmp_path / "report/sub-1.html").read_text()
+    pages = sorted(path.name for path in tmp_path.glob("report/*.html"))
+    assert pages == ["index.html", "sub-1.html"]
 
 
 @pytest.mark.parametrize("interactive", [True, False])
@@ -58,7 +56,9 @@ def test_text_from_outside_cannot_become_markup(tmp_path, protocol, interactive)
         people=pd.DataFrame({"sex": [HOSTILE]}, index=["sub-2"]),
         interactive=interactive,
     )  # fmt: skip
-    written(inputs)
+    assert "were left out" in written(inputs)
+    for page in tmp_path.glob("report/*.html"):
+        assert dead_links(page) == []
     split_tables(inputs)
     failed = replace(inputs, failed=[Failure("segment", HOSTILE, HOSTILE, HOSTILE, HOSTILE)])
     written(failed, "incomplete.html")
@@ -101,22 +101,23 @@ def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use
     assert ("nothing to score against" in page) == (use == "segment")
 
 
-UNREADABLE_PEOPLE = {
-    "Latin-1": ("participant_id\tsex\nsub-1\tmännlich\n".encode("latin-1"), "can't decode byte"),
-    "empty": (b"", "cannot be read as a tab-separated table"),
-    "an id twice": (b"participant_id\tage\nsub-1\t30\nsub-2\t31\nsub-1\t32\n", "'sub-1' in two"),
-    "ids missing": (b"participant_id\tage\n\t30\n\t31\n", "'n/a' in two"),
-    "another column": (b"subject\tage\nsub-1\t30\n", "has no column 'participant_id'"),
-    "no tabs": (b"participant_id,age\nsub-1,30\n", "has no column 'participant_id'"),
-    "more cells": (b"participant_id\tage\nsub-1\t30\tF\n", "more cells than its header"),
-}
-
-
-@pytest.mark.parametrize("name", UNREADABLE_PEOPLE)
-def test_participants_that_cannot_be_used_are_refused_with_what_to_do(tmp_path, name):
-    content, problem = UNREADABLE_PEOPLE[name]
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read"),
+        ("participant_id\tsex\nsub-1\tmännlich\n".encode("latin-1"), "can't decode byte"),
+        (b"", "cannot be read as a tab-separated table"),
+        (b"participant_id\tage\nsub-1\t30\nsub-2\t31\nsub-1\t32\n", "'sub-1' in two"),
+        (b"participant_id\tage\n\t30\n\t31\n", "'n/a' in two"),
+        (b"subject\tage\nsub-1\t30\n", "has no column 'participant_id'"),
+        (b"participant_id,age\nsub-1,30\n", "has no column 'participant_id'"),
+        (b"participant_id\tage\nsub-1\t30\tF\n", "more cells than its header"),
+    ],
+)
+def test_participants_that_cannot_be_used_are_refused_with_what_to_do(tmp_path, content, problem):
     path = tmp_path / "participants.tsv"
-    path.write_bytes(content)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(problem)) as caught:
         read_participants(path)
     assert caught.value.where == str(path) and caught.value.fix
@@ -133,14 +134,10 @@ def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path, protoc
     assert described == ["age 7 to 7, median 7 (known for 1)"]
 
 
-def test_files_beside_the_sheet_that_are_not_there_are_refused(tmp_path):
-    for read in (read_participants, read_note):
-        with pytest.raises(InputError, match=r"gone: cannot be read .*; save it as"):
-            read(tmp_path / "gone")
-
-
-def test_note_in_another_encoding_is_refused(tmp_path):
+def test_note_that_is_missing_or_in_another_encoding_is_refused(tmp_path):
     path = tmp_path / "cohort.md"
+    with pytest.raises(InputError, match=r"md: cannot be read .*; save it as"):
+        read_note(path)
     path.write_bytes("Köpfe".encode("latin-1"))
     with pytest.raises(InputError, match=r"cohort.md: cannot be read as text .*in UTF-8"):
         read_note(path)
@@ -148,41 +145,25 @@ def test_note_in_another_encoding_is_refused(tmp_path):
     assert read_note(path) == "Köpfe"
 
 
-def test_page_says_what_was_left_out(tmp_path, protocol):
-    inputs = made_up_results(
-        tmp_path, [one_scan("1")], protocol,
-        skipped=[Verdict("sub-8", "test", "c.nii", "bad", "is damaged")],
-    )  # fmt: skip
-    page = written(inputs)
-    assert "were left out" in page and "is damaged" in page
-
-
 def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, protocol):
-    scans = [one_scan("1"), one_scan("2", "segment"), one_scan("9", "segment")]
-    inputs = made_up_results(tmp_path, scans[:2], protocol)
+    scans = [Scan("1", "a.nii", "test", session=s, participant="1") for s in "ab"]
+    inputs = made_up_results(tmp_path, scans, protocol)
+    assert 'href="assets/change.tsv"' in written(inputs)
+    for page in tmp_path.glob("report/sub-*.html"):
+        page.unlink()
+    (table := tmp_path / "report/assets/change.tsv").write_text("of an earlier run")
     split_tables(inputs)
     dice = f"{inputs.table('metrics.tsv')['dice'].mean():.3f}"
     (tmp_path / "metrics.tsv").write_text("of an earlier run\n")
     failure = Failure("convert", "sub-9", "no head", "results/logs/convert/sub-9.log", "")
-    page = written(replace(inputs, scans=scans, failed=[failure]), "incomplete.html")
+    failed = replace(inputs, scans=[*scans, one_scan("9", "segment")], failed=[failure])
+    page = written(failed, "incomplete.html")
     assert "1 job failed" in page and 'href="../logs/convert/sub-9.log"' in page
     assert "2 of 3 scans to segment" in page and f"<b>{dice}</b>" in page
-    # neither figures of an earlier run nor links to pages that are not there
-    assert "figures/dice.png" not in page and "sub-1.html" not in page
-    assert list(tmp_path.glob("report/sub-*.html")) == []
-
-
-def test_incomplete_page_leaves_the_table_of_the_earlier_one_alone(tmp_path, protocol):
-    scans = [Scan("1", "a.nii", "test", session=s, participant="1") for s in "ab"]
-    inputs = made_up_results(tmp_path, scans, protocol)
-    assert 'href="assets/change.tsv"' in written(inputs)
-    table = tmp_path / "report/assets/change.tsv"
-    table.write_text("earlier")
-    split_tables(inputs)
-    failed = replace(inputs, failed=[Failure("segment", "sub-2", "full", "results/logs/x.log", "")])
-    page = written(failed, "incomplete.html")
-    assert 'id="change"' in page and "change.tsv" not in page
-    assert not re.findall(r'href="sub-', page) and table.read_text() == "earlier"
+    # neither figures and tables of an earlier run nor links to pages that are not there
+    assert 'id="change"' in page and "change.tsv" not in page and "figures/dice.png" not in page
+    assert not re.findall(r'href="sub-', page) and not list(tmp_path.glob("report/sub-*.html"))
+    assert table.read_text() == "of an earlier run"
 
 
 def test_page_of_a_run_that_failed_before_there_was_a_model(tmp_path, protocol):
@@ -213,23 +194,12 @@ def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol
     assert "2 of the test scans may have been trained on" in page and "sub-1, sub-3. If" in page
 
 
-def test_page_of_a_scan_that_is_gone_goes_too(tmp_path, protocol):
-    scans = [one_scan(name, "segment") for name in "12"]
-    inputs = made_up_results(tmp_path, scans, protocol)
-    written(inputs)
-    written(replace(inputs, scans=scans[:1], segmented=["sub-1"]))
-    pages = sorted(path.name for path in tmp_path.glob("report/*.html"))
-    assert pages == ["index.html", "sub-1.html"]
-
-
-def test_percentiles_are_said_of_five_scans_or_more():
-    names = [f"sub-{k}" for k in range(5)]
-    rows = [(n, s, 100 + k) for k, n in enumerate(names) for s in "AB"]
+def test_percentiles_are_of_five_scans_or_more():
+    rows = [(f"sub-{k}", structure, 100 + k) for k in range(5) for structure in "AB"]
     table = pd.DataFrame(rows, columns=["subject", "name", "volume_mm3"])
-    found = volumes_in_cohort(table)
+    found = with_percentiles(table)
     assert list(found["percentile"][found["name"] == "A"]) == [20, 40, 60, 80, 100]
-    assert list(found["share"]) == [0.5] * 10
-    assert volumes_in_cohort(table[:8])["percentile"].isna().all()
+    assert with_percentiles(table[:8])["percentile"].isna().all()
 
 
 def test_templates_ask_for_nothing_outside_the_page():
@@ -238,16 +208,6 @@ def test_templates_ask_for_nothing_outside_the_page():
             text = path.read_text()
             assert not re.search(r"https?://|@import|\bfetch\(|XMLHttpRequest", text), path.name
             assert "|safe" not in text
-
-
-def test_failed_write_leaves_neither_final_nor_temporary_file(tmp_path):
-    try:
-        with written_whole(tmp_path / "a.txt", tmp_path / "b.txt") as (one, _):
-            one.write_text("half")
-            raise RuntimeError
-    except RuntimeError:
-        pass
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_quality_flag_has_its_advice():
@@ -268,10 +228,15 @@ def test_run_times_are_of_all_jobs_of_a_rule(tmp_path):
     assert row == {"rule": "segment", "jobs": 2, "median_s": 2, "total_s": 4, "peak_mb": 10}
 
 
-def test_interactive_page_has_its_scripts_and_their_licences_beside_it(tmp_path, protocol):
-    written(made_up_results(tmp_path, [one_scan("1")], protocol, interactive=True))
+def test_pages_have_scripts_beside_them_and_name_all_licences(tmp_path, protocol):
+    scans = [one_scan("1"), one_scan("2")]
+    written(made_up_results(tmp_path, scans, protocol, interactive=True))
+    assert 'href="sub-2.html">sub-2 →' in (tmp_path / "report/sub-1.html").read_text()
     for name in ("index", "sub-1"):
-        assert dead_links(tmp_path / f"report/{name}.html") == []
+        page = tmp_path / f"report/{name}.html"
+        assert dead_links(page) == []
+        text = page.read_text()
+        assert "own model (p, 2 mm)" in text and "Licence of its weights: not stated" in text
     licences = (tmp_path / "report/assets/LICENSES.txt").read_text()
     assert "Redistribution and use in source and binary forms" in licences  # NiiVue
     assert "Permission is hereby granted" in licences and "SpryMedia" in licences  # DataTables
@@ -291,30 +256,6 @@ def test_single_file_needs_nothing_beside_it_and_keeps_the_notices(tmp_path, pro
     for other, problem in (("sub-1", "own page"), ("sub-2", "is missing")):
         with pytest.raises(InputError, match=problem):
             write_single_file(page.with_stem(other), page)
-
-
-def test_page_of_a_scan_names_model_and_licence(tmp_path, protocol):
-    written(made_up_results(tmp_path, [one_scan("1")], protocol))
-    for name in ("index", "sub-1"):
-        page = (tmp_path / f"report/{name}.html").read_text()
-        assert "own model (p, 2 mm)" in page and "Licence of its weights: not stated" in page
-
-
-def test_libraries_are_found_without_being_imported(tmp_path):
-    code = f"""
-import sys
-from pathlib import Path
-from quicknat.report.libraries import write_libraries
-write_libraries(Path({str(tmp_path)!r}))
-print({{"itables", "ipyniivue", "ipywidgets", "anywidget"}} & set(sys.modules))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "niivue.js",
-        "datatables.js",
-        "LICENSES.txt",
-    }
 
 
 def test_package_of_the_viewer_that_is_not_installed_is_named(tmp_path, monkeypatch):

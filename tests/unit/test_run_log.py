@@ -64,13 +64,10 @@ def test_summary_names_scores_volumes_report_and_log(tmp_path):
     assert len({len(line) for line in text.splitlines()}) == 1
 
 
-def test_summary_has_no_scores_of_an_earlier_model(tmp_path):
+def test_summary_has_neither_scores_of_an_earlier_model_nor_results_that_are_not_there(tmp_path):
+    assert summary(tmp_path, "Finished", {"sub-1": "1"}, 1) == box(["Finished"])
     (tmp_path / "metrics.tsv").write_text("subject\tdice\nsub-1\t0.8\n")
     os.utime(tmp_path / "metrics.tsv", (0, 0))
     (tmp_path / "model").mkdir()
     (tmp_path / "model/bundle.json").touch()
     assert summary(tmp_path, "Finished", {"sub-1": "1"}, 1) == box(["Finished"])
-
-
-def test_summary_without_results_is_one_line():
-    assert summary("nowhere", "Finished", {"sub-1": "1"}, 1) == box(["Finished"])

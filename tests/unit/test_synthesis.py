@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import grid_sample
 
 from helpers import LABELS
-from quicknat.report.synthesis_figure import contact_sheet
+from quicknat.report.figures import contact_sheet
 from quicknat.synthesis.synthesize import (
     REFERENCE,
     Draw,

@@ -4,7 +4,7 @@
 #           results/report/{scan}.html          each segmented scan, except for those of chunks
 #           results/report/{figures,volumes,assets}/
 from quicknat.package_data import SCORE_FIGURES
-from quicknat.report.finished import ENDS
+from quicknat.report.inputs import ENDS
 
 
 report: f"{TEMPLATES}/workflow.rst"

@@ -98,21 +98,15 @@ def scan_pictures(
     from quicknat.files import folder_written_whole
     from quicknat.images.labels import Protocol
     from quicknat.report.figures import save
-    from quicknat.report.layers import (
-        colour_blind_colors,
-        load_layers,
-        outline_colors,
-        write_viewer_volumes,
-    )
+    from quicknat.report.layers import load_layers, write_viewer_volumes
     from quicknat.report.scan_pictures import overlay_panel, write_mosaics
+    from quicknat.report.structures import outline_colors
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
     save(overlay_panel(layers, table, name), overlay)
     with folder_written_whole(mosaics) as folder:
-        partners = table.partners("coronal")
-        palettes = table.colors, colour_blind_colors(table)
-        write_mosaics(folder, layers, *(outline_colors(one, partners) for one in palettes))
+        write_mosaics(folder, layers, *outline_colors(table))
     write_viewer_volumes(volumes, name, layers, table)
 
 
@@ -161,7 +155,7 @@ def report(
     `results/report`. For the report itself see `workflow/rules/report.smk`, which makes its inputs.
     """
     if single_file:
-        from quicknat.report.single_file import write_single_file
+        from quicknat.report.standalone import write_single_file
 
         page = results / "report" / f"{single_file}.html"
         output = output or Path(page.name)
@@ -177,9 +171,8 @@ def report(
     from quicknat.cohort.sheet import read_sheet
     from quicknat.failures import read_failed
     from quicknat.images.labels import Protocol
-    from quicknat.report.content import ReportInputs
-    from quicknat.report.finished import complete_chunks, complete_scans
-    from quicknat.report.pages import read_note, write_report
+    from quicknat.report.inputs import ReportInputs, complete_chunks, complete_scans, read_note
+    from quicknat.report.pages import write_report
     from quicknat.report.repeated import read_times
 
     skipped = [v for v in read_verdicts(check) if v.verdict == BAD] if check else []

@@ -52,7 +52,7 @@ def synthesize(
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import crop, view_stack
     from quicknat.images.volumes import read_volume
-    from quicknat.report.synthesis_figure import contact_sheet
+    from quicknat.report.figures import contact_sheet
     from quicknat.synthesis.tissues import conformed_tissues
 
     table, stacks = Protocol.read(protocol), []

@@ -134,9 +134,10 @@ def by_scan(metrics: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("dice").reset_index()
 
 
-def worst_cases(metrics: pd.DataFrame, count: int = 10) -> pd.DataFrame:
-    """The `count` pairs of scan and structure with the lowest Dice."""
-    return metrics.dropna(subset="dice").sort_values("dice", kind="stable").head(count)
+def worst_cases(metrics: pd.DataFrame, measure: str = "dice", count: int = 10) -> pd.DataFrame:
+    """The `count` worst pairs of scan and structure: lowest Dice or IoU, largest distance."""
+    scored = metrics.dropna(subset=measure)
+    return scored.sort_values(measure, ascending=measure != "hd95_mm", kind="stable").head(count)
 
 
 def by_view(

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from quicknat.report.strips import (
-    ALL_LINKED,
-    SIDE_LETTERS,
-    WIDTH,
-    Axis,
-    Chart,
-    Strip,
-    add_dots,
-    add_mark,
-)
-from quicknat.report.structures import Structure, brain_volume
-from quicknat.report.tables import MOST_ROWS
+from quicknat.report.charts import ALL_LINKED, Axis, Chart, strip_chart
+from quicknat.report.inputs import MOST_ROWS
+from quicknat.report.structures import GROUPS, Structure, brain_volume, paired_order
 
 FEWEST = 10  # scans for outliers
 LIMIT = 3.5  # robust z-score beyond which a value is an outlier (Iglewicz and Hoaglin)
@@ -44,12 +36,16 @@ def robust_z(table: pd.DataFrame) -> pd.DataFrame:
     return 0.6745 * away / deviation.replace(0, np.nan)
 
 
+def outlying(z: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Return the robust z-scores beyond the limit, by row and column."""
+    far = z.stack()
+    return far[far.abs() > LIMIT].to_dict()
+
+
 def asymmetries(wide: pd.DataFrame, those: Sequence[Structure]) -> pd.DataFrame:
     """Return 100 × (left − right) / (left + right) of each pair, by scan; NaN if both are absent.
 
-    Args:
-        wide: volumes, scans by names of structures.
-        those: the structures.
+    Volumes are `wide`: scans by names of structures.
     """
     pairs = {one.name: one.members for one in those if len(one.members) == 2}
     found = {
@@ -62,26 +58,19 @@ def asymmetries(wide: pd.DataFrame, those: Sequence[Structure]) -> pd.DataFrame:
 def cohort_quality(
     volumes: pd.DataFrame, those: Sequence[Structure], paged: Collection[str]
 ) -> dict[str, Any]:
-    """Return charts, outliers, and the scans to correct first.
+    """Return charts, outliers, and the scans to correct first, for ``cohort_quality.html.j2``.
 
     Args:
         volumes: the gathered table of volumes, of all segmented scans.
         those: the protocol's structures.
         paged: scans that have a page, to which dots lead.
-
-    Returns:
-        ``volumes``, ``asymmetry`` and ``uncertainty``, each a chart; ``measures``, a list of them;
-        ``outliers`` (records of scan, measure, value, median and z), ``outlying_scans``,
-        ``with_outliers`` (their names), ``first`` (records of scan, uncertainty, structures),
-        ``limit``, ``fewest``, ``n_scans``.
     """
-    names = [name for one in those for name in one.members]
-
-    def wide(column: str) -> pd.DataFrame:
-        return volumes.pivot(index="subject", columns="name", values=column)
-
-    millilitres = wide("volume_mm3") / 1000
-    uncertain, agreement = wide("uncertainty")[names], wide("view_agreement")[names]
+    names = paired_order(those)
+    millilitres, uncertain, agreement = (
+        volumes.pivot(index="subject", columns="name", values=column)[names]
+        for column in ("volume_mm3", "uncertainty", "view_agreement")
+    )
+    millilitres = millilitres / 1000
     sides = asymmetries(millilitres, those)
     measures = pd.DataFrame(
         {
@@ -92,65 +81,43 @@ def cohort_quality(
         }
     )
     # volumes differ by factors, so that their logarithms are compared
-    present = millilitres[names].where(millilitres[names] > 0)
+    present = millilitres.where(millilitres > 0)
     # of a structure that half of the scans lack, the others are no outliers
-    log2 = np.log2(present / millilitres[names].median().replace(0, np.nan))
+    log2 = np.log2(present / millilitres.median().replace(0, np.nan))
     z_volume = robust_z(log2)
     if len(present) >= FEWEST:
         z_volume = z_volume.mask(present.isna() & (present.isna().mean() <= RARE), -np.inf)
     tables = {
-        "volume (ml)": (millilitres[names], z_volume),
+        "volume (ml)": (millilitres, z_volume),
         "asymmetry (%)": (sides, robust_z(sides)),
         "uncertainty": (uncertain, robust_z(uncertain)),
         "": (measures, robust_z(measures)),
     }
-    few = len(millilitres) <= ALL_LINKED
-    parts = [_outliers(kind, table, z) for kind, (table, z) in tables.items()]
+    far = {kind: outlying(z) for kind, (_, z) in tables.items()}
+    parts = [_outliers(kind, table, far[kind]) for kind, (table, _) in tables.items()]
     outliers = pd.concat(parts, ignore_index=True)
     outliers = outliers.reindex(outliers["z"].abs().sort_values(ascending=False).index)
 
-    def chart(key: str, table: pd.DataFrame, axis: Axis, label: str, by_pair: bool) -> Chart:
-        values, z = tables[key]
-        strips = []
-        for one in those:
-            members = [one.name] if by_pair else list(one.members)
-            if members[0] not in table:
-                continue
-            letters = SIDE_LETTERS if len(members) == 2 else ("",)
-            strip = Strip(one.name, one.color, one.group, letters)
-            for row, member in enumerate(members):
-                add_dots(strip, row, table[member], axis, linked(z[member], paged, few),
-                         _title(member, values[member]))  # fmt: skip
-                add_mark(strip, row, axis, table[member].median())
-            strips.append(strip)
-        return Chart(strips, axis.ticks(), label)
+    def chart(rows: Sequence[Structure], axis: Axis, label: str, kind: str) -> Chart:
+        table = tables[kind][0]
+        return strip_chart(rows, axis, label, table.median().to_frame(), table, far[kind], paged)
 
-    volume = Axis.around(log2.to_numpy(), -0.5, 0.5)
-    volume_chart = chart("volume (ml)", log2, volume, "% of the cohort’s median (log)", False)
-    inside = [
-        [p for p in ticks if volume.low < np.log2(p / 100) < volume.high] for ticks in PERCENT_TICKS
+    pairs = [replace(one, members=(one.name,)) for one in those if one.name in sides]
+    axis = Axis.around(sides.to_numpy(), -5, 5)
+    side_chart = chart(pairs, axis, "left larger →", "asymmetry (%)")
+    side_chart.zero = axis.percent(0)
+    axis = Axis.around(uncertain.to_numpy(), 0)
+    uncertainty_chart = chart(those, axis, "uncertainty", "uncertainty")
+    color = GROUPS["Cerebrum"][1]
+    measure_charts = [
+        chart([Structure(name, "", color, (name,))], Axis.around(values.to_numpy()), name, "")
+        for name, values in measures.items()
     ]
-    chosen = next((ticks for ticks in inside if len(ticks) >= 4), inside[-1])
-    volume_chart.ticks = [(volume.at(np.log2(p / 100)) / WIDTH * 100, f"{p}") for p in chosen]
-    volume_chart.zero = volume.at(0) / WIDTH * 100
-    side = Axis.around(sides.to_numpy(), -5, 5)
-    side_chart = chart("asymmetry (%)", sides, side, "left larger →", True)
-    side_chart.zero = side.at(0) / WIDTH * 100
-    entropy = Axis.around(uncertain.to_numpy(), 0)
-    charts = []
-    for name in measures.columns:
-        column = measures[name]
-        axis = Axis.around(column.to_numpy())
-        strip = Strip(name, "#0b5cad")
-        add_dots(strip, 0, column, axis, linked(tables[""][1][name], paged, few),
-                 _title(name, column))  # fmt: skip
-        add_mark(strip, 0, axis, column.median())
-        charts.append(Chart([strip], axis.ticks(), name))
     return {
-        "volumes": volume_chart,
-        "asymmetry": side_chart if len(sides.columns) else None,
-        "uncertainty": chart("uncertainty", uncertain, entropy, "uncertainty", False),
-        "measures": charts,
+        "volumes": _volume_chart(millilitres, log2, those, far["volume (ml)"], paged),
+        "asymmetry": side_chart if pairs else None,
+        "uncertainty": uncertainty_chart,
+        "measures": measure_charts,
         "outlying_scans": _by_scan(outliers)[:MOST_ROWS],
         "outliers": outliers.head(MOST_OUTLIERS).to_dict("records"),
         "n_outliers": len(outliers),
@@ -159,34 +126,43 @@ def cohort_quality(
         "limit": LIMIT,
         "fewest": FEWEST,
         "n_scans": len(millilitres),
-        "few": few,
+        "few": len(millilitres) <= ALL_LINKED,
     }
 
 
-def linked(z: pd.Series, paged: Collection[str], few: bool) -> list[str]:
-    """Return the scans whose dots are links: those with a page, only outliers if many."""
-    pages = set(paged)
-    return [scan for scan in z.index[few | (z.abs() > LIMIT)] if scan in pages]
+def _volume_chart(
+    millilitres: pd.DataFrame,
+    log2: pd.DataFrame,
+    those: Sequence[Structure],
+    far: Collection[tuple[str, str]],
+    paged: Collection[str],
+) -> Chart:
+    """Return volumes relative to the cohort's median, as logarithms to the base 2."""
+    axis = Axis.around(log2.to_numpy(), -0.5, 0.5)
+    chart = strip_chart(
+        those, axis, "% of the cohort’s median (log)", log2.median().to_frame(), log2, far, paged,
+        lambda scan, name: f"{scan}: {name} {millilitres.at[scan, name]:,.3g}",
+    )  # fmt: skip
+    inside = [
+        [p for p in ticks if axis.low < np.log2(p / 100) < axis.high] for ticks in PERCENT_TICKS
+    ]
+    chosen = next((ticks for ticks in inside if len(ticks) >= 4), inside[-1])
+    chart.ticks = [(axis.percent(np.log2(p / 100)), f"{p}") for p in chosen]
+    chart.zero = axis.percent(0)
+    return chart
 
 
-def _title(name: str, values: pd.Series) -> Any:
-    """Return the text on a dot: scan, structure, value."""
-    return lambda scan, _: f"{scan}: {name} {values[scan]:,.3g}"
-
-
-def _outliers(kind: str, table: pd.DataFrame, z: pd.DataFrame) -> pd.DataFrame:
+def _outliers(kind: str, table: pd.DataFrame, far: dict[tuple[str, str], float]) -> pd.DataFrame:
     """Return a row per outlier."""
-    far = z.stack()
-    far = far[far.abs() > LIMIT]
     rows = [
         {
             "scan": scan,
-            "measure": f"{name}, {kind if np.isfinite(value) else 'absent'}" if kind else name,
+            "measure": f"{name}, {kind if np.isfinite(z) else 'absent'}" if kind else name,
             "value": table.at[scan, name],
             "median": table[name].median(),
-            "z": value,
+            "z": z,
         }
-        for (scan, name), value in far.items()
+        for (scan, name), z in far.items()
     ]
     return pd.DataFrame(rows, columns=["scan", "measure", "value", "median", "z"])
 

@@ -1,8 +1,8 @@
-"""Save reproducible figures; draw training curves and training slices."""
+"""Save reproducible figures; draw training curves, training slices and synthetic images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from quicknat.files import written_whole
+from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.training.history import STAGES, overfitting
 
@@ -110,3 +111,31 @@ def slice_picture(pair: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """
     image, classes = (part.T[::-1] for part in pair)
     return np.hstack([np.repeat(image[..., None], 3, axis=-1), colors[classes]])
+
+
+def contact_sheet(
+    stacks: Sequence[np.ndarray], protocol: Protocol, view: str, samples: int, seed: int
+) -> np.ndarray:
+    """Return synthetic slices beside their classes, four per row: uint8 (H, W, 3).
+
+    Args:
+        stacks: tissue and class slices of one shape, uint8 (n, 2, H, W), one stack per label map;
+            samples are random slices, from each map in turn.
+        protocol, view: for the colours of the classes.
+        samples: their number.
+        seed: for the choice of slices and the synthesis.
+    """
+    import torch  # which the other figures do without
+
+    from quicknat.synthesis.synthesize import synthesize
+
+    random = np.random.default_rng(seed)
+    takes = (stacks[number % len(stacks)] for number in range(samples))
+    chosen = torch.from_numpy(np.stack([stack[random.integers(len(stack))] for stack in takes]))
+    image, classes = synthesize(chosen[:, :1], chosen[:, 1:], torch.Generator().manual_seed(seed))
+    grey = (255 * image[:, 0]).round().byte()
+    colors = protocol.view_colors(view)
+    tiles = [slice_picture(pair, colors) for pair in torch.stack([grey, classes], dim=1).numpy()]
+    tiles += [np.zeros_like(tiles[0])] * (-samples % min(4, samples))
+    rows = [np.hstack(tiles[first : first + 4]) for first in range(0, len(tiles), 4)]
+    return np.vstack(rows)

@@ -21,6 +21,7 @@ from quicknat.images.conform import darkest, load_conformed
 from quicknat.images.labels import Protocol, freesurfer_structures
 from quicknat.images.resampling import canonical, resample, resample_labels
 from quicknat.images.volumes import Grid, Volume, as_bytes, on_grid, read_scan, read_volume
+from quicknat.report.structures import colour_blind_colors, outline_colors
 
 MARGIN_MM = 12  # of head around the brain
 SPACING_MM = 1.0  # finer voxels make the page large, with no visible gain
@@ -28,15 +29,7 @@ AS_GOOD_AS_1_MM = 0.9  # larger voxels are kept: resampling would blur them and 
 PERCENTILES = (0.5, 99.5)  # of intensity, shown black and white
 QUALITY = 75  # of WebP; noise makes the same voxels four times as large without loss
 HEADER = 352  # bytes of a NIfTI file before its voxels
-# Okabe and Ito's colours, distinct for every kind of colour vision
-HUES = np.array(
-    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
-     (204, 121, 167)]
-)  # fmt: skip
 CEREBRUM = {2, 3, 41, 42}  # FreeSurfer numbers of what hides the rest in 3-D
-PALER = (0.0, 0.4, 0.65)  # fraction of white in the first, second and third round of colours
-DARKEST = 130  # luma of an outline, at least, to be seen on grey
-DARKER = 0.68  # brightness of a right structure's colour, relative to its left partner's
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,19 @@ class Layers:
     uncertainty: np.ndarray | None
 
 
+def surroundings(labelled: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return first and last voxel of the box around what is labelled, or of all if nothing is.
+
+    The margin is in voxels, by axis.
+    """
+    end = np.array(labelled.shape) - 1
+    inside = np.argwhere(labelled)
+    if not len(inside):
+        return np.zeros_like(end), end
+    pad = np.ceil(margin).astype(int)
+    return np.maximum(inside.min(axis=0) - pad, 0), np.minimum(inside.max(axis=0) + pad, end)
+
+
 def viewing_grid(labels: Volume) -> Grid:
     """Return the grid to show: around the labels, with voxels not much finer than 1 mm.
 
@@ -61,12 +67,7 @@ def viewing_grid(labels: Volume) -> Grid:
         labels: label map with axes near RAS+; if empty, its whole grid is shown.
     """
     zooms = voxel_sizes(labels.affine)
-    low, high = np.zeros(3), np.array(labels.shape) - 1.0
-    inside = np.argwhere(labels.data > 0)
-    if len(inside):
-        pad = np.ceil(MARGIN_MM / zooms)
-        low = np.maximum(low, inside.min(axis=0) - pad)
-        high = np.minimum(high, inside.max(axis=0) + pad)
+    low, high = surroundings(labels.data > 0, MARGIN_MM / zooms)
     step = np.where(zooms < AS_GOOD_AS_1_MM, SPACING_MM / zooms, 1.0)
     x, y, z = np.ceil((high - low + 1) / step - 1e-6).astype(int).tolist()
     # the outer faces of the first voxels coincide, not their centres
@@ -105,36 +106,6 @@ def load_layers(
         resample_labels(truth, grid) if truth else None,
         resample(entropy, grid).astype(np.float32) if entropy else None,
     )
-
-
-def colour_blind_colors(protocol: Protocol) -> np.ndarray:
-    """Return colour-blind-safe colours, uint8 (C, 3); left and right partners share a hue."""
-    colors = np.zeros((len(protocol.table), 3))
-    used = 0
-    for index, partner in enumerate(protocol.partners("coronal")):
-        if index > 0 and 0 <= partner < index:
-            colors[index] = DARKER * colors[partner]
-        elif index > 0:
-            white = PALER[used // len(HUES) % len(PALER)]
-            colors[index] = HUES[used % len(HUES)] * (1 - white) + 255 * white
-            used += 1
-    return np.rint(colors).astype(np.uint8)
-
-
-def outline_colors(colors: np.ndarray, partners: np.ndarray) -> np.ndarray:
-    """Return colours that stand out on grey, the same for left and right: uint8 (C, 3)."""
-    found = colors.astype(float)
-    for index, partner in enumerate(partners):
-        if 0 < partner < index:
-            found[index] = found[partner]
-        elif index > 0:
-            brightest = max(found[index].max(), 1.0)
-            found[index] *= max(1.0, 255 / brightest)
-            # pure blue and dark red look dark however bright they are
-            light = found[index] @ (0.299, 0.587, 0.114)
-            if light < DARKEST:
-                found[index] += (255 - found[index]) * (DARKEST - light) / (255 - light)
-    return np.rint(found).astype(np.uint8)
 
 
 def _nifti(data: np.ndarray, grid: Grid, low: float, high: float) -> bytes:
@@ -207,12 +178,12 @@ def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Prot
             centres = _centres(labels, layers.grid.affine) | centres
     if layers.uncertainty is not None:
         packed["uncertainty"] = _tiled(layers.uncertainty, layers.grid, 0, 1)
-    safe, partners = colour_blind_colors(protocol), protocol.partners("coronal")
+    outline, safe_outline = outline_colors(protocol)
     structures = protocol.table[["index", "name"]].assign(
         color=protocol.colors.tolist(),
-        safeColor=safe.tolist(),
-        outline=outline_colors(protocol.colors, partners).tolist(),
-        safeOutline=outline_colors(safe, partners).tolist(),
+        safeColor=colour_blind_colors(protocol).tolist(),
+        outline=outline.tolist(),
+        safeOutline=safe_outline.tolist(),
         outer=freesurfer_structures(protocol)["freesurfer_id"].isin(CEREBRUM).tolist(),
         centre=[centres.get(index) for index in range(len(protocol.table))],
     )

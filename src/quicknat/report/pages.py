@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from quicknat.errors import InputError
 from quicknat.files import written_whole
+from quicknat.images.labels import Protocol
 from quicknat.model.card import read_card
 from quicknat.package_data import SCORE_FIGURES, TEMPLATES
-from quicknat.report.content import (
-    ReportInputs,
-    cohort_content,
-    overview_rows,
-    quality_content,
-    scan_content,
-    scored_content,
-)
-from quicknat.report.libraries import write_libraries
-from quicknat.report.tables import FEWEST_SCANS, page_weights, volumes_in_cohort
+from quicknat.report.cohort_page import cohort_content, overview_rows, scored_content
+from quicknat.report.inputs import VOLUMES, ReportInputs
+from quicknat.report.standalone import write_libraries
+from quicknat.report.structures import outline_legend, structures
+from quicknat.segmentation.volumes import TOTALS, read_totals
 
 INCOMPLETE = "incomplete.html"
 CAPTIONED = ("curves", *SCORE_FIGURES)
+FEWEST_SCANS = 5  # minimum number of scans for percentiles
+# title and digits of each measure; shown where at least one structure has it
+MEASURES = {
+    "volume_mm3": ("Volume (mm³)", 0),
+    "reference_mm3": ("Reference (mm³)", 0),
+    "percentile": ("Percentile", 0),
+    "uncertainty": ("Uncertainty", 2),
+    "view_agreement": ("View agreement", 2),
+    "dice": ("Dice", 3),
+    "hd95_mm": ("HD95 (mm)", 1),
+}
 # advice for each flag in {scan}_desc-quicknat_qc.json
 ADVICE = {
     "structure_missing": "Check in the viewer: is it absent in this head, or was it missed?",
@@ -37,19 +47,6 @@ ADVICE = {
     "other_modality": "The networks were trained on T1w MRI only: do not use this segmentation.",
     "other_contrast": "Check the sequence; other contrasts need networks trained on them.",
 }
-
-
-def read_note(path: str | Path) -> str:
-    """Return a cohort's note, a text file in UTF-8.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read as text ({error})"
-        raise InputError(path, problem, "save it as text in UTF-8") from error
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -83,6 +80,14 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         InputError: a page cannot be written; then none is.
     """
     environment, folder = _environment(), output.parent
+    volumes, metrics = inputs.table(VOLUMES), inputs.table("metrics.tsv")
+    scored = scored_content(inputs)
+    overview = overview_rows(inputs, volumes, scored)
+    content = cohort_content(inputs, volumes, scored, overview)
+    figures: list[str] = []
+    if inputs.complete:
+        figures = [*([] if inputs.given else ["curves"]), *(SCORE_FIGURES if scored else [])]
+    _write_assets(inputs, folder / "assets", content["change"])
     shared = {
         "interactive": inputs.interactive,
         "complete": inputs.complete,
@@ -90,50 +95,122 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "advice": ADVICE,
         "home": output.name,
         "model": read_card(inputs.results / "model"),
-        "fewest": FEWEST_SCANS,
-        "paged": set(inputs.segmented) if inputs.complete else (),
+        "paged": set(inputs.paged),
     }
-    gathered = inputs.table("segmentations/volumes.tsv")
-    volumes = None if gathered is None else volumes_in_cohort(gathered)
-    scored, metrics = scored_content(inputs), inputs.table("metrics.tsv")
-    overview = overview_rows(inputs, volumes, scored)
-    for source in sorted((TEMPLATES / "assets").iterdir()):
-        with written_whole(folder / "assets" / source.name) as (temporary,):
-            shutil.copyfile(source, temporary)
-    if inputs.interactive:
-        write_libraries(folder / "assets")
-    figures: tuple[str, ...] = ()
-    if inputs.complete:
-        figures = (() if inputs.given else ("curves",)) + (tuple(SCORE_FIGURES) if scored else ())
-    quality = quality_content(inputs, volumes, overview)
-    table = folder / "assets" / "change.tsv"
-    if inputs.complete and quality["change"]:  # an earlier run's page may link to the table
-        with written_whole(table) as (temporary,):
-            quality["change"]["table"].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
-    elif inputs.complete:
-        table.unlink(missing_ok=True)
     pages = {
         output: environment.get_template("cohort.html.j2").render(
-            **cohort_content(inputs, volumes),
-            **quality,
-            scores=scored,
-            overview=overview,
+            **content,
             figures=figures,
             captions={name: (TEMPLATES / f"{name}.rst").read_text("utf-8") for name in CAPTIONED},
-            weights=page_weights(folder, inputs.segmented, figures),
+            weights=_megabytes(folder, inputs.segmented, figures),
             **shared,
         )
     }
     if inputs.complete:
         template, names = environment.get_template("scan.html.j2"), [r["scan"] for r in overview]
+        ranked = None if volumes is None else with_percentiles(volumes)
         around = zip(["", *names], [*names[1:], ""], overview, strict=False)
         for before, after, row in around:
-            content = scan_content(inputs, row, volumes, metrics)
             steps = {"before": before, "after": after, "n_scans": len(overview)}
-            pages[folder / f"{row['scan']}.html"] = template.render(**content, **steps, **shared)
+            page = template.render(**scan_content(inputs, row, ranked, metrics), **steps, **shared)
+            pages[folder / f"{row['scan']}.html"] = page
         for path in [*folder.glob("sub-*.html"), folder / INCOMPLETE]:
             if path not in pages:
                 path.unlink(missing_ok=True)
     with written_whole(*pages) as temporaries:
         for temporary, text in zip(temporaries, pages.values(), strict=True):
             temporary.write_text(text, encoding="utf-8")
+
+
+def with_percentiles(volumes: pd.DataFrame) -> pd.DataFrame:
+    """Add ``percentile`` to the gathered volumes: among all segmented scans, 0 … 100.
+
+    It is NaN with fewer than five scans.
+    """
+    groups = volumes.groupby("name")["volume_mm3"]
+    percentile = 100 * groups.rank(pct=True).where(groups.transform("size") >= FEWEST_SCANS)
+    return volumes.assign(percentile=percentile)
+
+
+def scan_content(
+    inputs: ReportInputs, row: dict, volumes: pd.DataFrame, metrics: pd.DataFrame | None
+) -> dict:
+    """Return the content of one scan's page.
+
+    Args:
+        inputs: of the report.
+        row: of the scan, from :func:`overview_rows`.
+        volumes: of all scans, from :func:`with_percentiles`.
+        metrics: scores of all test scans.
+    """
+    name, files = row["scan"], inputs.files(row["scan"])
+    own = volumes[volumes["subject"] == name].drop(columns="subject")
+    if metrics is not None:
+        measures = metrics[metrics["subject"] == name].set_index("structure")
+        own = own.join(measures[["dice", "hd95_mm", "reference_mm3"]], on="name")
+    totals = read_totals(files["quicknat_dseg.stats"])
+    (scan,) = (scan for scan in inputs.scans if scan.id == name)
+    mosaics = inputs.results / "report" / "figures" / name
+    return {
+        "title": name,
+        "row": row,
+        "scan": name,
+        "record": scan,
+        "known": inputs.known(scan),
+        "has_reference": (mosaics / "axial_reference.png").exists(),
+        "has_uncertainty": (mosaics / "axial_uncertainty.png").exists(),
+        **_volume_table(own.set_index("name"), inputs.protocol),
+        "totals": [
+            {"name": TOTALS[key][1], "volume_mm3": float(mm3)} for key, mm3 in totals.items()
+        ],
+        "legend": outline_legend(inputs.protocol),
+        "tiles": json.loads((mosaics / "tiles.json").read_bytes()),
+        "provenance": json.loads(files["quicknat_dseg.json"].read_bytes()),
+        "files": {p.name: f"../segmentations/{name}/anat/{p.name}" for p in files.values()},
+    }
+
+
+def _volume_table(volumes: pd.DataFrame, protocol: Protocol) -> dict[str, Any]:
+    """Return ``measures``: those that a structure has; ``volume_groups``: rows by group."""
+    measures = {key: of for key, of in MEASURES.items() if key in volumes and volumes[key].any()}
+    groups: dict[str, list[dict]] = {}
+    for one in structures(protocol):
+        members = volumes.reindex(list(one.members)).to_dict("records")
+        asymmetry = None
+        if len(members) == 2:
+            left, right = (member["volume_mm3"] for member in members)
+            asymmetry = (left - right) / (left + right) if left + right > 0 else None
+        row = {"name": one.name, "indices": one.indices, "color": one.color,
+               "members": members, "asymmetry": asymmetry}  # fmt: skip
+        groups.setdefault(one.group, []).append(row)
+    return {"measures": measures, "volume_groups": groups}
+
+
+def _write_assets(inputs: ReportInputs, folder: Path, change: dict) -> None:
+    """Write what pages load, and the table of change between sessions."""
+    for source in sorted((TEMPLATES / "assets").iterdir()):
+        with written_whole(folder / source.name) as (temporary,):
+            shutil.copyfile(source, temporary)
+    if inputs.interactive:
+        write_libraries(folder)
+    table = folder / "change.tsv"
+    if inputs.complete and change:  # else an earlier run's page may link to the table
+        with written_whole(table) as (temporary,):
+            change["table"].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    elif inputs.complete:
+        table.unlink(missing_ok=True)
+
+
+def _megabytes(folder: Path, scans: Sequence[str], figures: Sequence[str]) -> dict[str, float]:
+    """Return sizes: the ``cohort`` page with all that it loads, the ``folder`` of the report."""
+
+    def size(*paths: Path) -> float:
+        return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
+
+    drawn = folder / "figures"
+    pictures = [drawn / f"{name}.svg" for name in figures]
+    pictures += [drawn / name / "thumbnail.jpg" for name in scans]
+    return {
+        "cohort": size(*(folder / "assets").glob("*"), *pictures),
+        "folder": size(*folder.rglob("*")),
+    }

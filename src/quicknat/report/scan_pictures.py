@@ -21,7 +21,7 @@ from scipy import ndimage
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import AXIS, VIEWS
 from quicknat.report.figures import plt
-from quicknat.report.layers import PERCENTILES, QUALITY, Layers
+from quicknat.report.layers import PERCENTILES, QUALITY, Layers, surroundings
 
 COLUMNS, ROWS = 4, 3
 PIXELS_PER_MM = 2.0
@@ -43,13 +43,8 @@ def _box(layers: Layers, margin_mm: float) -> tuple[slice, ...]:
     labelled = layers.prediction > 0
     if layers.reference is not None:
         labelled = labelled | (layers.reference > 0)
-    inside = np.argwhere(labelled)
-    if not len(inside):
-        return tuple(slice(0, n) for n in labelled.shape)
-    pad = np.ceil(margin_mm / voxel_sizes(layers.grid.affine)).astype(int)
-    low, high = inside.min(axis=0), inside.max(axis=0)
-    low, high = np.maximum(low - pad, 0), np.minimum(high + pad + 1, labelled.shape)
-    return tuple(slice(int(first), int(last)) for first, last in zip(low, high, strict=True))
+    first, last = surroundings(labelled, margin_mm / voxel_sizes(layers.grid.affine))
+    return tuple(map(slice, first.tolist(), (last + 1).tolist()))
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

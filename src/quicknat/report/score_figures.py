@@ -26,8 +26,13 @@ HALO = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}
 PLAIN = StrMethodFormatter("{x:g}")
 
 
-def _rows(axis: plt.Axes, order: Sequence[str]) -> plt.Axes:
-    """Lay out one row per structure, the first on top, in alternating bands."""
+def _axis(width: float, height: float) -> Any:  # whose figure is a Figure, not a SubFigure
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _rows(order: Sequence[str]) -> plt.Axes:
+    """Return an axis with a row per structure, the first on top, in alternating bands."""
+    axis = _axis(8, 0.27 * len(order) + 1.4)
     axis.set(yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
     axis.set_yticklabels(order)
     axis.tick_params(axis="y", length=0)
@@ -35,16 +40,6 @@ def _rows(axis: plt.Axes, order: Sequence[str]) -> plt.Axes:
         axis.axhspan(row - 0.5, row + 0.5, color="#f5f7fa", zorder=0)
     axis.grid(axis="x")
     return axis
-
-
-def _panel(width: float, height: float, **options: Any) -> Any:
-    """Return one axis, or as many as the options say."""
-    return plt.subplots(figsize=(width, height), layout="constrained", **options)[1]
-
-
-def _height(order: Sequence[str]) -> float:
-    """Return the height of the rows in inches."""
-    return 0.27 * len(order) + 1.4
 
 
 def _finish(axis: Any, label: str, limits: tuple[float, float], title: str = "") -> plt.Figure:
@@ -67,7 +62,7 @@ def _short(protocol: Protocol) -> dict[str, str]:
 
 def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> plt.Axes:
     """Draw one point per scan and structure, in rows; few scans have a colour each."""
-    axis = _rows(_panel(8, _height(order)), order)
+    axis = _rows(order)
     subjects = list(dict.fromkeys(metrics["subject"]))
     few = len(subjects) <= len(SCAN_COLORS)
     # scans side by side within the row, always in the same order
@@ -128,7 +123,7 @@ def views(
 ) -> plt.Figure:
     """Draw mean Dice over participants of each view alone and of their aggregate, per structure."""
     means = scores.by_view(table, order, participants)
-    axis, title = _rows(_panel(8, _height(order)), order), ""
+    axis, title = _rows(order), ""
     for view, marker in VIEW_MARKERS.items():
         if view in means:
             color = VIEW_COLORS[view]
@@ -148,7 +143,7 @@ def confusion(table: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     )
     short = _short(protocol)
     fractions = fractions.rename(index=short, columns=short)
-    axis = _panel(0.28 * fractions.shape[1] + 2.4, 0.28 * fractions.shape[0] + 1.2)
+    axis = _axis(0.28 * fractions.shape[1] + 2.4, 0.28 * fractions.shape[0] + 1.2)
     drawn = axis.imshow(fractions.where(fractions > 0.001), cmap="Blues", norm=LogNorm(0.001, 1))
     for (row, column), value in np.ndenumerate(fractions.to_numpy()):
         if value >= 0.02:
@@ -172,16 +167,14 @@ def _scatter(
     protocol: Protocol,
     **settings: Any,
 ) -> None:
-    """Draw one point per structure and scan; label the farthest without overlaps.
+    """Draw one point per structure and scan; label those with the largest distance.
 
     Args:
-        axis: to draw on.
-        points: subject, structure, and the columns of `place`.
-        place: names of the x and y columns.
-        distance: of each point; the largest get labels.
+        axis: to draw on, with these settings.
+        points: subject, structure, and the columns of `place`, x and y.
+        distance: of each point.
         left: whether a point's label goes to its left, if there is room.
-        protocol: for the abbreviations.
-        settings: of the axis.
+        protocol: for the abbreviations in the labels, which do not overlap.
     """
     few = len(points) <= 200
     x, y = (points[name] for name in place)
@@ -210,7 +203,7 @@ def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     """Draw predicted against reference volume, one point per structure and scan."""
     points = metrics[(metrics["volume_mm3"] > 0) & (metrics["reference_mm3"] > 0)]
     points = points.assign(x=points["reference_mm3"] / 1000, y=points["volume_mm3"] / 1000)
-    axis = _panel(5.6, 5)
+    axis = _axis(5.6, 5)
     axis.set(xlabel="reference volume (ml)", ylabel="predicted volume (ml)")
     settings: dict[str, Any] = {}
     if len(points):
@@ -232,7 +225,7 @@ def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
     """Draw a Bland–Altman plot of all volumes."""
     points = scores.volume_differences(metrics)
     points["mean"] /= 1000
-    axis = _panel(5.6, 5)
+    axis = _axis(5.6, 5)
     mean, spread = points["difference"].mean(), 1.96 * points["difference"].std()
     away, outer = (points["difference"] - mean).abs(), points["mean"] > 10
     labels = {
@@ -253,13 +246,8 @@ def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
 
 
 def uncertainty(points: pd.DataFrame, protocol: Protocol) -> plt.Figure:
-    """Draw Dice against the uncertainty of the segmentation.
-
-    Args:
-        points: from :func:`quicknat.evaluation.scores.with_uncertainty`.
-        protocol: for the abbreviations.
-    """
-    axis = _panel(5.6, 4.6)
+    """Draw Dice against uncertainty; `points`: as from `scores.with_uncertainty`."""
+    axis = _axis(5.6, 4.6)
     outer = points["uncertainty"] > points["uncertainty"].median()
     labels = {"xlabel": "mean uncertainty of the structure (normalised entropy)", "ylabel": "Dice"}
     place = ("uncertainty", "dice")

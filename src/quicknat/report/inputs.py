@@ -1,0 +1,154 @@
+"""Name the inputs of the report, read its tables, and find the scans that a run has finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from quicknat.cohort.check import Verdict
+from quicknat.cohort.sheet import Scan
+from quicknat.errors import InputError
+from quicknat.failures import Failure
+from quicknat.images.labels import Protocol
+from quicknat.reruns import file_digest
+from quicknat.segmentation.tasks import SCANS
+
+VOLUMES = "segmentations/volumes.tsv"
+# the per-scan tables from which a complete run gathers each table
+GATHERED_FROM = {
+    "metrics.tsv": "metrics/{0}.tsv",
+    "metrics/views.tsv": "metrics/{0}_views.tsv",
+    "metrics/confusion.tsv": "metrics/{0}_confusion.tsv",
+    VOLUMES: "segmentations/{0}/anat/{0}_desc-quicknat_volumes.tsv",
+}
+# files of a segmented scan in the report; `dseg.json` names the model
+ENDS = ("dseg.nii.gz", "dseg.json", "dseg.stats", "volumes.tsv", "qc.json")
+DEMOGRAPHICS = ("age", "sex", "handedness")  # columns of a BIDS participants.tsv
+MOST_ROWS = 1000  # of a table that has a row per scan or participant
+NO_TIMES = pd.DataFrame(columns=["age", "date"], dtype=float)
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """The inputs of the pages; files are in `results`, where the workflow put them."""
+
+    title: str
+    note: str
+    results: Path
+    scans: Sequence[Scan]
+    segmented: Sequence[str]  # scans with a page; if jobs failed, only finished ones
+    protocol: Protocol
+    skipped: Sequence[Verdict] = ()  # scans that the run left out
+    failed: Sequence[Failure] = ()  # jobs
+    people: pd.DataFrame = field(default_factory=pd.DataFrame)  # of participants.tsv, by sub-X
+    times: pd.DataFrame = field(default_factory=NO_TIMES.copy)  # of sessions
+    given: str = ""  # name of the given model, if none was trained
+    interactive: bool = False  # with viewer and sortable tables
+    chunks: Sequence[Path] = ()  # folders of the tables of scans without a page
+
+    @property
+    def complete(self) -> bool:
+        """Return whether no job failed, so that everything is available."""
+        return not self.failed
+
+    @property
+    def paged(self) -> Sequence[str]:
+        """Return the scans to whose pages there are links."""
+        return self.segmented if self.complete else ()
+
+    def table(self, path: str) -> pd.DataFrame | None:
+        """Return a table of all scans, or None.
+
+        If jobs failed it is gathered again, since the existing one may be from an earlier run. So
+        may scores if there is no test scan any more.
+        """
+        scored = {scan.id for scan in self.scans if scan.split == "test"}
+        names = [n for n in self.segmented if n in scored or not path.startswith("metrics")]
+        if self.complete:
+            file = self.results / path
+            wanted = names or (self.chunks and path == VOLUMES)
+            table = pd.read_csv(file, sep="\t") if wanted and file.exists() else pd.DataFrame()
+            return None if table.empty else table  # of no scan, if those of all chunks are bad
+        files = {name: self.results / GATHERED_FROM[path].format(name) for name in names}
+        parts = [pd.read_csv(file, sep="\t").assign(subject=name) for name, file in files.items()]
+        if path == VOLUMES:
+            parts += [pd.read_csv(chunk / "volumes.tsv", sep="\t") for chunk in self.chunks]
+        return pd.concat(parts, ignore_index=True) if parts else None
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the available demographic columns."""
+        return [name for name in DEMOGRAPHICS if name in self.people]
+
+    def known(self, scan: Scan) -> dict[str, str]:
+        """Return the demographics of a scan's subject, n/a where unknown."""
+        rows = self.people[self.columns].reindex([f"sub-{scan.subject}"]).fillna("n/a")
+        return dict(rows.iloc[0])
+
+    def files(self, scan: str) -> dict[str, Path]:
+        """Return the files of a segmented scan, by the suffixes of their names."""
+        folder = self.results / "segmentations" / scan / "anat"
+        start = f"{scan}_desc-"
+        return {path.name.removeprefix(start): path for path in sorted(folder.glob(f"{start}*"))}
+
+
+def read_note(path: str | Path) -> str:
+    """Return a cohort's note, a text file in UTF-8.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        problem = f"cannot be read as text ({error})"
+        raise InputError(path, problem, "save it as text in UTF-8") from error
+
+
+def complete_scans(
+    results: str | Path, names: Sequence[str], tested: Collection[str] = ()
+) -> list[str]:
+    """Return the scans with all files for the report, made with the current model.
+
+    After an incomplete run, segmentations may be of the previous model, and scores and pictures of
+    previous segmentations; such scans are not complete.
+
+    Args:
+        results: folder of the run.
+        names: scans to segment.
+        tested: those of them to score.
+    """
+    results = Path(results)
+    model = file_digest(results / "model/bundle.json")
+
+    def is_complete(name: str) -> bool:
+        files = [results / f"segmentations/{name}/anat/{name}_desc-quicknat_{end}" for end in ENDS]
+        if not all(file.is_file() for file in files):
+            return False
+        labels, provenance, *_ = files
+        try:
+            made_with = json.loads(provenance.read_bytes())["model"]["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        later = [results / f"report/figures/{name}/thumbnail.jpg"]
+        later += [results / f"metrics/{name}.tsv"] if name in tested else []
+        return made_with == model and all(_is_made_from(labels, file) for file in later)
+
+    return [name for name in names if is_complete(name)]
+
+
+def complete_chunks(results: str | Path, chunks: Sequence[str]) -> list[Path]:
+    """Return the folders of the chunks that were finished after the current model was made."""
+    model = Path(results, "model/bundle.json")
+    tables = [Path(results, "chunks", chunk, SCANS) for chunk in chunks]
+    return [table.parent for table in tables if _is_made_from(model, table)]
+
+
+def _is_made_from(source: Path, file: Path) -> bool:
+    """Return whether both files exist, and `file` is not older than what it is made from."""
+    there = source.is_file() and file.is_file()
+    return there and file.stat().st_mtime >= source.stat().st_mtime
