@@ -211,19 +211,19 @@ def with_freesurfer(scans: Sequence[Scan], results: Sequence[Scan]) -> Found:
     result without a run goes to the first that shows the whole head, one without a session to a
     subject with only one.
     """
-    labelled: dict[tuple[str, str, str], Scan] = {}
+    labelled: dict[str, Scan] = {}
     left_out = {}
-    for scan in (scan for scan in results if scan.labels):
-        if labelled.setdefault((scan.subject, scan.session, scan.entities), scan) is not scan:
+    for scan in results:
+        if scan.labels and labelled.setdefault(scan.id, scan) is not scan:
             left_out[scan.labels] = TAKEN
-    names = {(scan.subject, scan.session, scan.entities) for scan in scans}
+    names = {scan.id for scan in scans}
     several = Counter(subject for subject, _ in {(scan.subject, scan.session) for scan in scans})
     found, used = list(scans), set()
     for index in sorted(range(len(scans)), key=lambda i: bool(PARTIAL.search(scans[i].entities))):
         scan = scans[index]
-        keys = [(scan.subject, scan.session, scan.entities), (scan.subject, scan.session, "")]
-        keys += [(scan.subject, "", "")] if several[scan.subject] == 1 else []
-        keys = keys[:1] + [key for key in keys[1:] if key not in names]
+        merged = [replace(scan, entities="").id]
+        merged += [f"sub-{scan.subject}"] if several[scan.subject] == 1 else []
+        keys = [scan.id, *(name for name in merged if name not in names)]
         result = next((labelled[key] for key in keys if key in labelled), None)
         if result is not None and result.labels not in used:
             used.add(result.labels)

@@ -77,9 +77,7 @@ def auto_split(participant: str) -> str:
 
 
 def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
-    """Read a TSV as text, skipping lines that begin with ``#``.
-
-    `options` are those of :func:`pandas.read_csv`.
+    """Read a TSV as text, skipping lines that begin with ``#``; `options` are those of pandas.
 
     Raises:
         InputError: the file cannot be read as a table.
@@ -113,11 +111,7 @@ def read_cells(path: str | Path) -> pd.DataFrame:
 
 
 def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
-    """Return a sheet's columns with old names replaced, and log a notice.
-
-    Raises:
-        InputError: a column is present under both names.
-    """
+    """Replace old names of a sheet's columns, with a notice; refuse a column under both names."""
     old = [name for name in columns if name in RENAMED]
     for name in old:
         if RENAMED[name] in columns:

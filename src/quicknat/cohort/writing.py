@@ -20,7 +20,6 @@ from quicknat.schema import load_schema
 
 log = logging.getLogger(__name__)
 
-NAME = ("subject", "session", "entities")  # the columns that form a scan's name
 RATINGS = ("pass", "doubtful", "fail")
 
 
@@ -87,11 +86,13 @@ def write_sheet(scans: Sequence[Scan], output: str | Path, overwrite: bool = Fal
     return _write(output, _as_tsv(_cells(scans, output)))
 
 
-def _row(line: str, columns: Sequence[str]) -> dict[str, str]:
-    """Return the cells of a sheet's line, which may be commented out, by column."""
+def _scan(line: str, columns: Sequence[str]) -> Scan:
+    """Return name and image of the scan in a sheet's line, which may be commented out."""
     cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
-    cells += [""] * (len(columns) - len(cells))  # editors strip trailing tabs
-    return dict.fromkeys(NAME, "") | dict(zip(columns, cells, strict=False))
+    row = dict(zip(columns, cells, strict=False))  # editors strip trailing tabs
+    return Scan.of_row(
+        {key: row.get(key, "") for key in ("subject", "session", "entities", "image")}
+    )
 
 
 def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], int]:
@@ -108,12 +109,12 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
     columns = current_names(list(read_cells(sheet).columns), sheet)
     text = sheet.read_bytes().decode()  # keep line ends and byte order mark
     line_end = "\r\n" if "\r\n" in text else "\n"
-    there = [_row(line, columns) for line in text.split("\n")]
-    image_of = {tuple(row[key] for key in NAME): row.get("image", "") for row in there}
+    there = [_scan(line, columns) for line in text.split("\n")]
+    image_of = {scan.id: scan.image for scan in there}
     images = set(image_of.values())
     new, others = [], []
     for scan, image in zip(scans, _cells(scans, sheet)["image"], strict=True):
-        same_name = image_of.get((scan.subject, scan.session, scan.entities))
+        same_name = image_of.get(scan.id)
         if same_name is None and image not in images:
             new.append(scan)
         elif same_name is not None and not fnmatch.fnmatchcase(image, same_name):
@@ -178,8 +179,7 @@ def exclude_in_sheet(sheet: str | Path, names: Collection[str]) -> list[str]:
     rows = [n for n, line in enumerate(lines) if not re.match(r"\ufeff?#|\s*$", line)]
     found = []
     for number in rows[1:]:  # below the header
-        line, row = lines[number], _row(lines[number], columns)
-        name = Scan(**{key: row[key] for key in NAME}).id
+        line, name = lines[number], _scan(lines[number], columns).id
         if name in names:
             cells = line.rstrip("\r").split("\t")
             cells += [""] * (len(columns) - len(cells))
