@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from made_up_results import made_up_results
+from made_up_results import made_up_results, split_tables
 from quicknat.cli import app
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
@@ -95,14 +95,12 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
         Scan(subject=s, image="a.nii", split="test", participant=p) for s, p in participants.items()
     ]
     inputs = made_up_results(tmp_path, scans, protocol)
-    rows = [f"{s}\ta.nii\tb.nii\tfreesurfer\ttest\t{p}\n" for s, p in participants.items()]
-    sheet = tmp_path / "cohort.tsv"
-    sheet.write_text(
-        "subject\timage\tlabels\tlabel_convention\tsplit\tparticipant\n" + "".join(rows)
-    )
-    for name, part in inputs.table("segmentations/volumes.tsv").groupby("subject"):
-        part.drop(columns="subject").to_csv(tmp_path / f"{name}_volumes.tsv", sep="\t")
-    (tmp_path / "list.txt").write_text("\n".join(map(str, tmp_path.glob("*_volumes.tsv"))))
+    rows = ["subject\timage\tlabels\tlabel_convention\tsplit\tparticipant"]
+    rows += [f"{s}\ta.nii\tb.nii\tfreesurfer\ttest\t{p}" for s, p in participants.items()]
+    (sheet := tmp_path / "cohort.tsv").write_text("\n".join(rows))
+    split_tables(inputs)
+    volumes = tmp_path.glob("segmentations/sub-*/anat/*_volumes.tsv")
+    (tmp_path / "list.txt").write_text("\n".join(map(str, volumes)))
     drawn = {}
     monkeypatch.setattr(
         "quicknat.report.figures.save",

@@ -42,11 +42,11 @@ def layers_on(tmp_path):
         conformed, grid, record = conform_file(tmp_path / "image.nii.gz", "", 2, 48)
         save_nifti(tmp_path / "scan.nii.gz", conformed, grid)
         (tmp_path / "scan.json").write_text(json.dumps(record))
-        paths = []
         layers = {"p": found if labels is None else labels, "r": reference, "u": uncertainty}
-        for key, data in layers.items():
-            path = tmp_path / f"{key}.nii.gz"
-            paths.append(None if data is None else save(path, data, affine))
+        paths = [
+            None if data is None else save(tmp_path / f"{key}.nii.gz", data, affine)
+            for key, data in layers.items()
+        ]
         return load_layers(tmp_path / "scan.nii.gz", *paths)
 
     return load
@@ -54,20 +54,16 @@ def layers_on(tmp_path):
 
 @pytest.fixture
 def written(layers_on, tmp_path, protocol):
-    """Call the viewer's writer; give the file."""
+    """Call the viewer's writer; give the content of its file."""
 
     def write(affine, **layers):
         output = tmp_path / "volumes/sub-1.js"
         write_viewer_volumes(output, "sub-1", layers_on(affine, **layers), protocol)
-        return output
+        text = output.read_text()
+        assert text.startswith("quicknatVolumes({") and text.endswith("});\n")
+        return json.loads(text[len("quicknatVolumes(") : -3])
 
     return write
-
-
-def content(path):
-    text = path.read_text()
-    assert text.startswith("quicknatVolumes({") and text.endswith("});\n")
-    return json.loads(text[len("quicknatVolumes(") : -3])
 
 
 def unpacked(layer):
@@ -106,7 +102,7 @@ def test_left_of_the_patient_is_drawn_on_the_left(layers_on, affine, protocol):
 
 @pytest.mark.parametrize("affine", AFFINES)
 def test_layers_share_a_grid_with_axes_near_ras_and_left_stays_left(written, affine):
-    layers = content(written(affine, reference=ball(affine)[1]))
+    layers = written(affine, reference=ball(affine)[1])
     images = {key: unpacked(layers[key]) for key in ("image", "prediction", "reference")}
     for image in images.values():
         assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
@@ -126,7 +122,7 @@ def test_values_come_back_nearly_as_they_were(written):
     affine = np.diag([1, 1, 1, 1.0])
     image, labels = ball(affine)
     uncertainty = np.where(labels, 0.5, 0).astype(np.float32)
-    layers = content(written(affine, uncertainty=uncertainty))
+    layers = written(affine, uncertainty=uncertainty)
     low, high = np.percentile(image, (0.5, 99.5))
     for key, data, span in (
         ("image", np.clip(image, low, high), high - low),
@@ -145,10 +141,8 @@ def test_outlines_have_the_same_bright_colour_left_and_right(protocol):
 
 
 def test_centre_of_a_structure_lies_in_it_and_absent_ones_have_none(written):
-    file = written(TURNED)
-    before = file.read_bytes()
-    assert written(TURNED).read_bytes() == before  # the same voxels give the same bytes
-    layers = content(file)
+    layers = written(TURNED)
+    assert written(TURNED) == layers  # the same voxels give the same file
     prediction = unpacked(layers["prediction"])
     for row in layers["structures"]:
         if row["index"] > 2:
@@ -161,7 +155,7 @@ def test_centre_of_a_structure_lies_in_it_and_absent_ones_have_none(written):
 def test_structure_that_only_the_reference_has_can_be_found(written):
     affine = np.diag([1, 1, 1, 1.0])
     labels = ball(affine)[1]
-    rows = content(written(affine, labels=labels * (labels == 1), reference=labels))
+    rows = written(affine, labels=labels * (labels == 1), reference=labels)
     centres = {row["index"]: row["centre"] for row in rows["structures"]}
     assert centres[1] and centres[2] and not centres[3]
 
@@ -185,7 +179,7 @@ def test_grid_has_no_voxels_much_finer_than_1_mm_and_a_margin(zooms):
 def test_empty_prediction_shows_the_whole_scan(written):
     affine = np.diag([1, 2, 1, 1.0])
     empty = np.zeros_like(ball(affine)[1])
-    assert unpacked(content(written(affine, labels=empty))["image"]).shape == empty.shape
+    assert unpacked(written(affine, labels=empty)["image"]).shape == empty.shape
 
 
 @pytest.mark.parametrize("table", sorted(LABELS.glob("*.tsv")), ids=lambda path: path.stem)

@@ -100,13 +100,12 @@ def scan_pictures(
     from quicknat.report.figures import save
     from quicknat.report.layers import load_layers, write_viewer_volumes
     from quicknat.report.scan_pictures import overlay_panel, write_mosaics
-    from quicknat.report.structures import outline_colors
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
     save(overlay_panel(layers, table, name), overlay)
     with folder_written_whole(mosaics) as folder:
-        write_mosaics(folder, layers, *outline_colors(table))
+        write_mosaics(folder, layers, table)
     write_viewer_volumes(volumes, name, layers, table)
 
 

@@ -22,6 +22,7 @@ from quicknat.images.labels import Protocol
 from quicknat.images.slices import AXIS, VIEWS
 from quicknat.report.figures import plt
 from quicknat.report.layers import PERCENTILES, QUALITY, Layers, surroundings
+from quicknat.report.structures import outline_colors
 
 COLUMNS, ROWS = 4, 3
 PIXELS_PER_MM = 2.0
@@ -167,22 +168,15 @@ def _thumbnail(mosaics: Sequence[Image.Image]) -> Image.Image:
     return strip
 
 
-def write_mosaics(
-    folder: Path, layers: Layers, colors: np.ndarray, safe_colors: np.ndarray
-) -> None:
-    """Write ``{view}.webp`` and its layers ``{view}_{layer}.png`` into a folder.
+def write_mosaics(folder: Path, layers: Layers, protocol: Protocol) -> None:
+    """Write ``{view}.webp`` and its layers ``{view}_{layer}.png`` into an existing folder.
 
     Layers: ``prediction``, outlines in the protocol's colours, and ``prediction_safe``, the same in
     colour-blind-safe colours; ``reference``, outlines in one colour; ``disagreement`` of the two;
-    ``uncertainty``. Also write
-    ``thumbnail.jpg``, and ``tiles.json``: columns, width and height (px) and the slices' positions
-    (mm) of each view's tiles.
-
-    Args:
-        folder: an existing folder.
-        layers: data to show.
-        colors, safe_colors: of outlines, uint8 (C, 3).
+    ``uncertainty``. Also write ``thumbnail.jpg``, and ``tiles.json``: columns, width and height
+    (px) and the slices' positions (mm) of each view's tiles.
     """
+    colors, safe_colors = outline_colors(protocol)
     box, zooms = _box(layers, AROUND_MM), voxel_sizes(layers.grid.affine)
     grey = _grey(layers.image[box])
     solid = [0] + [255] * (len(colors) - 1)
