@@ -230,14 +230,6 @@ def test_folder_that_may_not_be_written_to_is_refused(quicknat, unprivileged):
         done.refused(output, "cannot be written (Permission denied)", "another folder", folder)
 
 
-@pytest.mark.case(51)
-def test_file_in_place_of_the_output_folder_is_refused(convert, tmp_path):
-    (tmp_path / "out").write_text("a file")
-    done = convert(tiny_scan(tmp_path / "scan.nii.gz"))
-    done.refused(tmp_path / "out/sub-1_T1w.nii.gz", "cannot be written (", "another folder")
-    assert (tmp_path / "out").read_text() == "a file"
-
-
 def untrained(n_classes, slices):
     """A network with random weights and many classes."""
     network = QuickNAT(n_classes, NetworkSettings(4, "scse", 0.0)).train()

@@ -55,13 +55,8 @@ def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_
     made = json.loads((anat / "sub-1_desc-quicknat_dseg.json").read_text())
     assert made["source"] == {"path": str(head_file), "sha256": sha256(head_file)}
     assert made["model"]["sha256"] == sha256(model / "bundle.json")
-    assert made["device"] == "cpu" and set(made["seconds"]) == {
-        "read",
-        "networks",
-        "scores",
-        "native",
-        "brain_mask",
-    }
+    stages = {"read", "networks", "scores", "native", "brain_mask"}
+    assert made["device"] == "cpu" and set(made["seconds"]) == stages
 
 
 @pytest.mark.case(58)
@@ -216,17 +211,11 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
     names = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii"]
     others = ["sub-02/anat/sub-02_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz",
               "sub-02/anat/._sub-02_T1w.nii", "sub-02/anat/sub-02_T1w.nii.md5"]  # fmt: skip
-    for name in ["dataset_description.json", *names, *others]:
-        (tmp_path / "bids" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "bids" / name).touch()
-    (tmp_path / "plain").mkdir()
+    tree(tmp_path / "bids", "dataset_description.json", *names, *others)
     no_scans = ("notes.txt", "._b.nii", "b_seg.nii", "a.nii.md5", "b_T2w.nii")
-    for name in ("a.MGZ", "b.nii", "c.img", "c.hdr", *no_scans):
-        (tmp_path / "plain" / name).touch()
-    found = find_scans([tmp_path / "bids", tmp_path / "plain"])
-    assert [task.name for task in found] == [
-        "sub-01_ses-1", "sub-02", "sub-a", "sub-b", "sub-c",
-    ]  # fmt: skip
+    tree(tmp_path / "plain", "a.MGZ", "b.nii", "c.img", "c.hdr", *no_scans)
+    found = [task.name for task in find_scans([tmp_path / "bids", tmp_path / "plain"])]
+    assert found == ["sub-01_ses-1", "sub-02", "sub-a", "sub-b", "sub-c"]
     with pytest.raises(InputError, match=r"would get the name of .*b\.nii, sub-b"):
         find_scans([tmp_path / "plain", tmp_path / "plain/b.nii"])
     (tmp_path / "empty").mkdir()
@@ -237,11 +226,8 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
 
 
 def test_subjects_dir_gives_each_subjects_scan_by_its_folders_name(tmp_path):
-    anna, bert, cleo = (
-        surfer("anna"),
-        surfer("bert", "T1.mgz", "rawavg.mgz"),
-        surfer("cleo", "rawavg.mgz"),
-    )
+    anna, cleo = surfer("anna"), surfer("cleo", "rawavg.mgz")
+    bert = surfer("bert", "T1.mgz", "rawavg.mgz")
     others = [*surfer("fsaverage"), *surfer("a.long.base"), *surfer("base"), "base/base-tps"]
     tree(tmp_path, *anna, *bert, *cleo, *others, "anna/surf/lh.white", "anna/mri/transforms/x.mgz")
     found = {task.name: str(task.path.relative_to(tmp_path)) for task in find_scans([tmp_path])}

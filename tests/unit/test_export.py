@@ -23,12 +23,7 @@ SCHEMA = {
         "schema", "version", "monai_version", "pytorch_version", "numpy_version", "task",
         "required_packages_version", "description", "authors", "copyright", "network_data_format",
     ],
-    "properties": {
-        **{key: {"type": "string"} for key in ("version", "task", "description", "authors")},
-        "network_data_format": {"required": ["inputs", "outputs"]},
-        "required_packages_version": {"type": "object"},
-        "references": {"type": "array", "items": {"type": "string"}},
-    },
+    "properties": {"network_data_format": {"required": ["inputs", "outputs"]}},
 }  # fmt: skip
 RUN = """
 import json, sys

@@ -78,14 +78,8 @@ def test_long_table_has_integers_and_freesurfers_numbers(cohort, protocol):
 
 def test_wide_table_has_a_row_per_scan_that_pandas_and_r_read(cohort):
     wide = pd.read_csv(cohort / WIDE, sep="\t", dtype={"run": str})
-    assert list(wide)[:6] == [
-        "participant_id",
-        "session_id",
-        "run",
-        "brain_mm3",
-        "all_structures_mm3",
-        "intracranial_mm3",
-    ]
+    entities = ["participant_id", "session_id", "run"]
+    assert list(wide)[:6] == [*entities, *(f"{key}_mm3" for key in TOTALS)]
     assert list(wide["participant_id"]) == ["sub-01", "sub-01", "sub-02"]
     assert list(wide["session_id"].fillna("")) == ["ses-b", "ses-b", ""]
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", column) for column in wide)  # R changes others

@@ -9,14 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import (
-    QUICKNAT28,
-    STEPS,
-    Overwrite,
-    ProtocolFile,
-    Threads,
-    app,
-)
+from quicknat.cli.app import QUICKNAT28, STEPS, Overwrite, ProtocolFile, Threads, app
 
 log = logging.getLogger(__name__)
 

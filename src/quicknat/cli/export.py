@@ -8,10 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quicknat.cli.app import (
-    MODEL_HELP,
-    app,
-)
+from quicknat.cli.app import MODEL_HELP, app
 from quicknat.package_data import model_folder
 
 log = logging.getLogger(__name__)

@@ -27,13 +27,8 @@ def count_pairs(
 ) -> np.ndarray:
     """Count voxels of each reference class (row) and predicted class (column), int64 (C, C).
 
-    Args:
-        prediction, reference: class indices on the same grid.
-        n_classes: background included.
-        where: named in the message of an error.
-
     Raises:
-        InputError: the grids differ in shape.
+        InputError: the grids differ in shape; it names `where`.
     """
     if prediction.shape != reference.shape:
         problem = f"prediction {prediction.shape}, reference {reference.shape}"
@@ -46,21 +41,17 @@ def count_pairs(
 
 
 def overlap(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return Dice and IoU of each class, float (C,); NaN where both maps lack it.
-
-    Args:
-        pairs: of :func:`count_pairs`.
-    """
+    """Return Dice and IoU of each class, float (C,), from pairs; NaN where both maps lack it."""
     both, sizes = pairs.diagonal(), pairs.sum(axis=0) + pairs.sum(axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 of a class that is nowhere
         return 2 * both / sizes, both / (sizes - both)
 
 
 def hausdorff95(prediction: np.ndarray, reference: np.ndarray, voxel_mm: np.ndarray) -> float:
-    """Return the 95 % Hausdorff distance of two masks in mm (by MONAI); NaN if one is empty.
+    """Return the 95 % Hausdorff distance in mm of two bool masks (by MONAI); NaN if one is empty.
 
     Args:
-        prediction, reference: bool (X, Y, Z).
+        prediction, reference: (X, Y, Z).
         voxel_mm: voxel sides (3,).
     """
     if not (prediction.any() and reference.any()):
@@ -95,8 +86,7 @@ def evaluate(
     Args:
         prediction, reference: class indices on the same grid.
         affine: voxel-to-world of that grid.
-        protocol: names of the classes.
-        subject: ``sub-X``.
+        protocol, subject: names of the classes; ``sub-X``.
 
     Raises:
         InputError: the grids differ in shape.
@@ -139,25 +129,21 @@ def view_table(
 
     Args:
         pairs: of :func:`count_pairs`, of the result.
-        views: each view's own label map, class indices.
-        reference: class indices on the same grid.
-        protocol: names of the classes, and which of them the sagittal view merges.
-        subject: ``sub-X``.
+        views, reference: class indices on one grid: each view's own label map, the reference.
+        protocol, subject: names of the classes; ``sub-X``.
 
     Raises:
         InputError: see :func:`count_pairs`.
     """
-    n_classes, merged = len(protocol.names), protocol.sagittal
+    names, merged = protocol.names[1:], protocol.sagittal.astype(np.uint8)
     scores = {AGGREGATE: overlap(pairs)}
     for view, labels in views.items():
-        alone = count_pairs(labels, reference, n_classes, f"{subject}, {view} view")
+        where, count = f"{subject}, {view} view", protocol.n_classes(view)
         if view == "sagittal":
-            whole = np.zeros((protocol.n_classes(view),) * 2, dtype=np.int64)
-            np.add.at(whole, (merged[:, None], merged[None, :]), alone)
-            scores[view] = tuple(values[merged] for values in overlap(whole))
+            alone = overlap(count_pairs(merged[labels], merged[reference], count, where))
+            scores[view] = alone[0][merged], alone[1][merged]
         else:
-            scores[view] = overlap(alone)
-    names = protocol.names[1:]
+            scores[view] = overlap(count_pairs(labels, reference, count, where))
     tables = [
         pd.DataFrame({"view": view, "structure": names, "dice": dice[1:], "iou": iou[1:]})
         for view, (dice, iou) in scores.items()

@@ -31,10 +31,8 @@ RESAMPLES = 5000
 def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
     """Return the rows of the TSV files of single scans, one after the other.
 
-    Args:
-        paths: the files.
-        subject_from_name: sort by the column ``subject``; files without it get the sub-… of their
-            name as their first column.
+    With `subject_from_name` they are sorted by the column ``subject``; rows of files without it
+    get the sub-… of the file's name as their first column.
 
     Raises:
         InputError: there are no files, one is no table, or two are of one name.
@@ -200,11 +198,7 @@ def with_uncertainty(metrics: pd.DataFrame, volumes: pd.DataFrame) -> pd.DataFra
 
 
 def rank_correlation(points: pd.DataFrame) -> float:
-    """Spearman's correlation of uncertainty with Dice; NaN for few points or equal values.
-
-    Args:
-        points: of :func:`with_uncertainty`.
-    """
+    """Spearman's correlation of uncertainty with Dice; NaN for few points or equal values."""
     if len(points) < FEWEST or min(points["dice"].nunique(), points["uncertainty"].nunique()) < 2:
         return np.nan
     return float(stats.spearmanr(points["uncertainty"], points["dice"]).statistic)
@@ -220,11 +214,7 @@ def confusion_matrix(confusion: pd.DataFrame, names: Sequence[str]) -> pd.DataFr
     """Return the fraction of each reference class (row) that has each predicted class (column).
 
     All scans' voxels count together. Rows of classes that no reference has are left out, and so
-    are columns of classes that neither side has.
-
-    Args:
-        confusion: gathered table.
-        names: of the classes, background first.
+    are columns of classes that neither side has. The names begin with the background.
     """
     sums = confusion.pivot_table("voxels", "reference", "prediction", aggfunc="sum", fill_value=0)
     rows = [name for name in names if name in sums.index]

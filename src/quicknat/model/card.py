@@ -61,12 +61,7 @@ def _own_starts(entry: dict[str, Any]) -> list[str]:
 
 
 def model_card(described: dict[str, Any], identity: str) -> ModelCard:
-    """Return the card of a model, wherever its folder is.
-
-    Args:
-        described: content of its ``bundle.json``.
-        identity: SHA-256 of that file.
-    """
+    """Return the card of a model, by the content of its ``bundle.json`` and that file's SHA-256."""
     names, weights = _bundled()
     made_by = str(described.get("quicknat", "unknown"))
     if identity in names:

@@ -152,10 +152,6 @@ def export_bundle(model: str | Path, output: str | Path) -> None:
     The network takes and gives whole volumes, and needs torch and MONAI alone. The weights are a
     state dict of tensors, for ``torch.load(…, weights_only=True)``, as MONAI's format wants them.
 
-    Args:
-        model: folder of :func:`quicknat.model.bundle.write_bundle`.
-        output: folder to make.
-
     Raises:
         InputError: no model folder, or the output exists.
     """

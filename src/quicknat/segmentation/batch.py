@@ -168,17 +168,7 @@ def write_scan(
 
 
 def segment_file(bundle: Bundle, task: Task, output: Path, options: Options | None = None) -> str:
-    """Segment one file and write its results under `output`.
-
-    Args:
-        bundle: the model.
-        task: a T1w scan of any readable format, or a conformed scan with its sidecar.
-        output: folder; see :func:`quicknat.segmentation.outputs.output_files`.
-        options: how; by default as :class:`Options` says.
-
-    Returns:
-        A line about the result.
-    """
+    """Segment one scan, write its results under `output`, and return a line about them."""
     options = (options or Options()).of(task)
     scan = read_scan(bundle, task, options)
     result = segment_scan(bundle, scan, options)
@@ -200,10 +190,7 @@ def segment_all(
     memory is left for that, scans come one after the other.
 
     Args:
-        bundle: the model.
-        tasks: the scans.
-        output: folder of the results.
-        options: how; by default as :class:`Options` says.
+        bundle, tasks, output, options: as of :func:`segment_file`.
         overwrite: segment again what is done, replace results of other scans.
         tables: folder of ``scans.tsv``, what became of each scan, and of the tables of volumes of
             these scans; None: they go to `output`, with the volumes of all scans there.
@@ -213,10 +200,12 @@ def segment_all(
     convention = chosen.label_convention
     write_lookup_tables(bundle.protocol, output / "labels", convention)  # refuses a wrong one
     write_description(output, sources)
-    in_turn, turn = device_of(bundle).type == "cpu", Lock()
+    total, in_turn, turn = len(tasks), device_of(bundle).type == "cpu", Lock()
 
     def attempt(task: Task) -> Outcome:
-        own, start, shown = chosen.of(task), time.perf_counter(), 0.0
+        nonlocal total
+        own, status, reason = chosen.of(task), "done", ""
+        start, shown = time.perf_counter(), 0.0
 
         def show(stage: str) -> None:
             if in_turn or stage == "segmenting":
@@ -227,15 +216,13 @@ def segment_all(
             shown += done / count
             bar.update(done / count)
 
-        def ended(status: str, reason: str = "") -> Outcome:
-            seconds = round(time.perf_counter() - start, 1)
-            return Outcome(task.name, str(task.path), status, reason, seconds)
-
         try:
             if not overwrite and is_done(task, bundle, output, own):
-                bar.total -= 1  # which took no time, and says nothing about the time left
+                total -= 1  # which took no time, and says nothing about the time left
+                bar.total = total
                 log.info("%s: %s", task.name, DONE_BEFORE)
-                return ended("skipped", DONE_BEFORE)
+                seconds = round(time.perf_counter() - start, 1)
+                return Outcome(task.name, str(task.path), "skipped", DONE_BEFORE, seconds)
             # in a chunk, Snakemake knows the scan by its row of the sheet
             if not overwrite and not (tables and own.folder_per_scan):
                 require_unused(task, output, own)
@@ -251,16 +238,16 @@ def segment_all(
             show("writing")
             line = write_scan(bundle, task, scan, result, output, own)
         except Exception as error:  # whatever it is, the other scans go on
-            bar.update(1 - shown)
-            return ended(FAILED, failure(task, error))
+            status, reason = FAILED, failure(task, error)
+        seconds = time.perf_counter() - start
+        if status == "done":
+            log.info("%s: %s, %.0f s", task.name, line, seconds)
         bar.update(1 - shown)
-        done = ended("done")
-        log.info("%s: %s, %.0f s", task.name, line, done.seconds)
-        return done
+        return Outcome(task.name, str(task.path), status, reason, round(seconds, 1))
 
     with (
         logging_redirect_tqdm(),
-        tqdm(total=len(tasks), leave=False, smoothing=0, bar_format=BAR, disable=no_bar()) as bar,
+        tqdm(total=total, leave=False, smoothing=0, bar_format=BAR, disable=no_bar()) as bar,
         nullcontext() if in_turn else ThreadPoolExecutor(WORKERS) as pool,
     ):
         warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None

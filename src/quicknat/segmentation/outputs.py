@@ -69,10 +69,7 @@ volumes_wide.tsv
 def output_files(output: str | Path, name: str, options: Options | None = None) -> dict[str, Path]:
     """Return the files of a scan, in ``{output}/sub-X/[ses-Y/]anat/``, by what they are for.
 
-    Args:
-        output: folder of all scans.
-        name: of the scan.
-        options: `views` and `mgz` add files, `folder_per_scan` changes their folder.
+    Of the options, `views` and `mgz` add files, `folder_per_scan` changes their folder.
     """
     chosen = options or Options()
     found = re.fullmatch(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?(?:_.*)?", name)
@@ -122,19 +119,16 @@ def write_segmentation(
     """Write all files of a segmented scan, or none; remove those that an earlier call added.
 
     Args:
-        result: the segmentation.
-        bundle: the model.
-        name: of the scan.
+        result, bundle, name: the segmentation, its model, its scan.
         record: of the conversion.
         provenance: what made it; becomes the label map's sidecar.
-        output, options: as :func:`output_files` takes them.
+        output, options: see :func:`output_files`.
 
     Returns:
         The table of volumes, and the totals in mm³.
 
     Raises:
-        InputError: the label map cannot have the convention of `options`, or a file cannot be
-            written.
+        InputError: the label map cannot have this convention, or a file cannot be written.
     """
     protocol, files = bundle.protocol, output_files(output, name, options)
     values = np.array(stored_values(protocol, options.label_convention))
@@ -172,12 +166,7 @@ def write_segmentation(
 
 
 def write_description(output: Path, sources: Sequence[Path] = ()) -> None:
-    """Make a folder of segmentations a BIDS derivative: write what describes it, if missing.
-
-    Args:
-        output: the folder.
-        sources: BIDS data sets of the scans.
-    """
+    """Make a folder of segmentations a BIDS derivative of some data sets, if it is none yet."""
     description = {
         "Name": "QuickNAT segmentations",
         "BIDSVersion": "1.10.0",

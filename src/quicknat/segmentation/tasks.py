@@ -62,10 +62,7 @@ class Options:
 def find_scans(paths: Sequence[Path], name: str = "", selection: Selection = ALL) -> list[Task]:
     """Return the scans of paths: files, and those of folders, see :func:`find_images`.
 
-    Args:
-        paths: files and folders.
-        name: for the results of a single file; else names come from the files'.
-        selection: which of them.
+    Their results have the names of the files, or of a single file the given `name`.
 
     Raises:
         InputError: a folder without scans, two scans with one name, or none is selected.
@@ -121,8 +118,7 @@ def write_outcomes(
     """Write ``scans.tsv`` to a folder, with the quality flags of scans that did not fail.
 
     Args:
-        outcomes: of all scans.
-        files: of :func:`quicknat.segmentation.outputs.output_files`, by scan.
+        outcomes, files: of each scan; :func:`quicknat.segmentation.outputs.output_files` by scan.
         folder: where the table goes.
         keep_others: keep the rows of other scans that the table has already.
     """

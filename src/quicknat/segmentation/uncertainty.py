@@ -53,19 +53,13 @@ def structure_uncertainty(
     """Return the agreement of Monte-Carlo samples (Roy et al., NeuroImage 195, 2019, section 2.4).
 
     Args:
-        samples: integer label maps of one shape, class indices below `n_classes`.
-        n_classes: background included.
+        samples: label maps of one shape, class indices below `n_classes`.
 
     Returns:
         Two float (C,) arrays: IoU, voxels that all samples give to a class over those that any
         does; and CV, standard deviation over mean of the class's volume. NaN where no sample has
         the class.
-
-    Raises:
-        ValueError: there are no samples.
     """
-    if not len(samples):
-        raise ValueError("no samples")
     volumes = [np.bincount(labels.ravel(), minlength=n_classes) for labels in samples]
     alike = np.all([labels == samples[0] for labels in samples], axis=0)
     both = np.bincount(samples[0][alike], minlength=n_classes)

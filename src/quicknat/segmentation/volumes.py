@@ -121,11 +121,8 @@ def write_volume_tables(paths: Iterable[Path], folder: Path) -> None:
 
     The long table has a row per structure of each scan, with the scan's name (``subject``) first;
     the wide one a row per scan. Where a scan has no such structure or entity, the wide one has n/a.
-
-    Args:
-        paths: tables of scans (``…_volumes.tsv``, with the stats file beside), or the long tables
-            of earlier calls (``volumes.tsv``, with the wide one beside).
-        folder: where they go.
+    The paths are of tables of scans (``…_volumes.tsv``, with the stats file beside), or of long
+    tables of earlier calls (``volumes.tsv``, with the wide one beside).
 
     Raises:
         InputError: a table is missing or damaged, or two are of one scan.
