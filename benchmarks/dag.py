@@ -10,7 +10,6 @@ that is not segmented in a chunk.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Annotated
 import nibabel as nib
 import numpy as np
 import typer
+from processes import measure
 
 ROOT = Path(__file__).parents[1]
 OVERLAY = """
@@ -50,18 +50,12 @@ def write_cohort(folder: Path, scans: int, model: str) -> Path:
 
 
 def dry_run(folder: Path, overlay: Path) -> tuple[float, float, int]:
-    """CPU seconds (user and system), peak GiB, jobs planned."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(folder), "--configfile", str(overlay), "--cores", "2"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*command, "--dry-run", "--quiet", "rules"], stderr=log,
-                                   stdout=log)  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-    text = (folder / "log").read_text()
-    if status:
-        raise SystemExit(text[-3000:])
-    total = next(line.split()[1] for line in text.splitlines() if line.startswith("total "))
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20, int(total)
+    """Return CPU seconds (user and system), peak GiB, and jobs planned."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
+    command += ["--directory", folder, "--configfile", overlay, "--cores", 2]
+    took = measure([*command, "--dry-run", "--quiet", "rules"], log=subprocess.STDOUT)
+    total = next(line for line in took.printed.splitlines() if line.startswith("total "))
+    return took.cpu_seconds, took.peak_gib, int(total.split()[1])
 
 
 def main(

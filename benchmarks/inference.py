@@ -1,16 +1,13 @@
-"""Time and memory of segmenting one scan, against a plain implementation of the authors' recipe.
+"""Time, memory and labels of `quicknat segment`.
 
-    python benchmarks/inference.py compare T1w.nii.gz --output results/benchmarks/inference.json
+    python benchmarks/inference.py compare T1w.nii.gz
+    python benchmarks/inference.py device T1w.nii.gz --device cuda --scans 20
     python benchmarks/inference.py pieces
     python benchmarks/inference.py agreement T1w.nii.gz … --model results/model
 
-The plain one runs every slice of the conformed cube through each view's network, in fp32, and keeps
-three whole volumes of probabilities. Each run is a process of its own, started in turn; what counts
-is the process's wall time, CPU time and largest memory. The networks have random weights: neither
-time nor memory depends on them.
-
-With ONEDNN_MAX_CPU_ISA=AVX2 and ATEN_CPU_CAPABILITY=avx2 in the environment torch computes as on a
-CPU without AVX-512.
+The plain way runs every slice of the conformed cube through each view's network, in fp32, and keeps
+three whole volumes of probabilities. Each run is a process of its own, started in turn. With
+ONEDNN_MAX_CPU_ISA=AVX2 and ATEN_CPU_CAPABILITY=avx2 torch computes as without AVX-512.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
@@ -27,72 +24,33 @@ from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
 import typer
+from processes import Measured, measure
 
-from quicknat.config import Network, TrainingSettings
+from quicknat.evaluation.metrics import count_pairs, overlap
 from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
 from quicknat.images.conform import conform_file, record_grid
-from quicknat.images.labels import Protocol
-from quicknat.images.slices import AXIS, VIEWS
-from quicknat.images.training_stats import ScanStatistics, summarise
-from quicknat.images.volumes import save_nifti
-from quicknat.model.bundle import Bundle, load_bundle, with_winograd, write_bundle
-from quicknat.model.losses import CombinedLoss
+from quicknat.images.slices import AXIS
+from quicknat.images.volumes import read_volume, save_nifti
+from quicknat.model.bundle import Bundle, load_bundle, with_winograd
 from quicknat.model.network import NetworkSettings, QuickNAT, in_bfloat16
 from quicknat.model.winograd import with_fast_blocks
-from quicknat.package_data import label_table
+from quicknat.package_data import model_folder
 from quicknat.segmentation.batch import segment_file
 from quicknat.segmentation.inference import segment
 from quicknat.segmentation.native import to_native
 from quicknat.segmentation.tasks import Options, Task
-from quicknat.training.model_files import write_model
-from quicknat.training.setup import TrainingSetup
 
-PROTOCOL = label_table("quicknat28")
-CUBE = 256
-WEIGHTS = {"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}
 # the first is `--precision fp32`; `auto` is the last that the CPU has instructions for
 WAYS = ["fp32", "winograd"] + ["bf16"] * computes_in_bfloat16(gpu=False)
 
+Model = Annotated[str, typer.Option(help="Name of a bundled model, or a folder.")]
+Threads = Annotated[int, typer.Option(help="CPU threads.")]
+Output = Annotated[Path | None, typer.Option(help="JSON file for the figures.")]
+
 app = typer.Typer()
-
-
-def write_random_model(folder: Path, filters: int, slice_size: int) -> None:
-    """A model folder at 1 mm whose networks were never trained."""
-    protocol = Protocol.read(PROTOCOL)
-    for view in VIEWS:
-        torch.manual_seed(0)
-        classes = protocol.class_names(view)
-        settings = TrainingSettings(epochs=1, learning_rate=1.0, network=Network(filters=filters))
-        counts = np.ones(len(classes), dtype=int)
-        statistics = ScanStatistics(counts, counts.astype(float), 0.5)
-        setup = TrainingSetup(
-            view=view,
-            protocol=protocol.name,
-            classes=classes,
-            train=[],
-            validation=[],
-            settings=settings,
-            output=folder / view,
-            initial=None,
-            warm_start=None,
-            threads=1,
-            slice_shape=(slice_size, slice_size),
-            counts=counts,
-            training_stats=summarise([statistics], protocol.partners(view)),
-            fingerprint={
-                "initial": {"weights": None},
-                "training scan": {},
-                "validation scan": {},
-            },
-        )
-        weights = QuickNAT(len(classes), NetworkSettings(filters=filters)).state_dict()
-        facts = {"best_epoch": 0, "best_val_dice": None}
-        loss = CombinedLoss(counts.astype(np.float32), 1.0)
-        write_model(setup, loss, weights, [{"epoch": 0}], facts)
-    models: dict[str, str | Path] = {view: folder / view for view in VIEWS}
-    write_bundle(models, protocol, WEIGHTS, 1.0, CUBE, slice_size, folder / "model")
 
 
 def load(way: str, model: Path) -> Bundle:
@@ -105,7 +63,7 @@ def load(way: str, model: Path) -> Bundle:
 def segment_plainly(scan: Path, model: Path, output: Path) -> None:
     """Every slice of the whole cube, fp32, three volumes of probabilities, one after the other."""
     bundle = load_bundle(model)
-    image, grid, record = conform_file(scan, "", 1.0, CUBE)
+    image, grid, record = conform_file(scan, "", bundle.spacing_mm, bundle.conform_size)
     volumes = {}
     for view, network in bundle.networks.items():
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -139,63 +97,86 @@ def one(way: str, scan: Path, model: Path, output: Path, batch_size: int, thread
 @app.command()
 def compare(
     scan: Annotated[Path, typer.Argument(help="A T1w scan.")],
-    filters: Annotated[int, typer.Option(help="Channels of each convolution.")] = 64,
-    slice_size: Annotated[int, typer.Option(help="Side of our window, in mm.")] = 192,
+    model: Model = "1mm",
     batch_size: Annotated[int, typer.Option(help="Our slices per forward pass.")] = 4,
     rounds: Annotated[int, typer.Option(help="Runs of each way.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
-    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    threads: Threads = torch.get_num_threads(),
+    output: Output = None,
 ) -> None:
     """Compare the ways, each run in a process of its own."""
-    ways = ["plain", *WAYS]
-    runs: dict[str, list[tuple[float, float, float, dict]]] = {way: [] for way in ways}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for way in ["plain", *WAYS] * rounds:
+            command = [sys.executable, __file__, "one", way, scan, model_folder(model), folder]
+            took = measure([*command, batch_size, threads])
+            rows.append({"way": way, **took._asdict(), "printed": json.loads(took.printed or "{}")})
+            print(f"  {way}: {took.seconds:.0f} s, {took.cpu_seconds:.0f} s of CPU", flush=True)
+    runs = pd.DataFrame(rows).rename(columns={"printed": "stages"})
+    table = runs.groupby("way", sort=False)[["seconds", "cpu_seconds", "peak_gib"]].median()
+    table.insert(1, "times_plain", table["seconds"]["plain"] / table["seconds"])
+    print(f"model {model}, {threads} thread(s)\n{table.round(2).to_string()}")
+    if output:
+        runs.to_json(output, orient="records", indent=2)
+
+
+# the largest memory of torch on the GPU, printed when the command ends
+PROGRAM = """
+import atexit, torch
+from quicknat.cli import main
+atexit.register(lambda: print(torch.cuda.max_memory_allocated() / 2**30, flush=True))
+main()
+"""
+
+
+@app.command()
+def device(
+    scan: Annotated[Path, typer.Argument(help="A T1w scan, .nii.gz.")],
+    name: Annotated[str, typer.Option("--device", help="cuda or cpu.")] = "cuda",
+    scans: Annotated[int, typer.Option(min=2, help="Copies to segment in one process.")] = 20,
+    model: Model = "1mm",
+    threads: Threads = os.cpu_count() or 1,
+    output: Output = None,
+) -> None:
+    """Time `quicknat segment` for one scan and for many; with a GPU, compare labels with the CPU's.
+
+    Meant for five minutes of a GPU. Labels are those of the small model, in fp32.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_random_model(folder, filters, slice_size)
-        for _ in range(rounds):
-            for way in ways:
-                command = [sys.executable, __file__, "one", way, scan, folder / "model", folder]
-                start = time.perf_counter()
-                process = subprocess.Popen(
-                    [*map(str, command), str(batch_size), str(threads)],
-                    stdout=subprocess.PIPE, text=True,
-                )  # fmt: skip
-                stages = process.stdout.read()  # type: ignore[union-attr]  # it is a pipe
-                _, status, usage = os.wait4(process.pid, 0)
-                if status:
-                    raise SystemExit(f"{way} failed")
-                seconds = time.perf_counter() - start
-                cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
-                runs[way].append((seconds, cpu, peak, json.loads(stages or "{}")))
-                print(f"  {way}: {seconds:.0f} s, {cpu:.0f} s of CPU", flush=True)
-    plain = median(seconds for seconds, *_ in runs["plain"])
-    rows = [
-        {
-            "way": way,
-            "seconds": median(seconds for seconds, *_ in values),
-            "times_plain": plain / median(seconds for seconds, *_ in values),
-            "cpu_seconds": median(cpu for _, cpu, *_ in values),
-            "peak_gib": max(memory for _, _, memory, _ in values),
-            "stages": values[0][-1],
-        }
-        for way, values in runs.items()
-    ]
-    print(f"{filters} filters, window {slice_size} mm of {CUBE}, {threads} thread(s)")
-    print(f"{'way':8}{'seconds':>9}{'x plain':>9}{'CPU s':>9}{'peak GiB':>10}")
-    for row in rows:
-        figures = f"{row['seconds']:9.1f}{row['times_plain']:9.2f}{row['cpu_seconds']:9.1f}"
-        print(f"{row['way']:8}{figures}{row['peak_gib']:10.2f}")
+        copies = [folder / f"sub-{number:03}_T1w.nii.gz" for number in range(scans)]
+        for file in copies:
+            shutil.copyfile(scan, file)
+
+        def run(where: str, files: list[Path], *options: str) -> Measured:
+            command = [sys.executable, "-c", PROGRAM, "--quiet", "segment", *files, *options]
+            return measure([*command, "--output", folder / where, "--threads", threads])
+
+        def results(where: str, pattern: str) -> list[Path]:
+            return sorted((folder / where).glob(f"sub-*/anat/*{pattern}"))
+
+        options = "--device", name, "--model", model
+        took = {"one": run("one", copies[:1], *options), "many": run("many", copies, *options)}
+        table = pd.DataFrame(took, Measured._fields).T.rename(columns={"printed": "gpu_peak_gib"})
+        table["seconds_a_scan"] = table["seconds"].astype(float).diff() / (scans - 1)
+        made = [json.loads(path.read_text())["seconds"] for path in results("many", "_dseg.json")]
+        print(table.astype(float).round(2).to_string())
+        print("stages, median:", pd.DataFrame(made).median().to_dict())
+        if name != "cpu":
+            found = []
+            for place in (name, "cpu"):
+                run(place, copies[:1], "--device", place, "--model", "small", "--precision", "fp32")
+                found.append(read_volume(results(place, "quicknat_dseg.nii.gz")[0]).data)
+            same = (found[0] == found[1])[(found[0] > 0) | (found[1] > 0)].mean()
+            print(f"{same:.4%} of brain voxels as on the CPU")
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        record = {"filters": filters, "window": slice_size, "threads": threads, "ways": rows}
-        output.write_text(json.dumps(record, indent=2) + "\n")
+        table.to_json(output, orient="index", indent=2)
 
 
 @app.command()
 def pieces(
     filters: Annotated[int, typer.Option(help="Channels of each convolution.")] = 64,
     rounds: Annotated[int, typer.Option(help="Timed passes of each way.")] = 3,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
+    threads: Threads = torch.get_num_threads(),
 ) -> None:
     """Seconds per slice as one optimisation comes after the other, in turn."""
     torch.set_num_threads(threads)
@@ -232,28 +213,23 @@ def pieces(
 @app.command()
 def agreement(
     scans: Annotated[list[Path], typer.Argument(help="T1w scans.")],
-    model: Annotated[Path, typer.Option(help="Folder of a trained model.")],
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
+    model: Model = "1mm",
+    threads: Threads = torch.get_num_threads(),
 ) -> None:
     """What Winograd's filtering and bf16 do to the labels, against fp32 of the same weights."""
     torch.set_num_threads(threads)
     for scan in scans:
         found = {}
         for way in WAYS:
-            bundle = load(way, model)
+            bundle = load(way, model_folder(model))
             image, grid, record = conform_file(scan, "", bundle.spacing_mm, bundle.conform_size)
             found[way] = segment(bundle, image, grid.affine, record_grid(record)).labels
         exact = found.pop("fp32")
         for way, labels in found.items():
             same = (exact == labels)[(exact > 0) | (labels > 0)].mean()
-            both, one, other = (
-                np.bincount(part.ravel(), minlength=len(bundle.protocol.names))[1:]
-                for part in (exact[exact == labels], exact, labels)
-            )
-            dice = (2 * both / (one + other)).mean()
-            print(
-                f"{scan.name}, {way}: {same:.2%} of brain voxels, mean Dice {dice:.4f}", flush=True
-            )
+            pairs = count_pairs(labels, exact, len(bundle.protocol.names), scan.name)
+            dice = np.nanmean(overlap(pairs)[0][1:])
+            print(f"{scan.name}, {way}: {same:.2%} of brain voxels, mean Dice {dice:.4f}")
 
 
 if __name__ == "__main__":

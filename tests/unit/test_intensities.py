@@ -1,9 +1,9 @@
 """Voxels without signal: constants around the field of view, and MP2RAGE's noise."""
 
-import nibabel as nib
 import numpy as np
 import pytest
 
+from helpers import save
 from quicknat.cohort.examine import examine_image
 from quicknat.errors import InputError
 from quicknat.images.conform import conform
@@ -65,8 +65,7 @@ def test_voxels_of_the_head_that_have_the_number_are_kept(head):
 def test_commands_read_a_filled_scan_and_the_check_says_so(head, tmp_path):
     data = head.data.astype(np.float32)
     where = masked(head, "wedge")
-    path = tmp_path / "scan.nii.gz"
-    nib.save(nib.Nifti1Image(np.where(where, np.nan, data), head.affine), path)
+    path = save(tmp_path / "scan.nii.gz", np.where(where, np.nan, data), head.affine)
     assert np.isfinite(read_scan(path).data).all()
     assert any("filled up with nan" in reason for reason in examine_image(path, "").warnings)
     with pytest.raises(InputError, match="are NaN"):  # label maps are not repaired
@@ -76,16 +75,13 @@ def test_commands_read_a_filled_scan_and_the_check_says_so(head, tmp_path):
 @pytest.mark.case(81)
 def test_bright_voxels_that_overflowed_16_bits_are_refused(head, tmp_path):
     noise = np.random.default_rng(0).normal(1, 0.05, head.data.shape)  # the head is saturated
-    data = head.data * noise * (40000 / np.percentile(head.data, 99))
-    path = tmp_path / "scan.nii.gz"
-    nib.save(nib.Nifti1Image(data.astype(np.uint16).view(np.int16), head.affine), path)
+    data = (head.data * noise * (40000 / np.percentile(head.data, 99))).astype(np.uint16)
+    path = save(tmp_path / "scan.nii.gz", data.view(np.int16), head.affine)
     with pytest.raises(InputError, match="brightest voxels are negative"):
         read_scan(path)
-    nib.save(nib.Nifti1Image(data.astype(np.uint16), head.affine), path)
-    assert np.array_equal(read_scan(path).data, data.astype(np.uint16))
+    assert np.array_equal(read_scan(save(path, data, head.affine)).data, data)
     filled = np.where(masked(head, "wedge"), -32768, head.data).astype(np.int16)
-    nib.save(nib.Nifti1Image(filled, head.affine), path)
-    assert read_scan(path).filled == [-32768]
+    assert read_scan(save(path, filled, head.affine)).filled == [-32768]
 
 
 def uni(head):
@@ -100,8 +96,7 @@ def test_noise_of_mp2rage_is_flagged_with_advice(head, tmp_path):
     assert not has_noisy_background(head.data)
     data = uni(head)
     assert has_noisy_background(data)
-    path = tmp_path / "uni.nii.gz"
-    nib.save(nib.Nifti1Image(data, head.affine), path)
+    path = save(tmp_path / "uni.nii.gz", data, head.affine)
     assert any("LN_MP2RAGE_DNOISE" in reason for reason in examine_image(path, "").warnings)
     _, _, record = conform(Volume(data, head.affine, head.path), 4.0, 64)
     assert record["noisy_background"]

@@ -8,7 +8,7 @@ import pytest
 
 from helpers import LABELS
 from quicknat.errors import InputError
-from quicknat.images.labels import Protocol, parse_ids, stored_values
+from quicknat.images.labels import Protocol, stored_values
 from quicknat.package_data import DATA
 from quicknat.segmentation.outputs import label_table
 from quicknat.synthesis.tissue_table import tissue_table
@@ -26,23 +26,22 @@ def test_each_protocol_has_the_published_number_of_classes(name, classes, sagitt
     assert len(protocol.class_names("sagittal")) == sagittal
 
 
-def test_left_and_right_swap_roles_between_freesurfer_and_neuromorphometrics(protocol):
-    hippocampi = {"freesurfer": (17, 53), "neuromorphometrics": (48, 47)}
-    for convention, (left, right) in hippocampi.items():
-        mapped = protocol.remap(np.array([left, right]), convention, "x")
-        assert [protocol.names[i] for i in mapped] == ["Left hippocampus", "Right hippocampus"]
-
-
-def test_neuromorphometrics_cortex_is_left_when_odd_and_right_when_even(protocol):
-    mapped = protocol.remap(np.array([101, 207, 100, 206]), "neuromorphometrics", "x")
-    assert [protocol.names[i] for i in mapped] == ["Left cerebral cortex"] * 2 + [
-        "Right cerebral cortex"
-    ] * 2
-
-
-def test_cerebellar_vermis_and_unlisted_regions_become_background(protocol):
-    mapped = protocol.remap(np.array([71, 72, 73, 63, 45]), "neuromorphometrics", "x")
-    assert mapped.tolist() == [0, 0, 0, 0, 1]
+@pytest.mark.parametrize(
+    ("convention", "numbers", "names"),
+    [
+        ("freesurfer", (17, 53), ["Left hippocampus", "Right hippocampus"]),
+        ("neuromorphometrics", (48, 47), ["Left hippocampus", "Right hippocampus"]),
+        ("neuromorphometrics", (101, 207), ["Left cerebral cortex"] * 2),  # odd
+        ("neuromorphometrics", (100, 206), ["Right cerebral cortex"] * 2),  # even
+        # vermis, and what is not listed
+        ("neuromorphometrics", (71, 72, 73, 63, 45), ["Background"] * 4),
+        ("quicknat28", range(28), []),  # class indices already
+    ],
+)
+def test_numbers_of_a_convention_become_classes(protocol, convention, numbers, names):
+    mapped = protocol.remap(np.array(numbers), convention, "x").tolist()
+    assert [protocol.names[i] for i in mapped][: len(names)] == names
+    assert names or mapped == list(numbers)
 
 
 def test_sagittal_classes_merge_the_two_sides(protocol):
@@ -142,11 +141,6 @@ def test_tissues_of_an_aseg_are_those_that_freesurfer_names(protocol):
         assert tissue.lower() in {word.lower() for word in expected}, label
 
 
-def test_files_that_hold_class_indices_pass_unchanged(protocol):
-    indices = np.arange(28)
-    assert protocol.remap(indices, "quicknat28", "x").tolist() == indices.tolist()
-
-
 def test_unknown_convention_is_refused_with_the_allowed_ones(protocol):
     with pytest.raises(InputError, match="allowed: freesurfer, neuromorphometrics, quicknat28"):
         protocol.remap(np.array([0, 1]), "talairach", "x")
@@ -177,7 +171,3 @@ def test_written_table_reads_back_the_same(tmp_path, protocol):
     protocol.write(tmp_path / "quicknat28.tsv")
     again = Protocol.read(tmp_path / "quicknat28.tsv")
     pd.testing.assert_frame_equal(again.table, protocol.table)
-
-
-def test_ranges_of_ids_expand():
-    assert parse_ids("3,10-12,100-106:2") == [3, 10, 11, 12, 100, 102, 104, 106]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quicknat.errors import InputError
-from quicknat.images.slices import VIEWS, crop, open_stack, to_slices, view_stack
+from quicknat.images.slices import VIEWS, open_stack, to_slices, view_stack
 
 
 def test_each_view_cuts_its_own_ras_axis():
@@ -44,25 +44,20 @@ def test_sagittal_stack_holds_merged_classes(protocol):
     assert set(np.unique(sagittal[:, 1])) == {protocol.sagittal[left]}
 
 
-def test_crop_takes_the_cube_at_its_start():
-    volume = np.arange(1000).reshape(10, 10, 10)
-    np.testing.assert_array_equal(crop(volume, (1, 2, 3), 4), volume[1:5, 2:6, 3:7])
+STACKS = {
+    "float": np.zeros((2, 2, 16, 16)),
+    "odd": np.zeros((2, 2, 20, 16), np.uint8),
+    "flat": np.zeros((16, 16), np.uint8),
+    "pickle": np.array([{}], dtype=object),
+}
 
 
-def test_damaged_or_foreign_stack_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.npy: no such file"):
-        open_stack(tmp_path / "gone.npy")
-    for name, array in {
-        "float.npy": np.zeros((2, 2, 16, 16)),
-        "odd.npy": np.zeros((2, 2, 20, 16), np.uint8),
-        "flat.npy": np.zeros((16, 16), np.uint8),
-    }.items():
-        np.save(tmp_path / name, array)
-        with pytest.raises(InputError, match=name):
-            open_stack(tmp_path / name)
-    (tmp_path / "cut.npy").write_bytes((tmp_path / "float.npy").read_bytes()[:200])
-    with pytest.raises(InputError, match="cut.npy"):
-        open_stack(tmp_path / "cut.npy")
-    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="pickle.npy"):
-        open_stack(tmp_path / "pickle.npy")
+@pytest.mark.parametrize("fault", [*STACKS, "gone", "cut"])
+def test_damaged_or_foreign_stack_is_refused(tmp_path, fault):
+    path = tmp_path / f"{fault}.npy"
+    if fault != "gone":
+        np.save(path, STACKS.get(fault, STACKS["flat"]), allow_pickle=True)
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match=f"{fault}.npy: "):
+        open_stack(path)
