@@ -16,9 +16,8 @@ from quicknat.cohort.sheet import Scan
 from quicknat.cohort.writing import read_participants
 from quicknat.errors import InputError
 from quicknat.failures import Failure
-from quicknat.files import written_whole
+from quicknat.files import write_records, written_whole
 from quicknat.package_data import TEMPLATES
-from quicknat.records import write_records
 from quicknat.report.content import ReportInputs
 from quicknat.report.libraries import BUNDLES, classic_script, write_libraries
 from quicknat.report.pages import ADVICE, read_note

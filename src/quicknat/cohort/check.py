@@ -16,8 +16,8 @@ from quicknat.cohort.paths import CohortPaths, find_all, find_one
 from quicknat.cohort.sheet import Fault, Scan, examine_sheet, side
 from quicknat.cohort.writing import PARTICIPANTS, read_participants
 from quicknat.errors import InputError
+from quicknat.files import columns, read_records, write_records
 from quicknat.images.volumes import Grid, require_same_grid
-from quicknat.records import columns, read_records, write_records
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from quicknat.cohort.examine import examine_image
 from quicknat.errors import InputError
+from quicknat.files import read_records, write_records
 from quicknat.images.volumes import read_scan
-from quicknat.records import read_records, write_records
 
 SCANS = "scans.tsv"
 FAILED = "failed"
