@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quicknat.errors import InputError
-from quicknat.records import read_records, write_records
+from quicknat.files import read_records, write_records
 
 INTERRUPTED = "Terminating processes on user request"
 MISSING = re.compile(r"Job (\d+)\s+completed successfully, but some output files are missing")
@@ -37,22 +37,16 @@ UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A job whose last attempt failed.
-
-    ``log`` is its own log, ``before`` the stamp of that file when the attempt started, since it may
-    be from an earlier attempt. ``group`` is a number shared by all jobs of one submission, None for
-    a single job; if one fails, Snakemake counts all as failed. ``said`` is the executor's message,
-    ``executor_logs`` are the cluster's logs. ``ended_well``: succeeded, but an output is missing.
-    """
+    """A job whose last attempt failed."""
 
     rule: str
-    log: str
-    before: Stamp = None
+    log: str  # its own log
+    before: Stamp = None  # of that log when the attempt started: it may be of an earlier one
     outputs: Sequence[str] = ()
-    group: int | None = None
-    said: str = ""
-    executor_logs: Sequence[str] = ()
-    ended_well: bool = False
+    group: int | None = None  # of all jobs of a submission; Snakemake counts all as failed
+    said: str = ""  # the executor's message
+    executor_logs: Sequence[str] = ()  # the cluster's
+    ended_well: bool = False  # succeeded, but an output is missing
 
     @property
     def name(self) -> str:
@@ -132,17 +126,13 @@ class JobLog(RunHandler):
 
 @dataclass(frozen=True)
 class Failure:
-    """One row of the table.
+    """One row of the table."""
 
-    ``stage`` is the rule; ``scan`` is the scan of the job, the view of a training, or the source
-    of a download. ``reason`` is one line, ``excerpt`` the last lines of ``log``.
-    """
-
-    stage: str
-    scan: str
-    reason: str
+    stage: str  # the rule
+    scan: str  # of the job; the view of a training, the source of a download
+    reason: str  # one line
     log: str
-    excerpt: str
+    excerpt: str  # its last lines
 
 
 def last_lines(path: str) -> list[str]:
@@ -219,10 +209,10 @@ def find_failures(jobs: Sequence[FailedJob]) -> list[Failure]:
 
 def write_failed(path: str | Path, failures: Sequence[Failure]) -> None:
     """Write the table as TSV; if nothing failed, remove an old one."""
-    if not failures:
+    if failures:
+        write_records(path, Failure, failures)
+    else:
         Path(path).unlink(missing_ok=True)
-        return
-    write_records(path, Failure, failures)
 
 
 def read_failed(path: str | Path) -> list[Failure]:

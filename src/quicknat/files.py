@@ -1,16 +1,19 @@
-"""Write files completely or not at all, and compute checksums."""
+"""Write files completely or not at all, and none over another scan's; tables, checksums."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from quicknat.errors import InputError
 
@@ -21,9 +24,10 @@ UNWRITTEN_WORDS = re.compile(
     r"\d+ requested and \d+ written|problem writing element|PytorchStreamWriter failed|"
     rf"unexpected pos \d|\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
 )
-
-
 TEMPORARY = r"\.tmp-[a-z0-9_]{8}"  # prefix of files and folders until they are complete
+REPLACING = "choose another name or folder, or --overwrite it"
+
+Record = TypeVar("Record", bound=Any)  # a dataclass
 
 
 def _unwritten(path: Path, error: Exception) -> InputError:
@@ -126,3 +130,81 @@ def check_space(folder: Path, n_bytes: int) -> None:
     if n_bytes > free:
         problem = f"{n_bytes / 1e6:.1f} MB more are needed, but only {free / 1e6:.1f} MB are free"
         raise InputError(folder, problem, "make room there")
+
+
+def _recorded_source(record: Path) -> tuple[str, str]:
+    """Return path and SHA-256 of the scan in a result's JSON; ("", "") if it states none."""
+    try:
+        found = json.loads(record.read_bytes())
+        source = found["source"]
+        if isinstance(source, dict):
+            return str(source["path"]), str(source["sha256"])
+        return str(source), str(found["source_sha256"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "", ""
+
+
+def require_same_source(record: Path, source: str | Path, digest: str) -> None:
+    """Refuse to write results where those of another scan are.
+
+    A scan that was moved (same content) or changed in place (same path) is no other scan.
+
+    Args:
+        record: JSON beside the results; it need not exist.
+        source: path of the scan.
+        digest: its SHA-256.
+
+    Raises:
+        InputError: the record names another scan.
+    """
+    path, recorded = _recorded_source(record)
+    if path and recorded != digest and Path(path).absolute() != Path(source).absolute():
+        raise InputError(
+            source, f"has the name of another scan, {path}: {record} exists", REPLACING
+        )
+
+
+def require_absent(paths: Iterable[Path]) -> None:
+    """Refuse to replace results that do not record their scan.
+
+    Raises:
+        InputError: one of the files exists.
+    """
+    for path in paths:
+        if path.exists():
+            raise InputError(path, "already exists, maybe of another scan", REPLACING)
+
+
+def columns(kind: type[Record]) -> list[str]:
+    """Return the table's header: the names of the dataclass's fields."""
+    return [field.name for field in fields(kind)]
+
+
+def as_tsv(kind: type[Record], records: Iterable[Record]) -> str:
+    """Return a TSV with a row per record; cells may contain line breaks."""
+    import pandas as pd  # slow to import
+
+    return str(pd.DataFrame(records, columns=columns(kind)).to_csv(sep="\t", index=False))
+
+
+def write_records(path: str | Path, kind: type[Record], records: Iterable[Record]) -> None:
+    """Write the table of :func:`as_tsv`."""
+    with written_whole(path) as (temporary,):
+        # names of files need not be UTF-8
+        temporary.write_text(as_tsv(kind, records), "utf-8", "backslashreplace")
+
+
+def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
+    """Read a table of :func:`write_records`.
+
+    Raises:
+        OSError, ValueError: the file is missing, or is not such a table.
+    """
+    import pandas as pd
+
+    # unlike the C engine, this one tells short rows from empty cells
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, engine="python")
+    fits = list(table) == columns(kind) and isinstance(table.index, pd.RangeIndex)
+    if not fits or table.isna().any(axis=None):
+        raise ValueError(f"its columns are not {', '.join(columns(kind))}")
+    return [kind(*row) for row in table.itertuples(index=False, name=None)]

@@ -15,14 +15,13 @@ from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import examine_sheet, read_sources
 from quicknat.config import Config, check_consistency
 from quicknat.errors import InputError
-from quicknat.files import check_temporary_folder
+from quicknat.files import as_tsv, check_temporary_folder
 from quicknat.hardware import available_cpus
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES, read_description, require_files
 from quicknat.package_data import MODELS, label_table
 from quicknat.plan import Plan, chunked, plan
-from quicknat.records import as_tsv
 from quicknat.reruns import LOOKS, stable_path, table_digest
 
 log = logging.getLogger(__name__)

@@ -21,16 +21,9 @@ from quicknat.errors import InputError
 from quicknat.package_data import schema_path
 
 SHOWN = 200  # characters of a value in messages
-CELL_RULES = {"type", "pattern", "enum", "description"}  # that `fits` knows; those of rows:
-ROW_RULES = {
-    "$schema",
-    "title",
-    "description",
-    "type",
-    "additionalProperties",
-    "required",
-    "properties",
-}
+# what `fits` knows of the schemas of tables: keywords of a cell; of a row, beside `properties`
+CELL_RULES = {"type", "pattern", "enum", "description"}
+ROW_RULES = {"$schema", "title", "description", "type", "additionalProperties", "required"}
 MAX_VALUES = 100_000  # of a file: with YAML aliases, a few lines can expand beyond memory
 
 
@@ -134,7 +127,7 @@ def fits(row: dict[str, str], schema: dict) -> bool:
     """
     rules = [(value, schema["properties"].get(key, {"unknown": key})) for key, value in row.items()]
     return (
-        schema.keys() <= ROW_RULES
+        schema.keys() <= {*ROW_RULES, "properties"}
         and row.keys() >= set(schema["required"])
         and all(rule.keys() <= CELL_RULES for _, rule in rules)
         and all(rule.get("type", "string") == "string" for _, rule in rules)

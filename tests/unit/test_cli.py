@@ -1,8 +1,6 @@
 """The command line: bad input gives one line, status 1 and no file; misuse gives status 2."""
 
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -27,21 +25,6 @@ def convert(source, output):
     return quicknat("convert", source, "--output", output, "--spacing", 4, "--size", 64)
 
 
-def convert_labels(labels, scan, folder):
-    return quicknat(
-        "convert-labels", labels, "--scan", scan, "--label-convention", "freesurfer",
-        "--protocol", LABELS / "quicknat28.tsv",
-        "--output", folder / "dseg.nii.gz", "--native", folder / "native.nii.gz",
-    )  # fmt: skip
-
-
-@pytest.fixture
-def conformed(head_file, tmp_path):
-    output = tmp_path / "c" / "sub-1_space-conformed_T1w.nii.gz"
-    assert convert(head_file, output).returncode == 0
-    return output
-
-
 def test_bad_image_is_refused_in_one_line_and_leaves_no_file(tmp_path, head_file):
     """Other faults, run in the tests' own process: tests/faults."""
     head_file.write_bytes(head_file.read_bytes()[:5000])
@@ -52,28 +35,28 @@ def test_bad_image_is_refused_in_one_line_and_leaves_no_file(tmp_path, head_file
     assert not (tmp_path / "out").exists()
 
 
-def test_converted_labels_lie_on_both_grids(tmp_path, conformed, dseg_file, head):
-    done = convert_labels(dseg_file, conformed, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    native = nib.load(tmp_path / "out/native.nii.gz")
-    assert native.shape == head.shape
-    assert nib.load(tmp_path / "out/dseg.nii.gz").shape == (64, 64, 64)
-    assert np.asarray(native.dataobj).max() == 27
-
-
-def test_sidecar_says_where_a_scan_came_from_and_how_to_return(conformed, head, head_file):
-    record = json.loads(conformed.with_name("sub-1_space-conformed_T1w.json").read_text())
-    assert record["source"] == str(head_file)
+@pytest.mark.slow
+def test_scan_and_labels_are_converted_and_cut_into_three_views(
+    tmp_path, head, head_file, dseg_file
+):
+    conformed = tmp_path / "sub-1_space-conformed_T1w.nii.gz"
+    assert convert(head_file, conformed).returncode == 0
+    record = json.loads((tmp_path / "sub-1_space-conformed_T1w.json").read_text())
+    assert record["source"] == str(head_file) and len(record["source_sha256"]) == 64
     assert tuple(record["source_shape"]) == head.shape
     np.testing.assert_allclose(record["source_affine"], head.affine, atol=1e-4)
-    assert {"source_sha256", "intensity_at_0_and_255", "quicknat"} <= set(record)
-
-
-@pytest.mark.slow
-def test_scan_is_cut_into_three_views(tmp_path, conformed, dseg_file):
-    assert convert_labels(dseg_file, conformed, tmp_path / "out").returncode == 0
+    protocol = ("--protocol", LABELS / "quicknat28.tsv")
     done = quicknat(
-        "slice", conformed, tmp_path / "out/dseg.nii.gz", "--protocol", LABELS / "quicknat28.tsv",
+        "convert-labels", dseg_file, "--scan", conformed, "--label-convention", "freesurfer",
+        *protocol, "--output", tmp_path / "out/dseg.nii.gz",
+        "--native", tmp_path / "out/native.nii.gz",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    native = nib.load(tmp_path / "out/native.nii.gz")
+    assert native.shape == head.shape and np.asarray(native.dataobj).max() == 27
+    assert nib.load(tmp_path / "out/dseg.nii.gz").shape == (64, 64, 64)
+    done = quicknat(
+        "slice", conformed, tmp_path / "out/dseg.nii.gz", *protocol,
         "--folder", tmp_path / "slices", "--name", "sub-1", "--size", 48,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -83,49 +66,23 @@ def test_scan_is_cut_into_three_views(tmp_path, conformed, dseg_file):
     assert json.loads((tmp_path / "slices/sub-1.json").read_text())["labelled_voxels_outside"] == 0
 
 
-@pytest.mark.slow
-def test_atlas_labels_carry_over_to_a_shifted_copy(tmp_path, head, demo_dseg):
-    for name, shift in (("a", 0), ("b", 4)):
-        data = np.roll(head.data, shift, axis=1)
-        nib.save(nib.Nifti1Image(data.astype(np.int16), head.affine), tmp_path / f"{name}.nii.gz")
-        scan = tmp_path / name / "sub-1_space-conformed_T1w.nii.gz"
-        assert convert(tmp_path / f"{name}.nii.gz", scan).returncode == 0
-        labels = tmp_path / f"{name}_labels.nii.gz"
-        moved = np.roll(demo_dseg.data, shift, axis=1)
-        nib.save(nib.Nifti1Image(moved, head.affine), labels)
-        assert convert_labels(labels, scan, tmp_path / name).returncode == 0
-    done = quicknat(
-        "auto-label", tmp_path / "b/sub-1_space-conformed_T1w.nii.gz",
-        "--atlas", tmp_path / "a/sub-1_space-conformed_T1w.nii.gz",
-        "--atlas-labels", tmp_path / "a/dseg.nii.gz", "--output", tmp_path / "auto.nii.gz",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = np.asarray(nib.load(tmp_path / "auto.nii.gz").dataobj)
-    truth = np.asarray(nib.load(tmp_path / "b/dseg.nii.gz").dataobj)
-    assert (found == truth)[truth > 0].mean() > 0.8
+BUNDLE = ["bundle", "m", "--protocol", "tissues4", "--output", "o", "--aggregation"]
+MISUSE = [
+    (["convert"], "Missing argument"),
+    (["segmnt"], "Did you mean 'segment'?"),
+    (["--quiet", "--verbose", "failures"], "contradict"),
+    (["convert", "a.nii", "--output", "b.nii"], "must end in .nii.gz"),
+    ([*BUNDLE, "{"], "is not valid JSON"),
+    ([*BUNDLE, "[]"], "JSON object"),
+    (["segment", "a.nii", "b.nii", "--name", "sub-1", "--output", "o"], "for a single image"),
+    (["segment", "--list", "l.tsv", "--session-label", "1", "--output", "o"], "select some"),
+    (["segment", "a.nii", "--fast", "--model", "./m", "--output", "o"], "leave out --model"),
+]
 
 
-def test_misuse_exits_with_status_2():
-    assert quicknat("convert").returncode == 2
-    assert quicknat("no-such-command").returncode == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["convert", "a.nii", "--output", "b.nii"], "must end in .nii.gz"),
-        (
-            ["bundle", "m", "--protocol", "tissues4", "--output", "o", "--aggregation", "{"],
-            "is not valid JSON",
-        ),
-        (
-            ["bundle", "m", "--protocol", "tissues4", "--output", "o", "--aggregation", "[]"],
-            "JSON object",
-        ),
-    ],
-)
-def test_option_of_the_wrong_form_is_misuse(arguments, reason):
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+@pytest.mark.parametrize(("arguments", "reason"), MISUSE, ids=range(len(MISUSE)))
+def test_misuse_exits_with_status_2_and_says_what_is_wrong(arguments, reason):
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2 and reason in done.output
 
 
@@ -174,23 +131,6 @@ def test_version_is_the_packages():
     assert 'attr = "quicknat.__version__"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_one_name_for_several_images_is_misuse(tmp_path):
-    done = quicknat("segment", "a.nii", "b.nii", "--name", "sub-1", "--output", "o")
-    assert done.returncode == 2 and "--name is for a single image" in done.stderr
-
-
-def test_list_of_scans_with_options_that_select_some_is_misuse():
-    done = CliRunner().invoke(
-        app, ["segment", "--list", "l.tsv", "--session-label", "1", "--output", "o"]
-    )
-    assert done.exit_code == 2 and "select some" in done.output
-
-
-def test_fast_with_a_model_is_misuse():
-    done = quicknat("segment", "a.nii", "--fast", "--model", "./m", "--output", "o")
-    assert done.returncode == 2 and "leave out --model" in done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("option", "model"), [([], "1mm"), (["--fast"], "small")])
 def test_without_a_model_a_bundled_one_is_taken(option, model, tmp_path):
@@ -209,43 +149,30 @@ def test_help_loads_no_heavy_library_so_that_it_comes_at_once():
     assert done.returncode == 0 and HEAVY & set(done.stdout.split()) == set()
 
 
+NOT_TO_SEGMENT = {"SimpleITK", "torchio", "snakemake", "tensorboard", "monai", "matplotlib"}
+
+
+@pytest.mark.slow
+def test_segmenting_imports_nothing_that_only_other_stages_need(model, head_file, tmp_path):
+    program = (
+        "import sys; from quicknat.cli import app; app(sys.argv[1:], standalone_mode=False);"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    command = ["segment", head_file, "--model", model, "--output", tmp_path / "out", "--threads", 1]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, command)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (tmp_path / "out/sub-head/anat/sub-head_desc-quicknat_dseg.nii.gz").is_file()
+    imported = set(done.stdout.split())
+    assert "torch" in imported and not imported & NOT_TO_SEGMENT, imported & NOT_TO_SEGMENT
+
+
 def test_help_separates_what_people_start_from_the_workflows_steps_and_says_how_to_begin():
     text = CliRunner().invoke(app, ["--help"]).output
     own, steps = text.split("Workflow steps")
     assert " segment " in own and " convert " in steps
     assert "quicknat segment SCAN" in steps  # at its end
-
-
-PLAIN = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "GITHUB_ACTIONS")}
-
-
-@pytest.mark.slow
-def test_piped_output_has_no_colours():
-    for arguments in (["--help"], ["convert"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "quicknat", *arguments], capture_output=True, env=PLAIN
-        )
-        assert b"\x1b" not in done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_terminal_gets_colours_unless_told_otherwise():
-    master, slave = pty.openpty()
-
-    def shown(**variables):
-        environment = PLAIN | {"TERM": "xterm-256color"} | variables
-        command = [sys.executable, "-m", "quicknat", "no-such-command"]
-        subprocess.run(command, stdout=slave, stderr=slave, env=environment)
-        return os.read(master, 100_000)
-
-    coloured = re.compile(rb"\x1b\[[\d;]*3\dm")
-    assert coloured.search(shown())
-    assert not coloured.search(shown(NO_COLOR="1"))
-
-
-def test_wrong_name_of_a_command_is_answered_with_the_right_one():
-    done = CliRunner().invoke(app, ["segmnt"])
-    assert done.exit_code == 2 and "Did you mean 'segment'?" in done.output
 
 
 @pytest.mark.slow
@@ -261,11 +188,6 @@ def test_quiet_says_nothing_of_what_went_well_and_verbose_says_more(tmp_path, he
     assert said[None] and said[None].strip() in said["--verbose"]
 
 
-def test_quiet_and_verbose_together_are_misuse():
-    done = CliRunner().invoke(app, ["--quiet", "--verbose", "failures"])
-    assert done.exit_code == 2 and "contradict" in done.output
-
-
 def test_quiet_draws_no_progress_bar_on_a_terminal_either(monkeypatch):
     from quicknat.progress import no_bar
 
@@ -273,12 +195,3 @@ def test_quiet_draws_no_progress_bar_on_a_terminal_either(monkeypatch):
     assert no_bar() is None  # tqdm asks the terminal
     monkeypatch.setenv("QUICKNAT_QUIET", "1")
     assert no_bar() is True
-
-
-def test_shell_completes_the_names_of_commands():
-    code = "import sys; sys.argv[0] = 'quicknat'; from quicknat.cli import main; main()"
-    asked = {"_QUICKNAT_COMPLETE": "complete_bash", "COMP_WORDS": "quicknat seg", "COMP_CWORD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | asked
-    )
-    assert done.stdout.split() == ["segment"], done.stderr

@@ -19,6 +19,7 @@ from quicknat.config import (
 from quicknat.errors import InputError
 from quicknat.model.losses import DiceReduction
 from quicknat.model.network import NetworkSettings, SqueezeExcitation
+from quicknat.run import require_for_storage
 
 REFUSED = {
     "unknown nested key": (
@@ -88,15 +89,6 @@ def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="copy it to another folder first"):
         check_consistency(Config.read(merged({"training": {"initial_model": "results/model/"}})))
     check_consistency(Config.read(merged({})))
-
-
-@pytest.mark.parametrize("overlay", sorted((ROOT / "workflow/configs").glob("*.yaml")), ids=str)
-def test_configurations_of_the_workflow_are_accepted_without_a_notice(overlay):
-    config, notices = merged({}), []
-    for key, value in yaml.safe_load(overlay.read_text()).items():
-        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
-    check_consistency(Config.read(config, notify=notices.append))
-    assert notices == []
 
 
 def test_defaults_are_filled_in_and_the_result_is_read_as_itself():
@@ -199,3 +191,18 @@ def test_old_names_are_read_in_settings_of_a_training_too():
     notices = []
     assert TrainingSettings.read(old, notify=notices.append).dice_reduction == "slice"
     assert len(notices) == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("", "on_bad_scan", "skip"),
+        ("training", "new_scans", "warm_start"),
+        ("training", "initial_model", "1mm"),
+    ],
+)
+def test_setting_that_needs_a_shared_disk_is_refused_with_storage(section, name, value):
+    path = f"{section}.{name}".strip(".")
+    with pytest.raises(InputError, match=f"'{path}' needs a disk"):
+        require_for_storage({section: {name: value}} if section else {name: value})
+    require_for_storage({"on_bad_scan": "stop", "training": {"new_scans": "retrain"}})

@@ -117,16 +117,14 @@ def test_reason_is_the_last_word_of_the_log(run, log):
     assert len(failure.excerpt) < 10_000
 
 
-def test_job_that_succeeds_on_a_retry_is_no_failure(run):
-    run.fail("finetune", "axial", "error: x\n")
-    run.begin("finetune", "axial", "done\n")
-    assert run.failures() == []
-
-
-def test_job_that_fails_on_all_retries_is_one_failure_with_its_last_reason(run):
+def test_only_the_last_attempt_counts(run):
     for attempt in range(3):
         run.fail("finetune", "axial", f"error: attempt {attempt}\n")
-    assert run.reasons() == {("finetune", "axial"): "attempt 2"}
+        run.group_error(run.begin("slice", "sub-1", "error: x\n"))
+    assert run.reasons() == {("finetune", "axial"): "attempt 2", ("slice", "sub-1"): "x"}
+    run.begin("finetune", "axial", "done\n")
+    run.begin("slice", "sub-1", "done\n")
+    assert run.failures() == []
 
 
 def test_log_of_an_earlier_attempt_explains_nothing(run):
@@ -163,48 +161,38 @@ def test_job_that_left_no_output_is_a_failure(run):
     assert run.reasons() == {("convert", "sub-1"): NO_OUTPUT}
 
 
-def test_of_a_submission_only_the_job_with_a_reason_failed(run, tmp_path):
+LIMIT = "*** JOB 7 CANCELLED AT noon DUE TO TIME LIMIT"
+GROUPS = {  # logs of a submission's jobs, whether they have their outputs; reasons of the failed
+    "one has a reason": (
+        {"sub-1": ("done\n", True), "sub-2": ("error: is empty\n", False),
+         "sub-3": ("reading\n", False), "sub-4": (None, False)},
+        {"sub-2": "is empty"},
+    ),
+    "killed while one was at work": (
+        {"sub-1": ("done\n", True), "sub-2": ("reading\n", False), "sub-3": (None, False)},
+        {"sub-2": f"{SILENT} (SLURM: {LIMIT})"},
+    ),
+    "never began": (
+        {"sub-1": (None, False), "sub-2": (None, False)},
+        dict.fromkeys(("sub-1", "sub-2"), f"{NOT_BEGUN} (SLURM: {LIMIT})"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", GROUPS)
+def test_of_a_submission_those_jobs_failed_that_say_so_or_were_at_work(run, tmp_path, what):
+    jobs, failed = GROUPS[what]
     (tmp_path / "made").touch()
+    (tmp_path / "7.log").write_text(f"slurmstepd: error: {LIMIT}\n")
     numbers = [
-        run.begin("convert", "sub-1", "done\n", outputs=["made"]),
-        run.begin("convert", "sub-2", "error: is empty\n", outputs=["absent"]),
-        run.begin("convert", "sub-3", "reading\n", outputs=["absent"]),
-        run.begin("convert", "sub-4", outputs=["absent"]),
+        run.begin("convert", name, log, outputs=["made" if made else "absent"])
+        for name, (log, made) in jobs.items()
     ]
-    run.group_error(*numbers)
-    assert run.reasons() == {("convert", "sub-2"): "is empty"}
-
-
-def test_of_a_killed_submission_the_jobs_at_work_failed(run, tmp_path):
-    (tmp_path / "made").touch()
-    (tmp_path / "7.log").write_text(
-        "slurmstepd: error: *** JOB 7 CANCELLED AT noon DUE TO TIME LIMIT\n"
-    )
-    numbers = [
-        run.begin("convert", "sub-1", "done\n", outputs=["made"]),
-        run.begin("convert", "sub-2", "reading\n", outputs=["absent"]),
-        run.begin("convert", "sub-3", outputs=["absent"]),
-    ]
-    run.group_error(*numbers, cluster_logs=["7.log"])
-    reasons = run.reasons()
-    assert list(reasons) == [("convert", "sub-2")]
-    assert "DUE TO TIME LIMIT" in reasons[("convert", "sub-2")]
-
-
-def test_of_a_submission_that_never_began_all_jobs_failed_and_others_stand_by_themselves(run):
-    one = [run.begin("convert", f"sub-{number}") for number in (1, 2)]
     other = [run.begin("slice", "sub-3", "error: x\n"), run.begin("slice", "sub-4")]
-    run.group_error(*one)
-    run.group_error(*other)
-    assert list(run.reasons()) == [("convert", "sub-1"), ("convert", "sub-2"), ("slice", "sub-3")]
-
-
-def test_submission_that_succeeds_on_a_retry_is_no_failure(run):
-    for log in ("error: x\n", "done\n"):
-        numbers = [run.begin("convert", f"sub-{number}", log) for number in (1, 2)]
-        if log != "done\n":
-            run.group_error(*numbers)
-    assert run.failures() == []
+    run.group_error(*numbers, cluster_logs=["7.log"])
+    run.group_error(*other)  # which stands by itself
+    expected = {("convert", name): reason for name, reason in failed.items()}
+    assert run.reasons() == expected | {("slice", "sub-3"): "x"}
 
 
 def test_jobs_that_the_user_interrupts_are_no_failures(run):
@@ -229,14 +217,13 @@ ROWS = [
 ]
 
 
-def test_table_gives_back_what_was_written(tmp_path):
-    write_failed(tmp_path / "failed.tsv", ROWS)
-    assert read_failed(tmp_path / "failed.tsv") == ROWS
-    assert [path.name for path in tmp_path.iterdir()] == ["failed.tsv"]
-
-
-def test_without_a_table_nothing_failed(tmp_path):
-    assert read_failed(tmp_path / "failed.tsv") == []
+def test_table_gives_back_what_was_written_and_goes_when_nothing_failed(tmp_path):
+    table = tmp_path / "failed.tsv"
+    write_failed(table, ROWS)
+    assert read_failed(table) == ROWS and list(tmp_path.iterdir()) == [table]
+    for _ in range(2):
+        assert close_run([], table) == "" and read_failed(table) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -257,13 +244,6 @@ def test_end_of_a_run_tells_the_first_failures_and_where_the_rest_is(run):
     assert "and 5 more, see results/failed.tsv" in text
     assert "run the same command again" in text
     assert [failure.scan for failure in read_failed("results/failed.tsv")][-1] == "sub-24"
-
-
-def test_run_in_which_nothing_failed_takes_the_old_table_away(run, tmp_path):
-    write_failed("failed.tsv", ROWS)
-    assert close_run([], "failed.tsv") == ""
-    assert list(tmp_path.iterdir()) == []
-    assert close_run([], "failed.tsv") == ""
 
 
 def test_failures_are_told_also_where_the_table_cannot_be_written(run, tmp_path):
@@ -301,31 +281,35 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_scans_that_have_everything_are_complete(results):
-    assert complete_scans(results, ["a", "b", "c", "d"], tested=["a", "d"]) == ["a", "b", "c"]
+def outdate(path):
+    os.utime(path, (1, 1))
 
 
-@pytest.mark.parametrize("end", ["dseg.nii.gz", "volumes.tsv", "qc.json", "dseg.json"])
-def test_scan_that_lacks_a_file_is_not_complete(results, end):
-    (results / f"segmentations/b/anat/b_desc-quicknat_{end}").unlink()
-    assert complete_scans(results, ["a", "b"]) == ["a"]
+INCOMPLETE = {
+    "no label map": (Path.unlink, "segmentations/b/anat/b_desc-quicknat_dseg.nii.gz"),
+    "no volumes": (Path.unlink, "segmentations/b/anat/b_desc-quicknat_volumes.tsv"),
+    "no quality": (Path.unlink, "segmentations/b/anat/b_desc-quicknat_qc.json"),
+    "no provenance": (Path.unlink, "segmentations/b/anat/b_desc-quicknat_dseg.json"),
+    "an earlier model": (
+        lambda path: path.write_text('{"model": {"sha256": "of the model before"}}'),
+        "segmentations/b/anat/b_desc-quicknat_dseg.json",
+    ),
+    "damaged provenance": (
+        lambda path: path.write_text("{"),
+        "segmentations/b/anat/b_desc-quicknat_dseg.json",
+    ),
+    "no pictures": (Path.unlink, "report/figures/b/thumbnail.jpg"),
+    "pictures of the segmentation before": (outdate, "report/figures/b/thumbnail.jpg"),
+    "no scores": (Path.unlink, "metrics/b.tsv"),
+    "scores of the segmentation before": (outdate, "metrics/b.tsv"),
+}
 
 
-def test_scan_segmented_with_an_earlier_model_is_not_complete(results):
-    old = json.dumps({"model": {"sha256": "of the model before"}})
-    (results / "segmentations/a/anat/a_desc-quicknat_dseg.json").write_text(old)
-    (results / "segmentations/b/anat/b_desc-quicknat_dseg.json").write_text("{")
-    assert complete_scans(results, ["a", "b", "c"]) == ["c"]
-
-
-def test_scan_without_pictures_of_its_segmentation_is_not_complete(results):
-    (results / "report/figures/a/thumbnail.jpg").unlink()
-    os.utime(results / "report/figures/b/thumbnail.jpg", (1, 1))
-    assert complete_scans(results, ["a", "b", "c"]) == ["c"]
-
-
-def test_test_scan_without_scores_of_its_segmentation_is_not_complete(results):
-    (results / "metrics/a.tsv").unlink()
-    os.utime(results / "metrics/b.tsv", (1, 1))
-    assert complete_scans(results, ["a", "b", "c"], tested=["a", "b", "c"]) == ["c"]
-    assert complete_scans(results, ["a", "b", "c"]) == ["a", "b", "c"]
+@pytest.mark.parametrize("what", INCOMPLETE)
+def test_scan_without_a_current_file_is_not_complete(results, what):
+    names, tested = ["a", "b", "c", "d"], ["a", "b", "d"]
+    assert complete_scans(results, names, tested) == ["a", "b", "c"]
+    change, path = INCOMPLETE[what]
+    change(results / path)
+    assert complete_scans(results, names, tested) == ["a", "c"]
+    assert complete_scans(results, names) == (["a", "b", "c"] if "scores" in what else ["a", "c"])

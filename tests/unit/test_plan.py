@@ -8,14 +8,14 @@ import yaml
 
 from helpers import ROOT
 from quicknat.cohort.sheet import Scan, read_sheet
-from quicknat.config import Config
+from quicknat.config import Config, check_consistency
 from quicknat.errors import InputError
 from quicknat.plan import FEW_SCANS, Plan, chunked, plan
 
 
-def scan(name: str, use: str, image: bool = True, labels: bool = True, session: str = "") -> Scan:
+def scan(name: str, use: str, image: bool = True, labels: bool = True) -> Scan:
     return Scan(
-        name, f"{name}.nii.gz" * image, use, session=session, labels=f"{name}_l.nii.gz" * labels,
+        name, f"{name}.nii.gz" * image, use, labels=f"{name}_l.nii.gz" * labels,
         label_convention="freesurfer" * labels, participant=name,
     )  # fmt: skip
 
@@ -26,12 +26,12 @@ SEGMENT, UNLABELLED = scan("s", "segment", labels=False), scan("p", "pretrain", 
 BARE = scan("m", "pretrain", image=False)
 
 
-def settings(**sections):
+def settings(notify=None, **sections):
     """Return the demo's settings with some keys of some sections changed."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     for name, value in sections.items():
         config[name] = {**config.get(name, {}), **value} if isinstance(value, dict) else value
-    return Config.read(config)
+    return Config.read(config, notify=notify)
 
 
 def planned(scans, skipped=(), **sections):
@@ -47,6 +47,14 @@ def test_demo_uses_every_stage():
     assert len(found.scans) == len(found.train + found.val + found.test + found.pretrain)
 
 
+@pytest.mark.parametrize("overlay", sorted((ROOT / "workflow/configs").glob("*.yaml")), ids=str)
+def test_configurations_of_the_repository_are_valid_and_without_a_notice(overlay):
+    notices = []
+    config = settings(notices.append, **yaml.safe_load(overlay.read_text()))
+    check_consistency(config)
+    assert plan(config, read_sheet(ROOT / config.sheet)).train and notices == []
+
+
 def test_scans_are_sorted_whatever_the_order_of_rows():
     found = planned(COHORT)
     assert list(found.scans) == ["sub-e", "sub-t1", "sub-t2", "sub-v"]
@@ -56,13 +64,9 @@ def test_scans_are_sorted_whatever_the_order_of_rows():
 def test_cohort_without_scans_to_pretrain_on_is_fine_tuned_alone():
     found = planned([*COHORT, SEGMENT])
     assert found.stages == ["finetune"] == list(found.settings)
+    assert json.loads(found.settings["finetune"])["epochs"] == settings().finetune.epochs
     assert found.segmented == ["sub-e", "sub-s"] and found.test == ["sub-e"]
     assert not (found.pretrain or found.synthesize or found.unlabelled or found.atlases)
-
-
-def test_sessions_are_scans_of_their_own():
-    rows = [scan("t", "train", session="1"), scan("t", "train", session="2")]
-    assert planned(rows).train == ["sub-t_ses-1", "sub-t_ses-2"]
 
 
 def test_skipped_scans_are_left_out_everywhere():
@@ -161,14 +165,6 @@ def test_skipped_scan_leaves_its_chunk_and_changes_no_other():
 def test_chunks_of_50000_scans_are_half_full_at_least_on_average():
     found = chunked(settings(), many(50_000))
     assert 500 <= len(found) <= 1024 and max(map(len, found.values())) <= FEW_SCANS
-
-
-def test_settings_of_a_stage_are_those_of_training_and_its_own():
-    found = planned(COHORT, training={"batch_size": 7, "compile": False}, finetune={"epochs": 5})
-    values = json.loads(found.settings["finetune"])
-    assert (values["batch_size"], values["epochs"], values["compile"]) == (7, 5, False)
-    weights = json.loads(found.weight_determining["finetune"])
-    assert weights["epochs"] == 5 and "compile" not in weights
 
 
 def test_warm_start_is_for_where_it_is_asked_for():

@@ -14,8 +14,8 @@ from quicknat.cohort.participants import read_participants
 from quicknat.cohort.sheet import Scan
 from quicknat.errors import InputError
 from quicknat.failures import Failure
+from quicknat.files import write_records
 from quicknat.package_data import TEMPLATES
-from quicknat.records import write_records
 from quicknat.report.cohort_page import demographics, run_times
 from quicknat.report.inputs import ReportInputs, read_note
 from quicknat.report.pages import ADVICE, with_percentiles

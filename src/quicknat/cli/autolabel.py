@@ -69,10 +69,9 @@ def auto_label(
     """
     import numpy as np
 
-    from quicknat.files import written_whole
+    from quicknat.files import require_absent, written_whole
     from quicknat.images.conform import load_conformed
     from quicknat.images.volumes import Grid, save_nifti
-    from quicknat.provenance import require_absent
 
     if not overwrite:
         require_absent([output])

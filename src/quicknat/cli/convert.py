@@ -42,10 +42,9 @@ def convert(
     Example: `quicknat convert T1.mgz --output sub-01_space-conformed_T1w.nii.gz`
     """
     from quicknat.cohort.paths import find_one
-    from quicknat.files import written_whole
+    from quicknat.files import require_same_source, written_whole
     from quicknat.images.conform import conform_file
     from quicknat.images.volumes import save_nifti
-    from quicknat.provenance import require_same_source
 
     path = find_one(image)
     data, grid, record = conform_file(path, orientation, spacing, size)
@@ -87,11 +86,10 @@ def convert_labels(
     import numpy as np
 
     from quicknat.cohort.paths import find_one
-    from quicknat.files import written_whole
+    from quicknat.files import require_absent, written_whole
     from quicknat.images.conform import conform_labels, load_conformed, record_grid
     from quicknat.images.labels import Protocol
     from quicknat.images.volumes import Grid, on_grid, read_volume, save_nifti
-    from quicknat.provenance import require_absent
 
     path = find_one(labels)
     if not overwrite:

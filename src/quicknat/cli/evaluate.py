@@ -42,10 +42,9 @@ def evaluate(
 
     from quicknat.evaluation.metrics import confusion_table, count_pairs, view_table
     from quicknat.evaluation.metrics import evaluate as compare
-    from quicknat.files import written_whole
+    from quicknat.files import require_absent, written_whole
     from quicknat.images.labels import Protocol
     from quicknat.images.volumes import as_bytes, read_volume, require_same_grid
-    from quicknat.provenance import require_absent
 
     if not overwrite:
         require_absent([output])

@@ -40,11 +40,11 @@ def slice_(
 
     Example: `quicknat slice T1w.nii.gz dseg.nii.gz --folder slices --name sub-01`
     """
+    from quicknat.files import require_absent
     from quicknat.images.conform import head_window, load_conformed
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import write_stacks
     from quicknat.images.volumes import as_bytes, read_volume
-    from quicknat.provenance import require_absent
 
     check_name(name)
     if not overwrite:
@@ -79,11 +79,11 @@ def slice_tissues(
     Example: `quicknat slice-tissues aseg.mgz --folder slices --name sub-01_tissues`
     """
     from quicknat.cohort.paths import find_one
+    from quicknat.files import require_absent
     from quicknat.images.conform import head_window, load_conformed, record_grid
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import write_stacks
     from quicknat.images.volumes import on_grid, read_volume
-    from quicknat.provenance import require_absent
     from quicknat.synthesis.tissues import conformed_tissues
 
     if not overwrite:
@@ -113,9 +113,9 @@ def slice_png(
     """
     import matplotlib.image
 
+    from quicknat.files import require_absent
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import VIEWS, open_stack
-    from quicknat.provenance import require_absent
     from quicknat.report.figures import slice_picture
 
     view, table, pairs = stack.parent.name, Protocol.read(protocol), open_stack(stack)

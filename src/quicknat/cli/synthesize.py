@@ -96,10 +96,9 @@ def warp(
     Example: `quicknat warp young_T1w.nii.gz --labels young_aseg.mgz --like old_aseg.mgz
     --output copy_T1w.nii.gz --labels-output copy_dseg.nii.gz`
     """
-    from quicknat.files import written_whole
+    from quicknat.files import require_absent, written_whole
     from quicknat.images.labels import Protocol
     from quicknat.images.volumes import Volume, on_grid, read_scan, read_volume, save_nifti
-    from quicknat.provenance import require_absent
     from quicknat.synthesis.warping import warp_scan
 
     if not overwrite:

@@ -15,8 +15,8 @@ from quicknat.cohort.participants import PARTICIPANTS, read_participants, repeat
 from quicknat.cohort.paths import CohortPaths, find_all, find_one
 from quicknat.cohort.sheet import LOCAL, Fault, Scan, examine_sheet, side
 from quicknat.errors import InputError
+from quicknat.files import columns, read_records, write_records
 from quicknat.images.volumes import Grid, require_same_grid
-from quicknat.records import columns, read_records, write_records
 
 log = logging.getLogger(__name__)
 

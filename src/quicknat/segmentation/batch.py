@@ -24,11 +24,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import quicknat
 from quicknat.errors import InputError, explained, for_users, one_line
+from quicknat.files import require_same_source
 from quicknat.images.conform import conform_file, load_conformed, record_grid, source_digest
 from quicknat.model.bundle import Bundle
 from quicknat.model.views import Progress
 from quicknat.progress import no_bar
-from quicknat.provenance import require_same_source
 from quicknat.segmentation.inference import Segmentation, device_of, segment, warm_up
 from quicknat.segmentation.outputs import (
     output_files,

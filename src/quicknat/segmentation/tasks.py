@@ -14,8 +14,8 @@ from quicknat.cohort.naming import Selection
 from quicknat.cohort.paths import find_all
 from quicknat.cohort.survey import find_images
 from quicknat.errors import InputError
+from quicknat.files import read_records, write_records
 from quicknat.images.volumes import read_scan
-from quicknat.records import read_records, write_records
 
 ALL = Selection()
 SCANS = "scans.tsv"
