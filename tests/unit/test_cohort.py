@@ -60,7 +60,9 @@ def test_automatic_split_is_about_80_10_10_and_that_of_the_participant(tmp_path)
 @pytest.mark.parametrize("first", ["train", "pretrain"])
 def test_a_participant_in_two_splits_is_refused(tmp_path, first):
     rows = [f"a|a.nii|l.nii|freesurfer|{first}|anna|", "b|b.nii|l.nii|freesurfer|test|anna|"]
-    with pytest.raises(InputError, match=r"participant 'anna' is in .*sub-a.*sub-b"):
+    with pytest.raises(
+        InputError, match=r"participant 'anna' is in .*\(sub-a\) and in test \(sub-b\); keep"
+    ):
         read_sheet(sheet(tmp_path, *rows))
     both = [rows[0], "b|b.nii|l.nii|freesurfer|train|anna|"]  # but for these two
     assert len(read_sheet(sheet(tmp_path, *both))) == 2

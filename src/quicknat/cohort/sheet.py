@@ -213,9 +213,7 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
             if is_wrong:
                 faults.append(Fault(InputError(path, f"{scan.id} {problem}", fix), scan))
         if side(split) != side(first.split):
-            what = (
-                f"participant '{who}' is in {first.split} ({first.id}) and in {split} ({scan.id})"
-            )
+            what = f"participant '{who}' is in {first.split} ({first.id}) and in {split}"
             fix = "keep all scans of a participant in one split"
             faults.append(Fault(InputError(path, f"{what} ({scan.id})", fix), scan))
         names.add(scan.id)
