@@ -4,7 +4,13 @@ import pytest
 
 from helpers import ROOT
 from quicknat.cohort.paths import find_one
-from quicknat.cohort.sheet import auto_split, by_source, examine_sheet, read_sheet
+from quicknat.cohort.sheet import (
+    auto_split,
+    by_source,
+    examine_sheet,
+    read_sheet,
+    read_sources,
+)
 from quicknat.errors import InputError
 from quicknat.schema import all_problems, fits, load_schema
 
@@ -54,7 +60,9 @@ def test_automatic_split_is_about_80_10_10_and_that_of_the_participant(tmp_path)
 @pytest.mark.parametrize("first", ["train", "pretrain"])
 def test_a_participant_in_two_splits_is_refused(tmp_path, first):
     rows = [f"a|a.nii|l.nii|freesurfer|{first}|anna|", "b|b.nii|l.nii|freesurfer|test|anna|"]
-    with pytest.raises(InputError, match=r"participant 'anna' is in .*sub-a.*sub-b"):
+    with pytest.raises(
+        InputError, match=r"participant 'anna' is in .*\(sub-a\) and in test \(sub-b\); keep"
+    ):
         read_sheet(sheet(tmp_path, *rows))
     both = [rows[0], "b|b.nii|l.nii|freesurfer|train|anna|"]  # but for these two
     assert len(read_sheet(sheet(tmp_path, *both))) == 2
@@ -130,6 +138,9 @@ def test_file_is_found_by_glob_and_without_regard_to_case(tmp_path):
     assert found.name == "scan_n4_masked_gfc.IMG"
 
 
-def test_shipped_sheets_are_valid():
+def test_shipped_sheets_and_their_sources_are_valid():
+    sources = read_sources(ROOT / "workflow/sources.tsv")
     for path in sorted((ROOT / "workflow/cohorts").glob("*.tsv")):
-        assert read_sheet(path), path
+        scans = read_sheet(path)
+        used = {source for scan in scans for source in (scan.source, scan.labels_source)}
+        assert scans and used <= {"local", *sources}, path

@@ -60,7 +60,8 @@ def scan_named(name: str, image: str, labels: str = "", convention: str = "") ->
 
 def oasis1(paths: Sequence[str]) -> Found:
     """Find OASIS-1's skull-stripped scans in atlas space (T88_111) and FSL's tissue maps."""
-    scans, left_out, sessions = [], {}, defaultdict(list)
+    scans, sessions = [], defaultdict(list)
+    left_out: dict[str, str] = {}
     headers = {path.lower() for path in paths if path.lower().endswith(".hdr")}
     for path in paths:
         if found := OASIS_SESSION.match(path):

@@ -204,7 +204,8 @@ class Selection:
             (not self.participants or found["sub"] in self.participants)
             and (not self.sessions or found.get("ses") in self.sessions)
             and all(
-                (label := _label(key, found.get(key))) in allowed or (label and ANY in allowed)
+                (label := _label(key, found.get(key))) in allowed
+                or (label is not None and ANY in allowed)
                 for key, allowed in self.filters.items()
             )
         )
@@ -231,7 +232,7 @@ def _read_filters(path: Path) -> dict[str, list[str | None]]:
         raise InputError(path, "has no object 't1w' of entities", fix)
     filters: dict[str, list[str | None]] = {}
     for name, given in wanted.items():
-        key = ENTITIES.get(name, name)
+        key = ENTITIES.get(str(name), str(name))
         values = given if isinstance(given, list) else [given]
         if key in FIXED and FIXED[key] not in values:
             fix = f"only {FIXED[key]} is segmented: leave it out"

@@ -146,12 +146,11 @@ def examine_table(
     rows: list[dict[str, str]] = []
     faults: list[tuple[InputError, dict[str, str]]] = [(error, {}) for error in header]
     for index, row in table.drop(columns=unknown).to_dict("index").items() if not absent else ():
-        if fits(row, schema):
-            rows.append(row)
-        else:
-            name = row.get("subject") or row.get("source") or str(index + 1)
-            where = f"{path} row {index + 1} ({name})"
-            faults += [(error, row) for error in all_problems(row, schema, where)]
+        name = row.get("subject") or row.get("source") or str(index + 1)
+        where = f"{path} row {index + 1} ({name})"
+        wrong = [] if fits(row, schema) else all_problems(row, schema, where)
+        faults += [(error, row) for error in wrong]
+        rows += [] if wrong else [row]
     return rows, faults
 
 
@@ -214,9 +213,7 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
             if is_wrong:
                 faults.append(Fault(InputError(path, f"{scan.id} {problem}", fix), scan))
         if side(split) != side(first.split):
-            what = (
-                f"participant '{who}' is in {first.split} ({first.id}) and in {split} ({scan.id})"
-            )
+            what = f"participant '{who}' is in {first.split} ({first.id}) and in {split}"
             fix = "keep all scans of a participant in one split"
             faults.append(Fault(InputError(path, f"{what} ({scan.id})", fix), scan))
         names.add(scan.id)
