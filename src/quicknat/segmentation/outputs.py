@@ -85,16 +85,21 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     thickest = max(record["source_voxel_mm"])
     darkest = record["intensity_at_0_and_255"][0]
     outside = record["head_outside_fraction"]
-    noisy = record.get("noisy_background")  # records of earlier versions lack it
-    ct = f"values go down to {darkest:.0f}, as air does in CT: is this a T1w scan?"
-    checks = [
-        ("structure_missing", missing, f"not found: {', '.join(missing)}"),
-        ("thick_slices", thickest > THICK_MM, f"voxels are {thickest:g} mm along an axis"),
-        ("other_modality", darkest < HOUNSFIELD_AIR / 2, ct),
-        ("noisy_background", noisy, f"{NOISY_BACKGROUND}; {DENOISE}"),
-        ("head_cut_off", outside > 0.001, f"{outside:.1%} of the head is outside the grid"),
-    ]
-    return [{"flag": flag, "reason": reason} for flag, found, reason in checks if found]
+    flags = []
+    if missing:
+        flags.append({"flag": "structure_missing", "reason": f"not found: {', '.join(missing)}"})
+    if thickest > THICK_MM:
+        reason = f"voxels are {thickest:g} mm along an axis"
+        flags.append({"flag": "thick_slices", "reason": reason})
+    if darkest < HOUNSFIELD_AIR / 2:
+        reason = f"values go down to {darkest:.0f}, as air does in CT: is this a T1w scan?"
+        flags.append({"flag": "other_modality", "reason": reason})
+    if record.get("noisy_background"):  # records of earlier versions lack it
+        flags.append({"flag": "noisy_background", "reason": f"{NOISY_BACKGROUND}; {DENOISE}"})
+    if outside > 0.001:
+        reason = f"{outside:.1%} of the head is outside the grid"
+        flags.append({"flag": "head_cut_off", "reason": reason})
+    return flags
 
 
 def label_table(protocol: Protocol, convention: str = "") -> pd.DataFrame:
