@@ -156,10 +156,11 @@ def device(
 
         options = "--device", name, "--model", model
         took = {"one": run("one", copies[:1], *options), "many": run("many", copies, *options)}
-        table = pd.DataFrame(took, Measured._fields).T.rename(columns={"printed": "gpu_peak_gib"})
-        table["seconds_a_scan"] = table["seconds"].astype(float).diff() / (scans - 1)
+        table = pd.DataFrame(took, Measured._fields).T.astype(float)
+        table = table.rename(columns={"printed": "gpu_peak_gib"})
+        table["seconds_a_scan"] = table["seconds"].diff() / (scans - 1)
         made = [json.loads(path.read_text())["seconds"] for path in results("many", "_dseg.json")]
-        print(table.astype(float).round(2).to_string())
+        print(table.round(2).to_string())
         print("stages, median:", pd.DataFrame(made).median().to_dict())
         if name != "cpu":
             found = []

@@ -232,7 +232,6 @@ HUGE = {"dim1": 32767, "dim2": 32767, "dim3": 32767}
 # what each is, and what the line says of it
 FOUND = {
     "a claim of 35 000 GB": (with_header(".nii.gz", **HUGE), "claims 32767 × 32767 × 32767"),
-    "the same of an MGZ": (with_header(".mgz", **HUGE), "claims"),
     "the same of NIfTI-2": (with_header("2.nii", dim1=2**62, dim2=2**62, dim3=2**62), "claims"),
     "the same of a pair": (with_header(".img", **HUGE), "claims"),
     "a claim of 1 GB": (with_header(".nii.gz", dim1=800, dim2=800, dim3=800), "is truncated"),
@@ -251,7 +250,7 @@ FOUND = {
     "a slope beyond all": (with_header(".nii", scl_slope=3e38), "voxels reach"),
     "a pair without .hdr": ({".img": VALID[".img"][".img"]}, "missing"),
     "a pair cut short": ({**VALID[".img"], ".img": VALID[".img"][".img"][:99]}, "is truncated"),
-    "one of negative length": (with_extension(-16, b'{"a": 1}'), ""),
+    "an extension of negative length": (with_extension(-16, b'{"a": 1}'), ""),
 }
 
 
@@ -272,14 +271,11 @@ def test_damaged_header_is_refused_before_memory_is_taken_for_it(tmp_path, fault
     assert peak < 30 * MB and not output.parent.exists()
 
 
-def test_header_extension_that_goes_on_beyond_the_file_is_refused(tmp_path):
-    path = put(with_extension(2**31 - 16, b'{"a": 1}'), tmp_path)
-    refused(quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz"), path)
-
-
-def test_header_extension_is_no_fault(tmp_path):
+def test_header_extension_is_no_fault_unless_it_ends_beyond_the_file(tmp_path):
     path = put(with_extension(16, b'{"a": 1}'), tmp_path)
     assert read_volume(path).shape == (7, 8, 9)
+    put(with_extension(2**31 - 16, b'{"a": 1}'), tmp_path)
+    refused(quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz"), path)
 
 
 def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch):
@@ -287,10 +283,3 @@ def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch)
     path = put({".nii.gz": gzip.compress(VALID[".nii"][".nii"] + bytes(40 * MB))}, tmp_path)
     done = quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz")
     refused(done, path, "unpacks to more than")
-
-
-@pytest.mark.parametrize("stated", ["LLL", "XYZ", "las", "LA"])
-def test_orientation_that_names_no_three_axes_is_refused(tmp_path, stated):
-    path = put(with_header(".nii", qform_code=0, sform_code=0), tmp_path)
-    done = quicknat("convert", path, "--output", tmp_path / "o.nii.gz", "--orientation", stated)
-    refused(done, path, f"'{stated}' is not an orientation", "e.g. LAS")

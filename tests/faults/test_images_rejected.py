@@ -36,28 +36,25 @@ def refused(convert, scan, tmp_path):
     return check
 
 
+def damaged(change):
+    """A scan whose bytes on disk are changed."""
+    return lambda path, pixels: path.write_bytes(change(tiny_scan(path).read_bytes()))
+
+
 def cut(share):
-    return lambda path, pixels: path.write_bytes(
-        tiny_scan(path).read_bytes()[: int(len(path.read_bytes()) * share)]
-    )
+    return damaged(lambda content: content[: int(len(content) * share)])
 
 
-def bit_flipped(path, pixels):
-    content = bytearray(tiny_scan(path).read_bytes())
-    content[-6] ^= 1  # the CRC stands in the last eight bytes
-    path.write_bytes(content)
-
-
-def unpacked(path, pixels):
-    path.write_bytes(gzip.decompress(tiny_scan(path).read_bytes()))
-
-
-def text(content):
-    return lambda path, pixels: path.write_text(content)
+def bit_flipped(content):
+    return content[:-6] + bytes([content[-6] ^ 1]) + content[-5:]  # of the CRC, in the last eight
 
 
 def raw(content):
     return lambda path, pixels: path.write_bytes(content)
+
+
+def text(content):
+    return raw(content.encode())
 
 
 def voxels(change):
@@ -110,25 +107,18 @@ ANNEX = "/annex/objects/MD5E-s8126464--0123456789abcdef0123456789abcdef.nii.gz\n
 LINK = "../../.git/annex/objects/aa/bb/MD5E-s812--0123456789abcdef.nii.gz/MD5E-s812--0.nii.gz"
 DICOM, DCM2NIIX = bytes(128) + b"DICM\x02\0\0\0UL\x04\0" + bytes(99), "with dcm2niix"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-SINGULAR, CLAIM = "affine is singular", "its header claims 32767 × 32767 × 32767 voxels"
+SINGULAR = "affine is singular"
 SCANS = {  # case and fault: what makes the file, the reason and the fix that are told
     "1 missing": (lambda path, pixels: None, "no such file", PATH),
     "1 a folder": (lambda path, pixels: path.mkdir(), "no such file", PATH),
-    "1 impossible size": (patched(nib.Nifti1Image, 42, b"\xff\x7f" * 3), CLAIM, AGAIN),
-    "1 garbage": (
-        lambda path, pixels: path.write_bytes(gzip.compress(b"\1" * 999)),
-        "cannot be read as an image",
-        CONVERT,
-    ),
+    "1 garbage": (raw(gzip.compress(b"\1" * 999)), "cannot be read as an image", CONVERT),
     "2 empty": (text(""), "is empty", AGAIN),
     "3 truncated, a third left": (cut(0.3), "damaged", AGAIN),
-    "3 truncated, most left": (cut(0.9), "damaged", AGAIN),
     "3 truncated, only the end lacks": (cut(0.999), "damaged", AGAIN),
-    "4 checksum": (bit_flipped, "damaged", AGAIN),
-    "5 plain, named .gz": (unpacked, "not compressed", "rename it"),
+    "4 checksum": (damaged(bit_flipped), "damaged", AGAIN),
+    "5 plain, named .gz": (damaged(gzip.decompress), "not compressed", "rename it"),
     "6 web page": (text("<!DOCTYPE html>"), "web page", PAGE),
-    "6 page to log in": (text("\n<html><body>log in"), "web page", PAGE),
-    "6 page in capitals": (text("<HTML>"), "web page", PAGE),
+    "6 page to log in": (text("\n<HTML><body>log in"), "web page", PAGE),
     "6 LFS pointer": (text(LFS), "Git LFS pointer", "git lfs pull"),
     "78 annex pointer": (text(ANNEX), "is a git-annex pointer", "run 'datalad get "),
     "78 annex link as text": (text(LINK), "is a git-annex pointer", "run 'datalad get "),
@@ -136,32 +126,19 @@ SCANS = {  # case and fault: what makes the file, the reason and the fix that ar
     "79 DICOM": (raw(DICOM), "is a DICOM file", DCM2NIIX),
     "79 zip": (raw(b"PK\x03\x04" + bytes(99)), "is a zip archive", "unpack it"),
     "7 two frames": (voxels(lambda x: np.stack([x] * 2, -1)), "(12, 14, 16, 2)", ONE),
-    "7 five frames": (voxels(lambda x: np.stack([x] * 5, -1)), "(12, 14, 16, 5)", ONE),
     "8 complex": (voxels(lambda x: x.astype(np.complex64)), "complex", REAL),
     "8 colour": (voxels(lambda x: RGB), "'R'", REAL),
     "9 one slice": (voxels(lambda x: x[:, :, 0]), "(12, 14)", ONE),
-    "9 three sagittal": (voxels(lambda x: x[:3]), "the shape is", FOUR),
-    "9 three coronal": (voxels(lambda x: x[:, :3]), "the shape is", FOUR),
     "9 three axial": (voxels(lambda x: x[:, :, :3]), "the shape is", FOUR),
     "10 NaN": (with_value(np.nan), NAN, "repair the image"),
     "10 infinite": (with_value(np.inf), NAN, "repair the image"),
-    "10 infinite below": (with_value(-np.inf), NAN, "repair the image"),
     "11 constant": (voxels(lambda x: np.full_like(x, 7)), "every voxel is 7", "not a head scan"),
     "12 no first axis": (affine([0, 1, 1]), SINGULAR, REPAIR),
-    "12 no second axis": (affine([1, 0, 1]), SINGULAR, REPAIR),
-    "12 no third axis": (affine([1, 1, 0]), SINGULAR, REPAIR),
     "12 parallel axes": (affine([1, 0, 1], (0, 1)), SINGULAR, REPAIR),
-    "13 large voxels": (
-        affine([1, 1, 1], zooms=(3, 3, 3)),
-        "[3.0, 3.0, 3.0] contradict",
-        "repair",
-    ),
     "13 thick slices": (
-        affine([1, 1, 1], zooms=(1, 1, 1.1)),
-        "[1.0, 1.0, 1.1] contradict",
-        "repair",
+        affine([1, 1, 1], zooms=(1, 1, 1.1)), "[1.0, 1.0, 1.1] contradict", "repair",
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.case(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 78, 79)
@@ -184,8 +161,7 @@ FILES = {  # the same for files of other names
                    "not named .gz", "rename or unzip"),
     "1 scan.mgz": (patched(nib.MGHImage, 20, b"\0\0\0\x63"),  # an unknown type of voxels
                    "cannot be read as an image", CONVERT),
-    "1 scan.img": (lambda path, pixels: path.write_bytes(bytes(400)),
-                   "its header (.hdr) is missing", "put it beside"),
+    "1 scan.img": (raw(bytes(400)), "its header (.hdr) is missing", "put it beside"),
     "79 scan": (raw(DICOM), "is a DICOM file", DCM2NIIX),
     "79 scan.dcm": (raw(b"\x08\0\x05\0" + bytes(99)), "is a DICOM file", DCM2NIIX),
     "79 scan.nrrd": (raw(b"NRRD0004\ntype: short\n"), "is an NRRD image", "convert it to NIfTI"),

@@ -46,10 +46,8 @@ def test_every_value_in_a_shell_command_is_quoted(path):
 
 
 def test_values_left_unquoted_are_numbers_in_the_settings():
-    found = [
-        *Conform.model_fields.values(), *Slices.model_fields.values(),
-        Training.model_fields["seed"], Training.model_fields["warm_start_epochs"],
-    ]  # fmt: skip
+    names = Training.model_fields["seed"], Training.model_fields["warm_start_epochs"]
+    found = [*Conform.model_fields.values(), *Slices.model_fields.values(), *names]
     assert all(field.annotation in (float, int) for field in found)
 
 

@@ -159,26 +159,6 @@ def test_voxels_that_hold_whole_numbers_of_the_grid_s_keep_each_structure_in_pla
     assert np.abs(centroids(returned, native.affine) - before).max() < 0.05
 
 
-@pytest.mark.parametrize("tilt", [0, 12])
-@pytest.mark.parametrize("zooms", [(0.8,) * 3, (1,) * 3, (2,) * 3, (1, 1, 3)], ids=str)
-def test_probabilities_of_a_blob_come_back_to_where_it_is(zooms, tilt):
-    """The networks' own grid is at 1 mm, at a fraction of a voxel from the scan's."""
-    centre, grid = (
-        np.array([2.3, -3.1, 4.7]),
-        Grid((64,) * 3, from_matvec(np.eye(3), [-31.7, -32.2, -31.4])),
-    )
-    points = apply_affine(grid.affine, np.moveaxis(np.indices(grid.shape), 0, -1))
-    inside = 1 / (1 + np.exp(np.linalg.norm(points - centre, axis=-1) - 18))
-    probabilities = torch.tensor(np.stack([1 - inside, inside]), dtype=torch.float32)
-    native = head_of_structures(zooms, (1, 0, 1), tilt)
-    found = to_native([(probabilities, grid.affine)], Grid(native.shape, native.affine))
-    np.testing.assert_allclose(
-        apply_affine(native.affine, np.argwhere(found).mean(axis=0)), centre, atol=0.05
-    )
-    volume = found.sum() * np.prod(zooms)
-    assert volume == pytest.approx(4 / 3 * np.pi * 18**3, rel=0.03)
-
-
 @pytest.mark.parametrize("side, count", [(0.8, 256), (1.2, 150)])
 def test_grid_as_a_file_s_header_holds_it_prefers_no_side_either(side, count):
     """Its numbers are float32: half-way is not quite half-way any more, to one side everywhere."""

@@ -7,7 +7,6 @@ import pytest
 
 from quicknat.images.training_stats import (
     ScanStatistics,
-    asymmetry,
     describe_scan,
     ood_flags,
     summarise,
@@ -39,11 +38,6 @@ def test_statistics_of_a_hand_made_scan():
     assert found.voxels.tolist() == [6, 4, 2, 0]
     np.testing.assert_allclose(found.intensity, [70, 100, 50, np.nan])
     assert found.outside == pytest.approx(1 / 4)  # 200 lies outside, of 100, 100, 200, 50
-
-
-def test_asymmetry_is_the_difference_over_the_sum():
-    found = asymmetry(np.array([9, 30, 10, 5, 0]), PARTNER)
-    np.testing.assert_allclose(found, [np.nan, 0.5, -0.5, np.nan, np.nan])
 
 
 def test_scan_like_the_training_scans_has_no_flag(training):

@@ -255,9 +255,7 @@ def label_scan(
 
     Args:
         scan: the conformed scan; its name is recon-all's name of the subject.
-        image: the raw scan; may be a glob.
-        orientation: direction of its array axes where its header states none, else empty.
-        protocol: the classes.
+        image, orientation: the raw scan, which may be a glob; see :func:`read_scan`.
         method, settings: as for :func:`label_externally`.
 
     Raises:

@@ -219,11 +219,6 @@ def conform_file(
 ) -> tuple[np.ndarray, Grid, dict]:
     """Read and conform a T1w scan; also record which file it was and how it was read.
 
-    Args:
-        path: the scan.
-        orientation: see :func:`quicknat.images.volumes.read_volume`; empty if the header has one.
-        spacing_mm, size: of the conformed grid.
-
     Raises:
         InputError: see :func:`quicknat.images.volumes.read_scan` and :func:`conform`.
     """

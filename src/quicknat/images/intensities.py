@@ -28,10 +28,9 @@ def robust_range(data: np.ndarray) -> tuple[float, float]:
 
 def _from_outside(mask: np.ndarray) -> np.ndarray:
     """Return those parts of a mask that reach the faces of the volume."""
-    parts, _ = ndimage.label(mask)
-    faces = [np.take(parts, end, axis) for axis in range(3) for end in (0, -1)]
-    outer = np.unique(np.concatenate([face.ravel() for face in faces]))
-    return np.isin(parts, outer[outer > 0])
+    faces = mask.copy()
+    faces[1:-1, 1:-1, 1:-1] = False
+    return ndimage.binary_propagation(faces, mask=mask)
 
 
 def _lies_in_air(data: np.ndarray, region: np.ndarray, rest: np.ndarray) -> bool:

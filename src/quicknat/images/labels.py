@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +71,34 @@ def parse_ids(text: str) -> list[int]:
     return ids
 
 
+def _faults(table: pd.DataFrame, ids: dict[str, list[list[int]]]) -> Iterator[tuple[str, str]]:
+    """Yield problem and fix of what is wrong with a label table, where `ids` are its numbers."""
+    if list(table["index"]) != list(range(len(table))) or len(table) < 2:
+        yield "the index column has gaps or repeats", "count 0, 1, 2, … without gaps"
+    if len(table) > MAX_CLASSES:
+        yield f"has {len(table)} classes", f"use at most {MAX_CLASSES}"
+    for column in ("name", "abbreviation"):
+        for name in table[column][table[column].duplicated()]:
+            yield f"{column} '{name}' is in two rows", "name each class once"
+    for key, lists in ids.items():
+        counts = Counter(number for numbers in lists for number in numbers)
+        for number in sorted(number for number, count in counts.items() if count > 1):
+            yield f"{key} {number} is mapped to two classes", "keep it in one row"
+    for row in table.itertuples():
+        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", row.color):
+            yield f"color '{row.color}' of {row.name} is not #RRGGBB", "write it as #00FF7F"
+        mutual = row.partner == -1 or (
+            0 < row.partner < len(table)
+            and table["partner"][row.partner] == row.index
+            and table["sagittal"][row.partner] == row.sagittal
+        )
+        if not mutual:
+            problem = f"{row.name}: its partner does not name it, or has another sagittal class"
+            yield problem, "let left and right partners name each other and have one sagittal class"
+    if sorted(set(table["sagittal"])) != list(range(table["sagittal"].max() + 1)):
+        yield "the sagittal column has gaps", "use 0, 1, 2, … without gaps"
+
+
 @dataclass(frozen=True)
 class Protocol:
     """A label protocol: one row per class; class 0 is the background.
@@ -105,43 +134,8 @@ class Protocol:
             ids = {key: [parse_ids(text) for text in table[key]] for key in CONVENTIONS}
         except (ValueError, OverflowError) as error:
             raise InputError(path, f"a value is not a number ({error})", EXAMPLE) from error
-        if list(table["index"]) != list(range(len(table))) or len(table) < 2:
-            raise InputError(
-                path, "the index column has gaps or repeats", "count 0, 1, 2, … without gaps"
-            )
-        if len(table) > MAX_CLASSES:
-            raise InputError(path, f"has {len(table)} classes", f"use at most {MAX_CLASSES}")
-        for column in ("name", "abbreviation"):
-            twice = table[column][table[column].duplicated()]
-            if len(twice):
-                raise InputError(
-                    path, f"{column} '{twice.iloc[0]}' is in two rows", "name each class once"
-                )
-        for key, lists in ids.items():
-            counts = Counter(number for numbers in lists for number in numbers)
-            twice = [number for number, count in counts.items() if count > 1]
-            if twice:
-                raise InputError(
-                    path, f"{key} {min(twice)} is mapped to two classes", "keep it in one row"
-                )
-        for row in table.itertuples():
-            if not re.fullmatch(r"#[0-9A-Fa-f]{6}", row.color):
-                raise InputError(
-                    path, f"color '{row.color}' of {row.name} is not #RRGGBB", "write it as #00FF7F"
-                )
-            mutual = row.partner == -1 or (
-                0 < row.partner < len(table)
-                and table["partner"][row.partner] == row.index
-                and table["sagittal"][row.partner] == row.sagittal
-            )
-            if not mutual:
-                raise InputError(
-                    path,
-                    f"{row.name}: its partner does not name it, or has another sagittal class",
-                    "let left and right partners name each other and have one sagittal class",
-                )
-        if sorted(set(table["sagittal"])) != list(range(table["sagittal"].max() + 1)):
-            raise InputError(path, "the sagittal column has gaps", "use 0, 1, 2, … without gaps")
+        for problem, fix in _faults(table, ids):
+            raise InputError(path, problem, fix)
         return cls(path.stem, table)
 
     @cached_property

@@ -134,11 +134,8 @@ def placement(
 ) -> tuple[np.ndarray, Transforms]:
     """Return the header's affine and transforms, or the stated orientation's if it has none.
 
-    Args:
-        image: as nibabel loaded it.
-        shape: of its three axes.
-        orientation: see :func:`quicknat.images.volumes.read_volume`.
-        path: file named in error messages.
+    `image` is as nibabel loaded it; for `orientation` see
+    :func:`quicknat.images.volumes.read_volume`.
 
     Raises:
         InputError: the orientation is unknown, the transforms disagree with each other or with

@@ -23,13 +23,16 @@ TRUNCATE = 4  # standard deviations at which a Gaussian is truncated
 TIE = 1e-4  # probabilities closer than this are equal up to rounding errors
 
 
+def _turned(volume: Volume, turn: np.ndarray) -> Volume:
+    """Return the same voxels with axes flipped and swapped as nibabel's orientation array says."""
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
+    data = nib.orientations.apply_orientation(volume.data, turn)
+    return replace(volume, data=data, affine=affine)
+
+
 def canonical(volume: Volume) -> Volume:
     """Return the same voxels with axes flipped and swapped to be closest to RAS+."""
-    turn = nib.orientations.io_orientation(volume.affine)
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
-    return replace(
-        volume, data=nib.orientations.apply_orientation(volume.data, turn), affine=affine
-    )
+    return _turned(volume, nib.orientations.io_orientation(volume.affine))
 
 
 def moved(affine: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -39,10 +42,9 @@ def moved(affine: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 def _aligned(volume: Volume, grid: Grid) -> tuple[Volume, np.ndarray]:
     """Return the volume with axes along the grid's, and the matrix grid voxels → its voxels."""
-    turn = nib.orientations.io_orientation(np.linalg.inv(grid.affine) @ volume.affine)
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
-    data = nib.orientations.apply_orientation(volume.data, turn)
-    return replace(volume, data=data, affine=affine), np.linalg.inv(affine) @ grid.affine
+    to_grid = np.linalg.inv(grid.affine) @ volume.affine
+    volume = _turned(volume, nib.orientations.io_orientation(to_grid))
+    return volume, np.linalg.inv(volume.affine) @ grid.affine
 
 
 def lattice_offset(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -105,13 +107,8 @@ def _interpolated(
 def resample(volume: Volume, grid: Grid, outside: float = 0) -> np.ndarray:
     """Return the image at the voxels of `grid`, by linear interpolation without aliasing.
 
-    Args:
-        volume: the image.
-        grid: where to.
-        outside: value outside the volume.
-
-    Returns:
-        The original values and dtype if the voxels coincide, else float32.
+    Voxels outside get the value `outside`. Values and dtype are the original ones if the voxels
+    coincide, else float32.
     """
     volume, matrix = _aligned(volume, grid)
     offset = lattice_offset(matrix, grid.shape)
@@ -157,9 +154,7 @@ def resample_labels(labels: Volume, grid: Grid) -> np.ndarray:
     with images. Ties, half-way between voxels, are broken alternately, so that no side is preferred
     and structures keep their position and volume.
 
-    Args:
-        labels: non-negative whole numbers of any integer type, which is kept.
-        grid: where to.
+    Labels are non-negative whole numbers of any integer type, which is kept.
     """
     labels, matrix = _aligned(labels, grid)
     offset = lattice_offset(matrix, grid.shape)

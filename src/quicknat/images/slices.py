@@ -48,13 +48,11 @@ def filled_enough(classes: np.ndarray) -> np.ndarray:
 def view_stack(
     image: np.ndarray, labels: np.ndarray, view: str, protocol: Protocol
 ) -> tuple[np.ndarray, list[int]]:
-    """Return the training slices of one view.
+    """Return the training slices of one view; sagittal ones have merged classes.
 
     Args:
         image: uint8 (S, S, S), RAS+, S a multiple of 16.
         labels: uint8 class indices of `protocol`, same shape.
-        view: ``coronal``, ``axial`` or ``sagittal``; the last has merged classes.
-        protocol: defines the merging.
 
     Returns:
         uint8 stack (n, 2, S, S) with image and class index as channels, and the numbers of the
@@ -81,13 +79,8 @@ def write_stacks(
 ) -> None:
     """Write ``folder/{view}/{name}.npy`` of a conformed scan, and ``folder/{name}.json``.
 
-    The JSON holds the window, the number of labelled voxels outside it, and the slices kept.
-
-    Args:
-        image, labels: as for :func:`view_stack`, before cropping.
-        start, size: the cropping window.
-        protocol: see :func:`view_stack`.
-        folder, name: of the files.
+    The JSON holds the window (`start`, `size`), the number of labelled voxels outside it, and the
+    slices kept. Image and labels are as for :func:`view_stack`, before cropping.
     """
     image, cropped = crop(image, start, size), crop(labels, start, size)
     lost = int((labels > 0).sum() - (cropped > 0).sum())

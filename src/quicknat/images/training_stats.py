@@ -58,9 +58,7 @@ def asymmetry(voxels: np.ndarray, partner: np.ndarray) -> np.ndarray:
 def summarise(scans: Sequence[ScanStatistics], partner: np.ndarray) -> dict:
     """Return ranges over the training scans, as plain numbers for a JSON file.
 
-    Args:
-        scans: their statistics.
-        partner: index of each class's other side, -1 for none.
+    `partner` is the index of each class's other side, -1 for none.
     """
     voxels = np.array([scan.voxels for scan in scans])
     sides = np.array([asymmetry(scan.voxels, partner) for scan in scans])
@@ -84,9 +82,8 @@ def ood_flags(
     """Return flags, each with its reason, for what no training scan comes close to.
 
     Args:
-        scan: the new scan with its predicted classes.
-        training: statistics of the training scans, from :func:`summarise`.
-        names, partner: of the classes.
+        scan: of the predicted classes, which have these `names` and partners.
+        training: from :func:`summarise`.
         mm3: volume of a conformed voxel.
     """
     flags = []

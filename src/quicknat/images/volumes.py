@@ -121,15 +121,11 @@ def _check_bytes(path: Path) -> int:
 
 
 def _voxels(image: Any, path: Path, held: int) -> np.ndarray:
-    """Return the scaled voxels of an image, any number of axes.
-
-    Args:
-        image: as nibabel loaded it.
-        path: named in error messages.
-        held: bytes of the uncompressed file.
+    """Return the scaled voxels of an image that nibabel loaded, any number of axes.
 
     Raises:
-        InputError: the header promises more data than the file holds. No memory is allocated then.
+        InputError: the header promises more data than the uncompressed file of `held` bytes has. No
+            memory is allocated then.
     """
     shape = [int(side) for side in image.shape]
     if min(shape, default=0) < 1:
@@ -273,12 +269,7 @@ def save_nifti(path: str | Path, data: np.ndarray, grid: Grid, slope: float = 1.
 
     The header gets the grid's transforms, so that every viewer overlays it on the image that the
     grid came from; without transforms, qform and sform get its affine (scanner coordinates).
-
-    Args:
-        path: file to write.
-        data: stored values.
-        grid: their grid.
-        slope: factor that readers multiply them by.
+    Readers multiply the stored values by `slope`.
     """
     image = nib.Nifti1Image(data, grid.affine)
     if slope != 1:
