@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +24,11 @@ from quicknat.model.bundle import Bundle
 from quicknat.model.views import Prediction, Progress, aggregate
 from quicknat.segmentation.intracranial import (
     Box,
-    Cavity,
     Intracranial,
     brain_box,
     brain_mask,
-    far_outside,
     find_cavity,
+    remove_strays,
 )
 from quicknat.segmentation.native import Part, map_to_native, to_native
 from quicknat.segmentation.uncertainty import (
@@ -42,7 +41,6 @@ from quicknat.segmentation.uncertainty import (
 log = logging.getLogger(__name__)
 
 HALF = 0.5  # voxel
-MOST_STRAY = 0.1  # of all labelled voxels
 MAX_AT_EDGE_MM2 = 200  # of structures on a side of the box around the brain
 
 
@@ -239,7 +237,7 @@ def _segment(
             bundle, image, affine, head, batch, samples, None, device
         )
     if cavity:
-        _remove_strays(parts, cavity)
+        remove_strays(parts, cavity)
     most_probable = _labels(found, image.shape)
     times.append(_now(device))
     classes, box_affine = found.probabilities.argmax(dim=0), parts[0][1]
@@ -315,24 +313,6 @@ def _labels(found: Prediction, shape: tuple[int, ...]) -> np.ndarray:
         classes
     )
     return labels
-
-
-def _remove_strays(parts: Sequence[Part], cavity: Cavity) -> None:
-    """Make what lies far outside the cranial cavity background, e.g. scalp taken for cortex.
-
-    Nothing changes if that is much of what was found: then it is the cavity that is wrong.
-    """
-    far = [
-        torch.from_numpy(far_outside(cavity, Grid((x, y, z), affine))).to(found.device)
-        for found, affine in parts
-        for _, x, y, z in [found.shape]
-    ]
-    labelled = parts[0][0].argmax(dim=0) > 0
-    if (labelled & far[0]).sum() > MOST_STRAY * labelled.sum():
-        return
-    for (found, _), there in zip(parts, far, strict=True):
-        found.masked_fill_(there, 0)
-        found[0].masked_fill_(there, 1)
 
 
 def _reaches_edge(labels: np.ndarray, box: Box, spacing_mm: float) -> bool:

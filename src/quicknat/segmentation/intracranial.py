@@ -8,6 +8,7 @@ depend on no label protocol and no other model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -23,7 +24,7 @@ from quicknat.images.volumes import Grid, Volume
 from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.model.views import aggregate
 from quicknat.package_data import DATA
-from quicknat.segmentation.native import map_to_native
+from quicknat.segmentation.native import Part, map_to_native
 
 MODEL = DATA / "intracranial"
 AROUND_MM = (4, 16)  # from the cavity: skull and scalp
@@ -31,6 +32,7 @@ MIN_BRIGHT = 0.25  # fraction of that shell that is brighter than air in a head 
 MAX_CUT_MM2 = 500  # of the cavity in the outermost slice on a side of the field of view
 MIN_HELD = 0.9  # fraction of the labelled voxels inside the cavity; the cortex may reach beyond
 FAR_MM = 5  # from the centre of the nearest voxel inside: of 19 labelled scans 0 to 0.1 % lie there
+MOST_STRAY = 0.1  # of all labelled voxels
 COARSEST_MM = 3  # voxels of the segmenting model, in which a cavity can be found
 HALF = 0.5  # probability
 MARGIN_MM = 8  # around the cavity in a box that holds the brain: the mask may be 5 mm too small
@@ -141,14 +143,33 @@ def brain_box(cavity: Cavity, affine: np.ndarray, size: int, largest: int) -> Bo
     return x, y, z
 
 
-def far_outside(cavity: Cavity, grid: Grid) -> np.ndarray:
-    """Return which voxels of a grid are scalp or air, not brain, bool (X, Y, Z).
+@torch.inference_mode()
+def remove_strays(parts: Sequence[Part], cavity: Cavity) -> None:
+    """Make background of what is scalp or air, not brain: far outside the cavity's upper half.
 
-    That is, above the cavity's middle far outside it; below, the brain stem leaves it.
+    Below, the brain stem leaves the cavity. Nothing changes if that is much of what was found: then
+    it is the cavity that is wrong.
+
+    Args:
+        parts: probabilities (C, X, Y, Z), changed in place, each with the voxel-to-world of its
+            grid; the first tells how much was found.
+        cavity: of the same scan.
     """
     outwards = cavity.outwards_mm.astype(np.float32)
     outwards[:, :, : cavity.middle] = 0
-    return map_to_native(torch.from_numpy(outwards), cavity.grid.affine, grid) > FAR_MM
+    far = []
+    for found, affine in parts:
+        _, x, y, z = found.shape
+        away = map_to_native(
+            torch.from_numpy(outwards), cavity.grid.affine, Grid((x, y, z), affine)
+        )
+        far.append(torch.from_numpy(away > FAR_MM).to(found.device))
+    labelled = parts[0][0].argmax(dim=0) > 0
+    if (labelled & far[0]).sum() > MOST_STRAY * labelled.sum():
+        return
+    for (found, _), there in zip(parts, far, strict=True):
+        found.masked_fill_(there, 0)
+        found[0].masked_fill_(there, 1)
 
 
 @torch.inference_mode()
