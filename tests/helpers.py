@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -22,6 +23,12 @@ from quicknat.package_data import DATA
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 LABELS = DATA / "labels"
+TINY = {  # settings of a quick run
+    "conform": {"spacing_mm": 4.0, "size": 64},
+    "slices": {"size": 48},
+    "network": {"filters": 4},
+    "report": {"interactive": False},
+}
 
 
 def run_snakemake(
@@ -81,6 +88,28 @@ def tiny_labels(path: Path, side: int = 12) -> Path:
     return save(path, data)
 
 
+def tiny_cohort(folder: Path, **splits: str) -> str:
+    """Write a small scan per name, with labels unless it is to be segmented; return the sheet."""
+    lines = ["subject\timage\tlabels\tlabel_convention\tsplit"]
+    for name, split in splits.items():
+        tiny_scan(folder / f"{name}.nii.gz")
+        labels = "\t"
+        if split != "segment":
+            labels = f"{tiny_labels(folder / f'{name}_dseg.nii.gz').name}\tfreesurfer"
+        lines.append(f"{name}\t{name}.nii.gz\t{labels}\t{split}")
+    (folder / "cohort.tsv").write_text("\n".join(lines) + "\n")
+    return str(folder / "cohort.tsv")
+
+
+def copy_workflow(folder: Path) -> Path:
+    """Copy the workflow, without the library, to a folder; return it."""
+    for name in ("workflow", "profiles", "envs"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 def real_dseg(scan: str, step: int = 2) -> Volume:
     """A real label map (FreeSurfer's numbers) that ships with the package, each `step` voxels."""
     volume = read_volume(ROOT / f"src/quicknat/data/demo_labels/{scan}_dseg.nii.gz")
@@ -97,6 +126,14 @@ def synthetic_head(dseg: Volume, seed: int = 0) -> Volume:
     grey = np.where(scalp, 150, 0) + np.where(brain, 60 + dseg.data.astype(int), 0)
     noise = np.random.default_rng(seed).normal(0, 3, grey.shape)
     return Volume((grey + np.abs(noise)).astype(np.float32), dseg.affine, Path("head.nii.gz"))
+
+
+def make_scan(path: Path, scan: str, seed: int, step: int = 2) -> Path:
+    """Write a head synthesized from a real label map; return the path of that map, beside it."""
+    dseg = real_dseg(scan, step)
+    save(path, synthetic_head(dseg, seed).data.astype(np.int16), dseg.affine)
+    labels = path.with_name(path.name.replace(".nii", "_dseg.nii"))
+    return save(labels, dseg.data.astype(np.int16), dseg.affine)
 
 
 def dead_links(page: Path) -> list[str]:

@@ -7,13 +7,13 @@ import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import yaml
 
-from helpers import ROOT, job_counts, run_snakemake
+from helpers import ROOT, job_counts, run_snakemake, save
 from quicknat.images.volumes import Volume
 from quicknat.package_data import DATA
 
@@ -22,6 +22,7 @@ SMOKE = [re.sub(r"(sub-\w+_dseg.nii.gz)\tdemo-labels", r"data/\1\tlocal", line)
          for line in (ROOT / "workflow/cohorts/smoke.tsv").read_text().splitlines()
          if not line.startswith(("#", "CSI1x01"))]  # fmt: skip
 SETTINGS = yaml.safe_load((ROOT / "workflow/configs/smoke.yaml").read_text())
+SETTINGS["training"]["compile"] = False  # takes longer than such a training; the demo is compiled
 SPLITS = {"t": "train", "v": "val", "p": "pretrain", "e": "test", "s": "segment", "m": "pretrain"}
 FILES = ("t2", "s1", "t3", "t4", "v2", "p2", "e2", "s2")  # scans in the folder `data`
 
@@ -79,17 +80,21 @@ class Project:
         return self.results / f"segmentations/{name}/anat/{name}_desc-quicknat_dseg.nii.gz"
 
 
+def write_scans(folder: Path, names: Iterable[str], head: Volume, dseg: Volume) -> None:
+    """Write a label map, and the head with other noise under each name."""
+    folder.mkdir(parents=True)
+    save(folder / "labels.nii.gz", dseg.data.astype(np.uint8), dseg.affine)
+    for seed, name in enumerate(names):
+        noise = np.random.default_rng(seed).normal(0, 3, head.shape)
+        scan = (head.data + noise).astype(np.float32)
+        save(folder / f"{name}.nii", scan, head.affine)  # over 1 MB, as real ones are
+
+
 def finish_run(folder: Path, head: Volume, dseg: Volume) -> None:
     """Run the workflow from the downloads to the report; no job but these has a network."""
-    (folder / "data").mkdir(parents=True)
-    labels = nib.Nifti1Image(dseg.data.astype(np.uint8), dseg.affine)
-    nib.save(labels, folder / "data/labels.nii.gz")
+    write_scans(folder / "data", FILES, head, dseg)
     for name in ("CSI1", "ds240"):
         shutil.copy(DATA / f"demo_labels/sub-{name}_dseg.nii.gz", folder / "data")
-    for seed, name in enumerate(FILES):
-        noise = np.random.default_rng(seed).normal(0, 3, head.shape)
-        scan = nib.Nifti1Image((head.data + noise).astype(np.float32), head.affine)
-        nib.save(scan, folder / f"data/{name}.nii")  # over 1 MB, as real ones are
     project = Project(folder)
     path = [str(ROOT / "tests/no_network"), *filter(None, [os.environ.get("PYTHONPATH")])]
     project.env = os.environ | {"PYTHONPATH": os.pathsep.join(path)}

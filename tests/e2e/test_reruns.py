@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from project import row
 
-from helpers import ROOT, job_counts
+from helpers import copy_workflow, job_counts
 from quicknat.files import sha256
 from quicknat.package_data import label_table
 
@@ -95,20 +95,16 @@ def own_protocol(old="", new=""):
     return change
 
 
-def copy_workflow(project):
-    project.root = project.folder / "workflow_copy"
-    for name in ("workflow", "profiles", "envs"):
-        shutil.copytree(ROOT / name, project.root / name)
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(ROOT / name, project.root)
-
-
 def move_sheet(name):
     def change(project):
         project.sheet = project.folder / "sheets" / name
         project.rows = [text.replace("\tdata/", "\t../data/") for text in project.rows]
 
     return change
+
+
+def decide_no_weight(project):
+    project.set("training", compile=True, checkpoint_minutes=3, new_scans="warm_start")
 
 
 def old_names(project):
@@ -120,20 +116,20 @@ def old_names(project):
     project.settings["keep_slices"] = False
 
 
+def all_that_reruns_nothing(project):
+    """Rows, sheet, workflow and files as they were, but elsewhere, in other words, or touched."""
+    for change in (reorder, touch, old_names, decide_no_weight, move_sheet("cohort.tsv")):
+        change(project)
+    project.root = copy_workflow(project.folder / "workflow_copy")
+
+
 QUICK = {  # with those of `make test`, one of each kind
-    "nothing": (reorder, {}),
+    "nothing that matters": (all_that_reruns_nothing, {}),
     "new test scan": (add("e2"), {"convert": 1, "convert_labels": 1, **SEGMENT_S, **SCORE}),
     "new training scan": (add("t3"), NEW_TO_TRAIN),
-    "new scan of a known archive": (
-        add("s9", image=HEAD, source="img2fmri"),
-        NEW_TO_SEGMENT,
-    ),
+    "new scan of a known archive": (add("s9", image=HEAD, source="img2fmri"), NEW_TO_SEGMENT),
     "setting of fine-tuning": (setting("finetune", epochs=2), FINETUNE),
     "replaced file": (replace("s1"), NEW_TO_SEGMENT),
-    "touched files": (touch, {}),
-    "moved sheet": (move_sheet("cohort.tsv"), {}),
-    "moved workflow": (copy_workflow, {}),
-    "names of earlier versions": (old_names, {}),
     "deleted network": (delete("results/models/finetune/axial"), {**FINETUNE, "finetune": 1}),
 }
 LONG = {
@@ -157,10 +153,6 @@ LONG = {
     "source of pre-training": (
         setting("pretrain", source="both"),
         {"slice_tissues": 2, **PRETRAIN},
-    ),
-    "setting that decides no weight": (
-        setting("training", compile=False, checkpoint_minutes=3, new_scans="warm_start"),
-        {},
     ),
     "weights of the views": (setting("aggregation", axial=0.5, coronal=0.3), BUNDLE),
     "size of the slices": (setting("slices", size=64), {"slice": 4, **PRETRAIN}),

@@ -9,11 +9,9 @@ import sys
 
 import pytest
 
-from helpers import ROOT, run_snakemake, tiny_labels, tiny_scan
+from helpers import ROOT, TINY, run_snakemake, tiny_cohort
 
-IMAGE = "docker://example.org/quicknat:1"
 CONVERTED = "results/scans/sub-t1/anat/sub-t1_space-conformed_T1w.nii.gz"
-OVERLAY = {"conform": {"spacing_mm": 4.0, "size": 64}, "slices": {"size": 48}}
 
 CONDA = """#!/bin/sh
 case "$*" in
@@ -65,13 +63,7 @@ def environment(tmp_path):
 @pytest.fixture
 def cohort(tmp_path):
     """An overlay for two scans to train on."""
-    rows = ["subject\timage\tlabels\tlabel_convention\tsplit"]
-    for name in ("t1", "t2"):
-        tiny_scan(tmp_path / f"{name}.nii.gz")
-        tiny_labels(tmp_path / f"{name}_l.nii.gz")
-        rows.append(f"{name}\t{name}.nii.gz\t{name}_l.nii.gz\tfreesurfer\ttrain")
-    (tmp_path / "sheet.tsv").write_text("\n".join(rows) + "\n")
-    return {**OVERLAY, "sheet": str(tmp_path / "sheet.tsv")}
+    return TINY | {"sheet": tiny_cohort(tmp_path, t1="train", t2="train")}
 
 
 def rules():
@@ -121,14 +113,6 @@ def test_apptainer_without_an_image_is_refused_with_what_to_do(tmp_path, environ
     done = run_snakemake(tmp_path, "-n", "--sdm", "apptainer", overlay=cohort, env=environment)
     assert done.returncode != 0 and "needs 'container'" in done.text
     assert "Dockerfile" in done.text
-
-
-@pytest.mark.slow
-def test_apptainer_pulls_the_one_image_that_is_named(tmp_path, environment, cohort):
-    arguments = ["--dry-run", "--sdm", "apptainer", "--config", f"container={IMAGE}"]
-    done = run_snakemake(tmp_path, *arguments, overlay=cohort, env=environment)
-    assert done.returncode == 0, done.text
-    assert re.findall(r"image (\S+) will be pulled", done.text) == [IMAGE]
 
 
 @pytest.mark.slow

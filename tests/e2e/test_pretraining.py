@@ -1,7 +1,8 @@
-"""Pre-training on images that are synthesized from label maps."""
+"""Pre-training on automatic labels of a program, and on images synthesized from label maps."""
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,18 +10,31 @@ from project import row
 
 pytestmark = pytest.mark.slow
 STAGE = "results/models/pretrain/axial"
+LABELLED = "results/scans/sub-p2/anat/sub-p2_space-conformed_desc-auto_dseg.nii.gz"
+# run_samseg -i IMAGE -o FOLDER --threads N
+SAMSEG = '#!/bin/sh\necho stand-in "$6"; mkdir -p "$4"; cp {} "$4/seg.mgz"\n'
 
 
-def test_synthetic_and_real_images(project):
-    """Both pre-train together; a row may have a label map alone."""
-    project.rows += [row("m1")]
+def test_automatic_labels_and_synthetic_images(project):
+    """A program on PATH labels a raw scan, once; a row may have a label map alone."""
+    labels, path = nib.load(project.folder / "data/labels.nii.gz"), project.folder / "labels.mgz"
+    nib.save(nib.MGHImage(np.asarray(labels.dataobj).astype(np.int32), labels.affine), path)
+    project.program("run_samseg", SAMSEG.format(path))
+    project.rows = [line for line in project.rows if "\tpretrain" not in line]
+    project.rows += [row("p2", labels=False), row("m1")]
+    project.settings["auto_labels"] = {"method": "samseg"}
     project.set("pretrain", source="both")
     project.run(f"{STAGE}/model.json")
+    assert len(np.unique(np.asarray(nib.load(project.folder / LABELLED).dataobj))) > 20
+    log = (project.results / "logs/auto_label_external/sub-p2.log").read_text()
+    assert "stand-in 2" in log  # threads: as many as there are, at most four
     described = json.loads((project.folder / STAGE / "model.json").read_text())
-    assert described["training_scans"] == ["sub-CSI1x11", "sub-m1_tissues"]
+    assert described["training_scans"] == ["sub-p2", "sub-m1_tissues"]
     history = pd.read_csv(project.folder / STAGE / "history.tsv", sep="\t")
     assert np.isfinite(history["train_loss"]).all() and len(history) == 1
     assert not list(project.results.glob("scans/sub-m1"))
+    project.set("auto_labels", license="elsewhere.txt")  # changes no label
+    assert "Nothing to be done" in project.run("--dry-run", LABELLED)
 
 
 @pytest.mark.long
