@@ -104,7 +104,7 @@ def test_what_scores_mean_is_said_where_there_are_scores(tmp_path, protocol, use
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "cannot be read"),
+        (None, "no such file"),
         ("participant_id\tsex\nsub-1\tmännlich\n".encode("latin-1"), "can't decode byte"),
         (b"", "cannot be read as a tab-separated table"),
         (b"participant_id\tage\nsub-1\t30\nsub-2\t31\nsub-1\t32\n", "'sub-1' in two"),
