@@ -68,7 +68,7 @@ def our_step(setup: TrainingSetup, batches: Batches, **changes: Any) -> Callable
     train_step = TrainStep(replace(setup, settings=setup.settings.model_copy(update=changes)))
     if changes["compile"]:
         start = time.perf_counter()
-        if not train_step.compile(*next(batches.epoch(1))):
+        if not train_step.compile([next(batches.epoch(1))]):
             raise SystemExit("the network cannot be compiled here")
         print(f"compiling took {time.perf_counter() - start:.1f} s")
     return lambda batch: train_step.step(batch[0], batch[1], (0, 0), 0.001)

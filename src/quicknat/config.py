@@ -75,7 +75,7 @@ class Conform(Settings):
 
 class Slices(Settings):
     size: Side = Field(ge=48)
-    """Side of the window around the brain that the networks see, in voxels."""
+    """Side of the window around the brain that the networks see at most, in voxels."""
 
 
 class Report(Settings):

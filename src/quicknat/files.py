@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from quicknat.errors import InputError
@@ -24,6 +25,7 @@ UNWRITTEN_WORDS = re.compile(
     r"\d+ requested and \d+ written|problem writing element|PytorchStreamWriter failed|"
     rf"unexpected pos \d|\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
 )
+UMASK = Lock()  # reading it changes it, for all threads
 TEMPORARY = r"\.tmp-[a-z0-9_]{8}"  # prefix of files and folders until they are complete
 REPLACING = "choose another name or folder, or --overwrite it"
 
@@ -67,8 +69,9 @@ def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
             if numbered or UNWRITTEN_WORDS.search(str(error)):
                 raise _unwritten(finals[0], error) from error
             raise
-        mask = os.umask(0)
-        os.umask(mask)
+        with UMASK:
+            mask = os.umask(0)
+            os.umask(mask)
         for temporary, final in zip(temporaries, finals, strict=True):
             temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
             temporary.replace(final)

@@ -169,6 +169,7 @@ def test_names_that_differ_stay_different(tmp_path):
         "sub-01-a_T1w", "sub-01-b_T1w", "sub-01_run-1_T1w", "sub-01_run-2_T1w", "sub-01_T2w",
         "sub-01_ses-post_T1w", "sub-01_ses-post+pre_T1w", "扫描一", "扫描二", "Søren", "Særen", "…",
         "IXI002-Guys-0828-T1", "IXI002-Guys-0828-T2", "OAS1_0001_MR1_mpr-1", "OAS1_0001_MR1_mpr-2",
+        "sub-02_run-1_run-2", "sub-02_run-2",
     ]  # fmt: skip
     found = {name: default_name(tmp_path / f"{name}.nii.gz") for name in names}
     assert len(set(found.values())) == len(names)

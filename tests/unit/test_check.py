@@ -77,7 +77,8 @@ def test_all_faults_of_a_sheet_are_listed_and_its_other_scans_are_checked(cohort
     cohort.add("d", split="train")  # without labels
     cohort.add("e", labels="e_l.nii.gz", split="train", participant="anna")
     cohort.add("f", labels="f_l.nii.gz", split="test", participant="anna")
-    cohort.add("h", source="moon", make=None)
+    for _ in range(2):
+        cohort.add("h", source="moon", make=None)
     cohort.add("i", make=constant)
     found = cohort.check()
     assert cohort.faulty

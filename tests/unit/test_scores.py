@@ -68,7 +68,7 @@ def test_scans_come_worst_first_with_their_lowest_structure():
     assert found["dice"].tolist()[:2] == pytest.approx([0.55, 0.8]) and np.isnan(found["dice"][2])
 
 
-def test_worst_cases_are_low_in_dice():
+def test_worst_cases_are_low_in_dice_and_far_in_hd95():
     table = metrics(
         ("sub-1", "A", 0.9), ("sub-1", "B", 0.2), ("sub-2", "A", 0.4), ("sub-2", "B", NAN)
     )  # fmt: skip
@@ -76,6 +76,8 @@ def test_worst_cases_are_low_in_dice():
     assert list(zip(lowest["subject"], lowest["structure"], strict=True)) == [
         ("sub-1", "B"), ("sub-2", "A"),
     ]  # fmt: skip
+    table = table.assign(hd95_mm=[1, 5, 9, 2])
+    assert scores.worst_cases(table, "hd95_mm", 2)["hd95_mm"].tolist() == [9, 5]
 
 
 def views_table(**values):

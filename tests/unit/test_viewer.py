@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from helpers import LABELS, save
+from quicknat.errors import InputError
 from quicknat.images.conform import conform_file
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import Volume, save_nifti
@@ -191,3 +192,8 @@ def test_colour_blind_colours_differ_between_neighbours_and_twins_share_a_hue(ta
     for index, partner in enumerate(protocol.partners("coronal")):
         if partner > index:
             assert np.allclose(colors[partner], 0.68 * colors[index], atol=1)
+
+
+def test_layer_on_another_grid_is_refused_by_name(written):
+    with pytest.raises(InputError, match=r"r\.nii\.gz: has shape \(9, 9, 9\)"):
+        written(TURNED, reference=np.ones((9, 9, 9), np.uint8))

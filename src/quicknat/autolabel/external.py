@@ -238,8 +238,8 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         try:
             _run(command, environment, messages, name)
         except BaseException:
-            for lock in _locks(subject):  # which would block the next run
-                lock.unlink()
+            for lock in _locks(subject) if method == "recon-all" else ():
+                lock.unlink()  # it would block the next run
             raise
         if not labels.is_file():
             raise InputError(program, f"succeeded, but did not write {labels.name}", messages)

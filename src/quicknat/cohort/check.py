@@ -234,7 +234,7 @@ def check_cohort(
             what = f"{scan.id} names the source '{unknown[0]}'; allowed: {', '.join(allowed)}"
             reason = " | ".join([*reasons[scan], what])
             verdicts.append(Verdict(scan.id, scan.split, scan.image, BAD, reason))
-            valid.remove(scan)
+            valid.discard(scan)  # of two equal rows, the second finds it gone
     faulty = bool(faults) or any(verdict.verdict == BAD for verdict in verdicts)
     reachable = [scan for scan in scans if scan in valid]
     verdicts += check_scans(reachable, paths, protocol, cache, threads, reasons, unread)

@@ -126,7 +126,8 @@ def default_name(path: Path) -> str:
     """
     folder = path.absolute().parent
     bert = folder.parent.name if folder.name == "mri" else ""
-    return "_".join(f"{key}-{value}" for key, value in entities(bert or path.name).items())
+    subject, session, others = name_parts(bert or path.name)
+    return "_".join(filter(None, [f"sub-{subject}", session and f"ses-{session}", others]))
 
 
 def possible_visits(names: Iterable[str]) -> list[list[str]]:

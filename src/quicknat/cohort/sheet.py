@@ -76,14 +76,17 @@ def auto_split(participant: str) -> str:
     return AUTO_SPLIT[int.from_bytes(digest[:8], "big") % len(AUTO_SPLIT)]
 
 
-def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
-    """Read a TSV as text, skipping lines that begin with ``#``; `options` are those of pandas.
+def read_table(path: str | Path, comments: bool = False, **options: Any) -> pd.DataFrame:
+    """Read a TSV as text; `options` are those of pandas.
+
+    With `comments`, lines that begin with ``#`` are skipped.
 
     Raises:
         InputError: the file cannot be read as a table.
     """
     try:
-        text = re.sub(r"^#.*\n?", "", Path(path).read_text("utf-8-sig"), flags=re.MULTILINE)
+        text = Path(path).read_text("utf-8-sig")
+        text = re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE) if comments else text
         table = pd.read_csv(StringIO(text), sep="\t", dtype=str, **options)
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "check the path") from error
@@ -97,12 +100,14 @@ def read_table(path: str | Path, **options: Any) -> pd.DataFrame:
 
 
 def read_cells(path: str | Path) -> pd.DataFrame:
-    """Read a TSV as :func:`read_table` does, without empty rows; empty cells are "".
+    """Read a TSV with comments, see :func:`read_table`; no empty rows; empty cells are "".
 
     Cells lose outer spaces. Raises :class:`InputError`, also where the locale would look for other
     files than those that are named.
     """
-    table = read_table(path, keep_default_na=False, quoting=csv.QUOTE_NONE).map(str.strip)
+    table = read_table(path, comments=True, keep_default_na=False, quoting=csv.QUOTE_NONE).map(
+        str.strip
+    )
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8" and not table.map(str.isascii).all(axis=None):
         problem = f"has names that the locale would look for in {encoding}"

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{remaining}]"
 # how versions segmented that did not record it
-EARLIER = {"convolutions": "plain", "label_convention": ""}
+EARLIER = {"convolutions": "plain", "label_convention": "", "scalp": "kept"}
 WORKERS = 4  # beside a GPU: one waits for it, the others read and write
 DONE_BEFORE = "done before with this model"
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
@@ -95,6 +95,7 @@ def how(bundle: Bundle, options: Options) -> dict:
         "samples": options.samples,
         "orientation": options.orientation,
         "label_convention": options.label_convention,
+        "scalp": "removed",
     }
 
 

@@ -64,7 +64,8 @@ class Segmentation:
     ``intracranial``: brain mask and intracranial volume.
     ``seconds``: of the networks, the scores, the resampling to the native grid, the brain mask.
 
-    With the half-voxel shift ``labels`` come from both passes, all else from the first.
+    With the half-voxel shift ``labels`` come from both passes, all else from the first. Samples
+    may hold scalp that was removed from all else.
     """
 
     labels: np.ndarray
@@ -236,8 +237,8 @@ def _segment(
         found, parts, measures = _networks(
             bundle, image, affine, head, batch, samples, None, device
         )
-    if cavity:
-        remove_strays(parts, cavity)
+    if cavity and (removed := remove_strays(parts, found.views, cavity)):
+        log.info("%.1f %% of what was found is scalp, and is removed", 100 * removed)
     most_probable = _labels(found, image.shape)
     times.append(_now(device))
     classes, box_affine = found.probabilities.argmax(dim=0), parts[0][1]

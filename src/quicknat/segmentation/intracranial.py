@@ -8,7 +8,7 @@ depend on no label protocol and no other model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -32,7 +32,8 @@ MIN_BRIGHT = 0.25  # fraction of that shell that is brighter than air in a head 
 MAX_CUT_MM2 = 500  # of the cavity in the outermost slice on a side of the field of view
 MIN_HELD = 0.9  # fraction of the labelled voxels inside the cavity; the cortex may reach beyond
 FAR_MM = 5  # from the centre of the nearest voxel inside: of 19 labelled scans 0 to 0.1 % lie there
-MOST_STRAY = 0.1  # of all labelled voxels
+MOST_STRAY = 0.03  # of all labelled voxels
+LEAST_MM3 = 500_000  # of a cavity
 COARSEST_MM = 3  # voxels of the segmenting model, in which a cavity can be found
 HALF = 0.5  # probability
 MARGIN_MM = 8  # around the cavity in a box that holds the brain: the mask may be 5 mm too small
@@ -125,10 +126,10 @@ def brain_box(cavity: Cavity, affine: np.ndarray, size: int, largest: int) -> Bo
         largest: voxels a side of the box, at most; a multiple of 16.
 
     Returns:
-        Its sides are multiples of 16. None without a cavity.
+        Its sides are multiples of 16. None if what was found is too small to be the cavity.
     """
     where = np.argwhere(cavity.inside)
-    if not len(where):
+    if len(where) * cavity.grid.affine[0, 0] ** 3 < LEAST_MM3:
         return None
     to_scan = np.linalg.inv(affine) @ cavity.grid.affine
     low, high = apply_affine(to_scan, [where.min(axis=0) - HALF, where.max(axis=0) + HALF])
@@ -144,7 +145,9 @@ def brain_box(cavity: Cavity, affine: np.ndarray, size: int, largest: int) -> Bo
 
 
 @torch.inference_mode()
-def remove_strays(parts: Sequence[Part], cavity: Cavity) -> None:
+def remove_strays(
+    parts: Sequence[Part], views: Mapping[str, torch.Tensor], cavity: Cavity
+) -> float:
     """Make background of what is scalp or air, not brain: far outside the cavity's upper half.
 
     Below, the brain stem leaves the cavity. Nothing changes if that is much of what was found: then
@@ -153,7 +156,11 @@ def remove_strays(parts: Sequence[Part], cavity: Cavity) -> None:
     Args:
         parts: probabilities (C, X, Y, Z), changed in place, each with the voxel-to-world of its
             grid; the first tells how much was found.
+        views: labels of each view on the first grid, changed in place.
         cavity: of the same scan.
+
+    Returns:
+        Fraction of the labelled voxels that was removed.
     """
     outwards = cavity.outwards_mm.astype(np.float32)
     outwards[:, :, : cavity.middle] = 0
@@ -165,11 +172,15 @@ def remove_strays(parts: Sequence[Part], cavity: Cavity) -> None:
         )
         far.append(torch.from_numpy(away > FAR_MM).to(found.device))
     labelled = parts[0][0].argmax(dim=0) > 0
-    if (labelled & far[0]).sum() > MOST_STRAY * labelled.sum():
-        return
+    removed = float((labelled & far[0]).sum() / labelled.sum().clamp(min=1))
+    if removed > MOST_STRAY:
+        return 0.0
     for (found, _), there in zip(parts, far, strict=True):
         found.masked_fill_(there, 0)
         found[0].masked_fill_(there, 1)
+    for own in views.values():
+        own.masked_fill_(far[0], 0)
+    return removed
 
 
 @torch.inference_mode()
@@ -183,7 +194,7 @@ def brain_mask(cavity: Cavity | None, labels: np.ndarray, native: Grid) -> Intra
     """
     brain = labels > 0
     if cavity is None:
-        reason = f"voxels of more than {COARSEST_MM} mm are too coarse"
+        reason = f"the model's voxels are larger than {COARSEST_MM} mm"
         return Intracranial(ndimage.binary_fill_holes(brain).astype(np.uint8), None, reason)
     mask = map_to_native(cavity.probability, cavity.affine, native) > HALF
     voxel_mm3 = abs(np.linalg.det(native.affine[:3, :3]))

@@ -50,7 +50,8 @@ FILES = {
 MASK = {
     "Type": "Brain",
     "Description": "What the cranial cavity holds: brain, ventricles, CSF and vessels up to the "
-    "inner table of the skull, down to the foramen magnum; and all labelled voxels",
+    "inner table of the skull, down to the foramen magnum; and all labelled voxels. "
+    "IntracranialVolume is the cavity's, mm³",
 }
 # of our files, those that BIDS has no names for
 NOT_BIDS = """\
@@ -141,7 +142,7 @@ def write_segmentation(
     volumes = volume_table(result, protocol)
     cavity = result.intracranial
     sums = totals(volumes, protocol, cavity.volume_mm3)
-    mask = MASK | {"IntracranialVolume": cavity.volume_mm3 or f"none: {cavity.reason}"}
+    mask = MASK | {"IntracranialVolume": cavity.volume_mm3, "WhyNoVolume": cavity.reason}
     flags = quality_flags(volumes, record)
     partner, mm3 = protocol.partners("coronal"), bundle.spacing_mm**3
     flags += ood_flags(result.statistics, bundle.training_stats, protocol.names, partner, mm3)

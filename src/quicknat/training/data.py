@@ -150,9 +150,9 @@ class SliceSet:
 class Batches:
     """Shuffled, flipped, augmented and synthesized batches of a training.
 
-    Three batches of four are cut to a window that holds every brain of the training, since
-    segmentation cuts its slices, too: that is quicker, and squeeze-and-excitation, which averages
-    over a slice, has to know both.
+    Three batches of four are cut to a window as large as the largest brain, placed at random about
+    each scan's own, since segmentation cuts its slices, too: that is quicker, and
+    squeeze-and-excitation, which averages over a slice, has to know both.
 
     Args:
         slices: to train on.
@@ -176,6 +176,7 @@ class Batches:
             boxes = np.tile([np.zeros(2), self.shape], (len(slices.stacks), 1, 1))
         extent = AROUND * np.diff(boxes, axis=1).max(axis=0)[0]
         self.window = np.minimum(self.shape, 16 * np.ceil(extent / 16).astype(int))
+        self.cuts = bool((self.window < self.shape).any())
         self.centres = boxes.mean(axis=1)
         self.swapped = (
             None if swapped is None else torch.from_numpy(swapped.astype("u1")).to(device)
@@ -233,7 +234,7 @@ class Batches:
                 changed = augment(values[which], wanted[which], generator)
             values = values.index_copy(0, which, changed[0])
             wanted = wanted.index_copy(0, which, changed[1])
-        if position[1] % CUT[1] < CUT[0] and (self.window < self.shape).any():
+        if self.cuts and sum(position) % CUT[1] < CUT[0]:
             return self._cut(values, wanted, centres, generator)
         return values, wanted
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,8 +150,8 @@ class TrainStep:
             .all()
         )
 
-    def compile(self, image: Tensor, labels: Tensor) -> bool:
-        """Compile what takes most time, on a trial batch; return whether it worked.
+    def compile(self, batches: Sequence[tuple[Tensor, Tensor]]) -> bool:
+        """Compile what takes most time, on a batch of each shape; return whether it worked.
 
         That is the full resolution, three quarters of a network's work, and the loss. With the
         other levels it would gain a quarter more, and take nearly three times as long to compile.
@@ -166,7 +167,8 @@ class TrainStep:
         start = time.perf_counter()
         log.info("compiling the network")
         try:
-            sum(self.loss(self.forward(image), labels)).backward()
+            for image, labels in batches:
+                sum(self.loss(self.forward(image), labels)).backward()
         except Exception as error:  # many kinds, e.g. for a missing C++ compiler
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             log.warning("%s (%s); training continues, slower. %s", NOT_COMPILED, reason, REMEDY)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -125,8 +126,10 @@ class Trainer:
             len(slices), len(slices.paths), len(setup.validation), self.device,
             choose_precision(self.settings.precision), torch.get_num_threads(),
         )  # fmt: skip
+        order = np.resize(np.arange(len(slices)), self.settings.batch_size)
+        steps = (1, 3) if self.batches.cuts else (1,)  # one of each shape
         self.compiled = self.settings.compile and self.train_step.compile(
-            *next(self.batches.epoch(1))
+            [self.batches.batch(order, (0, step)) for step in steps]
         )
 
     def run(self) -> None:
@@ -144,7 +147,7 @@ class Trainer:
                 self._train_epoch()
                 self._end_epoch(board)
         facts = {
-            "window": self.batches.window.tolist(),
+            **({"window": self.batches.window.tolist()} if self.batches.cuts else {}),
             "best_epoch": self.best["epoch"],
             "best_val_dice": self.best["score"] if self.setup.validation else None,
             "device": str(self.device),
