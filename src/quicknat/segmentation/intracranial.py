@@ -199,7 +199,7 @@ def brain_mask(cavity: Cavity | None, labels: np.ndarray, native: Grid) -> Intra
     mask = map_to_native(cavity.probability, cavity.affine, native) > HALF
     voxel_mm3 = abs(np.linalg.det(native.affine[:3, :3]))
     reason = _why_not(mask, cavity, brain, voxel_mm3)
-    volume = None if reason else float(mask.sum() * voxel_mm3)
+    volume = None if reason else round(float(mask.sum() * voxel_mm3), 1)
     return Intracranial((mask | brain).astype(np.uint8), volume, reason)
 
 
