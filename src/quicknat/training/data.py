@@ -30,7 +30,7 @@ MOST_OF_GPU = (
     0.5  # of its free memory for slices; other views may share it, and training needs some
 )
 AGAIN = "slice all scans again with one label table and size"
-CUT = 3, 4  # batches of so many are cut to the brain
+CUT = 3, 4  # three of four batches are cut to the brain
 AROUND = 1.08  # a brain's extent, for the side of that window
 JITTER = 1 / 16  # of its side
 
@@ -250,6 +250,5 @@ class Batches:
             parts.append(first[:, None] + torch.arange(side, device=self.device))
         each = torch.arange(len(values), device=self.device)[:, None, None]
         rows, columns = parts[0][:, :, None], parts[1][:, None, :]
-        return values.movedim(1, -1)[each, rows, columns].movedim(-1, 1), wanted[
-            each, rows, columns
-        ]
+        values = values.movedim(1, -1)[each, rows, columns].movedim(-1, 1)
+        return values, wanted[each, rows, columns]
