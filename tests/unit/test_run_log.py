@@ -27,9 +27,9 @@ def record(**fields):
 def test_line_per_job_with_progress_and_time_left(clock, capsys):
     terminal = Terminal(lambda: "")
     terminal.begin(["segment", "segment", "segment", "report"], [])
-    for number in (1, 2):
+    for number, rule in enumerate(["segment", "segment", "all"], 1):  # `all` does nothing
         log = [f"results/logs/segment/sub-{number}.log"]
-        terminal.emit(record(event="job_info", jobid=number, rule_name="segment", log=log))
+        terminal.emit(record(event="job_info", jobid=number, rule_name=rule, log=log))
         clock.seconds += 60
         terminal.emit(record(event="job_finished", job_id=number))
     assert capsys.readouterr().err.splitlines() == [

@@ -58,7 +58,8 @@ onstart:
         temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), "utf-8")
     logger.addHandler(JOBS)
     if TERMINAL in logger.handlers:
-        TERMINAL.begin([job.rule.name for job in workflow.dag.needrun_jobs()], logger.handlers)
+        jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_norun]  # not `all`
+        TERMINAL.begin([job.rule.name for job in jobs], logger.handlers)
 
 
 onsuccess:

@@ -51,6 +51,8 @@ class Terminal(RunHandler):
 
     def _finish(self, number: int) -> None:
         rule, name = self._jobs.pop(number)
+        if rule not in self._left:  # `all`, which does nothing
+            return
         seconds = time.monotonic() - self._begun[number]
         self._seconds[rule].append(seconds)
         self._left[rule] -= 1
