@@ -7,13 +7,17 @@ import logging
 import math
 import os
 import platform
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # else imported where it is used: slow to import
     import torch
+    from filelock import FileLock
 
 log = logging.getLogger(__name__)
+
+CLAIMS: list[FileLock] = []  # of this process, see claim_gpu
 
 
 def available_cpus(own: str = "/proc/self/cgroup", groups: str = "/sys/fs/cgroup") -> int:
@@ -63,12 +67,37 @@ def gpu_works() -> bool:
     if not torch.cuda.is_available():
         return False
     try:
+        claim_gpu()
         torch.zeros(1, device="cuda")
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         log.warning("the GPU cannot be used (%s); using the CPU", reason)
         return False
     return True
+
+
+def claim_gpu() -> None:
+    """Make a GPU the current one that no other process of this user has claimed.
+
+    Snakemake starts a job for each GPU, but does not say which is whose. A claim ends with its
+    process.
+    """
+    import torch
+    from filelock import FileLock, Timeout
+
+    count = torch.cuda.device_count()
+    for number in range(count if count > 1 else 0):
+        identifier = torch.cuda.get_device_properties(number).uuid
+        lock = FileLock(Path(tempfile.gettempdir()) / f"quicknat-{os.getuid()}-{identifier}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        CLAIMS.append(lock)
+        torch.cuda.set_device(number)
+        return
+    if count > 1:  # more processes than GPUs
+        torch.cuda.set_device(os.getpid() % count)
 
 
 def computes_in_bfloat16(gpu: bool) -> bool:

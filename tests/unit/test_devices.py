@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +13,7 @@ import torch
 import torch._inductor.config
 
 from helpers import changed
+from quicknat import hardware
 from quicknat.config import Network, TrainingSettings
 from quicknat.images.slices import VIEWS
 from quicknat.training.train_step import choose_device, choose_precision
@@ -80,3 +84,16 @@ def test_compiled_training_follows_the_same_curve(stack, tmp_path, protocol):
         assert json.loads((folder / "model.json").read_text())["compiled"] is compiled
         curves.append(pd.read_csv(folder / "history.tsv", sep="\t")["train_loss"])
     np.testing.assert_allclose(*curves, rtol=5e-3)  # another order of the same sums
+
+
+def test_processes_take_a_gpu_each_while_there_are_any(monkeypatch, tmp_path):
+    chosen = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(hardware, "CLAIMS", [])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    names = {0: SimpleNamespace(uuid="GPU-a"), 1: SimpleNamespace(uuid="GPU-b")}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", names.get)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for _ in range(3):
+        hardware.claim_gpu()
+    assert chosen == [0, 1, os.getpid() % 2]
