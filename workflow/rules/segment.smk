@@ -8,11 +8,13 @@
 #                                                       one job, which skips those that are done
 from quicknat.hardware import has_gpu
 
-# one process at a time on a machine with a GPU; the profile of a cluster says what its jobs get
+# one process for each GPU of a machine (`--resources gpu=N`, else one); the profile of a cluster says
+# what its jobs get
 GPU = int(workflow.local_exec and has_gpu())
-# two scans at a time on a laptop: much of a job is start-up, which takes one core
+GPUS = workflow.global_resources["gpu"].value if "gpu" in workflow.global_resources else 1
+# without one two scans at a time on a laptop: much of a job is start-up, which takes one core
 SEGMENT_THREADS = lambda wildcards: (
-    (workflow.cores or 1) if GPU else max(1, min(4, (workflow.cores or 8) // 2))
+    max(1, (workflow.cores or 1) // max(1, GPUS)) if GPU else max(1, min(4, (workflow.cores or 8) // 2))
 )
 # reproducible fp32 in training implies the same here
 PRECISION = "fp32" if config["training"]["precision"] == "32-true" else "auto"
