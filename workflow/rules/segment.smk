@@ -14,7 +14,9 @@ GPU = int(workflow.local_exec and has_gpu())
 GPUS = workflow.global_resources["gpu"].value if "gpu" in workflow.global_resources else 1
 # without one two scans at a time on a laptop: much of a job is start-up, which takes one core
 SEGMENT_THREADS = lambda wildcards: (
-    max(1, (workflow.cores or 1) // max(1, GPUS)) if GPU else max(1, min(4, (workflow.cores or 8) // 2))
+    max(1, (workflow.cores or 1) // max(1, GPUS))
+    if GPU
+    else max(1, min(4, (workflow.cores or 8) // 2))
 )
 # reproducible fp32 in training implies the same here
 PRECISION = "fp32" if config["training"]["precision"] == "32-true" else "auto"
