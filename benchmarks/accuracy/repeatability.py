@@ -4,7 +4,7 @@
 
 Turning changes the header alone, as if the head had lain otherwise: nothing is interpolated but by
 the segmentation itself, and all label maps of a scan lie on the same voxels. Scans that really were
-repeated are compared with ``--retest FIRST SECOND``, by volume alone.
+repeated are compared with ``--retest FIRST --retest SECOND``, by volume alone.
 """
 
 from __future__ import annotations
