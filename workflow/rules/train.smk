@@ -53,11 +53,8 @@ else:
             "../../envs/torch.yaml"
         threads: TRAINING_THREADS
         params:
-            settings=untracked(PLAN.settings.get("pretrain")),
-            weight_determining=PLAN.weight_determining.get("pretrain"),
-            protocol=untracked(config["protocol"]),
-            classes=RUN.classes_digest,
-            initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
+            **training("pretrain"),
+            warm_start=[],
             folder=subpath(output[0], parent=True),
         shell:
             "trap '' TERM USR1; "
@@ -65,11 +62,12 @@ else:
             " --tissues <(printf '%s\\n' {input.tissues:q})"
             " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
             " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
-            " {params.initial:q} 2>&1 | tee {log:q}"
+            " {params.initial:q} {params.warm_start:q} 2>&1 | tee {log:q}"
 
-    rule finetune:
+    use rule pretrain as finetune with:
         input:
             train=stacks(PLAN.train),
+            tissues=[],
             val=stacks(PLAN.val),
             initial=(
                 ["<results>/models/pretrain/{view}/model.safetensors"]
@@ -82,26 +80,15 @@ else:
             "<results>/logs/finetune/{view}.log",
         benchmark:
             "<results>/benchmarks/finetune/{view}.tsv"
-        conda:
-            "../../envs/torch.yaml"
-        threads: TRAINING_THREADS
+        priority: 0
         params:
-            settings=untracked(PLAN.settings["finetune"]),
-            weight_determining=PLAN.weight_determining["finetune"],
-            protocol=untracked(config["protocol"]),
-            classes=RUN.classes_digest,
-            initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
-            folder=subpath(output[0], parent=True),
+            **training("finetune"),
             # the existing model, and whether to start from it, must not trigger training
-            present=lambda wc, output: f"{RESULTS}/model/{wc.view}.safetensors",
-            epochs=untracked(PLAN.warm_start_epochs),
-        shell:
-            "trap '' TERM USR1; "
-            "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
-            " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
-            " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
-            " {params.initial:q} --warm-start {params.present:q}"
-            " --warm-start-epochs {params.epochs} 2>&1 | tee {log:q}"
+            warm_start=lambda wc, output: [
+                f"--warm-start={RESULTS}/model/{wc.view}.safetensors",
+                f"--warm-start-epochs={PLAN.warm_start_epochs}",
+            ],
+            folder=subpath(output[0], parent=True),
 
     rule bundle:
         input:
