@@ -17,7 +17,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from quicknat.evaluation.scores import by_scan, interval, persons_of
+from quicknat.evaluation.scores import by_scan, interval, participants_of
 from quicknat.files import written_whole
 
 VARIANTS = {
@@ -54,7 +54,7 @@ class Entry:
     def persons(self) -> pd.Series:
         """Person of each scan."""
         known = {scan: person for fold in self.facts for scan, person in fold["persons"].items()}
-        return persons_of(self.metrics["subject"], known)
+        return participants_of(self.metrics["subject"], known)
 
     def by_person(self) -> pd.DataFrame:
         """A row per person: means of the measures."""
