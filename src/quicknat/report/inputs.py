@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -59,6 +60,16 @@ class ReportInputs:
     def paged(self) -> Sequence[str]:
         """Return the scans to whose pages there are links."""
         return self.segmented if self.complete else ()
+
+    @cached_property
+    def volumes(self) -> pd.DataFrame | None:
+        """Volumes of all segmented scans."""
+        return self.table(VOLUMES)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame | None:
+        """Scores of all test scans."""
+        return self.table("metrics.tsv")
 
     def table(self, path: str) -> pd.DataFrame | None:
         """Return a table of all scans, or None.

@@ -186,9 +186,8 @@ def change_content(
     chart = strip_chart(
         rows, axis, f"change, {unit}", pd.DataFrame(marks).T, dots,
         outlying(robust_z(dots)), paged,
-        lambda scan, name: f"{who[scan]}: {name} {dots.at[scan, name]:+.2f} {unit}",
+        lambda scan, name: f"{who[scan]}: {name} {dots.at[scan, name]:+.2f} {unit}", zero=True,
     )  # fmt: skip
-    chart.zero = axis.percent(0)
     counts = table["participant"].value_counts()
     wanted = [next((s.name for s in those if word in s.name.lower()), None) for word in WANTED]
     shown = [BRAIN.name, *dict.fromkeys(filter(None, wanted))]
