@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from quicknat.errors import InputError
 from quicknat.images.conform import head_window, load_conformed
 from quicknat.images.slices import crop
-from quicknat.images.volumes import Grid, as_bytes, on_grid, read_volume
+from quicknat.images.volumes import as_bytes, on_grid, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -133,12 +133,12 @@ def label_scan(
     side = min(round(BRAIN_BOX_MM / spacing), record["size"])
     pairs = []
     for picture, labels in atlases:
-        data, affine, other = load_conformed(picture)
+        data, grid, other = load_conformed(picture)
         if other["spacing_mm"] != spacing:
             raise InputError(
                 picture, "was conformed to a different spacing than the scan", "convert it again"
             )
-        volume = on_grid(read_volume(labels), Grid(data.shape, affine))
+        volume = on_grid(read_volume(labels), grid)
         box = head_window(data, spacing, side)
         pairs.append((crop(data, box, side), crop(as_bytes(volume, 255), box, side)))
     start = head_window(image, spacing, side)

@@ -15,17 +15,8 @@ import pandas as pd
 from quicknat.errors import InputError
 from quicknat.images.volumes import whole_numbers
 
-COLUMNS = [
-    "index",
-    "name",
-    "abbreviation",
-    "color",
-    "freesurfer",
-    "neuromorphometrics",
-    "partner",
-    "sagittal",
-]
 CONVENTIONS = ("freesurfer", "neuromorphometrics")
+COLUMNS = ["index", "name", "abbreviation", "color", *CONVENTIONS, "partner", "sagittal"]
 EXAMPLE = "compare it with src/quicknat/data/labels/quicknat28.tsv"
 MAX_CLASSES = 256  # label maps are stored in bytes
 
