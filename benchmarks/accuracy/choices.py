@@ -22,8 +22,8 @@ import torch
 import typer
 from scipy import ndimage
 
-from quicknat.evaluation.metrics import evaluate
-from quicknat.evaluation.scores import interval
+from quicknat.evaluation.metrics import count_pairs, evaluate, overlap
+from quicknat.evaluation.scores import by_scan, interval
 from quicknat.images.conform import head_window, load_conformed, record_grid
 from quicknat.images.slices import VIEWS, crop
 from quicknat.images.volumes import read_volume
@@ -74,18 +74,9 @@ def together(views: Mapping[str, torch.Tensor], weights: Mapping[str, float]) ->
     return sum(weights[view] * views[view] for view in VIEWS)  # type: ignore[return-value]
 
 
-def volume_error(table: pd.DataFrame) -> float:
-    """Mean over the structures of what the volume is off, as a share of the reference's."""
-    return float((table["volume_mm3"] / table["reference_mm3"] - 1).abs().mean())
-
-
 def mean_dice(found: np.ndarray, reference: np.ndarray, classes: int) -> float:
     """Mean over the structures that either map has."""
-    both = np.bincount(found[found == reference], minlength=classes)
-    parts = (np.bincount(part.ravel(), minlength=classes) for part in (found, reference))
-    sizes = np.sum([*parts], axis=0)
-    there = sizes[1:] > 0
-    return float((2 * both[1:][there] / sizes[1:][there]).mean())
+    return float(np.nanmean(overlap(count_pairs(found, reference, classes, "choices"))[0][1:]))
 
 
 def largest_components(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -104,7 +95,7 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
     classes = len(bundle.protocol.names)
     anat = run / f"results/scans/sub-{subject}/anat"
     name = f"sub-{subject}"
-    image, affine, record = load_conformed(anat / f"{name}_space-conformed_T1w.nii.gz")
+    image, grid, record = load_conformed(anat / f"{name}_space-conformed_T1w.nii.gz")
     first = head_window(image, bundle.spacing_mm, bundle.slice_size)
     window = crop(image, first, bundle.slice_size)
     native = record_grid(record)
@@ -116,40 +107,38 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
         mean_dice(together(plain, weights).argmax(dim=0).byte().numpy(), there, classes)
         for weights in GRID
     ]
-    here, half = (moved(affine, np.add(first, step)) for step in (0, HALF))
+    here, half = (moved(grid.affine, np.add(first, step)) for step in (0, HALF))
     plain_half, mirrored_half = (
         views_of(replace(bundle, flip=mirror), shifted(window)) for mirror in (False, True)
     )
+
+    def labels(
+        weights: Mapping[str, float], *passes: tuple[dict[str, torch.Tensor], np.ndarray]
+    ) -> np.ndarray:
+        return to_native([(together(views, weights), where) for views, where in passes], native)
+
     maps = {
-        view: to_native([(together(plain, {**dict.fromkeys(VIEWS, 0.0), view: 1.0}), here)], native)
+        view: labels({**dict.fromkeys(VIEWS, 0.0), view: 1.0}, (plain, here))
         for view in ("coronal", "axial")
     }
     maps |= {
-        "paper's weights": to_native([(together(plain, PAPER), here)], native),
-        "equal weights": to_native([(together(plain, EQUAL), here)], native),
-        "equal, mirror": to_native([(together(mirrored, EQUAL), here)], native),
-        "equal, shift": to_native(
-            [(together(plain, EQUAL), here), (together(plain_half, EQUAL), half)], native
-        ),
-        "equal, mirror, shift": to_native(
-            [(together(mirrored, EQUAL), here), (together(mirrored_half, EQUAL), half)], native
-        ),
+        "paper's weights": labels(PAPER, (plain, here)),
+        "equal weights": labels(EQUAL, (plain, here)),
+        "equal, mirror": labels(EQUAL, (mirrored, here)),
+        "equal, shift": labels(EQUAL, (plain, here), (plain_half, half)),
+        "equal, mirror, shift": labels(EQUAL, (mirrored, here), (mirrored_half, half)),
     }
     for share in SHARES:
-        again = views_of(replace(unweighted(bundle, run / "results/model", share), flip=True),
-                         window)  # fmt: skip
-        maps[f"equal, mirror, {share:.0%} prior correction"] = to_native(
-            [(together(again, EQUAL), here)], native
-        )
+        corrected = replace(unweighted(bundle, run / "results/model", share), flip=True)
+        choice = f"equal, mirror, {share:.0%} prior correction"
+        maps[choice] = labels(EQUAL, (views_of(corrected, window), here))
     best = maps["equal, mirror, shift"]
     maps["equal, mirror, shift, largest component"] = largest_components(best, classes)
     rows = []
-    for choice, labels in maps.items():
-        table = evaluate(labels, reference, native.affine, bundle.protocol, name)
-        rows.append(
-            {"subject": name, "choice": choice, "dice": table["dice"].mean(),
-             "hd95_mm": table["hd95_mm"].mean(), "volume_error": volume_error(table)}
-        )  # fmt: skip
+    for choice, found in maps.items():
+        table = evaluate(found, reference, native.affine, bundle.protocol, name)
+        means = by_scan(table)[["dice", "hd95_mm", "volume_error"]].iloc[0]
+        rows.append({"subject": name, "choice": choice, **means})
     return rows, by_weights
 
 

@@ -25,7 +25,7 @@ import pandas as pd
 import typer
 import yaml
 
-from quicknat.evaluation.scores import interval
+from quicknat.evaluation.scores import by_scan, interval
 
 ROOT = Path(__file__).parents[2]
 MEASURES = ["dice", "hd95_mm", "volume_error"]
@@ -84,12 +84,10 @@ def scores(folder: Path, arms: list[str], folds: int) -> pd.DataFrame:
         for fold in range(folds):
             results = folder / arm / str(fold) / "results"
             if (results / "metrics.tsv").exists():
-                table = pd.read_csv(results / "metrics.tsv", sep="\t")
-                wrong = (table["volume_mm3"] - table["reference_mm3"]).abs()
-                table["volume_error"] = wrong / table["reference_mm3"]
+                people = by_scan(pd.read_csv(results / "metrics.tsv", sep="\t"))
                 histories = results.glob("models/*/*/history.tsv")
                 hours = sum(pd.read_csv(p, sep="\t")["seconds"].sum() for p in histories) / 3600
-                people = table.groupby("subject")[MEASURES].mean().reset_index()
+                people = people[["subject", *MEASURES]].sort_values("subject")
                 parts.append(people.assign(arm=arm, fold=fold, hours=hours))
     return pd.concat(parts, ignore_index=True)
 

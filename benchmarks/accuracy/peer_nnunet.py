@@ -159,10 +159,10 @@ def train_nnunet(
     def segment(path: Path) -> np.ndarray:
         image, properties = SimpleITKIO().read_images([str(path)])
         _, found = predictor.predict_single_npy_array(image, properties, None, None, True)
-        _, affine, record = load_conformed(path)
+        _, grid, record = load_conformed(path)
         # its axes are z, y, x
         probabilities = torch.from_numpy(found.transpose(0, 3, 2, 1).astype(np.float32))
-        return to_native([(probabilities, affine)], record_grid(record))
+        return to_native([(probabilities, grid.affine)], record_grid(record))
 
     configuration = trainer.configuration_manager
     return segment, {

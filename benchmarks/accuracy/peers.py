@@ -64,8 +64,8 @@ def segmenter(bundle: Bundle) -> Segmenter:
     """Segments conformed scans as ``quicknat segment`` does."""
 
     def labels(path: Path) -> np.ndarray:
-        image, affine, record = load_conformed(path)
-        return segment(bundle, image, affine, record_grid(record)).labels
+        image, grid, record = load_conformed(path)
+        return segment(bundle, image, grid.affine, record_grid(record)).labels
 
     return labels
 

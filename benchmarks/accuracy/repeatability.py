@@ -22,6 +22,7 @@ import typer
 from scipy.spatial.transform import Rotation
 
 from quicknat.cli.app import BUNDLED_MODEL, ModelFolder
+from quicknat.evaluation.metrics import count_pairs, overlap
 from quicknat.evaluation.scores import interval
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid, Volume, read_volume
@@ -68,12 +69,6 @@ def compare(
             yield {"structure": name, "change_percent": 200 * abs(a - b) / (a + b)}
 
 
-def overlap(one: np.ndarray, other: np.ndarray, structure: int) -> float:
-    """Dice of a structure between two maps on the same voxels."""
-    a, b = one == structure, other == structure
-    return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
 def main(
     scans: Annotated[list[Path] | None, typer.Argument(help="T1w scans.")] = None,
     output: Annotated[Path, typer.Option(help="TSV of all changes.")] = Path("repeat.tsv"),
@@ -95,9 +90,10 @@ def main(
         for kind, number in itertools.product((turned, noisy), range(times)):
             copy = kind(volume, np.random.default_rng(number))
             second = labels_of(bundle, copy)
+            dice, _ = overlap(count_pairs(second, first, len(names), path.name))
             rows += [
                 {"scan": path.name, "change": kind.__name__, **row,
-                 "dice": overlap(first, second, names.index(row["structure"]))}
+                 "dice": dice[names.index(row["structure"])]}
                 for row in compare(first, second, names)
             ]  # fmt: skip
             print(path.name, kind.__name__, number, flush=True)
