@@ -24,7 +24,7 @@ from quicknat.report.cohort_qc import cohort_quality
 from quicknat.report.figures import VIEW_COLORS
 from quicknat.report.inputs import DEMOGRAPHICS, MOST_ROWS, ReportInputs
 from quicknat.report.repeated import change_content
-from quicknat.report.structures import paired_order, structures
+from quicknat.report.structures import paired_order
 from quicknat.reruns import file_digest
 from quicknat.segmentation.tasks import FAILED, SCANS
 from quicknat.segmentation.volumes import read_totals
@@ -39,10 +39,9 @@ PACKAGES = (
 
 def scored_content(inputs: ReportInputs) -> dict:
     """Return the scores as lists of records; empty without test scans."""
-    those = structures(inputs.protocol)
-    order = paired_order(those)
     if (metrics := inputs.metrics) is None:
         return {}
+    those, order = inputs.structures, paired_order(inputs.structures)
     views, confusion = (inputs.table(f"metrics/{name}.tsv") for name in ("views", "confusion"))
     participants = {scan.id: scan.participant for scan in inputs.scans}
     tables = {
@@ -88,7 +87,7 @@ def _overview_rows(inputs: ReportInputs, scored: dict) -> list[dict[str, Any]]:
 
 def cohort_content(inputs: ReportInputs) -> dict[str, Any]:
     """Return the content of the cohort's page."""
-    those, volumes = structures(inputs.protocol), inputs.volumes
+    those, volumes = inputs.structures, inputs.volumes
     scored = scored_content(inputs)
     overview = _overview_rows(inputs, scored)
     # networks trained by an earlier run have nothing to do with a given model

@@ -15,6 +15,7 @@ from quicknat.cohort.sheet import Scan
 from quicknat.errors import InputError
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
+from quicknat.report.structures import Structure, structures
 from quicknat.reruns import file_digest
 from quicknat.segmentation.tasks import SCANS
 
@@ -60,6 +61,11 @@ class ReportInputs:
     def paged(self) -> Sequence[str]:
         """Return the scans to whose pages there are links."""
         return self.segmented if self.complete else ()
+
+    @cached_property
+    def structures(self) -> Sequence[Structure]:
+        """Structures of the protocol, in the order of the report."""
+        return structures(self.protocol)
 
     @cached_property
     def volumes(self) -> pd.DataFrame | None:

@@ -13,13 +13,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from quicknat.files import written_whole
-from quicknat.images.labels import Protocol
 from quicknat.model.card import read_card
 from quicknat.package_data import SCORE_FIGURES, TEMPLATES
 from quicknat.report.cohort_page import cohort_content
 from quicknat.report.inputs import ReportInputs
 from quicknat.report.standalone import write_libraries
-from quicknat.report.structures import outline_legend, structures
+from quicknat.report.structures import Structure, outline_legend
 from quicknat.segmentation.volumes import TOTALS
 
 INCOMPLETE = "incomplete.html"
@@ -93,6 +92,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "advice": ADVICE,
         "home": output.name,
         "model": read_card(inputs.results / "model"),
+        "legend": outline_legend(inputs.protocol),
         "paged": set(inputs.paged),
     }
     pages = {
@@ -152,22 +152,21 @@ def scan_content(inputs: ReportInputs, row: dict, volumes: pd.DataFrame) -> dict
         "known": inputs.known(row["record"]),
         "has_reference": (mosaics / "axial_reference.png").exists(),
         "has_uncertainty": (mosaics / "axial_uncertainty.png").exists(),
-        **_volume_table(own.set_index("name"), inputs.protocol),
+        **_volume_table(own.set_index("name"), inputs.structures),
         "totals": [
             {"name": TOTALS[key][1], "volume_mm3": mm3} for key, mm3 in row["totals"].items()
         ],
-        "legend": outline_legend(inputs.protocol),
         "tiles": json.loads((mosaics / "tiles.json").read_bytes()),
         "provenance": json.loads(files["quicknat_dseg.json"].read_bytes()),
         "files": {p.name: f"../segmentations/{name}/anat/{p.name}" for p in files.values()},
     }
 
 
-def _volume_table(volumes: pd.DataFrame, protocol: Protocol) -> dict[str, Any]:
+def _volume_table(volumes: pd.DataFrame, those: Sequence[Structure]) -> dict[str, Any]:
     """Return ``measures``: those that a structure has; ``volume_groups``: rows by group."""
     measures = {key: of for key, of in MEASURES.items() if key in volumes and volumes[key].any()}
     groups: dict[str, list[dict]] = {}
-    for one in structures(protocol):
+    for one in those:
         members = volumes.reindex(list(one.members)).to_dict("records")
         asymmetry = None
         if len(members) == 2:
