@@ -4,7 +4,7 @@
         --output choices.tsv
 
 Takes finished folds of ``cross_validate.py``. The weights of the views are fitted by leaving one
-person out: those that suit the other persons best are judged on the one left out.
+participant out: those that suit the other participants best are judged on the one left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from quicknat.segmentation.native import to_native
 
 PAPER = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
 EQUAL = dict.fromkeys(VIEWS, 1 / 3)
-SHARES = (0.4, 0.8)  # of the class weights
+FRACTIONS = (0.4, 0.8)  # of the class weights
 STEPS = 10  # of the grid of weights
 GRID = [
     dict(zip(VIEWS, (a / STEPS, b / STEPS, (STEPS - a - b) / STEPS), strict=True))
@@ -44,14 +44,14 @@ GRID = [
 ]
 
 
-def unweighted(bundle: Bundle, model: Path, share: float) -> Bundle:
+def unweighted(bundle: Bundle, model: Path, fraction: float) -> Bundle:
     """Return the model with this prior correction (its own is 0)."""
     described = read_description(model)
     if described["prior_correction"]:
         raise SystemExit(f"{model}: was made with a prior correction already")
     networks = {view: copy.deepcopy(network) for view, network in bundle.networks.items()}
     for view, network in networks.items():
-        offsets = prior_offsets(described["views"][view]["class_weights"], share)
+        offsets = prior_offsets(described["views"][view]["class_weights"], fraction)
         network.get_parameter("classifier.bias").data += offsets
     return replace(bundle, networks=networks)
 
@@ -90,7 +90,7 @@ def largest_components(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
-    """Scores of one person on the native grid by choice, and Dice by weights of the grid."""
+    """Scores of one participant on the native grid by choice, and Dice by weights of the grid."""
     bundle = load_bundle(run / "results/model")
     classes = len(bundle.protocol.names)
     anat = run / f"results/scans/sub-{subject}/anat"
@@ -128,9 +128,9 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
         "equal, shift": labels(EQUAL, (plain, here), (plain_half, half)),
         "equal, mirror, shift": labels(EQUAL, (mirrored, here), (mirrored_half, half)),
     }
-    for share in SHARES:
-        corrected = replace(unweighted(bundle, run / "results/model", share), flip=True)
-        choice = f"equal, mirror, {share:.0%} prior correction"
+    for fraction in FRACTIONS:
+        corrected = replace(unweighted(bundle, run / "results/model", fraction), flip=True)
+        choice = f"equal, mirror, {fraction:.0%} prior correction"
         maps[choice] = labels(EQUAL, (views_of(corrected, window), here))
     best = maps["equal, mirror, shift"]
     maps["equal, mirror, shift, largest component"] = largest_components(best, classes)
@@ -146,7 +146,7 @@ def tell(table: pd.DataFrame, grid: pd.DataFrame) -> None:
     """Each choice against the paper's weights, then the fitted weights."""
     dice = table.pivot(index="subject", columns="choice", values="dice")
     means = table.groupby("choice")[["hd95_mm", "volume_error"]].mean()
-    print("| choice | persons | mean Dice | gain | 95 % interval | HD95, mm | volume error |")
+    print("| choice | participants | mean Dice | gain | 95 % interval | HD95, mm | volume error |")
     print("|-|-|-|-|-|-|-|")
     for choice in table["choice"].unique():
         gain = dice[choice] - dice["paper's weights"]
@@ -160,7 +160,7 @@ def tell(table: pd.DataFrame, grid: pd.DataFrame) -> None:
     gain = pd.Series({p: grid.loc[p, w] - grid.loc[p, str(PAPER)] for p, w in chosen.items()})
     low, high = interval(gain)
     print(
-        f"\nFitted weights, one person left out, on the conformed grid: {gain.mean():+.4f} "
+        f"\nFitted weights, one participant left out, on the conformed grid: {gain.mean():+.4f} "
         f"({low:+.4f} to {high:+.4f}) over the paper's; "
         f"equal: {(grid[str(nearest(EQUAL))] - grid[str(PAPER)]).mean():+.4f}. "
         f"Best for all: {grid.mean().idxmax()}."
@@ -175,15 +175,15 @@ def nearest(weights: Mapping[str, float]) -> dict[str, float]:
 def main(
     runs: Annotated[list[Path], typer.Argument(help="Finished folds of one arm.")],
     output: Annotated[Path, typer.Option(help="TSV of all scores.")],
-    persons: Annotated[int, typer.Option(help="Of each fold; 0: all.")] = 0,
+    participants: Annotated[int, typer.Option(help="Of each fold; 0: all.")] = 0,
 ) -> None:
-    """Score every choice on every person tested."""
+    """Score every choice on every participant tested."""
     torch.set_num_threads(1)
     rows, grid = [], {}
     for run in runs:
         sheet = pd.read_csv(run / "cohort.tsv", sep="\t", dtype=str)
         subjects = sheet.loc[sheet["split"] == "test", "subject"].tolist()
-        for subject in subjects[: persons or None]:
+        for subject in subjects[: participants or None]:
             found, by_weights = judge(run, subject)
             rows += found
             grid[f"sub-{subject}"] = by_weights

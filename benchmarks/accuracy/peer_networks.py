@@ -1,9 +1,9 @@
 """MONAI's 2-D U-Nets in place of our networks, one per view.
 
-They see the same slices in the same order with the same augmentation, batch size and arithmetic.
-They learn with AdamW at the usual rate of 0.001, warmed up and lowered over the time as ours is,
-from MONAI's DiceCELoss, its Dice over the batch as nnU-Net has it in 2-D. They are not compiled:
-with torch 2.13 that makes their steps slower on a processor, where it makes ours faster.
+They see the same slices in the same order with the same augmentation, batch size and precision.
+They are trained with AdamW at the usual rate of 0.001, warmed up and lowered over the time as ours
+is, and MONAI's DiceCELoss, its Dice over the batch as nnU-Net has it in 2-D. They are not compiled:
+with torch 2.13 that makes their steps slower on a CPU, where it makes ours faster.
 
 Their widths follow from ours, so that a slice costs about as many multiplications. With 24 filters,
 28 classes and slices of 96 × 96, and seconds of one thread for a training step of four slices:
@@ -91,11 +91,11 @@ def train_network(
     network.train()
     steps, stopwatch = 0, Stopwatch(run.budget(view), run.on_gpu)
     for image, labels in chain.from_iterable(map(batches.epoch, count(1))):
-        share = stopwatch.share()
-        if share >= 1:
+        fraction = stopwatch.fraction()
+        if fraction >= 1:
             break
         for group in optimizer.param_groups:
-            factor = learning_rate_factor(int(share * STEPS), STEPS, schedule)
+            factor = learning_rate_factor(int(fraction * STEPS), STEPS, schedule)
             group["lr"] = LEARNING_RATE * factor
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             logits = network(image)

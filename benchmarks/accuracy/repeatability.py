@@ -30,7 +30,7 @@ from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.segmentation.inference import segment
 
 DEGREES, MM = 5.0, 3.0  # each drawn evenly from minus to plus that, about and along every axis
-NOISE = 0.03  # standard deviation, share of the 98th percentile
+NOISE = 0.03  # standard deviation, fraction of the 98th percentile
 
 
 def labels_of(bundle: Bundle, volume: Volume) -> np.ndarray:
@@ -74,7 +74,7 @@ def main(
     output: Annotated[Path, typer.Option(help="TSV of all changes.")] = Path("repeat.tsv"),
     model: ModelFolder = BUNDLED_MODEL,
     retest: Annotated[
-        list[Path] | None, typer.Option(help="Two scans of one person; give it twice a pair.")
+        list[Path] | None, typer.Option(help="Two scans of one participant; give it twice a pair.")
     ] = None,
     times: Annotated[int, typer.Option(min=1, help="Copies of each kind.")] = 3,
     threads: Annotated[int, typer.Option(min=1)] = 1,
