@@ -119,13 +119,3 @@ def listed(wildcards):
 
 def stacks(names, kind=""):
     return expand("<results>/slices/{{view}}/{scan}{kind}.npy", scan=names, kind=kind)
-
-
-def training(stage):
-    """Return the parameters of both stages of training."""
-    return {
-        **LABEL_TABLE,
-        "settings": untracked(PLAN.settings.get(stage)),
-        "weight_determining": PLAN.weight_determining.get(stage),
-        "initial": lambda wc, input: ["--initial", *input.initial] if input.initial else [],
-    }

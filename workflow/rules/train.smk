@@ -53,8 +53,10 @@ else:
             "../../envs/torch.yaml"
         threads: TRAINING_THREADS
         params:
-            **training("pretrain"),
-            warm_start=[],
+            **LABEL_TABLE,
+            settings=untracked(PLAN.settings.get("pretrain")),
+            weight_determining=PLAN.weight_determining.get("pretrain"),
+            initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
             folder=subpath(output[0], parent=True),
         shell:
             "trap '' TERM USR1; "
@@ -62,12 +64,11 @@ else:
             " --tissues <(printf '%s\\n' {input.tissues:q})"
             " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
             " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
-            " {params.initial:q} {params.warm_start:q} 2>&1 | tee {log:q}"
+            " {params.initial:q} 2>&1 | tee {log:q}"
 
-    use rule pretrain as finetune with:
+    rule finetune:
         input:
             train=stacks(PLAN.train),
-            tissues=[],
             val=stacks(PLAN.val),
             initial=(
                 ["<results>/models/pretrain/{view}/model.safetensors"]
@@ -80,15 +81,25 @@ else:
             "<results>/logs/finetune/{view}.log",
         benchmark:
             "<results>/benchmarks/finetune/{view}.tsv"
-        priority: 0
+        conda:
+            "../../envs/torch.yaml"
+        threads: TRAINING_THREADS
         params:
-            **training("finetune"),
-            # the existing model, and whether to start from it, must not trigger training
-            warm_start=lambda wc, output: [
-                f"--warm-start={RESULTS}/model/{wc.view}.safetensors",
-                f"--warm-start-epochs={PLAN.warm_start_epochs}",
-            ],
+            **LABEL_TABLE,
+            settings=untracked(PLAN.settings["finetune"]),
+            weight_determining=PLAN.weight_determining["finetune"],
+            initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
             folder=subpath(output[0], parent=True),
+            # the existing model, and whether to start from it, must not trigger training
+            present=lambda wc, output: f"{RESULTS}/model/{wc.view}.safetensors",
+            epochs=untracked(PLAN.warm_start_epochs),
+        shell:
+            "trap '' TERM USR1; "
+            "quicknat train {wildcards.view:q} --stacks <(printf '%s\\n' {input.train:q})"
+            " --validation <(printf '%s\\n' {input.val:q}) --settings {params.settings:q}"
+            " --protocol {params.protocol:q} --threads {threads} --output {params.folder:q}"
+            " {params.initial:q} --warm-start {params.present:q}"
+            " --warm-start-epochs {params.epochs} 2>&1 | tee {log:q}"
 
     rule bundle:
         input:
