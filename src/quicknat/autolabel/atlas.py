@@ -119,10 +119,7 @@ def label_scan(
 ) -> np.ndarray:
     """Return the classes of a conformed scan, uint8; see :func:`label_by_atlases`.
 
-    Args:
-        scan: the conformed scan.
-        atlases: pairs of conformed scan and class indices on its grid.
-        seed, threads: as for :func:`label_by_atlases`.
+    Atlases are pairs of a conformed scan and class indices on its grid.
 
     Raises:
         InputError: an atlas was conformed to another spacing, or its labels are on another grid.

@@ -255,9 +255,7 @@ def freesurfer_structures(protocol: Protocol) -> pd.DataFrame:
 def stored_values(protocol: Protocol, convention: str) -> list[int]:
     """Return the value of each class in a label map that is written.
 
-    Args:
-        protocol: of the classes.
-        convention: ``freesurfer``, or the protocol's own name or "" for class indices.
+    The convention is ``freesurfer``, or the protocol's own name or "" for class indices.
 
     Raises:
         InputError: the convention is another, or a class has no number of its own in FreeSurfer.

@@ -232,11 +232,9 @@ def _volume_ranges(volumes: pd.DataFrame, order: Sequence[str]) -> list[dict]:
 
 
 def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
-    """Summarize age, sex and handedness of `subjects` (sub-X).
+    """Summarize the :data:`DEMOGRAPHICS` of `subjects` (sub-X), each counted once.
 
-    Args:
-        people: demographics as text, by subject; columns :data:`DEMOGRAPHICS` are used.
-        subjects: to summarize, each counted once.
+    `people` has them as text, by subject.
     """
     known, words = people.reindex(list(dict.fromkeys(subjects))), []
     for column in (name for name in DEMOGRAPHICS if name in known):

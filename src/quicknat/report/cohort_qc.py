@@ -60,10 +60,7 @@ def cohort_quality(
 ) -> dict[str, Any]:
     """Return charts, outliers, and the scans to correct first, for ``cohort_quality.html.j2``.
 
-    Args:
-        volumes: the gathered table of volumes, of all segmented scans.
-        those: the protocol's structures.
-        paged: scans that have a page, to which dots lead.
+    `volumes` is the gathered table; dots lead to scans that are in `paged`.
     """
     names = paired_order(those)
     millilitres, uncertain, agreement = (

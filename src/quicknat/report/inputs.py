@@ -132,12 +132,7 @@ def complete_scans(
     """Return the scans with all files for the report, made with the current model.
 
     After an incomplete run, segmentations may be of the previous model, and scores and pictures of
-    previous segmentations; such scans are not complete.
-
-    Args:
-        results: folder of the run.
-        names: scans to segment.
-        tested: those of them to score.
+    previous segmentations; such scans are not complete. Those in `tested` have scores.
     """
     results = Path(results)
     model = file_digest(results / "model/bundle.json")

@@ -69,11 +69,7 @@ def _environment() -> Environment:
 def write_report(inputs: ReportInputs, output: Path) -> None:
     """Write the cohort's page, the scans' pages and `assets/`; remove pages of other scans.
 
-    If jobs failed, only the cohort's page is written.
-
-    Args:
-        inputs: content to show.
-        output: the cohort's page, e.g. ``index.html``.
+    If jobs failed, only the cohort's page, `output`, is written.
 
     Raises:
         InputError: a page cannot be written; then none is.
@@ -133,10 +129,7 @@ def with_percentiles(volumes: pd.DataFrame) -> pd.DataFrame:
 def scan_content(inputs: ReportInputs, row: dict, volumes: pd.DataFrame) -> dict:
     """Return the content of one scan's page.
 
-    Args:
-        inputs: of the report.
-        row: of the scan in the cohort's overview.
-        volumes: of all scans, from :func:`with_percentiles`.
+    `row` is the scan's in the cohort's overview; `volumes` are from :func:`with_percentiles`.
     """
     name, files = row["scan"], row["files"]
     own = volumes[volumes["subject"] == name].drop(columns="subject")

@@ -136,10 +136,7 @@ def visits(
 
 
 def changes(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the change from first to last visit, a row per participant and structure.
-
-    Args:
-        table: from :func:`visits`.
+    """Return the change from first to last of the :func:`visits`, by participant and structure.
 
     Returns:
         participant, first, last (visits), scan (last), years, structure, first_mm3, last_mm3,

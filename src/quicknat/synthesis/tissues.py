@@ -75,14 +75,8 @@ def to_tissues(
 def split_outside(tissues: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Assign bright unlabelled voxels to one of three tissues, by intensity.
 
-    Thus heads have skull, fat and muscle even if only the brain is labelled.
-
-    Args:
-        tissues: tissue indices, (X, Y, Z).
-        image: uint8 conformed scan on the same grid.
-
-    Returns:
-        uint8 tissue indices, same shape.
+    Thus heads have skull, fat and muscle even if only the brain is labelled. The image is a uint8
+    conformed scan on the grid of the tissue indices (X, Y, Z); the result has their shape.
     """
     smooth = ndimage.median_filter(image, size=3)  # to obtain patches rather than noise
     outside = (tissues == 0) & (smooth > BRIGHT)

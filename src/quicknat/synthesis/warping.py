@@ -80,14 +80,7 @@ def warp(
 def warp_scan(
     image: Volume, classes: Volume, like: Volume, spacing_mm: float, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """Warp volumes on any grids, see :func:`warp`.
-
-    Args:
-        image: T1w scan.
-        classes: class indices on its grid.
-        like: class indices of the other map.
-        spacing_mm: voxel size of the result.
-        threads: for SimpleITK.
+    """Warp volumes on any grids to voxels of this size, see :func:`warp`.
 
     Returns:
         Image (float32), classes (uint8), and their grid.
