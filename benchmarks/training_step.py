@@ -28,7 +28,7 @@ from quicknat.config import Network, TrainingSettings
 from quicknat.hardware import keep_freed_memory
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
 from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.synthesis.tissue_table import tissue_table
+from quicknat.synthesis.tissues import tissue_table
 from quicknat.training.data import Batches, SliceSet
 from quicknat.training.setup import TrainingSetup
 from quicknat.training.train_step import TrainStep, choose_device, choose_precision, make_optimizer

@@ -4,7 +4,7 @@
         --output choices.tsv
 
 Takes finished folds of ``cross_validate.py``. The weights of the views are fitted by leaving one
-person out: those that suit the other persons best are judged on the one left out.
+participant out: those that suit the other participants best are judged on the one left out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch
 import typer
 from scipy import ndimage
 
-from quicknat.evaluation.metrics import evaluate
-from quicknat.evaluation.scores import interval
+from quicknat.evaluation.metrics import count_pairs, evaluate, overlap
+from quicknat.evaluation.scores import by_scan, interval
 from quicknat.images.conform import head_window, load_conformed, record_grid
 from quicknat.images.slices import VIEWS, crop
 from quicknat.images.volumes import read_volume
@@ -35,7 +35,7 @@ from quicknat.segmentation.native import to_native
 
 PAPER = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
 EQUAL = dict.fromkeys(VIEWS, 1 / 3)
-SHARES = (0.4, 0.8)  # of the class weights
+FRACTIONS = (0.4, 0.8)  # of the class weights
 STEPS = 10  # of the grid of weights
 GRID = [
     dict(zip(VIEWS, (a / STEPS, b / STEPS, (STEPS - a - b) / STEPS), strict=True))
@@ -44,14 +44,14 @@ GRID = [
 ]
 
 
-def unweighted(bundle: Bundle, model: Path, share: float) -> Bundle:
+def unweighted(bundle: Bundle, model: Path, fraction: float) -> Bundle:
     """Return the model with this prior correction (its own is 0)."""
     described = read_description(model)
     if described["prior_correction"]:
         raise SystemExit(f"{model}: was made with a prior correction already")
     networks = {view: copy.deepcopy(network) for view, network in bundle.networks.items()}
     for view, network in networks.items():
-        offsets = prior_offsets(described["views"][view]["class_weights"], share)
+        offsets = prior_offsets(described["views"][view]["class_weights"], fraction)
         network.get_parameter("classifier.bias").data += offsets
     return replace(bundle, networks=networks)
 
@@ -74,18 +74,9 @@ def together(views: Mapping[str, torch.Tensor], weights: Mapping[str, float]) ->
     return sum(weights[view] * views[view] for view in VIEWS)  # type: ignore[return-value]
 
 
-def volume_error(table: pd.DataFrame) -> float:
-    """Mean over the structures of what the volume is off, as a share of the reference's."""
-    return float((table["volume_mm3"] / table["reference_mm3"] - 1).abs().mean())
-
-
 def mean_dice(found: np.ndarray, reference: np.ndarray, classes: int) -> float:
     """Mean over the structures that either map has."""
-    both = np.bincount(found[found == reference], minlength=classes)
-    parts = (np.bincount(part.ravel(), minlength=classes) for part in (found, reference))
-    sizes = np.sum([*parts], axis=0)
-    there = sizes[1:] > 0
-    return float((2 * both[1:][there] / sizes[1:][there]).mean())
+    return float(np.nanmean(overlap(count_pairs(found, reference, classes, "choices"))[0][1:]))
 
 
 def largest_components(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -99,12 +90,12 @@ def largest_components(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
-    """Scores of one person on the native grid by choice, and Dice by weights of the grid."""
+    """Scores of one participant on the native grid by choice, and Dice by weights of the grid."""
     bundle = load_bundle(run / "results/model")
     classes = len(bundle.protocol.names)
     anat = run / f"results/scans/sub-{subject}/anat"
     name = f"sub-{subject}"
-    image, affine, record = load_conformed(anat / f"{name}_space-conformed_T1w.nii.gz")
+    image, grid, record = load_conformed(anat / f"{name}_space-conformed_T1w.nii.gz")
     first = head_window(image, bundle.spacing_mm, bundle.slice_size)
     window = crop(image, first, bundle.slice_size)
     native = record_grid(record)
@@ -116,40 +107,38 @@ def judge(run: Path, subject: str) -> tuple[list[dict], list[float]]:
         mean_dice(together(plain, weights).argmax(dim=0).byte().numpy(), there, classes)
         for weights in GRID
     ]
-    here, half = (moved(affine, np.add(first, step)) for step in (0, HALF))
+    here, half = (moved(grid.affine, np.add(first, step)) for step in (0, HALF))
     plain_half, mirrored_half = (
         views_of(replace(bundle, flip=mirror), shifted(window)) for mirror in (False, True)
     )
+
+    def labels(
+        weights: Mapping[str, float], *passes: tuple[dict[str, torch.Tensor], np.ndarray]
+    ) -> np.ndarray:
+        return to_native([(together(views, weights), where) for views, where in passes], native)
+
     maps = {
-        view: to_native([(together(plain, {**dict.fromkeys(VIEWS, 0.0), view: 1.0}), here)], native)
+        view: labels({**dict.fromkeys(VIEWS, 0.0), view: 1.0}, (plain, here))
         for view in ("coronal", "axial")
     }
     maps |= {
-        "paper's weights": to_native([(together(plain, PAPER), here)], native),
-        "equal weights": to_native([(together(plain, EQUAL), here)], native),
-        "equal, mirror": to_native([(together(mirrored, EQUAL), here)], native),
-        "equal, shift": to_native(
-            [(together(plain, EQUAL), here), (together(plain_half, EQUAL), half)], native
-        ),
-        "equal, mirror, shift": to_native(
-            [(together(mirrored, EQUAL), here), (together(mirrored_half, EQUAL), half)], native
-        ),
+        "paper's weights": labels(PAPER, (plain, here)),
+        "equal weights": labels(EQUAL, (plain, here)),
+        "equal, mirror": labels(EQUAL, (mirrored, here)),
+        "equal, shift": labels(EQUAL, (plain, here), (plain_half, half)),
+        "equal, mirror, shift": labels(EQUAL, (mirrored, here), (mirrored_half, half)),
     }
-    for share in SHARES:
-        again = views_of(replace(unweighted(bundle, run / "results/model", share), flip=True),
-                         window)  # fmt: skip
-        maps[f"equal, mirror, {share:.0%} prior correction"] = to_native(
-            [(together(again, EQUAL), here)], native
-        )
+    for fraction in FRACTIONS:
+        corrected = replace(unweighted(bundle, run / "results/model", fraction), flip=True)
+        choice = f"equal, mirror, {fraction:.0%} prior correction"
+        maps[choice] = labels(EQUAL, (views_of(corrected, window), here))
     best = maps["equal, mirror, shift"]
     maps["equal, mirror, shift, largest component"] = largest_components(best, classes)
     rows = []
-    for choice, labels in maps.items():
-        table = evaluate(labels, reference, native.affine, bundle.protocol, name)
-        rows.append(
-            {"subject": name, "choice": choice, "dice": table["dice"].mean(),
-             "hd95_mm": table["hd95_mm"].mean(), "volume_error": volume_error(table)}
-        )  # fmt: skip
+    for choice, found in maps.items():
+        table = evaluate(found, reference, native.affine, bundle.protocol, name)
+        means = by_scan(table)[["dice", "hd95_mm", "volume_error"]].iloc[0]
+        rows.append({"subject": name, "choice": choice, **means})
     return rows, by_weights
 
 
@@ -157,7 +146,7 @@ def tell(table: pd.DataFrame, grid: pd.DataFrame) -> None:
     """Each choice against the paper's weights, then the fitted weights."""
     dice = table.pivot(index="subject", columns="choice", values="dice")
     means = table.groupby("choice")[["hd95_mm", "volume_error"]].mean()
-    print("| choice | persons | mean Dice | gain | 95 % interval | HD95, mm | volume error |")
+    print("| choice | participants | mean Dice | gain | 95 % interval | HD95, mm | volume error |")
     print("|-|-|-|-|-|-|-|")
     for choice in table["choice"].unique():
         gain = dice[choice] - dice["paper's weights"]
@@ -171,7 +160,7 @@ def tell(table: pd.DataFrame, grid: pd.DataFrame) -> None:
     gain = pd.Series({p: grid.loc[p, w] - grid.loc[p, str(PAPER)] for p, w in chosen.items()})
     low, high = interval(gain)
     print(
-        f"\nFitted weights, one person left out, on the conformed grid: {gain.mean():+.4f} "
+        f"\nFitted weights, one participant left out, on the conformed grid: {gain.mean():+.4f} "
         f"({low:+.4f} to {high:+.4f}) over the paper's; "
         f"equal: {(grid[str(nearest(EQUAL))] - grid[str(PAPER)]).mean():+.4f}. "
         f"Best for all: {grid.mean().idxmax()}."
@@ -186,15 +175,15 @@ def nearest(weights: Mapping[str, float]) -> dict[str, float]:
 def main(
     runs: Annotated[list[Path], typer.Argument(help="Finished folds of one arm.")],
     output: Annotated[Path, typer.Option(help="TSV of all scores.")],
-    persons: Annotated[int, typer.Option(help="Of each fold; 0: all.")] = 0,
+    participants: Annotated[int, typer.Option(help="Of each fold; 0: all.")] = 0,
 ) -> None:
-    """Score every choice on every person tested."""
+    """Score every choice on every participant tested."""
     torch.set_num_threads(1)
     rows, grid = [], {}
     for run in runs:
         sheet = pd.read_csv(run / "cohort.tsv", sep="\t", dtype=str)
         subjects = sheet.loc[sheet["split"] == "test", "subject"].tolist()
-        for subject in subjects[: persons or None]:
+        for subject in subjects[: participants or None]:
             found, by_weights = judge(run, subject)
             rows += found
             grid[f"sub-{subject}"] = by_weights

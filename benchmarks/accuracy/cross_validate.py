@@ -1,13 +1,13 @@
-"""Which settings segment people best that no network has seen: cross-validation over persons.
+"""Compare settings on unseen participants, by cross-validation over participants.
 
     python benchmarks/accuracy/cross_validate.py cohort.tsv --arm scratch=a.yaml \
         --arm synthetic=b.yaml --maps maps --folds 3 --folder /scratch/cv
 
 Each arm is an overlay of ``config.yaml``. For each arm and fold the workflow runs in a folder of
-its own: the fold's persons are tested, all others trained on, with no validation scans, so that
-nothing is chosen by looking at who is tested. What is finished is kept; call it again to go on, or
-with ``--report-only`` to see what there is. Arms are compared person by person, all of whom
-are in ``FOLDER/scores.tsv``; those of runs elsewhere are compared too with ``--known``.
+its own: the fold's participants are tested, all others trained on, with no validation scans, so
+that nothing is chosen by looking at who is tested. Call it again to resume, or with
+``--report-only`` to see what is finished. Arms are compared on the participants that both have, in
+``FOLDER/scores.tsv``; with ``--known`` also with runs elsewhere.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import pandas as pd
 import typer
 import yaml
 
-from quicknat.evaluation.scores import interval
+from quicknat.evaluation.scores import by_scan, interval
 
 ROOT = Path(__file__).parents[2]
 MEASURES = ["dice", "hd95_mm", "volume_error"]
 ATLASES = 4  # training scans that label those without labels
 
 
-def fold_of(persons: list[str], folds: int) -> dict[str, int]:
-    """Fold of each person: all the same size but for one, and the same however rows are ordered."""
-    shuffled = sorted(set(persons), key=lambda person: zlib.crc32(person.encode()))
-    return {person: number % folds for number, person in enumerate(shuffled)}
+def fold_of(participants: list[str], folds: int) -> dict[str, int]:
+    """Fold of each participant, of equal sizes but for one, whatever the order of rows."""
+    shuffled = sorted(set(participants), key=lambda participant: zlib.crc32(participant.encode()))
+    return {participant: number % folds for number, participant in enumerate(shuffled)}
 
 
 def write_fold(
@@ -49,8 +49,8 @@ def write_fold(
     """
     automatic = cohort[cohort["split"] == "pretrain"]
     by_hand = cohort.drop(automatic.index)
-    person = by_hand["participant"].where(by_hand["participant"] != "", by_hand["subject"])
-    tested = person.map(fold_of(person.tolist(), folds)) == fold
+    participant = by_hand["participant"].where(by_hand["participant"] != "", by_hand["subject"])
+    tested = participant.map(fold_of(participant.tolist(), folds)) == fold
     rows = by_hand.assign(split=np.where(tested, "test", "train"))
     synthetic = [
         {"subject": f"map{number}", "labels": str(file.resolve()),
@@ -78,38 +78,36 @@ def run(folder: Path, overlay: Path, cores: int) -> None:
 
 
 def scores(folder: Path, arms: list[str], folds: int) -> pd.DataFrame:
-    """A row per person of each finished run: arm, fold, subject, means over structures, hours."""
+    """A row per scan of each finished run: arm, fold, subject, means over structures, hours."""
     parts = [pd.DataFrame()]
     for arm in arms:
         for fold in range(folds):
             results = folder / arm / str(fold) / "results"
             if (results / "metrics.tsv").exists():
-                table = pd.read_csv(results / "metrics.tsv", sep="\t")
-                wrong = (table["volume_mm3"] - table["reference_mm3"]).abs()
-                table["volume_error"] = wrong / table["reference_mm3"]
+                people = by_scan(pd.read_csv(results / "metrics.tsv", sep="\t"))
                 histories = results.glob("models/*/*/history.tsv")
                 hours = sum(pd.read_csv(p, sep="\t")["seconds"].sum() for p in histories) / 3600
-                people = table.groupby("subject")[MEASURES].mean().reset_index()
+                people = people[["subject", *MEASURES]].sort_values("subject")
                 parts.append(people.assign(arm=arm, fold=fold, hours=hours))
     return pd.concat(parts, ignore_index=True)
 
 
 def tell(table: pd.DataFrame) -> None:
-    """A row per arm, then the paired differences over the persons that both arms have."""
-    by_person = table.pivot(index="subject", columns="arm", values="dice")
-    print("| arm | persons | mean Dice | 95 % interval | HD95, mm | volume error | training, h |")
+    """A row per arm, then the paired differences over the scans that both arms have."""
+    dice = table.pivot(index="subject", columns="arm", values="dice")
+    print("| arm | scans | mean Dice | 95 % interval | HD95, mm | volume error | training, h |")
     print("|-|-|-|-|-|-|-|")
-    for arm in by_person:
-        low, high = interval(by_person[arm].dropna())
+    for arm in dice:
+        low, high = interval(dice[arm].dropna())
         own = table[table["arm"] == arm]
         hours = own.groupby("fold")["hours"].first().mean()
         print(
             f"| {arm} | {len(own)} | {own['dice'].mean():.4f} | {low:.4f} to {high:.4f} "
             f"| {own['hd95_mm'].mean():.2f} | {own['volume_error'].mean():.1%} | {hours:.2f} |"
         )
-    print("\n| difference | persons | Dice | 95 % interval |\n|-|-|-|-|")
-    for one, other in combinations(by_person, 2):
-        gain = (by_person[other] - by_person[one]).dropna()
+    print("\n| difference | scans | Dice | 95 % interval |\n|-|-|-|-|")
+    for one, other in combinations(dice, 2):
+        gain = (dice[other] - dice[one]).dropna()
         if len(gain):
             low, high = interval(gain)
             inside = f"{low:+.4f} to {high:+.4f}"

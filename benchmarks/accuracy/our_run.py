@@ -28,8 +28,8 @@ Segmenter = Callable[[Path], np.ndarray]
 class Stopwatch:
     """How much of a training's time is used up, from its making on.
 
-    Without a GPU the time is the processor's, of all threads: on a machine shared with other work
-    a training gets another share of the processor each time, and wall-clock time says little.
+    Without a GPU the time is CPU time, of all threads: on a machine shared with other work
+    a training gets another fraction of the CPU each time, and wall-clock time says little.
     """
 
     def __init__(self, budget: float, on_gpu: bool) -> None:
@@ -37,7 +37,7 @@ class Stopwatch:
         self.clock = time.perf_counter if on_gpu else time.process_time
         self.started, self.wall_started = self.clock(), time.perf_counter()
 
-    def share(self) -> float:
+    def fraction(self) -> float:
         """0 at the start, 1 at the end; more when it is late."""
         return (self.clock() - self.started) / self.budget
 
@@ -82,7 +82,7 @@ class OurRun:
         return [scan for scan in sheet if scan.split == split]
 
     def stacks(self, view: str) -> list[Path]:
-        """The slices that ours learnt from."""
+        """The slices that ours was trained on."""
         return [self.results / f"slices/{view}/{scan.id}.npy" for scan in self.scans("train")]
 
     def conformed(self, scan: Scan, suffix: str) -> Path:
@@ -92,7 +92,7 @@ class OurRun:
     def times(self, view: str) -> dict[str, float]:
         """What our own training of a view took, pre-training included, as a stopwatch tells it.
 
-        The workflow notes how long each job ran and how much of the processor it got.
+        The workflow notes how long each job ran and how much of the CPU it got.
         """
         seconds = wall = 0.0
         for history in self.results.glob(f"models/*/{view}/history.tsv"):
@@ -120,5 +120,5 @@ class OurRun:
 
 
 def parameters(network: nn.Module) -> int:
-    """How many numbers a network learns."""
+    """Number of parameters of a network."""
     return sum(weights.numel() for weights in network.parameters())

@@ -1,8 +1,8 @@
 """nnU-Net v2, configuration ``2d``, on the conformed scans of a run of ours.
 
 It makes its fingerprint, plan and preprocessing as for any data set (by its default planner),
-trains on all training persons (fold ``all``) and predicts with its own sliding window. What differs
-from ``nnUNetv2_train`` and ``nnUNetv2_predict``:
+trains on all training participants (fold ``all``) and predicts with its own sliding window. What
+differs from ``nnUNetv2_train`` and ``nnUNetv2_predict``:
 
 - no mirroring, in training (``nnUNetTrainerNoMirroring``) or in predicting: left and right are
   different classes;
@@ -12,7 +12,7 @@ from ``nnUNetv2_train`` and ``nnUNetv2_predict``:
   its own polynomial, over the time rather than over 1000 epochs, and at every step;
 - no validation while training, no checkpoints, no plots: the last weights are used, and all of its
   time goes into steps;
-- on a processor with bf16 instructions it trains in bf16 as ours does, where it would take fp32;
+- on a CPU with bf16 instructions it trains in bf16 as ours does, where it would take fp32;
   that makes its steps 1.6 times as fast. It is not compiled there, which nnU-Net does not allow.
 
 For conformed scans of 2 mm it plans a U-Net of 32 to 512 filters (7.8 million parameters) on axial
@@ -79,14 +79,14 @@ class Trainer(nnUNetTrainerNoMirroring):
         self.disable_checkpointing = True
         self.on_train_start()
         self.network.train()
-        on_processor = self.device.type == "cpu"
-        if on_processor and computes_in_bfloat16(gpu=False):
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and computes_in_bfloat16(gpu=False):
             self.network.forward = in_bfloat16(self.network.forward)
         self.train_step(next(self.dataloader_train))  # a GPU compiles the network here
-        stopwatch = Stopwatch(self.seconds, not on_processor)
-        while (share := stopwatch.share()) < 1:
+        stopwatch = Stopwatch(self.seconds, not on_cpu)
+        while (fraction := stopwatch.fraction()) < 1:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.initial_lr * (1 - share) ** POWER
+                group["lr"] = self.initial_lr * (1 - fraction) ** POWER
             self.train_step(next(self.dataloader_train))
             self.steps += 1
         self.times = stopwatch.times()
@@ -116,9 +116,9 @@ def train_nnunet(
     """Plan, preprocess and train.
 
     Args:
-        run: gives the training persons, the slices per step and the time.
+        run: gives the training participants, the slices per step and the time.
         protocol: its classes.
-        threads: of the processor; on a GPU all but one of them augment.
+        threads: of the CPU; on a GPU all but one of them augment.
         work: absolute path of a folder for nnU-Net's own files; emptied first.
 
     Returns:
@@ -159,10 +159,10 @@ def train_nnunet(
     def segment(path: Path) -> np.ndarray:
         image, properties = SimpleITKIO().read_images([str(path)])
         _, found = predictor.predict_single_npy_array(image, properties, None, None, True)
-        _, affine, record = load_conformed(path)
+        _, grid, record = load_conformed(path)
         # its axes are z, y, x
         probabilities = torch.from_numpy(found.transpose(0, 3, 2, 1).astype(np.float32))
-        return to_native([(probabilities, affine)], record_grid(record))
+        return to_native([(probabilities, grid.affine)], record_grid(record))
 
     configuration = trainer.configuration_manager
     return segment, {

@@ -3,19 +3,19 @@
     python benchmarks/accuracy/peers.py /scratch/cv/scratch/0 --peer basicunet \
         --output /scratch/peers
 
-RUN_FOLDER is one finished arm and fold of ``cross_validate.py``. A peer learns from its training
-persons, as long as our training took, and segments its test persons; ``OUTPUT/{peer}/{fold}`` gets
-``metrics.tsv`` with the columns of the workflow's, and ``facts.json``. What is there is not made
-again. ``peers_report.py`` compares all that OUTPUT holds.
+RUN_FOLDER is one finished arm and fold of ``cross_validate.py``. A peer is trained on its training
+participants, as long as our training took, and segments its test participants;
+``OUTPUT/{peer}/{fold}`` gets ``metrics.tsv`` with the columns of the workflow's, and
+``facts.json``. What is there is not made again. ``peers_report.py`` compares all that OUTPUT holds.
 
 - ``basicunet``, ``dynunet``: see ``peer_networks.py``. One network per view in place of ours, all
   else of segmenting is ours. ``metrics_coronal.tsv`` is of the coronal network alone.
 - ``nnunet``: see ``peer_nnunet.py``. Needs the packages of ``requirements.txt`` beside this file.
 - ``quicknat``: ours, as the run left it; its folder is named after the arm as well. Nothing is
-  trained. ``metrics_unweighted.tsv`` is with 40 % of the class weights taken back, as our recipe
+  trained. ``metrics_unweighted.tsv`` is with 40 % prior correction, as our recipe
   has it: the losses of the other networks have no class weights.
 
-Without a GPU, time is the processor's: see ``our_run.Stopwatch``.
+Without a GPU, time is CPU time: see ``our_run.Stopwatch``.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def segmenter(bundle: Bundle) -> Segmenter:
     """Segments conformed scans as ``quicknat segment`` does."""
 
     def labels(path: Path) -> np.ndarray:
-        image, affine, record = load_conformed(path)
-        return segment(bundle, image, affine, record_grid(record)).labels
+        image, grid, record = load_conformed(path)
+        return segment(bundle, image, grid.affine, record_grid(record)).labels
 
     return labels
 
@@ -112,7 +112,7 @@ def main(
     run_folder: Annotated[Path, typer.Argument(help="Of cross_validate.py: FOLDER/ARM/FOLD.")],
     peer: Annotated[Peer, typer.Option(help="What to train.")],
     output: Annotated[Path, typer.Option(help="Results go to OUTPUT/{peer}/{fold}.")],
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads, loading included.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads, loading included.")] = 1,
     seconds: Annotated[
         float | None, typer.Option(help="Time per view; default: what ours took.")
     ] = None,

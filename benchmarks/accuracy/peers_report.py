@@ -1,15 +1,16 @@
-"""Tables of what ``peers.py`` has measured: each network against ours, person by person.
+"""Tables of what ``peers.py`` has measured: each network against ours, participant by participant.
 
     python benchmarks/accuracy/peers_report.py /scratch/peers --ours quicknat-scratch
 
 Prints Markdown, and writes the mean Dice of each structure to ``structures.tsv`` in that folder.
-Means are over the persons that a network and ours both have, each the mean of its structures;
-differences are the network's less ours, with a 95 % bootstrap interval over persons.
+Means are over the participants that a network and ours both have, each the mean of its structures;
+differences are the network's less ours, with a 95 % bootstrap interval over participants.
 """
 
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,13 +18,13 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from quicknat.evaluation.scores import by_scan, interval, persons_of
+from quicknat.evaluation.scores import by_scan, interval, participants_of
 from quicknat.files import written_whole
 
 VARIANTS = {
     "": "",
     "_coronal": ", coronal view alone",
-    "_unweighted": ", 40 % of the class weights taken back",
+    "_unweighted": ", 40 % prior correction",
 }
 MEASURES = {"dice": "Dice", "hd95_mm": "HD95, mm", "volume_error": "volume error"}
 DIGITS = {"dice": ".4f", "hd95_mm": ".2f", "volume_error": ".1%"}
@@ -51,15 +52,15 @@ class Entry:
         sums = [sum(found[fact] for found in views.values()) for views in self.views()]
         return sum(sums) / len(sums)
 
-    def persons(self) -> pd.Series:
-        """Person of each scan."""
-        known = {scan: person for fold in self.facts for scan, person in fold["persons"].items()}
-        return persons_of(self.metrics["subject"], known)
+    def participants(self) -> pd.Series:
+        """Participant of each scan."""
+        known = dict(ChainMap(*(fold["persons"] for fold in self.facts)))
+        return participants_of(self.metrics["subject"], known)
 
-    def by_person(self) -> pd.DataFrame:
-        """A row per person: means of the measures."""
+    def by_participant(self) -> pd.DataFrame:
+        """A row per participant: means of the measures."""
         table = by_scan(self.metrics)
-        known = dict(zip(self.metrics["subject"], self.persons(), strict=True))
+        known = dict(zip(self.metrics["subject"], self.participants(), strict=True))
         return table.groupby(table["subject"].map(known))[list(MEASURES)].mean()
 
 
@@ -80,7 +81,7 @@ def read_entries(output: Path) -> dict[str, Entry]:
 
 
 def difference(theirs: pd.Series, ours: pd.Series, digits: str) -> str:
-    """Mean difference over the persons of both, and its interval."""
+    """Mean difference over the participants of both, and its interval."""
     gain = (theirs - ours).dropna()
     low, high = interval(gain)
     return f"{gain.mean():+{digits}} ({low:+{digits}} to {high:+{digits}})"
@@ -98,12 +99,12 @@ def tell(entries: dict[str, Entry], ours: str) -> None:
             f"| {entry.mean('parameters') / 1e6:.2f} | {entry.mean('seconds'):.0f} "
             f"| {entry.mean('wall_seconds'):.0f} | {steps} |"
         )
-    reference = entries[ours].by_person()
+    reference = entries[ours].by_participant()
     heads = [f"{words} | less {ours}'s" for words in MEASURES.values()]
-    print(f"\n| network | persons | {' | '.join(heads)} | structures missed |")
+    print(f"\n| network | participants | {' | '.join(heads)} | structures missed |")
     print("|-|-|-|-|-|-|-|-|-|")
     for name, entry in entries.items():
-        people = entry.by_person()
+        people = entry.by_participant()
         people = people[people.index.isin(reference.index)]
         cells = [name, str(len(people))]
         for measure, digits in DIGITS.items():
@@ -116,11 +117,11 @@ def tell(entries: dict[str, Entry], ours: str) -> None:
 
 
 def structures(entries: dict[str, Entry]) -> pd.DataFrame:
-    """Mean Dice over persons: a row per structure, a column per network."""
+    """Mean Dice over participants: a row per structure, a column per network."""
     columns = {}
     for name, entry in entries.items():
-        metrics = entry.metrics.assign(person=entry.persons())
-        people = metrics.groupby(["structure", "person"], sort=False)["dice"].mean()
+        metrics = entry.metrics.assign(participant=entry.participants())
+        people = metrics.groupby(["structure", "participant"], sort=False)["dice"].mean()
         columns[name] = people.groupby("structure", sort=False).mean()
     return pd.DataFrame(columns)
 

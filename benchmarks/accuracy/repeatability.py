@@ -22,6 +22,7 @@ import typer
 from scipy.spatial.transform import Rotation
 
 from quicknat.cli.app import BUNDLED_MODEL, ModelFolder
+from quicknat.evaluation.metrics import count_pairs, overlap
 from quicknat.evaluation.scores import interval
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid, Volume, read_volume
@@ -29,7 +30,7 @@ from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.segmentation.inference import segment
 
 DEGREES, MM = 5.0, 3.0  # each drawn evenly from minus to plus that, about and along every axis
-NOISE = 0.03  # standard deviation, share of the 98th percentile
+NOISE = 0.03  # standard deviation, fraction of the 98th percentile
 
 
 def labels_of(bundle: Bundle, volume: Volume) -> np.ndarray:
@@ -68,18 +69,12 @@ def compare(
             yield {"structure": name, "change_percent": 200 * abs(a - b) / (a + b)}
 
 
-def overlap(one: np.ndarray, other: np.ndarray, structure: int) -> float:
-    """Dice of a structure between two maps on the same voxels."""
-    a, b = one == structure, other == structure
-    return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
 def main(
     scans: Annotated[list[Path] | None, typer.Argument(help="T1w scans.")] = None,
     output: Annotated[Path, typer.Option(help="TSV of all changes.")] = Path("repeat.tsv"),
     model: ModelFolder = BUNDLED_MODEL,
     retest: Annotated[
-        list[Path] | None, typer.Option(help="Two scans of one person; give it twice a pair.")
+        list[Path] | None, typer.Option(help="Two scans of one participant; give it twice a pair.")
     ] = None,
     times: Annotated[int, typer.Option(min=1, help="Copies of each kind.")] = 3,
     threads: Annotated[int, typer.Option(min=1)] = 1,
@@ -95,9 +90,10 @@ def main(
         for kind, number in itertools.product((turned, noisy), range(times)):
             copy = kind(volume, np.random.default_rng(number))
             second = labels_of(bundle, copy)
+            dice, _ = overlap(count_pairs(second, first, len(names), path.name))
             rows += [
                 {"scan": path.name, "change": kind.__name__, **row,
-                 "dice": overlap(first, second, names.index(row["structure"]))}
+                 "dice": dice[names.index(row["structure"])]}
                 for row in compare(first, second, names)
             ]  # fmt: skip
             print(path.name, kind.__name__, number, flush=True)

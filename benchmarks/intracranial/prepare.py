@@ -22,8 +22,7 @@ from quicknat.images.labels import Protocol
 from quicknat.images.resampling import canonical, resample_labels
 from quicknat.images.slices import write_stacks
 from quicknat.images.volumes import Volume, read_volume
-from quicknat.synthesis.tissue_table import tissue_table
-from quicknat.synthesis.tissues import to_tissues
+from quicknat.synthesis.tissues import tissue_table, to_tissues
 
 SPACING, SIZE, SLICE_SIZE = 3.0, 96, 80
 CSF, VESSELS, CEREBELLUM = 24, (502, 514), (7, 8, 46, 47)

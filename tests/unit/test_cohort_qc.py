@@ -142,7 +142,7 @@ def test_how_to_correct_is_of_the_first_scan_with_a_page_in_quoted_paths(tmp_pat
     volumes = inputs.table(VOLUMES)
     first = cohort_quality(volumes, structures(protocol), [])["first"]
     inputs = replace(inputs, segmented=[one["scan"] for one in first[1:]])
-    found = cohort_content(inputs, volumes, {}, [])["correct"]
+    found = cohort_content(inputs)["correct"]
     assert found["scan"] == first[1]["scan"]
     assert found["image"] == "'a b.nii'" and shlex.split(found["freeview"])[0].endswith("0.4")
     assert len(shlex.split(f"itksnap -g {found['image']} -s {found['dseg']}")) == 5

@@ -11,8 +11,7 @@ from quicknat.errors import InputError
 from quicknat.images.labels import Protocol, stored_values
 from quicknat.package_data import DATA
 from quicknat.segmentation.outputs import label_table
-from quicknat.synthesis.tissue_table import tissue_table
-from quicknat.synthesis.tissues import to_tissues
+from quicknat.synthesis.tissues import tissue_table, to_tissues
 
 
 @pytest.mark.parametrize(

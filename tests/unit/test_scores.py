@@ -149,7 +149,7 @@ def test_confused_pairs_are_shares_of_the_reference_in_all_scans():
     assert found[["reference", "prediction", "voxels"]].to_numpy().tolist() == [
         ["A", "Background", 30], ["A", "B", 20],
     ]  # fmt: skip
-    assert found["share"].tolist() == [0.3, 0.2]
+    assert found["fraction"].tolist() == [0.3, 0.2]
     matrix = scores.confusion_matrix(table, ["Background", "A", "B", "C"])
     assert list(matrix.index) == list(matrix.columns) == ["Background", "A", "B"]
     np.testing.assert_allclose(matrix, [[0.9, 0.1, 0], [0.3, 0.5, 0.2], [0, 0, 1]])
@@ -157,8 +157,8 @@ def test_confused_pairs_are_shares_of_the_reference_in_all_scans():
 
 def test_sessions_and_runs_of_a_subject_are_one_person_where_nothing_else_is_known():
     names = pd.Series(["sub-1_ses-2", "sub-1_acq-b_run-2", "sub-1", "sub-2_run-1"])
-    assert scores.persons_of(names).tolist() == ["sub-1"] * 3 + ["sub-2"]
-    assert scores.persons_of(names, {"sub-2_run-1": "1"}).tolist() == ["sub-1"] * 3 + ["1"]
+    assert scores.participants_of(names).tolist() == ["sub-1"] * 3 + ["sub-2"]
+    assert scores.participants_of(names, {"sub-2_run-1": "1"}).tolist() == ["sub-1"] * 3 + ["1"]
 
 
 def test_tables_of_a_list_are_stacked_with_the_names_of_their_files(tmp_path):

@@ -15,7 +15,7 @@ from quicknat.synthesis.synthesize import (
     random_grid,
     synthesize,
 )
-from quicknat.synthesis.tissue_table import tissue_table
+from quicknat.synthesis.tissues import tissue_table
 
 STILL = {
     "rotation": 0, "scaling": 0, "shear": 0, "shift": 0, "displacement": 0, "t1w_spread": 0,

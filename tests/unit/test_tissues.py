@@ -15,8 +15,7 @@ from quicknat.images.conform import conform
 from quicknat.images.labels import CONVENTIONS, Protocol, parse_ids
 from quicknat.images.slices import VIEWS
 from quicknat.images.volumes import Volume
-from quicknat.synthesis.tissue_table import tissue_table
-from quicknat.synthesis.tissues import conformed_tissues, split_outside, to_tissues
+from quicknat.synthesis.tissues import conformed_tissues, split_outside, tissue_table, to_tissues
 
 SHIPPED = [Protocol.read(path) for path in sorted(LABELS.glob("*.tsv"))]
 

@@ -51,11 +51,10 @@ else:
         resources:
             gpu=0,
         params:
+            **LABEL_TABLE,
             image=row("image"),
             orientation=row("orientation"),
             method=METHOD,
-            protocol=untracked(config["protocol"]),
-            classes=RUN.classes_digest,
             subjects=config["auto_labels"]["subjects_dir"],
             license=untracked(config["auto_labels"]["license"]),
         shell:

@@ -76,6 +76,10 @@ def untracked(value):
     return lambda wildcards, output: value
 
 
+# parameters of rules that map labels: they depend on the table's classes, not on its path or colours
+LABEL_TABLE = {"protocol": untracked(config["protocol"]), "classes": RUN.classes_digest}
+
+
 def image_inputs(wildcards):
     """Return the raw files of a scan's image, which storage does not hold."""
     return [local(path) for path in PATHS.image_inputs(PLAN.scans[wildcards.scan])]
@@ -100,17 +104,17 @@ def conformed_labels(name):
     return f"<results>/scans/{name}/anat/{name}_space-conformed{kind}_dseg.nii.gz"
 
 
-def archives(chunk):
+def archives(wildcards):
     """Return the lists of unpacked members that a chunk's scans are in."""
-    scans = [PLAN.scans[name] for name in PLAN.chunks[chunk]]
+    scans = [PLAN.scans[name] for name in PLAN.chunks[wildcards.chunk]]
     found = [PATHS.image_inputs(scan) for scan in scans if not PATHS.in_place(scan.source)]
     return sorted({path for paths in found for path in paths})
 
 
-def listed(chunk):
+def listed(wildcards):
     """Return the rows of a chunk's list: name, scan, orientation."""
-    rows = [(name, PATHS.row(PLAN.scans[name])) for name in PLAN.chunks[chunk]]
-    return ["\t".join((name, row["image"], row["orientation"])) for name, row in rows]
+    rows = {name: PATHS.row(PLAN.scans[name]) for name in PLAN.chunks[wildcards.chunk]}
+    return [f"{name}\t{row['image']}\t{row['orientation']}" for name, row in rows.items()]
 
 
 def stacks(names, kind=""):

@@ -46,11 +46,10 @@ rule convert_labels:
     conda:
         "../../envs/imaging.yaml"
     params:
+        **LABEL_TABLE,
         labels=row("labels"),
         orientation=row("labels_orientation"),
         label_convention=row("label_convention"),
-        protocol=untracked(config["protocol"]),
-        classes=RUN.classes_digest,
     shell:
         "quicknat convert-labels {params.labels:q} --orientation={params.orientation:q}"
         " --label-convention {params.label_convention:q} --scan {input.scan:q}"

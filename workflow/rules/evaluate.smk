@@ -22,8 +22,7 @@ rule evaluate:
     conda:
         "../../envs/torch.yaml"
     params:
-        protocol=untracked(config["protocol"]),
-        classes=RUN.classes_digest,
+        **LABEL_TABLE,
     shell:
         "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {params.protocol:q}"
         " --coronal {input.coronal:q} --axial {input.axial:q} --sagittal {input.sagittal:q}"

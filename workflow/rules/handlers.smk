@@ -15,8 +15,8 @@ from quicknat.files import remove_temporaries, written_whole
 from quicknat.report.run_log import Terminal, summary
 from quicknat.training.history import duration
 
-JOBS, FAILED = JobLog(), f"{RESULTS}/failed.tsv"
-PAGE, INCOMPLETE = f"{RESULTS}/report/index.html", f"{RESULTS}/report/incomplete.html"
+JOBS = JobLog()
+FAILED, INCOMPLETE = f"{RESULTS}/failed.tsv", f"{RESULTS}/report/incomplete.html"
 
 
 def summed_up(first, logs=()):

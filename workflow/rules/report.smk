@@ -81,8 +81,7 @@ rule score_figures:
     conda:
         "../../envs/imaging.yaml"
     params:
-        protocol=untracked(config["protocol"]),
-        classes=RUN.classes_digest,
+        **LABEL_TABLE,
         sheet=untracked(PATHS.sheet),
         # the part of the sheet that matters: means are over participants
         participants=[f"{name} {PLAN.scans[name].participant}" for name in PLAN.test],

@@ -64,7 +64,7 @@ rule segment:
 rule segment_chunk:
     input:
         model="<results>/model/bundle.json",  # has checksums of the other files
-        archives=lambda wc: archives(wc.chunk),
+        archives=archives,
     output:
         # not the scans' own files: Snakemake would remove those of finished scans before the job
         scans="<results>/chunks/{chunk}/scans.tsv",
@@ -82,7 +82,7 @@ rule segment_chunk:
         mem_mb=4000,
     params:
         # raw scans: conforming one takes a second, which is worth neither a job nor a file
-        scans=lambda wc: listed(wc.chunk),
+        scans=listed,
         # instead of inputs, which Snakemake would look at again whenever a job ends
         stamps=lambda wc: [PATHS.image_stamps(PLAN.scans[scan]) for scan in PLAN.chunks[wc.chunk]],
         allow_bad=untracked(["--allow-bad"] if config["on_bad_scan"] == "skip" else []),

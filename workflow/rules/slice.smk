@@ -21,8 +21,7 @@ rule slice:
     conda:
         "../../envs/imaging.yaml"
     params:
-        protocol=untracked(config["protocol"]),
-        classes=RUN.classes_digest,
+        **LABEL_TABLE,
         size=config["slices"]["size"],
         folder=subpath(output.record, parent=True),
     shell:
@@ -47,12 +46,11 @@ rule slice_tissues:
     conda:
         "../../envs/imaging.yaml"
     params:
+        **LABEL_TABLE,
         labels=row("labels"),
         orientation=row("labels_orientation"),
         label_convention=row("label_convention"),
         scan=lambda wc, input: ["--scan", input.scan] if input.scan else [],
-        protocol=untracked(config["protocol"]),
-        classes=RUN.classes_digest,
         spacing=config["conform"]["spacing_mm"],
         size=config["conform"]["size"],
         window=config["slices"]["size"],

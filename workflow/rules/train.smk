@@ -53,10 +53,9 @@ else:
             "../../envs/torch.yaml"
         threads: TRAINING_THREADS
         params:
+            **LABEL_TABLE,
             settings=untracked(PLAN.settings.get("pretrain")),
             weight_determining=PLAN.weight_determining.get("pretrain"),
-            protocol=untracked(config["protocol"]),
-            classes=RUN.classes_digest,
             initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
             folder=subpath(output[0], parent=True),
         shell:
@@ -86,10 +85,9 @@ else:
             "../../envs/torch.yaml"
         threads: TRAINING_THREADS
         params:
+            **LABEL_TABLE,
             settings=untracked(PLAN.settings["finetune"]),
             weight_determining=PLAN.weight_determining["finetune"],
-            protocol=untracked(config["protocol"]),
-            classes=RUN.classes_digest,
             initial=lambda wc, input: ["--initial", *input.initial] if input.initial else [],
             folder=subpath(output[0], parent=True),
             # the existing model, and whether to start from it, must not trigger training

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from quicknat.errors import InputError
 from quicknat.images.conform import head_window, load_conformed
 from quicknat.images.slices import crop
-from quicknat.images.volumes import Grid, as_bytes, on_grid, read_volume
+from quicknat.images.volumes import as_bytes, on_grid, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +119,7 @@ def label_scan(
 ) -> np.ndarray:
     """Return the classes of a conformed scan, uint8; see :func:`label_by_atlases`.
 
-    Args:
-        scan: the conformed scan.
-        atlases: pairs of conformed scan and class indices on its grid.
-        seed, threads: as for :func:`label_by_atlases`.
+    Atlases are pairs of a conformed scan and class indices on its grid.
 
     Raises:
         InputError: an atlas was conformed to another spacing, or its labels are on another grid.
@@ -133,12 +130,12 @@ def label_scan(
     side = min(round(BRAIN_BOX_MM / spacing), record["size"])
     pairs = []
     for picture, labels in atlases:
-        data, affine, other = load_conformed(picture)
+        data, grid, other = load_conformed(picture)
         if other["spacing_mm"] != spacing:
             raise InputError(
                 picture, "was conformed to a different spacing than the scan", "convert it again"
             )
-        volume = on_grid(read_volume(labels), Grid(data.shape, affine))
+        volume = on_grid(read_volume(labels), grid)
         box = head_window(data, spacing, side)
         pairs.append((crop(data, box, side), crop(as_bytes(volume, 255), box, side)))
     start = head_window(image, spacing, side)

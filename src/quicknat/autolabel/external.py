@@ -262,10 +262,10 @@ def label_scan(
         InputError: see :func:`label_externally` and :meth:`Protocol.remap`; or labels and
             scan do not overlap.
     """
-    conformed, affine, _ = load_conformed(scan)
+    _, grid, _ = load_conformed(scan)
     raw = read_scan(find_one(image), orientation)
     labels = label_externally(method, raw, default_name(scan), settings)
-    _, classes = conform_labels(labels, "freesurfer", protocol, Grid(conformed.shape, affine))
+    _, classes = conform_labels(labels, "freesurfer", protocol, grid)
     if not classes.any():
         raise InputError(
             labels.path, "does not overlap its scan in world space", "is it another scan's?"

@@ -71,7 +71,7 @@ def auto_label(
 
     from quicknat.files import require_absent, written_whole
     from quicknat.images.conform import load_conformed
-    from quicknat.images.volumes import Grid, save_nifti
+    from quicknat.images.volumes import save_nifti
 
     if not overwrite:
         require_absent([output])
@@ -92,5 +92,5 @@ def auto_label(
         table = Protocol.read(protocol)
         classes = external.label_scan(scan, image, orientation, table, method.value, settings)
     with written_whole(output) as (temporary,):
-        save_nifti(temporary, classes, Grid(classes.shape, load_conformed(scan)[1]))
+        save_nifti(temporary, classes, load_conformed(scan)[1])
     log.info("%s: %d classes by %s", output, len(np.unique(classes)), method.value)

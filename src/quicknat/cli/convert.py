@@ -89,15 +89,14 @@ def convert_labels(
     from quicknat.files import require_absent, written_whole
     from quicknat.images.conform import conform_labels, load_conformed, record_grid
     from quicknat.images.labels import Protocol
-    from quicknat.images.volumes import Grid, on_grid, read_volume, save_nifti
+    from quicknat.images.volumes import on_grid, read_volume, save_nifti
 
     path = find_one(labels)
     if not overwrite:
         require_absent((output, native))
-    image, affine, record = load_conformed(scan)
+    _, cube, record = load_conformed(scan)
     grid = record_grid(record)
     source = on_grid(read_volume(path, orientation), grid)
-    cube = Grid(image.shape, affine)
     classes, conformed = conform_labels(source, label_convention, Protocol.read(protocol), cube)
     with written_whole(output, native) as (temporary, temporary_native):
         save_nifti(temporary, conformed, cube)

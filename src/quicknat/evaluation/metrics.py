@@ -50,9 +50,7 @@ def overlap(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def hausdorff95(prediction: np.ndarray, reference: np.ndarray, voxel_mm: np.ndarray) -> float:
     """Return the 95 % Hausdorff distance in mm of two bool masks (by MONAI); NaN if one is empty.
 
-    Args:
-        prediction, reference: (X, Y, Z).
-        voxel_mm: voxel sides (3,).
+    Masks are (X, Y, Z), voxel sides (3,).
     """
     if not (prediction.any() and reference.any()):
         return np.nan
@@ -83,10 +81,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Return a long table of all structures of one subject; NaN where a value has no meaning.
 
-    Args:
-        prediction, reference: class indices on the same grid.
-        affine: voxel-to-world of that grid.
-        protocol, subject: names of the classes; ``sub-X``.
+    Prediction and reference are class indices on one grid, which has this affine.
 
     Raises:
         InputError: the grids differ in shape.

@@ -1,4 +1,4 @@
-"""Summarise the scores of a cohort: per structure, per scan, per view, and the worst cases.
+"""Summarize the scores of a cohort: per structure, per scan, per view, and the worst cases.
 
 All functions take the tables that the workflow gathers and leave empty (NaN) what cannot be said:
 
@@ -24,7 +24,7 @@ from quicknat.errors import InputError
 
 AGGREGATE = "aggregate"  # in the column of the views: the result of all three
 MEASURES = ["dice", "iou", "hd95_mm"]
-FEWEST = 3  # people for an interval, scans for limits or a correlation
+FEWEST = 3  # participants for an interval, scans for limits or a correlation
 RESAMPLES = 5000
 
 
@@ -58,16 +58,18 @@ def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
     return table
 
 
-def persons_of(subjects: pd.Series, persons: Mapping[str, str] | None = None) -> pd.Series:
-    """Who each scan is of: as `persons` says (scan → person), else the name's subject."""
+def participants_of(
+    subjects: pd.Series, participants: Mapping[str, str] | None = None
+) -> pd.Series:
+    """Return the participant of each scan: as `participants` maps it, else the name's subject."""
     own = subjects.str.replace(r"_(ses|task|acq|ce|rec|run|echo|part|chunk)-.*", "", regex=True)
-    return own if persons is None else subjects.map(persons).fillna(own)
+    return own if participants is None else subjects.map(participants).fillna(own)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval (percentiles) of the mean, the same each time.
+    """Return the 95 % bootstrap interval (percentiles) of the mean, the same each time.
 
-    NaN with fewer than three values: so few say nothing about others.
+    It is NaN with fewer than three values.
     """
     sample = np.asarray(values, dtype=float)
     if len(sample) < FEWEST:
@@ -85,29 +87,30 @@ def _with_error(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_dice(
-    metrics: pd.DataFrame, persons: Mapping[str, str] | None = None
+    metrics: pd.DataFrame, participants: Mapping[str, str] | None = None
 ) -> tuple[float, float, float]:
-    """Mean Dice over persons, each the mean of their scans and structures, and its interval."""
-    values = metrics.groupby(persons_of(metrics["subject"], persons))["dice"].mean().dropna()
+    """Return mean Dice over participants (each the mean of their scores), and its interval."""
+    owners = participants_of(metrics["subject"], participants)
+    values = metrics.groupby(owners)["dice"].mean().dropna()
     return float(values.mean()), *interval(values)
 
 
 def by_structure(
-    metrics: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+    metrics: pd.DataFrame, order: Sequence[str], participants: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """A row per structure, in the protocol's order.
+    """Return a row per structure, in the protocol's order.
 
     Returns:
-        structure; dice, its interval ``dice_low`` and ``dice_high`` (over persons, each the mean of
-        their scans); ``lowest`` Dice and its scan ``lowest_scan``; iou, hd95_mm, ``volume_error``
-        (means over scans); scans (how many were scored).
+        structure; dice, its interval ``dice_low`` and ``dice_high`` (over participants, each the
+        mean of its scans); ``lowest`` Dice and its scan ``lowest_scan``; iou, hd95_mm,
+        ``volume_error`` (means over scans); scans (number of scored ones).
     """
     metrics = _with_error(metrics.dropna(subset="dice"))
-    metrics = metrics.assign(person=persons_of(metrics["subject"], persons))
+    metrics = metrics.assign(participant=participants_of(metrics["subject"], participants))
     means = [*MEASURES[1:], "volume_error"]
     rows = []
     for name, part in metrics.groupby("structure", sort=False):
-        people = part.groupby("person")["dice"].mean()
+        people = part.groupby("participant")["dice"].mean()
         worst = part.loc[part["dice"].idxmin(), ["dice", "subject"]]
         rows.append(
             (name, people.mean(), *interval(people), *worst, *part[means].mean(), len(part))
@@ -119,7 +122,7 @@ def by_structure(
 
 
 def by_scan(metrics: pd.DataFrame) -> pd.DataFrame:
-    """A row per scan, worst first: means over its structures, and which of them is lowest.
+    """Return a row per scan, worst first: means over its structures, and the lowest one.
 
     Returns:
         subject, dice, iou, hd95_mm, volume_error, lowest (Dice), lowest_structure.
@@ -133,22 +136,22 @@ def by_scan(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst_cases(metrics: pd.DataFrame, measure: str = "dice", count: int = 10) -> pd.DataFrame:
-    """The `count` worst pairs of scan and structure: lowest Dice or IoU, largest distance."""
+    """Return the `count` worst pairs of scan and structure: lowest Dice or IoU, largest HD95."""
     scored = metrics.dropna(subset=measure)
     return scored.sort_values(measure, ascending=measure != "hd95_mm", kind="stable").head(count)
 
 
 def by_view(
-    views: pd.DataFrame, order: Sequence[str], persons: Mapping[str, str] | None = None
+    views: pd.DataFrame, order: Sequence[str], participants: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Mean Dice over persons, per structure, of the result and of each view alone.
+    """Return mean Dice over participants, per structure, of the result and of each view alone.
 
     Returns:
         structure, aggregate, a column per view, ``best_view`` (the best single one), ``gain``
-        (aggregate less that one). The sagittal view's is of merged sides, which is easier.
+        (aggregate minus that one). The sagittal view's is of merged sides, which is easier.
     """
-    person = persons_of(views["subject"], persons)
-    people = views.groupby(["structure", "view", person])["dice"].mean()
+    owners = participants_of(views["subject"], participants)
+    people = views.groupby(["structure", "view", owners])["dice"].mean()
     table = people.groupby(level=["structure", "view"]).mean().unstack().reindex(list(order))
     alone = table.drop(columns=AGGREGATE)
     found = alone.notna().any(axis=1)
@@ -159,20 +162,21 @@ def by_view(
     return table.rename_axis(columns=None).reset_index()
 
 
-def view_means(views: pd.DataFrame, persons: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Mean over persons, as :func:`mean_dice`: view, dice, iou; the result of all comes first."""
-    people = views.groupby(["view", persons_of(views["subject"], persons)])[["dice", "iou"]].mean()
+def view_means(views: pd.DataFrame, participants: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return means over participants, as :func:`mean_dice`: view, dice, iou; aggregate first."""
+    owners = participants_of(views["subject"], participants)
+    people = views.groupby(["view", owners])[["dice", "iou"]].mean()
     table = people.groupby(level="view").mean().reset_index()
     return table.sort_values("view", key=lambda names: names != AGGREGATE, kind="stable")
 
 
 def bland_altman(metrics: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """How predicted and reference volumes differ, per structure.
+    """Return the difference of predicted and reference volumes, per structure.
 
     Returns:
-        structure, scans, bias (mean difference, prediction less reference, in % of the mean of the
-        two), low and high (limits of agreement, bias ± 1.96 standard deviations; NaN with fewer
-        than three scans).
+        structure, scans, bias (mean of prediction minus reference, in % of the mean of the two),
+        low and high (limits of agreement, bias ± 1.96 standard deviations; NaN with fewer than
+        three scans).
     """
     points = volume_differences(metrics)
     found = points.groupby("structure")["difference"].agg(scans="size", bias="mean", sd="std")
@@ -183,7 +187,7 @@ def bland_altman(metrics: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 
 
 def volume_differences(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Subject, structure, mean (mm³) of the two volumes, difference (% of it), where both exist."""
+    """Return subject, structure, mean (mm³) of both volumes, difference (% of it)."""
     both = metrics[(metrics["volume_mm3"] > 0) & (metrics["reference_mm3"] > 0)]
     mean = (both["volume_mm3"] + both["reference_mm3"]) / 2
     difference = 100 * (both["volume_mm3"] - both["reference_mm3"]) / mean
@@ -191,21 +195,21 @@ def volume_differences(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_uncertainty(metrics: pd.DataFrame, volumes: pd.DataFrame) -> pd.DataFrame:
-    """Subject, structure, dice, uncertainty; rows that lack one of the two are left out."""
+    """Return subject, structure, dice, uncertainty, where both are known."""
     known = volumes.rename(columns={"name": "structure"})[["subject", "structure", "uncertainty"]]
     joined = metrics[["subject", "structure", "dice"]].merge(known, on=["subject", "structure"])
     return joined.dropna(subset=["dice", "uncertainty"]).reset_index(drop=True)
 
 
 def rank_correlation(points: pd.DataFrame) -> float:
-    """Spearman's correlation of uncertainty with Dice; NaN for few points or equal values."""
+    """Return Spearman's correlation of uncertainty with Dice; NaN if few points or equal values."""
     if len(points) < FEWEST or min(points["dice"].nunique(), points["uncertainty"].nunique()) < 2:
         return np.nan
     return float(stats.spearmanr(points["uncertainty"], points["dice"]).statistic)
 
 
 def correlation_by_structure(points: pd.DataFrame) -> pd.Series:
-    """Spearman's correlation of uncertainty with Dice over scans, by structure."""
+    """Return Spearman's correlation of uncertainty with Dice over scans, by structure."""
     parts = points.groupby("structure")
     return pd.Series({name: rank_correlation(part) for name, part in parts}, dtype=float)
 
@@ -224,13 +228,13 @@ def confusion_matrix(confusion: pd.DataFrame, names: Sequence[str]) -> pd.DataFr
 
 
 def confused(confusion: pd.DataFrame, background: str, count: int = 15) -> pd.DataFrame:
-    """The pairs that are confused most: of a reference structure, the largest shares elsewhere.
+    """Return the pairs that are confused most.
 
     Returns:
-        reference, prediction (may be the background: missed), voxels, share (of the reference
-        structure's voxels in all scans), largest share first.
+        reference, prediction (may be the background: missed), voxels, fraction (of the reference
+        structure's voxels in all scans), largest fraction first.
     """
     pairs = confusion.groupby(["reference", "prediction"], as_index=False)["voxels"].sum()
-    pairs["share"] = pairs["voxels"] / pairs.groupby("reference")["voxels"].transform("sum")
+    pairs["fraction"] = pairs["voxels"] / pairs.groupby("reference")["voxels"].transform("sum")
     wrong = (pairs["reference"] != pairs["prediction"]) & (pairs["reference"] != background)
-    return pairs[wrong].sort_values("share", ascending=False, kind="stable").head(count)
+    return pairs[wrong].sort_values("fraction", ascending=False, kind="stable").head(count)

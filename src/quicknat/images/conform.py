@@ -241,8 +241,8 @@ def record_grid(record: dict) -> Grid:
     return Grid(tuple(record["source_shape"]), affine, record["source_transforms"])
 
 
-def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Return a conformed scan (uint8), its affine and its sidecar record.
+def load_conformed(path: str | Path) -> tuple[np.ndarray, Grid, dict]:
+    """Return a conformed scan (uint8), its grid and its sidecar record, as :func:`conform_file`.
 
     Raises:
         InputError: the sidecar is missing or invalid, or the image does not match it.
@@ -266,7 +266,7 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     if volume.shape != (record["size"],) * 3:
         problem = f"has shape {volume.shape}, its record says {record['size']} voxels a side"
         raise InputError(path, problem, CONVERT_AGAIN)
-    return as_bytes(volume, 255), volume.affine, record
+    return as_bytes(volume, 255), Grid(volume.shape, volume.affine), record
 
 
 def conform_labels(

@@ -71,9 +71,6 @@ def without_fill(data: np.ndarray) -> tuple[np.ndarray, list[float]]:
     Such a number reaches the outside, makes up more than 1 % of all voxels, and is brighter than
     air or far below it. Usual intensities are replaced only where connected to the outside.
 
-    Args:
-        data: intensities (X, Y, Z).
-
     Returns:
         The same array if nothing was replaced, else a copy; and the constants found.
     """
@@ -109,11 +106,7 @@ def without_fill(data: np.ndarray) -> tuple[np.ndarray, list[float]]:
 
 
 def has_overflowed(data: np.ndarray) -> bool:
-    """Return whether bright voxels became negative: unsigned 16-bit numbers stored as signed ones.
-
-    Args:
-        data: intensities (X, Y, Z), of any type.
-    """
+    """Return whether bright voxels became negative: unsigned 16-bit numbers stored as signed."""
     if data.dtype.kind != "i" or data.dtype.itemsize != 2 or data.min() > -3 * QUARTER:
         return False
     edges = [-(1 << 15), -3 * QUARTER, -QUARTER, 0, 3 * QUARTER, 1 << 15]
@@ -126,11 +119,7 @@ def has_overflowed(data: np.ndarray) -> bool:
 
 
 def has_noisy_background(data: np.ndarray) -> bool:
-    """Return whether noise of full range lies where a head has air, as in MP2RAGE's UNI images.
-
-    Args:
-        data: intensities (X, Y, Z).
-    """
+    """Return whether noise of full range lies where a head has air, as in MP2RAGE's UNI images."""
     low, high = robust_range(data[::2, ::2, ::2])
     if not high > low:
         return False

@@ -15,17 +15,8 @@ import pandas as pd
 from quicknat.errors import InputError
 from quicknat.images.volumes import whole_numbers
 
-COLUMNS = [
-    "index",
-    "name",
-    "abbreviation",
-    "color",
-    "freesurfer",
-    "neuromorphometrics",
-    "partner",
-    "sagittal",
-]
 CONVENTIONS = ("freesurfer", "neuromorphometrics")
+COLUMNS = ["index", "name", "abbreviation", "color", *CONVENTIONS, "partner", "sagittal"]
 EXAMPLE = "compare it with src/quicknat/data/labels/quicknat28.tsv"
 MAX_CLASSES = 256  # label maps are stored in bytes
 
@@ -264,9 +255,7 @@ def freesurfer_structures(protocol: Protocol) -> pd.DataFrame:
 def stored_values(protocol: Protocol, convention: str) -> list[int]:
     """Return the value of each class in a label map that is written.
 
-    Args:
-        protocol: of the classes.
-        convention: ``freesurfer``, or the protocol's own name or "" for class indices.
+    The convention is ``freesurfer``, or the protocol's own name or "" for class indices.
 
     Raises:
         InputError: the convention is another, or a class has no number of its own in FreeSurfer.

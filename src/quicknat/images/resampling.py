@@ -48,14 +48,10 @@ def _aligned(volume: Volume, grid: Grid) -> tuple[Volume, np.ndarray]:
 
 
 def lattice_offset(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the offset of the grid in whole voxels, int (3,), if all voxels coincide.
+    """Return the offset of a grid in whole voxels, int (3,), if all voxels coincide, else None.
 
-    Args:
-        matrix: grid voxels → voxels of a volume with axes along the grid's.
-        shape: shape of the grid.
-
-    Returns:
-        None if a voxel is farther than :data:`COINCIDENT_VOXELS` from the nearest one.
+    The matrix maps voxels of the grid to those of a volume with axes along the grid's; both
+    coincide if they are closer than :data:`COINCIDENT_VOXELS`.
     """
     offset = np.rint(matrix[:3, 3])
     corners = np.array(list(product(*((0, side - 1) for side in shape))))
@@ -83,10 +79,7 @@ def coincides(volume: Volume, grid: Grid) -> bool:
 def smoothing_sd(matrix: np.ndarray) -> np.ndarray:
     """Return the SD (3,), in source voxels, of the anti-aliasing Gaussian for a coarser grid.
 
-    It is 0 along axes on which the grid is not coarser.
-
-    Args:
-        matrix: grid voxels → source voxels.
+    It is 0 along axes on which the grid is not coarser. The matrix maps grid to source voxels.
     """
     steps = np.square(matrix[:3, :3]).sum(axis=1)  # of the grid, in source voxels squared
     return np.sqrt(np.where(steps > ROUGHER, steps - 1, 0)) / FWHM_PER_SD

@@ -36,11 +36,7 @@ def crop(volume: np.ndarray, start: tuple[int, int, int], size: int) -> np.ndarr
 
 
 def filled_enough(classes: np.ndarray) -> np.ndarray:
-    """Return which slices have enough labelled pixels for training, bool (n,).
-
-    Args:
-        classes: class indices, (n, H, W).
-    """
+    """Return which slices of classes (n, H, W) have enough labelled pixels for training, bool."""
     fractions = (classes > 0).mean(axis=(1, 2))
     return fractions > min(MIN_FOREGROUND, MIN_OF_LARGEST * fractions.max(initial=0))
 

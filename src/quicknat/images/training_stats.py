@@ -81,10 +81,7 @@ def ood_flags(
 ) -> list[dict[str, str]]:
     """Return flags, each with its reason, for what no training scan comes close to.
 
-    Args:
-        scan: of the predicted classes, which have these `names` and partners.
-        training: from :func:`summarise`.
-        mm3: volume of a conformed voxel.
+    The statistics of `training` are from :func:`summarise`; `mm3` is the volume of a voxel.
     """
     flags = []
 

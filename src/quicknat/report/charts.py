@@ -114,6 +114,7 @@ def strip_chart(
     outlying: Collection[tuple[str, str]] = (),
     paged: Collection[str] = (),
     title: Callable[[str, str], str] | None = None,
+    zero: bool = False,
 ) -> Chart:
     """Return a chart with a strip per structure: a dot per scan, and a mark at a mean or median.
 
@@ -126,6 +127,7 @@ def strip_chart(
         outlying: pairs of scan and member whose dots are links though there are many scans.
         paged: scans that have a page to link to.
         title: text on a link, of scan and member, if it is not about the value in `dots`.
+        zero: whether a line marks 0.
     """
     few = dots is not None and len(dots) <= ALL_LINKED
     pages, strips = set(paged), []
@@ -143,7 +145,7 @@ def strip_chart(
             if name in marks.index:
                 _add_mark(strip, line, axis, *marks.loc[name])
         strips.append(strip)
-    return Chart(strips, axis.ticks(), label)
+    return Chart(strips, axis.ticks(), label, axis.percent(0) if zero else None)
 
 
 def _add_dots(
@@ -246,6 +248,4 @@ def bias_chart(table: pd.DataFrame, those: Sequence[Structure]) -> Chart:
     """
     marks = table.set_index("structure")[["bias", "low", "high"]]
     axis = Axis.around(marks.to_numpy(float).ravel(), -5, 5)
-    chart = strip_chart(those, axis, "prediction − reference, % of their mean", marks)
-    chart.zero = axis.percent(0)
-    return chart
+    return strip_chart(those, axis, "prediction − reference, % of their mean", marks, zero=True)

@@ -24,7 +24,7 @@ from quicknat.report.cohort_qc import cohort_quality
 from quicknat.report.figures import VIEW_COLORS
 from quicknat.report.inputs import DEMOGRAPHICS, MOST_ROWS, ReportInputs
 from quicknat.report.repeated import change_content
-from quicknat.report.structures import paired_order, structures
+from quicknat.report.structures import paired_order
 from quicknat.reruns import file_digest
 from quicknat.segmentation.tasks import FAILED, SCANS
 from quicknat.segmentation.volumes import read_totals
@@ -39,10 +39,9 @@ PACKAGES = (
 
 def scored_content(inputs: ReportInputs) -> dict:
     """Return the scores as lists of records; empty without test scans."""
-    metrics, those = inputs.table("metrics.tsv"), structures(inputs.protocol)
-    order = paired_order(those)
-    if metrics is None:
+    if (metrics := inputs.metrics) is None:
         return {}
+    those, order = inputs.structures, paired_order(inputs.structures)
     views, confusion = (inputs.table(f"metrics/{name}.tsv") for name in ("views", "confusion"))
     participants = {scan.id: scan.participant for scan in inputs.scans}
     tables = {
@@ -67,46 +66,32 @@ def scored_content(inputs: ReportInputs) -> dict:
     }
 
 
-def overview_rows(inputs: ReportInputs, volumes: pd.DataFrame | None, scored: dict) -> list[dict]:
+def _overview_rows(inputs: ReportInputs, scored: dict) -> list[dict[str, Any]]:
     """Return one row per segmented scan, flagged ones first."""
-    if volumes is None:
+    if inputs.volumes is None:
         return []
     dice = {row["subject"]: row["dice"] for row in scored.get("scans", [])}
-    splits = {scan.id: scan.split for scan in inputs.scans}
-    uncertain = volumes.groupby("subject")["uncertainty"].mean()
+    scans = {scan.id: scan for scan in inputs.scans}
+    uncertain = inputs.volumes.groupby("subject")["uncertainty"].mean()
     rows = []
     for name in inputs.segmented:
         files = inputs.files(name)
         quality = json.loads(files["quicknat_qc.json"].read_bytes())
-        brain = float(read_totals(files["quicknat_dseg.stats"])["brain"]) / 1000
-        row = {"scan": name, "split": splits[name], "flags": quality["flags"]}
-        row |= {"dice": dice.get(name), "brain_ml": brain, "uncertainty": uncertain[name]}
-        rows.append(row)
+        totals = {key: float(mm3) for key, mm3 in read_totals(files["quicknat_dseg.stats"]).items()}
+        row = {"scan": name, "split": scans[name].split, "flags": quality["flags"]}
+        row |= {"dice": dice.get(name), "brain_ml": totals["brain"] / 1000}
+        row |= {"uncertainty": uncertain[name]}
+        rows.append(row | {"record": scans[name], "files": files, "totals": totals})
     return sorted(rows, key=lambda row: -len(row["flags"]))
 
 
-def cohort_content(
-    inputs: ReportInputs, volumes: pd.DataFrame | None, scored: dict, overview: list[dict]
-) -> dict[str, Any]:
-    """Return the content of the cohort's page.
-
-    Args:
-        inputs: of the report.
-        volumes: the gathered volumes, or None.
-        scored: from :func:`scored_content`.
-        overview: from :func:`overview_rows`.
-    """
-    those = structures(inputs.protocol)
+def cohort_content(inputs: ReportInputs) -> dict[str, Any]:
+    """Return the content of the cohort's page."""
+    those, volumes = inputs.structures, inputs.volumes
+    scored = scored_content(inputs)
+    overview = _overview_rows(inputs, scored)
     # networks trained by an earlier run have nothing to do with a given model
     histories = {} if inputs.given else _histories(inputs.results / "models")
-    times = {
-        view: " + ".join(
-            duration(histories[stage, view]["seconds"].sum())
-            for stage in STAGES
-            if (stage, view) in histories
-        )
-        for view in VIEWS
-    }
     splits = pd.Series([scan.split for scan in inputs.scans]).value_counts()
     quality: dict[str, Any] = {"n_scans": 0}
     change: dict[str, Any] = {}
@@ -132,7 +117,7 @@ def cohort_content(
         "splits": [(name, int(splits[name])) for name in SPLITS if name in splits],
         "demographics": demographics(inputs.people, [f"sub-{s.subject}" for s in inputs.scans]),
         "sagittal_classes": inputs.protocol.n_classes("sagittal"),
-        **_model_content(inputs, times),
+        **_model_content(inputs, histories),
         "times": run_times(inputs.results / "benchmarks").to_dict("records"),
         "software": _versions(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -157,19 +142,19 @@ def _how_to_correct(inputs: ReportInputs, quality: dict[str, Any]) -> dict[str, 
     }
 
 
-def _model_content(inputs: ReportInputs, times: Mapping[str, str]) -> dict[str, Any]:
-    """Return what is known of the model, which is not there if training failed.
-
-    Args:
-        inputs: of the report.
-        times: how long the network of each view was trained, "" if unknown.
-    """
+def _model_content(
+    inputs: ReportInputs, histories: Mapping[tuple[str, str], pd.DataFrame]
+) -> dict[str, Any]:
+    """Return what is known of the model, which is not there if training failed."""
     path = inputs.results / "model" / "bundle.json"
     if not path.exists():
-        return {"bundle": None, "model_digest": "", "model_rows": [], "methods": "",
-                "trained_on": ""}  # fmt: skip
+        return {"bundle": None, "model_digest": "", "trained_on": ""}
     bundle, digest = json.loads(path.read_bytes()), file_digest(path)
-    networks = [{**entry, "time": times.get(view)} for view, entry in bundle["views"].items()]
+    networks = []
+    for view, entry in bundle["views"].items():
+        stages = [histories[stage, view] for stage in STAGES if (stage, view) in histories]
+        times = [duration(history["seconds"].sum()) for history in stages]
+        networks.append({**entry, "time": " + ".join(times)})
     return {
         "bundle": bundle,
         "model_digest": digest[:12],
@@ -247,11 +232,9 @@ def _volume_ranges(volumes: pd.DataFrame, order: Sequence[str]) -> list[dict]:
 
 
 def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
-    """Summarize age, sex and handedness of `subjects` (sub-X).
+    """Summarize the :data:`DEMOGRAPHICS` of `subjects` (sub-X), each counted once.
 
-    Args:
-        people: demographics as text, by subject; columns :data:`DEMOGRAPHICS` are used.
-        subjects: to summarize, each counted once.
+    `people` has them as text, by subject.
     """
     known, words = people.reindex(list(dict.fromkeys(subjects))), []
     for column in (name for name in DEMOGRAPHICS if name in known):

@@ -60,10 +60,7 @@ def cohort_quality(
 ) -> dict[str, Any]:
     """Return charts, outliers, and the scans to correct first, for ``cohort_quality.html.j2``.
 
-    Args:
-        volumes: the gathered table of volumes, of all segmented scans.
-        those: the protocol's structures.
-        paged: scans that have a page, to which dots lead.
+    `volumes` is the gathered table; dots lead to scans that are in `paged`.
     """
     names = paired_order(those)
     millilitres, uncertain, agreement = (
@@ -94,30 +91,40 @@ def cohort_quality(
         "": (measures, robust_z(measures)),
     }
     far = {kind: outlying(z) for kind, (_, z) in tables.items()}
-    parts = [_outliers(kind, table, far[kind]) for kind, (table, _) in tables.items()]
-    outliers = pd.concat(parts, ignore_index=True)
-    outliers = outliers.reindex(outliers["z"].abs().sort_values(ascending=False).index)
+    rows = [
+        (scan, _measure(kind, name, z), values.at[scan, name], values[name].median(), z)
+        for kind, (values, _) in tables.items()
+        for (scan, name), z in far[kind].items()
+    ]
+    outliers = pd.DataFrame(rows, columns=["scan", "measure", "value", "median", "z"])
+    outliers = outliers.sort_values("z", key=np.abs, ascending=False)
 
-    def chart(rows: Sequence[Structure], axis: Axis, label: str, kind: str) -> Chart:
-        table = tables[kind][0]
-        return strip_chart(rows, axis, label, table.median().to_frame(), table, far[kind], paged)
+    def chart(
+        rows: Sequence[Structure], values: pd.DataFrame, kind: str, axis: Axis, label: str,
+        **options: Any,
+    ) -> Chart:  # fmt: skip
+        marks = values.median().to_frame()
+        return strip_chart(rows, axis, label, marks, values, far[kind], paged, **options)
 
+    axis = Axis.around(log2.to_numpy(), -0.5, 0.5)
+    volume_chart = chart(
+        those, log2, "volume (ml)", axis, "% of the cohort’s median (log)", zero=True,
+        title=lambda scan, name: f"{scan}: {name} {millilitres.at[scan, name]:,.3g}",
+    )  # fmt: skip
+    volume_chart.ticks = _percent_ticks(axis)
     pairs = [replace(one, members=(one.name,)) for one in those if one.name in sides]
     axis = Axis.around(sides.to_numpy(), -5, 5)
-    side_chart = chart(pairs, axis, "left larger →", "asymmetry (%)")
-    side_chart.zero = axis.percent(0)
+    side_chart = chart(pairs, sides, "asymmetry (%)", axis, "left larger →", zero=True)
     axis = Axis.around(uncertain.to_numpy(), 0)
-    uncertainty_chart = chart(those, axis, "uncertainty", "uncertainty")
     color = GROUPS["Cerebrum"][1]
-    measure_charts = [
-        chart([Structure(name, "", color, (name,))], Axis.around(values.to_numpy()), name, "")
-        for name, values in measures.items()
-    ]
     return {
-        "volumes": _volume_chart(millilitres, log2, those, far["volume (ml)"], paged),
+        "volumes": volume_chart,
         "asymmetry": side_chart if pairs else None,
-        "uncertainty": uncertainty_chart,
-        "measures": measure_charts,
+        "uncertainty": chart(those, uncertain, "uncertainty", axis, "uncertainty"),
+        "measures": [
+            chart([Structure(name, "", color, (name,))], measures, "", Axis.around(values), name)
+            for name, values in measures.items()
+        ],
         "outlying_scans": _by_scan(outliers)[:MOST_ROWS],
         "outliers": outliers.head(MOST_OUTLIERS).to_dict("records"),
         "n_outliers": len(outliers),
@@ -130,41 +137,17 @@ def cohort_quality(
     }
 
 
-def _volume_chart(
-    millilitres: pd.DataFrame,
-    log2: pd.DataFrame,
-    those: Sequence[Structure],
-    far: Collection[tuple[str, str]],
-    paged: Collection[str],
-) -> Chart:
-    """Return volumes relative to the cohort's median, as logarithms to the base 2."""
-    axis = Axis.around(log2.to_numpy(), -0.5, 0.5)
-    chart = strip_chart(
-        those, axis, "% of the cohort’s median (log)", log2.median().to_frame(), log2, far, paged,
-        lambda scan, name: f"{scan}: {name} {millilitres.at[scan, name]:,.3g}",
-    )  # fmt: skip
+def _percent_ticks(axis: Axis) -> list[tuple[float, str]]:
+    """Return ticks in per cent of the cohort's median, for logarithms to the base 2."""
     inside = [
         [p for p in ticks if axis.low < np.log2(p / 100) < axis.high] for ticks in PERCENT_TICKS
     ]
     chosen = next((ticks for ticks in inside if len(ticks) >= 4), inside[-1])
-    chart.ticks = [(axis.percent(np.log2(p / 100)), f"{p}") for p in chosen]
-    chart.zero = axis.percent(0)
-    return chart
+    return [(axis.percent(np.log2(p / 100)), f"{p}") for p in chosen]
 
 
-def _outliers(kind: str, table: pd.DataFrame, far: dict[tuple[str, str], float]) -> pd.DataFrame:
-    """Return a row per outlier."""
-    rows = [
-        {
-            "scan": scan,
-            "measure": f"{name}, {kind if np.isfinite(z) else 'absent'}" if kind else name,
-            "value": table.at[scan, name],
-            "median": table[name].median(),
-            "z": z,
-        }
-        for (scan, name), z in far.items()
-    ]
-    return pd.DataFrame(rows, columns=["scan", "measure", "value", "median", "z"])
+def _measure(kind: str, name: str, z: float) -> str:
+    return f"{name}, {kind if np.isfinite(z) else 'absent'}" if kind else name
 
 
 def _by_scan(outliers: pd.DataFrame) -> list[dict[str, Any]]:
@@ -187,10 +170,6 @@ def _correct_first(uncertain: pd.DataFrame) -> list[dict[str, Any]]:
     # compared with other scans, if there are enough: small structures are uncertain everywhere
     excess = uncertain - uncertain.median() if len(uncertain) >= FEWEST else uncertain
     return [
-        {
-            "scan": scan,
-            "uncertainty": mean,
-            "structures": list(excess.loc[scan].nlargest(3).index),
-        }
+        {"scan": scan, "uncertainty": mean, "structures": list(excess.loc[scan].nlargest(3).index)}
         for scan, mean in means.head(FIRST).items()
     ]

@@ -54,10 +54,9 @@ def save(figure: plt.Figure, *paths: str | Path, dpi: int = 110) -> None:
 
 
 def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Figure:
-    """Draw loss and validation Dice over epochs; fine-tuning follows pre-training on the same axes.
+    """Draw loss and validation Dice over epochs of the history of each (stage, view).
 
-    Args:
-        histories: table of each (stage, view).
+    Fine-tuning follows pre-training on the same axes.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     marker = "." if max(map(len, histories.values())) < 30 else ""
@@ -105,9 +104,7 @@ def training_curves(histories: Mapping[tuple[str, str], pd.DataFrame]) -> plt.Fi
 def slice_picture(pair: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Return a training slice beside its classes: uint8 (H, W, 3), superior or anterior up.
 
-    Args:
-        pair: uint8 (2, H, W) of a view stack.
-        colors: uint8 (C, 3), by class of that view.
+    `pair` is uint8 (2, H, W) of a view stack, `colors` uint8 (C, 3) by class of that view.
     """
     image, classes = (part.T[::-1] for part in pair)
     return np.hstack([np.repeat(image[..., None], 3, axis=-1), colors[classes]])
@@ -118,12 +115,8 @@ def contact_sheet(
 ) -> np.ndarray:
     """Return synthetic slices beside their classes, four per row: uint8 (H, W, 3).
 
-    Args:
-        stacks: tissue and class slices of one shape, uint8 (n, 2, H, W), one stack per label map;
-            samples are random slices, from each map in turn.
-        protocol, view: for the colours of the classes.
-        samples: their number.
-        seed: for the choice of slices and the synthesis.
+    `stacks` are tissue and class slices of one shape, uint8 (n, 2, H, W), one stack per label map;
+    samples are random slices, from each map in turn.
     """
     import torch  # which the other figures do without
 

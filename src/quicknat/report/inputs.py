@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from quicknat.cohort.sheet import Scan
 from quicknat.errors import InputError
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
+from quicknat.report.structures import Structure, structures
 from quicknat.reruns import file_digest
 from quicknat.segmentation.tasks import SCANS
 
@@ -59,6 +61,21 @@ class ReportInputs:
     def paged(self) -> Sequence[str]:
         """Return the scans to whose pages there are links."""
         return self.segmented if self.complete else ()
+
+    @cached_property
+    def structures(self) -> Sequence[Structure]:
+        """Structures of the protocol, in the order of the report."""
+        return structures(self.protocol)
+
+    @cached_property
+    def volumes(self) -> pd.DataFrame | None:
+        """Volumes of all segmented scans."""
+        return self.table(VOLUMES)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame | None:
+        """Scores of all test scans."""
+        return self.table("metrics.tsv")
 
     def table(self, path: str) -> pd.DataFrame | None:
         """Return a table of all scans, or None.
@@ -115,12 +132,7 @@ def complete_scans(
     """Return the scans with all files for the report, made with the current model.
 
     After an incomplete run, segmentations may be of the previous model, and scores and pictures of
-    previous segmentations; such scans are not complete.
-
-    Args:
-        results: folder of the run.
-        names: scans to segment.
-        tested: those of them to score.
+    previous segmentations; such scans are not complete. Those in `tested` have scores.
     """
     results = Path(results)
     model = file_digest(results / "model/bundle.json")

@@ -63,8 +63,7 @@ def surroundings(labelled: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, 
 def viewing_grid(labels: Volume) -> Grid:
     """Return the grid to show: around the labels, with voxels not much finer than 1 mm.
 
-    Args:
-        labels: label map with axes near RAS+; if empty, its whole grid is shown.
+    The label map has axes near RAS+; if it is empty, its whole grid is shown.
     """
     zooms = voxel_sizes(labels.affine)
     low, high = surroundings(labels.data > 0, MARGIN_MM / zooms)
@@ -155,17 +154,11 @@ def _centres(labels: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
 
 
 def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Protocol) -> None:
-    """Write a script that calls ``quicknatVolumes({...})`` with a scan's data for the viewer.
+    """Write a script that calls ``quicknatVolumes({...})`` with a scan's layers for the viewer.
 
     A page opened from disk can run scripts beside it, but not fetch files. Image and uncertainty
     are compressed with a loss that is invisible; label maps are exact. The bytes depend only on the
     voxels of the inputs.
-
-    Args:
-        output: the script.
-        name: of the scan.
-        layers: data to show.
-        protocol: names and colours of the classes.
     """
     low, high = (float(value) for value in np.percentile(layers.image, PERCENTILES))
     high = high if high > low else low + 1

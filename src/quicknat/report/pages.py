@@ -13,14 +13,13 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from quicknat.files import written_whole
-from quicknat.images.labels import Protocol
 from quicknat.model.card import read_card
 from quicknat.package_data import SCORE_FIGURES, TEMPLATES
-from quicknat.report.cohort_page import cohort_content, overview_rows, scored_content
-from quicknat.report.inputs import VOLUMES, ReportInputs
+from quicknat.report.cohort_page import cohort_content
+from quicknat.report.inputs import ReportInputs
 from quicknat.report.standalone import write_libraries
-from quicknat.report.structures import outline_legend, structures
-from quicknat.segmentation.volumes import TOTALS, read_totals
+from quicknat.report.structures import Structure, outline_legend
+from quicknat.segmentation.volumes import TOTALS
 
 INCOMPLETE = "incomplete.html"
 CAPTIONED = ("curves", *SCORE_FIGURES)
@@ -70,23 +69,17 @@ def _environment() -> Environment:
 def write_report(inputs: ReportInputs, output: Path) -> None:
     """Write the cohort's page, the scans' pages and `assets/`; remove pages of other scans.
 
-    If jobs failed, only the cohort's page is written.
-
-    Args:
-        inputs: content to show.
-        output: the cohort's page, e.g. ``index.html``.
+    If jobs failed, only the cohort's page, `output`, is written.
 
     Raises:
         InputError: a page cannot be written; then none is.
     """
     environment, folder = _environment(), output.parent
-    volumes, metrics = inputs.table(VOLUMES), inputs.table("metrics.tsv")
-    scored = scored_content(inputs)
-    overview = overview_rows(inputs, volumes, scored)
-    content = cohort_content(inputs, volumes, scored, overview)
-    figures: list[str] = []
+    content = cohort_content(inputs)
+    overview, figures = content["overview"], list[str]()
     if inputs.complete:
-        figures = [*([] if inputs.given else ["curves"]), *(SCORE_FIGURES if scored else [])]
+        figures += [] if inputs.given else ["curves"]
+        figures += SCORE_FIGURES if content["scores"] else []
     _write_assets(inputs, folder / "assets", content["change"])
     shared = {
         "interactive": inputs.interactive,
@@ -95,6 +88,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "advice": ADVICE,
         "home": output.name,
         "model": read_card(inputs.results / "model"),
+        "legend": outline_legend(inputs.protocol),
         "paged": set(inputs.paged),
     }
     pages = {
@@ -108,11 +102,11 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
     }
     if inputs.complete:
         template, names = environment.get_template("scan.html.j2"), [r["scan"] for r in overview]
-        ranked = None if volumes is None else with_percentiles(volumes)
+        ranked = None if inputs.volumes is None else with_percentiles(inputs.volumes)
         around = zip(["", *names], [*names[1:], ""], overview, strict=False)
         for before, after, row in around:
             steps = {"before": before, "after": after, "n_scans": len(overview)}
-            page = template.render(**scan_content(inputs, row, ranked, metrics), **steps, **shared)
+            page = template.render(**scan_content(inputs, row, ranked), **steps, **shared)
             pages[folder / f"{row['scan']}.html"] = page
         for path in [*folder.glob("sub-*.html"), folder / INCOMPLETE]:
             if path not in pages:
@@ -132,49 +126,40 @@ def with_percentiles(volumes: pd.DataFrame) -> pd.DataFrame:
     return volumes.assign(percentile=percentile)
 
 
-def scan_content(
-    inputs: ReportInputs, row: dict, volumes: pd.DataFrame, metrics: pd.DataFrame | None
-) -> dict:
+def scan_content(inputs: ReportInputs, row: dict, volumes: pd.DataFrame) -> dict:
     """Return the content of one scan's page.
 
-    Args:
-        inputs: of the report.
-        row: of the scan, from :func:`overview_rows`.
-        volumes: of all scans, from :func:`with_percentiles`.
-        metrics: scores of all test scans.
+    `row` is the scan's in the cohort's overview; `volumes` are from :func:`with_percentiles`.
     """
-    name, files = row["scan"], inputs.files(row["scan"])
+    name, files = row["scan"], row["files"]
     own = volumes[volumes["subject"] == name].drop(columns="subject")
-    if metrics is not None:
-        measures = metrics[metrics["subject"] == name].set_index("structure")
+    if inputs.metrics is not None:
+        measures = inputs.metrics[inputs.metrics["subject"] == name].set_index("structure")
         own = own.join(measures[["dice", "hd95_mm", "reference_mm3"]], on="name")
-    totals = read_totals(files["quicknat_dseg.stats"])
-    (scan,) = (scan for scan in inputs.scans if scan.id == name)
     mosaics = inputs.results / "report" / "figures" / name
     return {
         "title": name,
         "row": row,
         "scan": name,
-        "record": scan,
-        "known": inputs.known(scan),
+        "record": row["record"],
+        "known": inputs.known(row["record"]),
         "has_reference": (mosaics / "axial_reference.png").exists(),
         "has_uncertainty": (mosaics / "axial_uncertainty.png").exists(),
-        **_volume_table(own.set_index("name"), inputs.protocol),
+        **_volume_table(own.set_index("name"), inputs.structures),
         "totals": [
-            {"name": TOTALS[key][1], "volume_mm3": float(mm3)} for key, mm3 in totals.items()
+            {"name": TOTALS[key][1], "volume_mm3": mm3} for key, mm3 in row["totals"].items()
         ],
-        "legend": outline_legend(inputs.protocol),
         "tiles": json.loads((mosaics / "tiles.json").read_bytes()),
         "provenance": json.loads(files["quicknat_dseg.json"].read_bytes()),
         "files": {p.name: f"../segmentations/{name}/anat/{p.name}" for p in files.values()},
     }
 
 
-def _volume_table(volumes: pd.DataFrame, protocol: Protocol) -> dict[str, Any]:
+def _volume_table(volumes: pd.DataFrame, those: Sequence[Structure]) -> dict[str, Any]:
     """Return ``measures``: those that a structure has; ``volume_groups``: rows by group."""
     measures = {key: of for key, of in MEASURES.items() if key in volumes and volumes[key].any()}
     groups: dict[str, list[dict]] = {}
-    for one in structures(protocol):
+    for one in those:
         members = volumes.reindex(list(one.members)).to_dict("records")
         asymmetry = None
         if len(members) == 2:

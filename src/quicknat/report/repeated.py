@@ -136,10 +136,7 @@ def visits(
 
 
 def changes(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the change from first to last visit, a row per participant and structure.
-
-    Args:
-        table: from :func:`visits`.
+    """Return the change from first to last of the :func:`visits`, by participant and structure.
 
     Returns:
         participant, first, last (visits), scan (last), years, structure, first_mm3, last_mm3,
@@ -186,9 +183,8 @@ def change_content(
     chart = strip_chart(
         rows, axis, f"change, {unit}", pd.DataFrame(marks).T, dots,
         outlying(robust_z(dots)), paged,
-        lambda scan, name: f"{who[scan]}: {name} {dots.at[scan, name]:+.2f} {unit}",
+        lambda scan, name: f"{who[scan]}: {name} {dots.at[scan, name]:+.2f} {unit}", zero=True,
     )  # fmt: skip
-    chart.zero = axis.percent(0)
     counts = table["participant"].value_counts()
     wanted = [next((s.name for s in those if word in s.name.lower()), None) for word in WANTED]
     shown = [BRAIN.name, *dict.fromkeys(filter(None, wanted))]

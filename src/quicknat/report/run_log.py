@@ -99,14 +99,9 @@ def summary(
     segmented: int,
     logs: Sequence[str] = (),
 ) -> str:
-    """Return the box at the end of a run.
+    """Return the box at the end of a run: the `first` line, Dice, paths of results and logs.
 
-    Args:
-        results: folder of the run.
-        first: its first line.
-        participants: participant of each test scan.
-        segmented: number of segmented scans.
-        logs: Snakemake's full logs.
+    `participants` are those of the test scans, `segmented` is the number of segmented ones.
     """
     results, lines = Path(results), [first]
     metrics, page = results / "metrics.tsv", results / "report/index.html"

@@ -169,12 +169,8 @@ def _scatter(
 ) -> None:
     """Draw one point per structure and scan; label those with the largest distance.
 
-    Args:
-        axis: to draw on, with these settings.
-        points: subject, structure, and the columns of `place`, x and y.
-        distance: of each point.
-        left: whether a point's label goes to its left, if there is room.
-        protocol: for the abbreviations in the labels, which do not overlap.
+    `points` has subject, structure, and the columns of `place`, x and y. Labels do not overlap; a
+    point's goes to its left if `left` says so and there is room.
     """
     few = len(points) <= 200
     x, y = (points[name] for name in place)

@@ -90,11 +90,7 @@ def write_libraries(folder: Path) -> None:
 
 
 def write_single_file(page: Path, output: Path) -> None:
-    """Write a scan's page as one file to mail, with pictures, volumes and viewer inside.
-
-    Args:
-        page: ``report/{scan}.html``, beside the files that it loads.
-        output: HTML file to write.
+    """Write a scan's page, ``report/{scan}.html``, and all that it loads as one file to mail.
 
     Raises:
         InputError: the page or one of its files is missing, or `output` is the page itself.

@@ -117,7 +117,7 @@ def read_scan(bundle: Bundle, task: Task, options: Options) -> Scan:
     """
     start = time.perf_counter()
     if options.conformed:
-        image, affine, record = load_conformed(task.path)
+        image, grid, record = load_conformed(task.path)
         if (record["spacing_mm"], record["size"]) != (bundle.spacing_mm, bundle.conform_size):
             raise InputError(
                 task.path, "was conformed to another grid than the model's", "convert it again"
@@ -126,8 +126,7 @@ def read_scan(bundle: Bundle, task: Task, options: Options) -> Scan:
         image, grid, record = conform_file(
             task.path, options.orientation, bundle.spacing_mm, bundle.conform_size
         )
-        affine = grid.affine
-    return Scan(image, affine, record, round(time.perf_counter() - start, 2))
+    return Scan(image, grid.affine, record, round(time.perf_counter() - start, 2))
 
 
 def segment_scan(

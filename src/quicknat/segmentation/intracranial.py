@@ -187,10 +187,7 @@ def remove_strays(
 def brain_mask(cavity: Cavity | None, labels: np.ndarray, native: Grid) -> Intracranial:
     """Return brain mask and intracranial volume of a segmented scan.
 
-    Args:
-        cavity: in the conformed scan.
-        labels: class indices of its segmentation, on the native grid.
-        native: that grid.
+    The cavity is in the conformed scan, `labels` are class indices on the native grid.
     """
     brain = labels > 0
     if cavity is None:
@@ -233,11 +230,7 @@ def _largest_part(probability: torch.Tensor) -> torch.Tensor:
 def _why_not(mask: np.ndarray, cavity: Cavity, brain: np.ndarray, voxel_mm3: float) -> str:
     """Return why a scan does not show its whole cranial cavity, or '' if it does.
 
-    Args:
-        mask: the cavity on the native grid.
-        cavity: in coarse voxels.
-        brain: labelled voxels on the native grid.
-        voxel_mm3: volume of a native voxel.
+    `mask` is the cavity and `brain` what is labelled, in native voxels of this volume.
     """
     if not mask.any():
         return "no cranial cavity was found"

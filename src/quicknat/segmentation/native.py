@@ -31,10 +31,6 @@ def to_native(parts: Sequence[Part], native: Grid) -> np.ndarray:
     first, as an image would be. Where native voxels coincide with those of the only part, nothing
     is interpolated. Only the box around the first part's structures is computed.
 
-    Args:
-        parts: probabilities (C, X, Y, Z), each with the voxel-to-world of its grid.
-        native: grid to fill.
-
     Returns:
         uint8 class indices; 0 outside the window.
     """

@@ -117,10 +117,8 @@ def write_outcomes(
 ) -> None:
     """Write ``scans.tsv`` to a folder, with the quality flags of scans that did not fail.
 
-    Args:
-        outcomes, files: of each scan; :func:`quicknat.segmentation.outputs.output_files` by scan.
-        folder: where the table goes.
-        keep_others: keep the rows of other scans that the table has already.
+    `files` are :func:`quicknat.segmentation.outputs.output_files` by scan. With `keep_others` the
+    table keeps its rows of other scans.
     """
     rows = [
         each if each.status == FAILED else replace(each, flags=_flags(files[each.name]["qc"]))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quicknat.synthesis.tissue_table import tissue_table
+from quicknat.synthesis.tissues import tissue_table
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in its SDs
 KNOTS = 6  # control points of the displacement field per side: 40 mm apart in 192 mm

@@ -1,10 +1,20 @@
-"""Convert label maps to tissues, from which images are synthesized."""
+"""Convert label maps to tissues, from which images are synthesized.
+
+Each tissue has one intensity per image. Left and right of a structure are one tissue, so that
+images cannot distinguish them. Columns of ``tissues.tsv``: ``index`` (0 is air), ``name``,
+``region`` (air, brain, csf, outside), ``t1w`` (usual intensity in a conformed T1w scan, 0 … 255:
+medians over four public heads and four of MALC, rounded estimates for tissues without labels there,
+empty if it varies), and label values in ``freesurfer`` (with the values from 500 that SynthSeg uses
+outside the brain) and ``neuromorphometrics``.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
@@ -13,10 +23,17 @@ from quicknat.images.conform import conformed_grid, load_conformed
 from quicknat.images.labels import CONVENTIONS, Protocol, parse_ids
 from quicknat.images.resampling import resample_labels
 from quicknat.images.training_stats import BRIGHT
-from quicknat.images.volumes import Grid, Volume, whole_numbers
-from quicknat.synthesis.tissue_table import tissue_table
+from quicknat.images.volumes import Volume, whole_numbers
+from quicknat.package_data import DATA
 
 SPLIT = ("Outside, dark", "Outside, middle", "Outside, bright")
+
+
+@cache
+def tissue_table() -> pd.DataFrame:
+    """Return the table of tissues, one row each, in the order of their indices."""
+    table = pd.read_csv(DATA / "tissues.tsv", sep="\t", dtype=str, keep_default_na=False)
+    return table.assign(t1w=pd.to_numeric(table["t1w"], errors="coerce"))
 
 
 def _known(convention: str, protocol: Protocol) -> dict[int, int]:
@@ -58,14 +75,8 @@ def to_tissues(
 def split_outside(tissues: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Assign bright unlabelled voxels to one of three tissues, by intensity.
 
-    Thus heads have skull, fat and muscle even if only the brain is labelled.
-
-    Args:
-        tissues: tissue indices, (X, Y, Z).
-        image: uint8 conformed scan on the same grid.
-
-    Returns:
-        uint8 tissue indices, same shape.
+    Thus heads have skull, fat and muscle even if only the brain is labelled. The image is a uint8
+    conformed scan on the grid of the tissue indices (X, Y, Z); the result has their shape.
     """
     smooth = ndimage.median_filter(image, size=3)  # to obtain patches rather than noise
     outside = (tissues == 0) & (smooth > BRIGHT)
@@ -108,8 +119,7 @@ def conformed_tissues(
     classes = protocol.remap(labels.data, convention, labels.path)
     tissues = to_tissues(labels.data, convention, protocol, labels.path)
     if scan:
-        image, affine, _ = load_conformed(scan)
-        grid = Grid(image.shape, affine)
+        image, grid, _ = load_conformed(scan)
     else:
         grid = conformed_grid(Volume(tissues, labels.affine, labels.path), spacing_mm, size)
     # resampled jointly: separately, tissues and classes would not match

@@ -36,20 +36,24 @@ def grid_around(classes: Volume, spacing_mm: float) -> Grid:
     return Grid((size, size, size), affine)
 
 
-def registered(
+def warp(
     image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
-) -> sitk.Transform:
-    """Return the smooth transform from points of another label map to points of a scan.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Warp a scan and its labels to the shape of another label map.
 
     Images made from the label maps are registered, in which each structure has its mean intensity
-    in the scan.
+    in the scan. Since the deformation is smooth, warped labels match the warped image exactly, but
+    the other map only approximately.
 
     Args:
         image: float32 (X, Y, Z), RAS+.
         classes: uint8 class indices, same shape.
         like: uint8 class indices of the other map, on its own grid of the same spacing.
-        spacing_mm: voxel size; points are in the space of :func:`to_image`.
+        spacing_mm: voxel size.
         threads: for SimpleITK.
+
+    Returns:
+        The image and its classes on the grid of `like`, float32 and uint8.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     count = int(max(classes.max(), like.max())) + 1
@@ -64,43 +68,19 @@ def registered(
     )
     affine = affine_map(fixed, moving, seed=0)
     moved = sitk.Resample(moving, fixed, affine, sitk.sitkLinear)
-    return sitk.CompositeTransform([affine, deformation(fixed, moved, ITERATIONS, SMOOTHNESS)])
-
-
-def warp(
-    image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Warp a scan and its labels to the shape of another label map, see :func:`registered`.
-
-    Since the deformation is smooth, warped labels match the warped image exactly, but the other map
-    only approximately.
-
-    Returns:
-        The image and its classes on the grid of `like`, float32 and uint8.
-    """
-    transform = registered(image, classes, like, spacing_mm, threads)
-    fixed = to_image(like, spacing_mm)
-
-    picture = to_image(image.astype(np.float32), spacing_mm)
+    smooth = deformation(fixed, moved, ITERATIONS, SMOOTHNESS)
+    transform = sitk.CompositeTransform([affine, smooth])
+    picture, labels = to_image(image.astype(np.float32), spacing_mm), to_image(classes, spacing_mm)
     return (
         sitk.GetArrayFromImage(sitk.Resample(picture, fixed, transform, sitk.sitkLinear)),
-        sitk.GetArrayFromImage(
-            sitk.Resample(to_image(classes, spacing_mm), fixed, transform, sitk.sitkLabelLinear)
-        ),
+        sitk.GetArrayFromImage(sitk.Resample(labels, fixed, transform, sitk.sitkLabelLinear)),
     )
 
 
 def warp_scan(
     image: Volume, classes: Volume, like: Volume, spacing_mm: float, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """Warp volumes on any grids, see :func:`warp`.
-
-    Args:
-        image: T1w scan.
-        classes: class indices on its grid.
-        like: class indices of the other map.
-        spacing_mm: voxel size of the result.
-        threads: for SimpleITK.
+    """Warp volumes on any grids to voxels of this size, see :func:`warp`.
 
     Returns:
         Image (float32), classes (uint8), and their grid.

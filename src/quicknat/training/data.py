@@ -21,7 +21,7 @@ from quicknat.errors import InputError
 from quicknat.images.slices import open_stack
 from quicknat.images.training_stats import ScanStatistics, describe_scan
 from quicknat.synthesis.synthesize import synthesize
-from quicknat.synthesis.tissue_table import tissue_table
+from quicknat.synthesis.tissues import tissue_table
 from quicknat.training.augmentation import augment
 
 log = logging.getLogger(__name__)
