@@ -33,12 +33,11 @@ def read_times(tables: Mapping[Path, Sequence[Scan]]) -> pd.DataFrame:
     """Read when sessions were, from tables with a row per session.
 
     Args:
-        tables: BIDS ``sessions.tsv`` or ``participants.tsv`` with ``participant_id``,
-            ``session_id`` and ``age`` (years) or ``acq_time`` (ISO 8601), or those of
-            :func:`quicknat.report.inputs.session_tables`, of one subject; others are ignored. Each has the scans of the
-            sheet whose spelling of subjects and sessions its ids get, as in
-            :func:`quicknat.cohort.participants.read_participants`. The first that knows a time
-            counts.
+        tables: each with the scans whose spelling of subjects and sessions its ids get, as in
+            :func:`quicknat.cohort.participants.read_participants`. They are BIDS ``sessions.tsv``
+            or ``participants.tsv`` with ``participant_id``, ``session_id`` and ``age`` (years) or
+            ``acq_time`` (ISO 8601), or those of :func:`quicknat.report.inputs.session_tables`;
+            others are ignored. The first that knows a time counts.
 
     Returns:
         ``age`` and ``date``, both in years, by (subject, session); NaN where unknown, or where a
