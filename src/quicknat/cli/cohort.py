@@ -134,6 +134,8 @@ def sheet(
         scans = read_sheet(output)
         log.info("  %-8s  %d of %d that %s rates as fail", "exclude", len(excluded), len(failed),
                  exclude)  # fmt: skip
+        if absent := [name for name in failed if name not in excluded]:
+            log.warning("  not in the sheet: %s", ", ".join(absent))
     _summarize(rows, scans, output)
     command = f"quicknat check {shlex.quote(str(output))}"
     log.info("%d left out; wrote %s; next: %s", len(found.left_out), output, command)

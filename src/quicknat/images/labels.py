@@ -14,6 +14,7 @@ import pandas as pd
 
 from quicknat.errors import InputError
 from quicknat.images.volumes import whole_numbers
+from quicknat.package_data import LABEL_TABLES
 
 COLUMNS = [
     "index",
@@ -26,7 +27,7 @@ COLUMNS = [
     "sagittal",
 ]
 CONVENTIONS = ("freesurfer", "neuromorphometrics")
-EXAMPLE = "compare it with src/quicknat/data/labels/quicknat28.tsv"
+EXAMPLE = f"compare it with {LABEL_TABLES['quicknat28']}"
 MAX_CLASSES = 256  # label maps are stored in bytes
 
 # structures that our networks may segment, from FreeSurfer 7's FreeSurferColorLUT.txt
