@@ -48,7 +48,7 @@ def require_not_dicom(folder: Path) -> None:
 def _fetch(path: Path) -> str:
     """Return the commands that fetch a file's content."""
     name = shlex.quote(str(path))
-    return f'run "datalad get {name}" or "git annex get {name}"'
+    return f"run datalad get {name} or git annex get {name}"
 
 
 def why_absent(path: Path) -> tuple[str, str]:
