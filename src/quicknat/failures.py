@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -252,7 +253,8 @@ def close_run(jobs: Sequence[FailedJob], table: str | Path) -> str:
         A message: the first failures and what to do; "" if nothing failed.
     """
     failures = find_failures(jobs)
-    more, hint = len(failures) - PRINTED, f"to see their logs: quicknat failures {table}"
+    more = len(failures) - PRINTED
+    hint = f"to see their logs: quicknat failures {shlex.quote(str(table))}"
     try:
         write_failed(table, failures)
     except (OSError, InputError) as error:  # a full disk may be the reason for the failures

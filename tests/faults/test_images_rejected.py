@@ -13,6 +13,7 @@ from quicknat.cohort.survey import survey
 from quicknat.images import (
     volumes,  # noqa: F401  (before a test gives up the right to read them)
 )
+from quicknat.images.recognition import why_absent
 from quicknat.report.layers import load_layers
 
 
@@ -120,8 +121,8 @@ SCANS = {  # case and fault: what makes the file, the reason and the fix that ar
     "6 web page": (text("<!DOCTYPE html>"), "web page", PAGE),
     "6 page to log in": (text("\n<HTML><body>log in"), "web page", PAGE),
     "6 LFS pointer": (text(LFS), "Git LFS pointer", "git lfs pull"),
-    "78 annex pointer": (text(ANNEX), "is a git-annex pointer", "run 'datalad get "),
-    "78 annex link as text": (text(LINK), "is a git-annex pointer", "run 'datalad get "),
+    "78 annex pointer": (text(ANNEX), "is a git-annex pointer", "run datalad get "),
+    "78 annex link as text": (text(LINK), "is a git-annex pointer", "run datalad get "),
     "78 other text": (text('{"error": "no"}'), "holds text ('{", "fetch the image itself"),
     "79 DICOM": (raw(DICOM), "is a DICOM file", DCM2NIIX),
     "79 zip": (raw(b"PK\x03\x04" + bytes(99)), "is a zip archive", "unpack it"),
@@ -181,7 +182,7 @@ def test_other_file(refused, pixels, tmp_path, fault):
 @pytest.mark.case(78)
 @pytest.mark.parametrize(
     ("target", "reason", "fix"),
-    [(LINK, "is a git-annex link whose content was not fetched", "run 'datalad get "),
+    [(LINK, "is a git-annex link whose content was not fetched", "run datalad get "),
      ("gone.nii.gz", "is a link to a missing file (gone.nii.gz)", "repair the link")],
 )  # fmt: skip
 def test_link_to_nothing(refused, scan, tmp_path, target, reason, fix):
@@ -190,6 +191,9 @@ def test_link_to_nothing(refused, scan, tmp_path, target, reason, fix):
     refused(reason, fix)
     tiny_scan(tmp_path / "other.nii.gz")
     assert any(reason in each for each in survey(tmp_path).left_out.values())
+    spaced = tmp_path / "my (study).nii.gz"
+    spaced.symlink_to(target)
+    assert target != LINK or f"datalad get '{spaced}' or" in why_absent(spaced)[1]
 
 
 @pytest.mark.case(79)

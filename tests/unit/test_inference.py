@@ -286,8 +286,13 @@ def test_slices_are_cut_to_the_brain_unless_structures_reach_beyond(protocol, st
     whole = segment(bundle, image, grid.affine, record_grid(record))
     assert {shape[2:] for shape in seen} == {(128, 128)}
     seen.clear()
-    found = segment(replace(bundle, windowed=True), image, grid.affine, record_grid(record))
+    done = []
+    found = segment(
+        replace(bundle, windowed=True), image, grid.affine, record_grid(record),
+        progress=lambda slices, count: done.append(slices / count),
+    )  # fmt: skip
     np.testing.assert_array_equal(found.labels, whole.labels)
+    assert done.count(1) == (1 if stripped else 2) and done[-1] == 1  # once for each window
     np.testing.assert_array_equal(found.statistics.voxels, whole.statistics.voxels)
     assert (max(max(shape[2:]) for shape in seen) < 128) == stripped
     assert ("reach the edge" in caplog.text) != stripped

@@ -65,9 +65,11 @@ DATA_SETS = {
             "sub-04_run-2", "sub-05_acq-a.b", "sub-05_visit-2",
             *(f"sub-{n}_run-1" for n in MAPS)]),
          *MAPS.values(), RUN_2, "sub-01/ses-c/func/bold.nii.gz",
-         bids("sub-02", "T2w.nii.gz"), bids("sub-03", "T2w.nii.gz"), *OURS],
+         bids("sub-02", "T2w.nii.gz"), bids("sub-03", "T2w.nii.gz"), *OURS,
+         bids("sub-06", "T1w.NII.GZ")],
         own("sub-01_ses-a", "sub-01_ses-b", "sub-02", "sub-04_acq-b_ce-gad_run-1", "sub-04_run-1")
         | {"sub-04_run-2": (bids("sub-04_run-2"), RUN_2)}
+        | {"sub-06": (bids("sub-06", "T1w.NII.GZ"),)}
         | {"sub-05_acq-ab": (bids("sub-05_acq-a.b"),),
            "sub-05_ses-visit2": (bids("sub-05_visit-2"),)}
         | {f"sub-{n}_run-1": (bids(f"sub-{n}_run-1"), *[MAPS[n]][: n < 4]) for n in MAPS},

@@ -144,6 +144,9 @@ def test_command_writes_three_tables_or_none(tmp_path, demo_dseg, protocol):
     confusion = pd.read_csv(tmp_path / "sub-1_confusion.tsv", sep="\t")
     assert confusion["voxels"].sum() == labels.size
     assert (confusion["reference"] == confusion["prediction"]).all()
+    aseg = save(tmp_path / "aseg.nii.gz", demo_dseg.data[::2, ::2, ::2])  # FreeSurfer's numbers
+    evaluate_files(tmp_path / "aseg", reference, aseg, "--label-convention", "freesurfer")
+    assert (pd.read_csv(tmp_path / "aseg/sub-1.tsv", sep="\t")["dice"] == 1).sum() == 27
     away = np.diag([2, 2, 2, 1.0])
     away[0, 3] = 5
     moved = save(tmp_path / "moved.nii.gz", labels, away)

@@ -1,12 +1,14 @@
 """Change within participants: which visits are compared, over which time, in which per cent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from made_up_results import made_up_results, written
 from quicknat.cohort.sheet import Scan
-from quicknat.report.inputs import NO_TIMES
+from quicknat.report.inputs import NO_TIMES, session_tables
 from quicknat.report.repeated import change_content, changes, read_times, visits
 from quicknat.report.structures import structures
 
@@ -28,7 +30,7 @@ def volumes(protocol, sizes):
 def times(text, tmp_path):
     path = tmp_path / "sessions.tsv"
     path.write_text(text)
-    return read_times([path])
+    return read_times({path: []})
 
 
 def test_change_is_per_cent_of_the_first_visit_and_per_year_where_ages_are_known(
@@ -103,8 +105,21 @@ def test_ids_are_matched_as_those_of_participants_are(tmp_path):
         "participant_id\tsession_id\tage\n1\t1\t70\n002_S_0413\tses-m12\t71\n3\tA\t72\n"
     )
     scans = [scan("01", "01"), scan("01", "02"), scan("002S0413", "m12"), scan("3", "a")]
-    found = read_times([path], scans)["age"]
+    found = read_times({path: scans})["age"]
     assert found.to_dict() == {("01", "01"): 70, ("002S0413", "m12"): 71, ("3", "a"): 72}
+
+
+def test_times_in_the_folders_of_a_bids_data_set_are_read_unless_others_are_given(tmp_path):
+    (tmp_path / "bids/sub-01/ses-a/anat").mkdir(parents=True)
+    own, given = tmp_path / "bids/sub-01/sub-01_sessions.tsv", tmp_path / "sessions.tsv"
+    own.write_text("session_id\tage\nses-a\t64.2\nses-b\t66.2\n")
+    given.write_text("participant_id\tsession_id\tage\nrenamed\tb\t67\n")
+    image = "bids/sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"
+    scans = [replace(scan("renamed", visit), image=image) for visit in ("a", "b", "")]
+    tables = session_tables([*scans, scan("2", "a")], tmp_path / "cohort.tsv")
+    assert tables == {own: scans[:2]}
+    found = read_times({given: scans} | tables)["age"]
+    assert found.to_dict() == {("renamed", "a"): 64.2, ("renamed", "b"): 67}
 
 
 def test_dots_lead_to_last_scans_with_a_page_only(protocol):

@@ -121,11 +121,11 @@ def test_scans_can_be_selected_by_participant_and_session(tmp_path, command):
 @pytest.mark.parametrize("again", [[], ["--add"]])
 def test_scans_rated_fail_are_excluded_in_a_new_sheet_and_in_an_old_one(tmp_path, command, again):
     root = tree(tmp_path / "data", "a.nii.gz", "b.nii.gz")
-    (tmp_path / "r.tsv").write_text("scan\trating\nsub-a\tfail\n")
+    (tmp_path / "r.tsv").write_text("scan\trating\nsub-a\tfail\nsub-c\tfail\n")
     if again:
         command(root)
-    done, _ = command(root, *again, "--exclude", tmp_path / "r.tsv")
-    assert done.exit_code == 0, done.output
+    done, said = command(root, *again, "--exclude", tmp_path / "r.tsv")
+    assert done.exit_code == 0 and "not in the sheet: sub-c" in said
     assert [scan.id for scan in read_sheet(tmp_path / "cohort.tsv")] == ["sub-b"]
     assert "\texclude" in (tmp_path / "cohort.tsv").read_text()
 

@@ -4,7 +4,7 @@
 #           results/report/{scan}.html          each segmented scan, except for those of chunks
 #           results/report/{figures,volumes,assets}/
 from quicknat.package_data import SCORE_FIGURES
-from quicknat.report.inputs import ENDS
+from quicknat.report.inputs import ENDS, session_tables
 
 
 report: f"{TEMPLATES}/workflow.rst"
@@ -120,10 +120,11 @@ rule report:
         # contents of files instead of paths, so that they can be moved
         sheet=untracked(PATHS.sheet),
         options=untracked(REPORT_OPTIONS),
-        contents=[
+        contents=lambda wildcards: [
             RUN.label_table_digest,
             *map(file_digest, sorted(path for path in TEMPLATES.rglob("*") if path.is_file())),
             *map(file_digest, COHORT_FILES.values()),
+            *map(file_digest, session_tables(PLAN.scans.values(), PATHS.sheet)),
         ],
         interactive=config["report"]["interactive"],
         title=Path(PATHS.sheet).stem,

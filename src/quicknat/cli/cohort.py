@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -133,8 +134,11 @@ def sheet(
         scans = read_sheet(output)
         log.info("  %-8s  %d of %d that %s rates as fail", "exclude", len(excluded), len(failed),
                  exclude)  # fmt: skip
+        if absent := [name for name in failed if name not in excluded]:
+            log.warning("  not in the sheet: %s", ", ".join(absent))
     _summarize(rows, scans, output)
-    log.info("%d left out; wrote %s; next: quicknat check %s", len(found.left_out), output, output)
+    command = f"quicknat check {shlex.quote(str(output))}"
+    log.info("%d left out; wrote %s; next: %s", len(found.left_out), output, command)
 
 
 def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None:
@@ -169,7 +173,8 @@ def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None
     if splits["train"] and not splits["test"]:
         log.info("  no test scan: there will be no scores; see 'split'")
     if not splits["train"] and splits["segment"] + splits["test"]:
-        log.info("  no training scan: use a bundled model, --config sheet=%s model=1mm", sheet)
+        setting = shlex.quote(f"sheet={sheet}")
+        log.info("  no training scan: use a bundled model, --config %s model=1mm", setting)
 
 
 @app.command()

@@ -22,12 +22,19 @@ ViewMap = Annotated[
 @app.command(rich_help_panel=STEPS)
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="…_desc-quicknat_dseg.nii.gz of 'segment'.")],
-    reference: Annotated[Path, typer.Argument(help="Reference classes on the same grid.")],
+    reference: Annotated[Path, typer.Argument(help="Reference label map on the same grid.")],
     name: Annotated[str, typer.Option(help="Subject, sub-X.")],
     output: Annotated[
         Path, typer.Option(help="Table to write; …_views.tsv and …_confusion.tsv go beside it.")
     ],
     protocol: ProtocolFile = QUICKNAT28,
+    label_convention: Annotated[
+        str,
+        typer.Option(
+            help="Numbers in the reference: freesurfer or neuromorphometrics; by default those of "
+            "the label table."
+        ),
+    ] = "",
     coronal: ViewMap = None,
     axial: ViewMap = None,
     sagittal: ViewMap = None,
@@ -36,7 +43,8 @@ def evaluate(
 ) -> None:
     """Compare a segmentation with a reference: Dice, IoU, HD95, volumes; confused structures.
 
-    Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv`
+    Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv`; for
+    `aseg.mgz` as the reference: `--label-convention freesurfer`
     """
     import torch
 
@@ -58,7 +66,11 @@ def evaluate(
         require_same_grid(volume.path, volume, theirs)
     last = len(table.names) - 1
     maps = {view: as_bytes(volume, last) for view, volume in views.items()}
-    found, truth = as_bytes(ours, last), as_bytes(theirs, last)
+    found = as_bytes(ours, last)
+    if label_convention:
+        truth = table.remap(theirs.data, label_convention, reference)
+    else:
+        truth = as_bytes(theirs, last)
     pairs = count_pairs(found, truth, len(table.names), name)
     tables = {
         "": compare(found, truth, ours.affine, table, name),

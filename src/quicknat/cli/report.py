@@ -170,7 +170,13 @@ def report(
     from quicknat.cohort.sheet import read_sheet
     from quicknat.failures import read_failed
     from quicknat.images.labels import Protocol
-    from quicknat.report.inputs import ReportInputs, complete_chunks, complete_scans, read_note
+    from quicknat.report.inputs import (
+        ReportInputs,
+        complete_chunks,
+        complete_scans,
+        read_note,
+        session_tables,
+    )
     from quicknat.report.pages import write_report
     from quicknat.report.repeated import read_times
 
@@ -184,6 +190,8 @@ def report(
         tested = {scan.id for scan in scans if scan.split == "test"}
         shown = complete_scans(results, shown, tested)
         chunks = complete_chunks(results, chunk or ())
+    tables = {path: scans for path in (sessions, participants) if path}
+    tables |= session_tables(scans, sheet)
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
         note=read_note(note) if note else "",
@@ -199,7 +207,7 @@ def report(
             if participants
             else pd.DataFrame()
         ),
-        times=read_times([path for path in (sessions, participants) if path], scans),
+        times=read_times(tables),
         given=given_model.name if given_model else "",
         interactive=interactive,
     )

@@ -34,7 +34,7 @@ IMAGE = r"\.(?:nii|nii\.gz|mg[zh])"
 LABELS = "dseg|seg|labels?|aseg|synthseg"  # suffixes of label maps
 BIDS_FOLDER = re.compile(r"(sub-[^/]+/(?:ses-[^/]+/)?)")
 BIDS_IMAGE = re.compile(
-    r"(derivatives/[^/]+/)?sub-[^/]+/(?:ses-[^/]+/)?anat/(sub-[^/]*)_(T1w|dseg)\.nii(?:\.gz)?"
+    r"(derivatives/[^/]+/)?sub-[^/]+/(?:ses-[^/]+/)?anat/(sub-[^/]*)_(T1w|dseg)\.(?i:nii(?:\.gz)?)"
 )
 OURS = re.compile("_desc-(quicknat|coronal|axial|sagittal|auto)_")
 FMRIPREP_ASEG = re.compile("_desc-(aseg|aparcaseg)_")

@@ -14,10 +14,11 @@ import pandas as pd
 
 from quicknat.errors import InputError
 from quicknat.images.volumes import whole_numbers
+from quicknat.package_data import LABEL_TABLES
 
 CONVENTIONS = ("freesurfer", "neuromorphometrics")
 COLUMNS = ["index", "name", "abbreviation", "color", *CONVENTIONS, "partner", "sagittal"]
-EXAMPLE = "compare it with src/quicknat/data/labels/quicknat28.tsv"
+EXAMPLE = f"compare it with {LABEL_TABLES['quicknat28']}"
 MAX_CLASSES = 256  # label maps are stored in bytes
 
 # structures that our networks may segment, from FreeSurfer 7's FreeSurferColorLUT.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from quicknat.errors import InputError
 
 START = 512  # bytes to look at
 ANNEX = "annex/objects/"
-FETCH = "run 'datalad get {0}' or 'git annex get {0}'"
 DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 TO_NIFTI = "convert it to NIfTI with dcm2niix (dcm2niix -z y -o OUTPUT FOLDER)"
 # first bytes -> what they are, what to do
@@ -45,6 +45,12 @@ def require_not_dicom(folder: Path) -> None:
             raise InputError(folder, f"holds DICOM files ({path.name})", TO_NIFTI)
 
 
+def _fetch(path: Path) -> str:
+    """Return the commands that fetch a file's content."""
+    name = shlex.quote(str(path))
+    return f"run datalad get {name} or git annex get {name}"
+
+
 def why_absent(path: Path) -> tuple[str, str]:
     """Return why a path is no file, and what to do about it."""
     try:
@@ -52,7 +58,7 @@ def why_absent(path: Path) -> tuple[str, str]:
     except (OSError, ValueError):  # no link
         return "no such file", "check the path"
     if ANNEX in target:
-        return "is a git-annex link whose content was not fetched", FETCH.format(path)
+        return "is a git-annex link whose content was not fetched", _fetch(path)
     return f"is a link to a missing file ({target})", "fetch that file, or repair the link"
 
 
@@ -72,7 +78,7 @@ def require_image(path: Path) -> bytes:
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise InputError(path, "is a web page, not an image", "fetch the file itself")
     if ANNEX.encode() in start and b"\0" not in start:
-        raise InputError(path, "is a git-annex pointer, not an image", FETCH.format(path))
+        raise InputError(path, "is a git-annex pointer, not an image", _fetch(path))
     for magic, (problem, fix) in FORMATS.items():
         if start.startswith(magic):
             raise InputError(path, problem, fix)

@@ -125,6 +125,7 @@ def export_onnx(bundle: Bundle, licence: str, folder: Path) -> None:
     """
     sides = [bundle.slice_size] * 2
     for view, part in bundle.networks.items():
+        log.info("exporting the network of the %s view", view)
         program: Any = torch.onnx.export(
             Probabilities(part).eval(),
             (torch.zeros(2, part.settings.slices, *sides),),

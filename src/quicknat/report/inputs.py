@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -124,6 +125,21 @@ def read_note(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         problem = f"cannot be read as text ({error})"
         raise InputError(path, problem, "save it as text in UTF-8") from error
+
+
+def session_tables(scans: Iterable[Scan], sheet: str | Path) -> dict[Path, list[Scan]]:
+    """Return the tables of sessions in the subjects' BIDS folders, each with its scans.
+
+    That of ``sub-01/ses-1/anat/…`` is ``sub-01/sub-01_sessions.tsv``; paths are relative to the
+    sheet.
+    """
+    found: dict[Path, list[Scan]] = defaultdict(list)
+    for scan in scans:
+        folders = Path(sheet).parent.joinpath(scan.image).parents if scan.session else ()
+        for folder in folders:
+            if folder.name.startswith("sub-"):
+                found[folder / f"{folder.name}_sessions.tsv"].append(scan)
+    return {path: those for path, those in found.items() if path.is_file()}
 
 
 def complete_scans(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,15 @@ MOST_LINES = 500  # of a panel
 UNKNOWN = ("", "n/a", "na", "nan", "null", "none")
 
 
-def read_times(paths: Sequence[Path], scans: Sequence[Scan] = ()) -> pd.DataFrame:
-    """Read when sessions were, from tables with a row per participant and session.
+def read_times(tables: Mapping[Path, Sequence[Scan]]) -> pd.DataFrame:
+    """Read when sessions were, from tables with a row per session.
 
     Args:
-        paths: BIDS ``sessions.tsv`` or ``participants.tsv`` with ``participant_id``,
-            ``session_id`` and ``age`` (years) or ``acq_time`` (ISO 8601); those without are
-            ignored.
-        scans: of the sheet, whose spelling of subjects and sessions the ids get, as in
-            :func:`quicknat.cohort.participants.read_participants`.
+        tables: each with the scans whose spelling of subjects and sessions its ids get, as in
+            :func:`quicknat.cohort.participants.read_participants`. They are BIDS ``sessions.tsv``
+            or ``participants.tsv`` with ``participant_id``, ``session_id`` and ``age`` (years) or
+            ``acq_time`` (ISO 8601), or those of :func:`quicknat.report.inputs.session_tables`;
+            others are ignored. The first that knows a time counts.
 
     Returns:
         ``age`` and ``date``, both in years, by (subject, session); NaN where unknown, or where a
@@ -47,8 +47,10 @@ def read_times(paths: Sequence[Path], scans: Sequence[Scan] = ()) -> pd.DataFram
         InputError: a file cannot be read.
     """
     parts = [NO_TIMES]
-    for path in paths:
+    for path, scans in tables.items():
         table = read_cells(path)
+        if path.name.startswith("sub-"):
+            table["participant_id"] = scans[0].subject
         if not {"participant_id", "session_id"} <= set(table):
             continue
         people = [name_parts(person.strip())[0] for person in table["participant_id"]]

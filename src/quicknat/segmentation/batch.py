@@ -213,8 +213,8 @@ def segment_all(
 
         def progress(done: int, count: int) -> None:
             nonlocal shown
-            shown += done / count
-            bar.update(done / count)
+            bar.update(done / count - shown)
+            shown = done / count
 
         try:
             if not overwrite and is_done(task, bundle, output, own):

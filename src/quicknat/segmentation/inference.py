@@ -189,7 +189,8 @@ def segment(
         samples: Monte-Carlo dropout samples, instead of the bundle's test-time augmentation; 0 to
             segment without dropout.
         views: return each view's own labels too.
-        progress: called with the number of slices just done and that of all passes.
+        progress: called with the number of slices done and that of all passes; it starts again
+            where a scan is segmented a second time.
 
     Raises:
         InputError: samples of networks that were trained without dropout.
@@ -235,7 +236,7 @@ def _segment(
     if brain and _reaches_edge(most_probable, brain, bundle.spacing_mm):
         log.info("structures reach the edge of the box around the brain: segmenting the whole head")
         found, parts, measures = _networks(
-            bundle, image, affine, head, batch, samples, None, device
+            bundle, image, affine, head, batch, samples, progress, device
         )
     if cavity and (removed := remove_strays(parts, found.views, cavity)):
         log.info("%.1f %% of what was found is scalp, and is removed", 100 * removed)
@@ -288,10 +289,13 @@ def _networks(
     shift = bundle.shift and not samples
     measures: dict[str, np.ndarray] = {}
     window, first = image[box], np.array([part.start for part in box])
+    finished = 0
 
     def of_all_passes(done: int, count: int) -> None:
+        nonlocal finished
+        finished += done
         if progress:
-            progress(done, count * max(samples, 1 + shift))
+            progress(finished, count * max(samples, 1 + shift))
 
     if samples:
         found, measures = sample(bundle, window, samples, batch, of_all_passes, device)
