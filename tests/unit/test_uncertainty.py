@@ -6,6 +6,7 @@ import torch
 
 from quicknat.segmentation.uncertainty import (
     normalised_entropy,
+    split_sides,
     structure_uncertainty,
     view_agreement,
 )
@@ -14,9 +15,51 @@ from quicknat.segmentation.uncertainty import (
 def test_entropy_is_zero_when_sure_and_one_when_even():
     sure = torch.zeros(4, 2, 2, 2)
     sure[0] = 1
-    assert normalised_entropy(sure).max() < 1e-6
+    unpaired = np.arange(4)
+    assert normalised_entropy(sure, unpaired).max() < 1e-6
     even = torch.full((4, 2, 2, 2), 0.25)
-    torch.testing.assert_close(normalised_entropy(even), torch.ones(2, 2, 2))
+    torch.testing.assert_close(normalised_entropy(even, unpaired), torch.ones(2, 2, 2))
+
+
+def aggregated(coronal: list[float], axial: list[float], sagittal: list[float]) -> torch.Tensor:
+    """Aggregate one voxel's probabilities as views.aggregate does.
+
+    Classes: background, one structure's two sides, another's, a midline one; the sagittal network
+    has background, both structures, and the midline one.
+    """
+    both = torch.tensor(sagittal)[[0, 1, 1, 2, 2, 3]]
+    total = 0.4 * torch.tensor(coronal) + 0.4 * torch.tensor(axial) + 0.2 * both
+    return total.view(6, 1, 1, 1)
+
+
+SWAPPED = np.array([0, 2, 1, 4, 3, 5])
+
+
+@pytest.mark.parametrize(
+    ("coronal", "axial", "sagittal", "expected"),
+    [
+        # all are sure that it is the left structure: so is the result
+        ([0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0, 0, 0]),
+        # sure of the structure, 3 to 1 for its left side
+        ([0, 0.8, 0.2, 0, 0, 0], [0, 0.7, 0.3, 0, 0, 0], [0, 1, 0, 0], [0, 0.75, 0.25, 0, 0, 0]),
+        # two structures of the left side, and two midline classes
+        (
+            [0.25, 0.5, 0, 0.25, 0, 0], [0, 0.5, 0, 0.5, 0, 0], [0, 0.5, 0.25, 0.25],
+            [0.1, 0.5, 0, 0.35, 0, 0.05],
+        ),
+        # only the sagittal network finds it
+        ([1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0, 1, 0, 0], [0.8, 0.1, 0.1, 0, 0, 0]),
+    ],
+)  # fmt: skip
+def test_sides_share_what_the_sagittal_view_gives_to_both(coronal, axial, sagittal, expected):
+    found = split_sides(aggregated(coronal, axial, sagittal), torch.from_numpy(SWAPPED))
+    wanted = torch.tensor(expected, dtype=torch.float32)
+    torch.testing.assert_close(found.flatten(), wanted, atol=1e-6, rtol=0)
+
+
+def test_entropy_is_zero_where_all_views_are_sure_of_a_structure_with_two_sides():
+    sure = aggregated([0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 1, 0, 0])
+    assert normalised_entropy(sure, SWAPPED).max() < 1e-6
 
 
 def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{remaining}]"
 # how versions segmented that did not record it
-EARLIER = {"convolutions": "plain", "label_convention": "", "scalp": "kept"}
+EARLIER = {"convolutions": "plain", "label_convention": "", "scalp": "kept", "entropy": "twice"}
 WORKERS = 4  # beside a GPU: one waits for it, the others read and write
 DONE_BEFORE = "done before with this model"
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
@@ -87,7 +87,7 @@ def _source(task: Task, options: Options) -> tuple[str, str]:
 
 
 def how(bundle: Bundle, options: Options) -> dict:
-    """Return what else the labels depend on, for the provenance."""
+    """Return what else labels and uncertainty depend on, for the provenance."""
     return {
         "quicknat": quicknat.__version__,
         "precision": str(bundle.networks["coronal"].bottleneck.convs[0].weight.dtype),
@@ -96,6 +96,7 @@ def how(bundle: Bundle, options: Options) -> dict:
         "orientation": options.orientation,
         "label_convention": options.label_convention,
         "scalp": "removed",
+        "entropy": "sides split",  # see split_sides
     }
 
 

@@ -243,7 +243,7 @@ def _segment(
     most_probable = _labels(found, image.shape)
     times.append(_now(device))
     classes, box_affine = found.probabilities.argmax(dim=0), parts[0][1]
-    entropy = normalised_entropy(found.probabilities)
+    entropy = normalised_entropy(found.probabilities, protocol.swapped)
     measures |= {
         "uncertainty": mean_per_class(entropy, classes, len(protocol.names)),
         "view_agreement": view_agreement(found.views, classes, protocol),

@@ -10,12 +10,41 @@ import torch
 from quicknat.images.labels import Protocol
 
 
-def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
-    """Return the entropy over the first axis as a fraction of the largest possible, 0 … 1."""
+def split_sides(probabilities: torch.Tensor, swapped: torch.Tensor) -> torch.Tensor:
+    """Return aggregated probabilities that add up to 1.
+
+    The sagittal network does not tell left from right: :func:`quicknat.model.views.aggregate` adds
+    what it gives to a pair of structures to both, so the sum over classes exceeds 1 by all that was
+    added twice. Here both share it, in proportion to what the other views give them. Of several
+    pairs at one voxel, each was given at most the lesser of its two sides; the excess is divided
+    among them in proportion to that.
+
+    Args:
+        probabilities: (C, …), of three views whose weights add up to 1.
+        swapped: of the protocol, int64 (C,).
+    """
+    paired = (swapped != torch.arange(len(swapped), device=swapped.device)).float()
+    lesser = torch.minimum(probabilities, probabilities[swapped])
+    lesser *= paired.view(-1, *[1] * (probabilities.ndim - 1))
+    twice = 2 * (probabilities.sum(dim=0) - 1)  # both sides' part of the excess
+    sagittal = lesser * (twice / lesser.sum(dim=0).clamp(min=1e-6)).clamp(0, 1)
+    others = probabilities - sagittal
+    both = others + others[swapped]
+    return others + sagittal * torch.where(both > 0, others / both, 0.5)
+
+
+def normalised_entropy(probabilities: torch.Tensor, swapped: np.ndarray) -> torch.Tensor:
+    """Return the entropy over the first axis as a fraction of the largest possible, 0 … 1.
+
+    Args:
+        probabilities: aggregated, (C, X, Y, Z).
+        swapped: of the protocol, see :func:`split_sides`.
+    """
     result = torch.zeros(probabilities.shape[1:], device=probabilities.device)
+    other = torch.from_numpy(swapped).to(probabilities.device)
     # in slabs, or it would need several times the memory of the probabilities
-    for slab, entropy in zip(probabilities.split(16, dim=1), result.split(16), strict=True):
-        fractions = slab / slab.sum(dim=0, keepdim=True).clamp(min=1e-6)
+    for slab, entropy in zip(probabilities.split(8, dim=1), result.split(8), strict=True):
+        fractions = split_sides(slab, other)
         entropy.copy_(torch.special.entr(fractions).sum(dim=0) / np.log(len(fractions)))
     return result
 
