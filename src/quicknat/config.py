@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ConfigDict, Field
 
 from quicknat.errors import InputError
 from quicknat.old_settings import current_settings
 from quicknat.reruns import stable_path
-from quicknat.schema import dotted, shown, unknown_key
+from quicknat.validation import Checked, checked
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +20,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(multiple_of=16)]
 
 
-class Settings(BaseModel):
-    """A section; unknown keys, NaN, and 256.0 for an integer are errors."""
+class Settings(Checked):
+    """A section; unknown keys are errors."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )  # fmt: skip
+    model_config = ConfigDict(extra="forbid")
 
     @classmethod
     def read(
@@ -49,21 +45,7 @@ class Settings(BaseModel):
         """
         if not isinstance(values, Mapping):  # an empty YAML file, for example
             raise InputError(where, "is not a mapping of settings", "write 'key: value' lines")
-        try:
-            return cls.model_validate(current_settings(values, where, notify))
-        except ValidationError as found:
-            errors = found.errors(include_url=False)
-        unknown = ("extra_forbidden", "invalid_key")  # before "missing": a misspelt key gives both
-        error = min(errors, key=lambda e: (len(e["loc"]), e["type"] not in unknown))
-        path = error["loc"]
-        if error["type"] in unknown:
-            section = section_model(cls.model_fields[str(path[0])]) if path[1:] else cls
-            raise InputError(where, *unknown_key(path, list((section or cls).model_fields)))
-        if error["type"] == "missing":
-            raise InputError(where, f"'{dotted(path)}' is missing", "add it")
-        # "Input should be greater than …"
-        rule = error["msg"].split(" or instance of")[0].partition(" should ")[2]
-        raise InputError(where, f"'{dotted(path)}' is {shown(error['input'])}", f"must {rule}")
+        return checked(cls, current_settings(values, where, notify), where)
 
 
 class Conform(Settings):
@@ -89,7 +71,7 @@ class AutoLabels(Settings):
     majority vote (minutes); recon-all (hours), synthseg (minutes): FreeSurfer, which must be on
     PATH; samseg: in an environment of its own (10 to 25 minutes); precomputed: do not label, the
     sheet must list labels for every scan."""
-    atlases: list[str] = []
+    atlases: list[str] = Field([])
     """atlas: labelled training scans (sub-X) to register to each unlabelled scan."""
     license: str = ""
     """recon-all, synthseg: FreeSurfer's license.txt; empty: $FS_LICENSE or $FREESURFER_HOME."""
@@ -268,9 +250,3 @@ def check_consistency(config: Config) -> None:
     total = weights.axial + weights.coronal + weights.sagittal
     if abs(total - 1) > 1e-6:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
-
-
-def section_model(field: FieldInfo) -> type[Settings] | None:
-    """Return the model of a section; None for a single setting."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quicknat.errors import InputError
-from quicknat.schema import dotted, shown
+from quicknat.validation import dotted, shown
 
 RENAMED = {"dice_over": "dice_reduction", "mirror": "flip", "step_epochs": "lr_step_epochs"}
 VALUES = {

@@ -212,8 +212,8 @@ def check(
             verdicts, _ = check_cohort(paths, protocol, cache, threads)
         else:
             scans = [
-                Scan(name.removeprefix("sub-"), str(path), "", orientation=orientation)
-                for name, path in find_images(what)
+                Scan(subject=name[4:], image=str(path), split="", orientation=orientation)
+                for name, path in find_images(what)  # names are sub-…
             ]
             verdicts = check_scans(scans, CohortPaths("", {}, str(raw)), None, cache, threads)
     typer.echo(printable(as_text(verdicts)))

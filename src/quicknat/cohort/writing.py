@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,6 @@ import pandas as pd
 from quicknat.cohort.sheet import LOCAL, Scan, current_names, read_cells, read_sheet
 from quicknat.errors import InputError, notice
 from quicknat.files import written_whole
-from quicknat.schema import load_schema
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def resolve(scans: Sequence[Scan], split: str = "", convention: str = "") -> lis
 
 def _cells(scans: Sequence[Scan], sheet: Path) -> pd.DataFrame:
     """Return rows of a sheet as text; paths below its folder become relative."""
-    columns = list(load_schema("sheet")["properties"])
+    columns = [field.name for field in fields(Scan)]
     if not any(scan.entities for scan in scans):  # most data sets have none
         columns.remove("entities")
     table = pd.DataFrame(map(asdict, scans), columns=columns)
@@ -90,9 +89,8 @@ def _scan(line: str, columns: Sequence[str]) -> Scan:
     """Return name and image of the scan in a sheet's line, which may be commented out."""
     cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
     row = dict(zip(columns, cells, strict=False))  # editors strip trailing tabs
-    return Scan.of_row(
-        {key: row.get(key, "") for key in ("subject", "session", "entities", "image")}
-    )
+    known = {key: row.get(key, "") for key in ("subject", "session", "entities", "image")}
+    return Scan(**known, split="")
 
 
 def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], int]:
