@@ -26,7 +26,7 @@ RENAMED = {"use": "split", "person": "participant", "protocol": "label_conventio
 
 def _one_of(words: str) -> Any:
     return Field(
-        pattern=f"^({words.replace(' ', '|')})$", json_schema_extra={"enum": words.split()}
+        pattern=f"^({words.replace(' ', '|')})$", json_schema_extra={"enum": [*words.split()]}
     )
 
 
