@@ -9,7 +9,7 @@
 # `download` is a local rule: on a cluster it runs where snakemake runs, since compute nodes often have
 # no internet. A broken transfer leaves a hidden file, from which it is resumed. Without any internet:
 # QUICKNAT_DOWNLOADS=folder with the archives, QUICKNAT_OFFLINE=1.
-from quicknat.download.transfer import public
+from quicknat.download.fetch import public
 
 ARCHIVES = "|".join(
     name for name, row in PATHS.sources.items() if row.kind not in ("local", "demo")

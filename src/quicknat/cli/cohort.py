@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -31,8 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOURCES = Path("workflow/sources.tsv")
-Layout = StrEnum("Layout", "oasis1 ixi bids fastsurfer freesurfer synthseg plain folders")
-Split = StrEnum("Split", "auto pretrain train val test segment")
+Layout = Literal[
+    "oasis1", "ixi", "bids", "fastsurfer", "freesurfer", "synthseg", "plain", "folders"
+]  # fmt: skip
+Split = Literal["auto", "pretrain", "train", "val", "test", "segment"]
 
 
 @app.command()
@@ -147,7 +148,7 @@ def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None
 
     splits = Counter(scan.split for scan in scans)
     automatic = any(row.split == "auto" for row in rows)
-    for name in Split:
+    for name in get_args(Split):
         if splits[name]:
             by_hash = automatic and name in ("train", "val", "test")
             log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if by_hash else "")

@@ -145,7 +145,7 @@ def synthesize(
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     protocol: ProtocolFile = QUICKNAT28,
     label_convention: Convention = "freesurfer",
-    view: Annotated[View, typer.Option(help="Plane of the slices.")] = View.coronal,
+    view: Annotated[View, typer.Option(help="Plane of the slices.")] = "coronal",
     samples: Annotated[int, typer.Option(min=1, help="Images to synthesize.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     spacing: Spacing = 1.0,
@@ -175,7 +175,7 @@ def synthesize(
         tissues, classes = (crop(data, start, slice_size) for data in (tissues, classes))
         stacks.append(view_stack(tissues, classes, view, table)[0])
         if not len(stacks[-1]):
-            problem = f"no {view.value} slice has enough labelled pixels"
+            problem = f"no {view} slice has enough labelled pixels"
             raise InputError(path, problem, "give a label map of a whole brain")
     with written_whole(output) as (temporary,):
         matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))

@@ -72,9 +72,7 @@ def train(
     chosen = TrainingSettings.read(parsed_json(settings, "--settings"), "--settings")
     table = Protocol.read(protocol)
     present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
-    train_view(
-        view.value, table, training, validating, chosen, output, initial, threads, present, maps
-    )
+    train_view(view, table, training, validating, chosen, output, initial, threads, present, maps)
 
 
 @app.command(rich_help_panel=STEPS)

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from quicknat.cohort.naming import KEPT, scan_name
 from quicknat.errors import InputError, notice
 from quicknat.validation import shown, unknown_key
 
@@ -30,7 +30,7 @@ def _one_of(words: str) -> Any:
     )
 
 
-ENTITY = "(task|acq|ce|rec|run|echo|part|chunk)-[A-Za-z0-9]+"
+ENTITY = f"({KEPT})-[A-Za-z0-9]+"
 Alphanumeric = Annotated[str, Field(pattern="^[A-Za-z0-9]*$")]
 Entities = Annotated[str, Field(pattern=f"^({ENTITY}(_{ENTITY})*)?$")]
 SourceName = Annotated[str, Field(pattern="^[A-Za-z0-9._-]*$")]
@@ -75,8 +75,7 @@ class Scan:
     @property
     def id(self) -> str:
         """BIDS name: ``sub-X[_ses-Y][_acq-…][_run-…]``."""
-        session = f"_ses-{self.session}" if self.session else ""
-        return f"sub-{self.subject}{session}" + (f"_{self.entities}" if self.entities else "")
+        return scan_name(self.subject, self.session, self.entities)
 
 
 @with_config(ConfigDict(use_attribute_docstrings=True))
@@ -181,17 +180,21 @@ def read_cells(path: str | Path) -> pd.DataFrame:
     return table[table.ne("").any(axis=1)]  # spreadsheets save empty rows
 
 
-def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
-    """Replace old names of a sheet's columns, with a notice; refuse a column under both names."""
-    old = [name for name in columns if name in RENAMED]
+def read_rows(path: str | Path) -> pd.DataFrame:
+    """Read a sheet as text, see :func:`read_cells`; columns get their current names.
+
+    Log a notice of old names. Raises :class:`InputError`, also for a column under both names.
+    """
+    table = read_cells(path)
+    old = [name for name in table.columns if name in RENAMED]
     for name in old:
-        if RENAMED[name] in columns:
+        if RENAMED[name] in table.columns:
             problem = f"has the column '{RENAMED[name]}' and also '{name}', its old name"
             raise InputError(path, problem, f"remove '{name}'")
     if old:
         now = ", ".join(f"'{name}' is now '{RENAMED[name]}'" for name in old)
         notice(f"{path}: columns were renamed: {now}; the old names are still read")
-    return [RENAMED.get(name, name) for name in columns]
+    return table.rename(columns=RENAMED)
 
 
 def _examine_rows(
@@ -204,14 +207,19 @@ def _examine_rows(
         errors in the header).
     """
     schema = kind.json_schema()
-    rules = schema["properties"]
-    unknown = [column for column in table.columns if column not in rules]
-    absent = [key for key in schema["required"] if key not in table.columns]
-    header = [InputError(path, *unknown_key([column], list(rules))) for column in unknown]
+    rules, rows = schema["properties"], []
+    known = [column for column in table.columns if column in rules]
+    absent = [key for key in schema["required"] if key not in known]
+    header = [
+        InputError(path, *unknown_key([column], list(rules)))
+        for column in table.columns if column not in rules
+    ]  # fmt: skip
     header += [InputError(path, f"'{key}' is missing", "add it") for key in absent]
-    rows: list[Any] = []
     faults: list[tuple[InputError, dict[str, str]]] = [(error, {}) for error in header]
-    for index, row in table.drop(columns=unknown).to_dict("index").items() if not absent else ():
+    if absent:
+        return [], faults
+    for index, *cells in table[known].itertuples(name=None):
+        row = dict(zip(known, cells, strict=True))
         try:
             rows.append(kind.validate_python(row))
         except ValidationError as invalid:
@@ -248,15 +256,13 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
     """Read a sheet, replace ``split: auto``, and collect all its faults.
 
     `auto` is what ``auto`` stands for; "" for a split by :func:`auto_split`. Raises
-    :class:`InputError` as :func:`read_cells` does.
+    :class:`InputError` as :func:`read_rows` does.
 
     Returns:
         The scans of all valid rows, sorted by name, without ``split: exclude``; and the errors in
         the order in which they were found.
     """
-    table = read_cells(path)
-    table.columns = current_names(list(table.columns), path)
-    rows, wrong = _examine_rows(table, SCANS, path)
+    rows, wrong = _examine_rows(read_rows(path), SCANS, path)
     faults = [Fault(error, Scan(**row) if row else None) for error, row in wrong]
     scans: list[Scan] = []
     names: set[str] = set()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from quicknat.cohort.sheet import LOCAL, Scan, current_names, read_cells, read_sheet
+from quicknat.cohort.sheet import LOCAL, Scan, read_cells, read_rows, read_sheet
 from quicknat.errors import InputError, notice
 from quicknat.files import written_whole
 
@@ -104,7 +104,7 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
             invalid.
     """
     sheet = Path(sheet)
-    columns = current_names(list(read_cells(sheet).columns), sheet)
+    columns = list(read_rows(sheet).columns)
     text = sheet.read_bytes().decode()  # keep line ends and byte order mark
     line_end = "\r\n" if "\r\n" in text else "\n"
     there = [_scan(line, columns) for line in text.split("\n")]
@@ -170,7 +170,7 @@ def exclude_in_sheet(sheet: str | Path, names: Collection[str]) -> list[str]:
         InputError: the sheet cannot be read, has no column ``split``, or would have no valid row.
     """
     sheet = Path(sheet)
-    columns = current_names(list(read_cells(sheet).columns), sheet)
+    columns = list(read_rows(sheet).columns)
     if "split" not in columns:
         raise InputError(sheet, "has no column 'split'", "add it")
     lines = sheet.read_bytes().decode().split("\n")  # keep line ends and byte order mark

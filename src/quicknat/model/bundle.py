@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import quicknat
+from quicknat.config import current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.card import ModelCard, filled, model_card
 from quicknat.model.description import Description
-from quicknat.old_settings import current_settings
 from quicknat.package_data import MODELS
 from quicknat.reruns import GRID_FORMAT
 from quicknat.validation import checked
