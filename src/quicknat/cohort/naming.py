@@ -113,7 +113,8 @@ def name_parts(name: str) -> tuple[str, str, str]:
 
 def scan_name(subject: str, session: str, entities: str) -> str:
     """Return the BIDS name ``sub-X[_ses-Y][_acq-…][_run-…]``."""
-    return "_".join(filter(None, [f"sub-{subject}", session and f"ses-{session}", entities]))
+    visit = f"_ses-{session}" if session else ""
+    return f"sub-{subject}{visit}_{entities}" if entities else f"sub-{subject}{visit}"
 
 
 def entities(name: str) -> dict[str, str]:

@@ -227,9 +227,10 @@ def _examine_rows(
             where = f"{path} row {index + 1} ({name})"
             for error in invalid.errors(include_url=False):
                 rule = rules[column := error["loc"][0]]
-                words = f"allowed: {', '.join(rule['enum'])}" if "enum" in rule else ""
+                fix = rule.get("description", "has the wrong format")
+                fix = f"allowed: {', '.join(rule['enum'])}" if "enum" in rule else fix
                 problem = f"'{column}' is {shown(error['input'])}"
-                faults.append((InputError(where, problem, words or rule["description"]), row))
+                faults.append((InputError(where, problem, fix), row))
     return rows, faults
 
 
