@@ -1,4 +1,4 @@
-"""What MkDocs does while it builds: the reference, from code and schemas, links to it, equations.
+"""What MkDocs does while it builds: the reference, from code, links to it, equations.
 
 The pages under ``reference/`` exist in the built site only. Pages link to the files that they are
 made of, so that links work in a checkout too; the build turns these into links to the reference.
@@ -22,10 +22,13 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pydantic import TypeAdapter
 from typer.cli import get_docs_for_click
 
-from quicknat.config import Config, Settings, section_model
-from quicknat.package_data import LABEL_TABLES, model_folder, schema_path
+from quicknat.cohort.sheet import SCANS, SOURCES
+from quicknat.config import Config, Settings
+from quicknat.package_data import LABEL_TABLES, model_folder
+from quicknat.validation import section_model
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / "workflow"
@@ -35,7 +38,7 @@ UNSET = "–"
 REFERENCE = {
     "cli": "src/quicknat/cli",
     "config": "src/quicknat/config.py",
-    "sheet": "src/quicknat/data/schemas/sheet.schema.yaml",
+    "sheet": "src/quicknat/cohort/sheet.py",
     "sources": "workflow/sources.tsv",
     "labels": "src/quicknat/data/labels",
     "results": "results/README.md",
@@ -49,12 +52,12 @@ INLINE = re.compile(r"\$`([^`]+)`\$")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made from code and schemas."""
+    """Add the pages that are made from code."""
     pages = {
         "cli": commands(),
         "config": settings(),
-        "sheet": columns("sheet", "A sheet names the scans."),
-        "sources": columns("sources", "`workflow/sources.tsv` says what can be fetched.")
+        "sheet": columns("Sheet", SCANS, "A sheet names the scans."),
+        "sources": columns("Sources", SOURCES, "`workflow/sources.tsv` says what can be fetched.")
         + sources(),
         "labels": label_tables(),
         "results": (ROOT / "results/README.md").read_text(),
@@ -194,16 +197,16 @@ def setting_rows(section: type[Settings], demo: dict, paper: dict) -> str:
     return table(("key", "may be", "default", "paper", "what"), rows)
 
 
-def columns(name: str, text: str) -> str:
-    """Columns of a table that has a schema."""
-    schema = read_yaml(schema_path(name))
+def columns(title: str, kind: TypeAdapter, text: str) -> str:
+    """Columns of a table whose rows have a model."""
+    schema = kind.json_schema()
     rows = (
         (f"`{column}`", "yes" if column in schema["required"] else "", allowed(rule),
          rule.get("description", ""))
         for column, rule in schema["properties"].items()
     )  # fmt: skip
     heads = ("column", "required", "may be", "what")
-    return f"# {schema['title']}\n\n{text} {schema['description']}\n\n{table(heads, rows)}"
+    return f"# {title}\n\n{text} {schema['description']}\n\n{table(heads, rows)}"
 
 
 def sources() -> str:

@@ -1,19 +1,17 @@
-"""All settings of a run: names, defaults, bounds and descriptions."""
+"""All settings of a run: names, also those of earlier versions, defaults, bounds, descriptions."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ConfigDict, Field
 
 from quicknat.errors import InputError
-from quicknat.old_settings import current_settings
 from quicknat.reruns import stable_path
-from quicknat.schema import dotted, shown, unknown_key
+from quicknat.validation import Checked, checked, dotted, shown
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +19,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(multiple_of=16)]
 
 
-class Settings(BaseModel):
-    """A section; unknown keys, NaN, and 256.0 for an integer are errors."""
+class Settings(Checked):
+    """A section; unknown keys are errors."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )  # fmt: skip
+    model_config = ConfigDict(extra="forbid")
 
     @classmethod
     def read(
@@ -49,21 +44,7 @@ class Settings(BaseModel):
         """
         if not isinstance(values, Mapping):  # an empty YAML file, for example
             raise InputError(where, "is not a mapping of settings", "write 'key: value' lines")
-        try:
-            return cls.model_validate(current_settings(values, where, notify))
-        except ValidationError as found:
-            errors = found.errors(include_url=False)
-        unknown = ("extra_forbidden", "invalid_key")  # before "missing": a misspelt key gives both
-        error = min(errors, key=lambda e: (len(e["loc"]), e["type"] not in unknown))
-        path = error["loc"]
-        if error["type"] in unknown:
-            section = section_model(cls.model_fields[str(path[0])]) if path[1:] else cls
-            raise InputError(where, *unknown_key(path, list((section or cls).model_fields)))
-        if error["type"] == "missing":
-            raise InputError(where, f"'{dotted(path)}' is missing", "add it")
-        # "Input should be greater than …"
-        rule = error["msg"].split(" or instance of")[0].partition(" should ")[2]
-        raise InputError(where, f"'{dotted(path)}' is {shown(error['input'])}", f"must {rule}")
+        return checked(cls, current_settings(values, where, notify), where)
 
 
 class Conform(Settings):
@@ -89,7 +70,7 @@ class AutoLabels(Settings):
     majority vote (minutes); recon-all (hours), synthseg (minutes): FreeSurfer, which must be on
     PATH; samseg: in an environment of its own (10 to 25 minutes); precomputed: do not label, the
     sheet must list labels for every scan."""
-    atlases: list[str] = []
+    atlases: list[str] = Field([])
     """atlas: labelled training scans (sub-X) to register to each unlabelled scan."""
     license: str = ""
     """recon-all, synthseg: FreeSurfer's license.txt; empty: $FS_LICENSE or $FREESURFER_HOME."""
@@ -270,7 +251,60 @@ def check_consistency(config: Config) -> None:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
 
 
-def section_model(field: FieldInfo) -> type[Settings] | None:
-    """Return the model of a section; None for a single setting."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+# of earlier versions, in configurations and model files: names, values
+RENAMED = {"dice_over": "dice_reduction", "mirror": "flip", "step_epochs": "lr_step_epochs"}
+VALUES = {
+    "squeeze_excitation": {"NONE": "none", "CSE": "cse", "SSE": "sse", "CSSE": "scse"},
+}
+# removed settings: the value that equals current behaviour, and what to do about others
+GONE = {
+    "accumulate": (1, "remove it, and raise 'batch_size' instead"),
+    "devices": (1, "remove it: each view uses one GPU, and 'batch_size' is the slices of a step"),
+    "kernel": (5, "remove it: the large convolutions are always 5 × 5"),
+    "keep_slices": (None, "remove it: slices are always kept"),
+    "workers": (None, "remove it: batches are made on the training's device"),
+}
+FREEZE = "copy results/model to another folder, and set 'model' to it"
+
+
+def current_settings(
+    values: Mapping[str, Any],
+    where: str | Path,
+    notify: Callable[[str], object] | None = None,
+    section: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return settings of any version, including those in sections, under their current names.
+
+    Args:
+        values: settings under old or new names; unknown ones are kept.
+        where: origin of the settings, named in messages.
+        notify: called with a notice for each old or removed name; None: no notices.
+        section: the section of these settings.
+
+    Raises:
+        InputError: a setting asks for a removed feature, or is given under both names.
+    """
+    found: dict[str, Any] = {}
+    notice = notify or (lambda line: None)
+    for key, value in values.items():
+        path = dotted([*section, key])
+        if key in GONE:
+            harmless, fix = GONE[key]
+            if harmless is not None and value != harmless:
+                raise InputError(where, f"'{path}' is {shown(value)}, but was removed", fix)
+            notice(f"{where}: '{path}' is no longer a setting; remove it")
+            continue
+        if key == "new_scans" and value == "freeze":
+            raise InputError(where, f"'{path}' is freeze, which was removed", FREEZE)
+        name = RENAMED.get(key, key)
+        if name != key:
+            if name in values:
+                raise InputError(where, f"'{path}' is the old name of '{name}'", "remove it")
+            notice(f"{where}: '{path}' is now '{dotted([*section, name])}'; please rename it")
+        if isinstance(value, str) and value in VALUES.get(name, {}):
+            notice(f"{where}: '{path}: {value}' is now '{VALUES[name][value]}'; please rename it")
+            value = VALUES[name][value]
+        if isinstance(value, dict) and not section:
+            value = current_settings(value, where, notify, (key,))
+        found[name] = value
+    return found

@@ -43,11 +43,6 @@ def model_folder(name: str | Path) -> Path:
     return _find("model", str(name), MODELS)
 
 
-def schema_path(name: str) -> Path:
-    """Return the JSON Schema (YAML) of ``bundle``, ``sheet`` or ``sources``."""
-    return DATA / f"schemas/{name}.schema.yaml"
-
-
 def _find(kind: str, name: str, bundled: Mapping[str, Path]) -> Path:
     """Return the path for a name; names with a separator or ``.tsv`` are always paths."""
     if name in bundled:

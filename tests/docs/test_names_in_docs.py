@@ -13,8 +13,9 @@ from snakemake.cli import get_argument_parser
 
 from helpers import ROOT
 from quicknat.cli import app
-from quicknat.config import Config, section_model
+from quicknat.config import Config
 from quicknat.package_data import MODELS
+from quicknat.validation import section_model
 
 COMMAND = typer.main.get_command(app)
 RULES = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))

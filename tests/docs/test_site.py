@@ -12,8 +12,9 @@ import typer
 
 from helpers import LABELS, ROOT
 from quicknat.cli import app
-from quicknat.config import Config, section_model
-from quicknat.schema import load_schema
+from quicknat.cohort.sheet import SCANS, SOURCES
+from quicknat.config import Config
+from quicknat.validation import section_model
 
 pytestmark = pytest.mark.slow
 # the tag's attribute that a browser loads when it shows the page
@@ -112,7 +113,8 @@ def test_reference_has_every_command_and_option(site):
 def test_reference_has_every_setting_column_label_table_and_source(site):
     sections = [section_model(field) or Config for field in Config.model_fields.values()]
     wanted = {"config": {key for section in sections for key in section.model_fields}}
-    wanted |= {name: set(load_schema(name)["properties"]) for name in ("sheet", "sources")}
+    tables = {"sheet": SCANS, "sources": SOURCES}
+    wanted |= {name: set(rows.json_schema()["properties"]) for name, rows in tables.items()}
     for name, keys in wanted.items():
         text = text_of(site, name)
         said = set(re.findall(r"<tr>\s*<td><code>(\w+)</code>", text))

@@ -237,7 +237,7 @@ def test_cache_of_a_check_that_cannot_be_written_costs_only_time(tmp_path, monke
 )
 def test_proxy_and_certificates_are_named(tmp_path, monkeypatch, name, value, said):
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr("quicknat.download.transfer.RETRY", Retry(0))
+    monkeypatch.setattr("quicknat.download.fetch.RETRY", Retry(0))
     with pytest.raises(InputError, match=said):
         fetch.download("https://example.invalid/a.tar", "unpublished", tmp_path / "a.tar")
 

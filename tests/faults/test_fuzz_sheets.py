@@ -15,16 +15,15 @@ from hypothesis import strategies as st
 from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
 from helpers import LABELS, ROOT
 from quicknat.cohort.naming import SCAN_NAME
-from quicknat.cohort.sheet import LOCAL, read_sheet
+from quicknat.cohort.sheet import LOCAL, SCANS, read_sheet, read_sources
 from quicknat.config import Config, check_consistency
 from quicknat.errors import InputError
-from quicknat.images.labels import COLUMNS, Protocol, freesurfer_structures
-from quicknat.schema import check, load_schema
+from quicknat.images.labels import COLUMNS as LABEL_COLUMNS
+from quicknat.images.labels import Protocol, freesurfer_structures
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
-SHEET = load_schema("sheet")
-SOURCES = load_schema("sources")
+COLUMNS = SCANS.json_schema()["properties"]
 VALID = "subject\timage\tsplit\tlabels\tlabel_convention\n"
 VALID += "a\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
 
@@ -32,13 +31,13 @@ VALID += "a\ta.nii\tsegment\t\t\nb\tb.nii\ttrain\tb.img\tseed4\n"
 @st.composite
 def sheets(draw: st.DrawFn) -> bytes:
     """A table of a sheet's columns, some twice or of other names, in one encoding or another."""
-    known = st.sampled_from(list(SHEET["properties"]))
+    known = st.sampled_from(list(COLUMNS))
     header = draw(st.permutations(["subject", "image", "split"]))
     header = [*header, *draw(st.lists(st.one_of(known, known, NASTY), max_size=4))]
     usual = {
         "subject": st.sampled_from(["a", "b", "c1"]),
         "image": st.sampled_from(["a.nii", "b.nii", "*.nii", "/dev/null", "a" * 300]),
-        "split": st.sampled_from(SHEET["properties"]["split"]["enum"]),
+        "split": st.sampled_from(COLUMNS["split"]["enum"]),
         "labels": st.sampled_from(["", "a.nii"]),
         "label_convention": st.sampled_from(["", "freesurfer", "quicknat28"]),
         "entities": st.sampled_from(["", "run-1", "run-1_run-", "x-1"]),
@@ -109,10 +108,10 @@ def test_rows_with_a_cell_too_many_are_refused_rather_than_shifted(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".hidden", "-x"])
-def test_name_of_a_source_cannot_lead_out_of_the_folder_of_archives(name):
-    row = {"source": name, "kind": "local", "url": "/data"}
-    with pytest.raises(InputError, match="source"):
-        check(row, SOURCES, "sources.tsv")
+def test_name_of_a_source_cannot_lead_out_of_the_folder_of_archives(tmp_path, name):
+    (tmp_path / "sources.tsv").write_text(f"source\tkind\turl\n{name}\tlocal\t/data\n")
+    with pytest.raises(InputError, match="'source' is"):
+        read_sources(tmp_path / "sources.tsv")
 
 
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -214,7 +213,7 @@ def label_table(**changed: str) -> bytes:
 
 
 CELLS = st.dictionaries(
-    st.sampled_from(COLUMNS),
+    st.sampled_from(LABEL_COLUMNS),
     st.one_of(NASTY, NUMBERS.map(str), st.sampled_from(["1-5:0", "9-1", "0-999999", "١"])),
 )
 

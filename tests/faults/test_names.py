@@ -61,6 +61,10 @@ def test_names_that_may_be_visits_of_one_participant_are_found(names, groups):
     assert possible_visits(names) == groups
 
 
+def named(subject, split, session=""):
+    return Scan(subject=subject, image="", split=split, session=session)
+
+
 @pytest.mark.case(61)
 def test_sheet_and_check_warn_of_participants_that_may_be_one(tmp_path, quicknat):
     names = [f"p{n}_v{visit}" for n in range(20) for visit in (1, 2)]
@@ -78,7 +82,7 @@ def test_sheet_and_check_warn_of_participants_that_may_be_one(tmp_path, quicknat
     ukb = [f"sub-10000{k}_2_{visit}_T1w.nii.gz" for k in "123" for visit in "01"]
     scans = [replace(scan, split="train") for scan in survey(tree(tmp_path / "ukb", *ukb)).scans]
     assert "100001_2_0, 100001_2_1 (and 2 more groups)" in repeated_participants(scans)
-    assert repeated_participants([Scan("p1v1", "", "segment"), Scan("p1v2", "", "segment")]) == ""
+    assert repeated_participants([named("p1v1", "segment"), named("p1v2", "segment")]) == ""
 
 
 @pytest.mark.case(63)
@@ -261,11 +265,11 @@ def test_empty_rows_of_a_spreadsheet_are_no_rows(tmp_path):
 @pytest.mark.case(69)
 def test_scores_of_a_model_on_participants_that_it_was_trained_on_are_warned_of(tmp_path, caplog):
     views = read_description(MODELS["1mm"])["views"].values()
-    assert "MALC" in trained_on(views, [Scan("OAS10061", "", "test", "MR1")])
-    assert "same names, sub-CSI1." in trained_on(views, [Scan("CSI1", "", "test")])
+    assert "MALC" in trained_on(views, [named("OAS10061", "test", "MR1")])
+    assert "same names, sub-CSI1." in trained_on(views, [named("CSI1", "test")])
     before = [{"training_scans": ["sub-1"], "ancestor_scans": ["sub-2"]}]  # of initial weights
-    assert "same names, sub-2." in trained_on(before, [Scan("2", "", "test")])
-    for scan in (Scan("OAS10061", "", "segment"), Scan("OAS20061", "", "test")):
+    assert "same names, sub-2." in trained_on(before, [named("2", "test")])
+    for scan in (named("OAS10061", "segment"), named("OAS20061", "test")):
         assert trained_on(views, [scan]) == ""
     tiny_scan(tmp_path / "a.nii")
     tiny_labels(tmp_path / "l.nii")

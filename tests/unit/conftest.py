@@ -7,7 +7,7 @@ import pytest
 
 from cohort_folder import Cohort
 from file_server import serve
-from quicknat.download import transfer
+from quicknat.download import fetch
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def server(running, monkeypatch):
 
     `seen` are the paths and ranges asked for, `validators` their If-Range.
     """
-    monkeypatch.setattr(transfer, "RETRY", transfer.RETRY.new(total=3, backoff_factor=0))
+    monkeypatch.setattr(fetch, "RETRY", fetch.RETRY.new(total=3, backoff_factor=0))
     running.acts, running.seen, running.validators = [], [], []
     running.address = f"http://127.0.0.1:{running.server_port}"
     return running

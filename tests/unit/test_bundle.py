@@ -12,7 +12,7 @@ from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
-from quicknat.model.bundle import BUNDLE_FILES, load_bundle, write_bundle
+from quicknat.model.bundle import BUNDLE_FILES, load_bundle, read_description, write_bundle
 from quicknat.model.card import OWN_LICENCE, model_card, read_card
 from quicknat.model.export import metadata
 from quicknat.package_data import MODELS
@@ -198,3 +198,31 @@ def test_bundled_model_is_small_and_says_where_it_is_from_and_no_folder_of_its_m
         assert word in card, word
     for file in model.glob("*.json"):
         assert not re.search(r"\"/|/(home|tmp|work|root|data)/", file.read_text())
+
+
+WRONG = {
+    "'conform.size' is 256.0; must be a valid integer": ("conform", "size", 256.0),
+    "'conform.spacing_mm' is NaN; must be a finite number": ("conform", "spacing_mm", float("nan")),
+    "'labels.file' is \"../a\"; must name a file here": ("labels", "file", "../a"),
+    "'labels.sha256' is \"1\"; must be a SHA-256": ("labels", "sha256", "1"),
+    "'views.axial.network.n_classes' is missing; add it": ("axial", "n_classes", None),
+    "unknown key 'views.axial.network.filter'; did you mean 'filters'? allowed here: filters,": (
+        "axial", "filter", 8
+    ),
+    "'views.axial.network.slices' is 2; must be 1, 3, 5 or 7": ("axial", "slices", 2),
+    "'population.outside' is [0.1]; must have at least 2 items": ("population", "outside", [0.1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_value_of_a_description_is_refused_with_its_path_and_what_is_right(tmp_path, message):
+    section, key, value = WRONG[message]
+    found = described()
+    part = found["views"]["axial"]["network"] if section == "axial" else found[section]
+    part[key] = value
+    if value is None:
+        del part[key]
+    (tmp_path / "bundle.json").write_text(json.dumps(found))
+    with pytest.raises(InputError) as error:
+        read_description(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'bundle.json'}: {message}")

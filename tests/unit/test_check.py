@@ -22,6 +22,7 @@ from quicknat.cohort.check import (
     write_verdicts,
 )
 from quicknat.cohort.examine import examine_image, examine_labels
+from quicknat.cohort.sheet import Source
 from quicknat.errors import InputError
 
 
@@ -146,7 +147,7 @@ def test_real_label_map_has_its_sides_right_and_its_mirror_image_not(demo_dseg, 
 
 
 def test_scan_of_an_archive_is_not_here_until_it_is_unpacked(cohort, tmp_path):
-    cohort.sources = {"disc": {"kind": "https", "url": "https://x/d.tar", "size_mb": "100"}}
+    cohort.sources = {"disc": Source(source="disc", kind="https", url="https://x/d.tar")}
     unpacked = tmp_path / "results/raw/disc"
     unpacked.mkdir(parents=True)
     cohort.add("a", source="disc", labels="l.nii.gz", split="train", labels_source="local",

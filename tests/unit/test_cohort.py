@@ -6,13 +6,11 @@ from helpers import ROOT
 from quicknat.cohort.paths import find_one
 from quicknat.cohort.sheet import (
     auto_split,
-    by_source,
     examine_sheet,
     read_sheet,
     read_sources,
 )
 from quicknat.errors import InputError
-from quicknat.schema import all_problems, fits, load_schema
 
 COLUMNS = "subject image labels label_convention split participant session"
 
@@ -34,16 +32,44 @@ def test_order_of_rows_comments_and_excluded_scans_change_nothing(tmp_path):
     ]  # fmt: skip
 
 
-def test_what_fits_a_schema_quickly_fits_it():
-    schema = load_schema("sheet")
-    row = {"subject": "a", "image": "a.nii", "split": "segment"}
-    assert fits(row, schema) and not all_problems(row, schema, "")
-    wrong = [{"subject": "a_b"}, {"split": "tset"}, {"orientation": "LA"}, {"imgae": ""}]
-    for change in wrong:
-        assert not fits(row | change, schema) and all_problems(row | change, schema, "")
-    assert not fits({"subject": "a", "split": "segment"}, schema)
-    source = {"source": "a", "kind": "file", "url": "file:///a"}  # whose checksum is missing
-    assert not fits(source, load_schema("sources"))
+WRONG_CELLS = {
+    ("subject", "a_b"): "'subject' is \"a_b\"; letters and digits only",
+    ("split", "tset"): "'split' is \"tset\"; allowed: pretrain, train, val, test, segment, auto",
+    ("orientation", "LA"): "'orientation' is \"LA\"; directions of the array axes in three letters",
+    ("imgae", ""): "unknown key 'imgae'; did you mean 'image'? allowed here: subject, session,",
+}
+
+
+@pytest.mark.parametrize(("column", "cell"), WRONG_CELLS)
+def test_wrong_cell_is_refused_with_what_may_be_there(tmp_path, column, cell):
+    row = {"subject": "a", "image": "a.nii", "split": "segment"} | {column: cell}
+    with pytest.raises(InputError) as error:
+        read_sheet(sheet(tmp_path, "|".join(row.values()), columns=" ".join(row)))
+    where = "sheet.tsv" if column == "imgae" else f"sheet.tsv row 1 ({row['subject']})"
+    assert f"{where}: {WRONG_CELLS[column, cell]}" in str(error.value)
+
+
+def test_columns_that_a_sheet_must_have_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"sheet\.tsv: 'image' is missing; add it"):
+        read_sheet(sheet(tmp_path, "a|segment", columns="subject split"))
+
+
+SOURCE = {"source": "a", "kind": "file", "url": "file:///a", "checksum": "unpublished"}
+WRONG_SOURCES = {
+    "'checksum' is missing; add it": {"checksum": ""},
+    "'members' is missing; add it": {},
+    "'kind' is \"zip\"; allowed: https, http, file, pypi, git, local, demo": {"kind": "zip"},
+    "'checksum' is \"sha256:1\"; sha256:... or md5:...": {"checksum": "sha256:1"},
+    "'size_mb' is \"x\"; size of the archive in MB": {"size_mb": "x"},
+}
+
+
+@pytest.mark.parametrize("problem", WRONG_SOURCES)
+def test_wrong_source_is_refused_with_what_may_be_there(tmp_path, problem):
+    row = SOURCE | WRONG_SOURCES[problem]
+    with pytest.raises(InputError) as error:
+        read_sources(sheet(tmp_path, "|".join(row.values()), columns=" ".join(row)))
+    assert problem in str(error.value) and "(a)" in str(error.value)
 
 
 def test_automatic_split_is_about_80_10_10_and_that_of_the_participant(tmp_path):
@@ -123,11 +149,12 @@ def test_all_faults_are_collected_and_the_first_is_the_one_that_is_raised(tmp_pa
     assert str(error.value) == told[0]
 
 
-def test_name_of_two_sources_is_refused():
-    rows = [{"source": "a"}, {"source": "b"}]
-    assert by_source(rows, "s.tsv") == {"a": rows[0], "b": rows[1]}
-    with pytest.raises(InputError, match=r"s\.tsv: has two rows for 'a'"):
-        by_source([*rows, {"source": "a"}], "s.tsv")
+def test_name_of_two_sources_is_refused(tmp_path):
+    path = sheet(tmp_path, "a|local|/a", "b|local|/b", columns="source kind url")
+    assert [source.url for source in read_sources(path).values()] == ["/a", "/b"]
+    path = sheet(tmp_path, "a|local|/a", "a|local|/b", columns="source kind url")
+    with pytest.raises(InputError, match=r"sheet\.tsv: has two rows for 'a'"):
+        read_sources(path)
 
 
 def test_file_is_found_by_glob_and_without_regard_to_case(tmp_path):

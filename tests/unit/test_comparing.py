@@ -4,6 +4,7 @@ import json
 
 from helpers import LABELS
 from quicknat.cohort.paths import CohortPaths
+from quicknat.cohort.sheet import Source
 from quicknat.config import TrainingSettings
 from quicknat.reruns import LOOKS, stable_path, table_digest, weight_determining
 
@@ -46,7 +47,8 @@ def test_job_depends_on_what_can_change_under_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.nii", "pair.img", "pair.hdr"):
         (tmp_path / name).touch()
-    sources = {"zip": {"kind": "https"}, "made": {"kind": "demo"}}
+    kinds = {"zip": "https", "made": "demo"}
+    sources = {name: Source(source=name, kind=kind, url="") for name, kind in kinds.items()}
     paths = CohortPaths(str(tmp_path / "sheet.tsv"), sources, "raw")
     assert paths.inputs("local", "a.nii") == ["a.nii"]
     assert paths.inputs("local", "pair.img") == ["pair.img", "pair.hdr"]

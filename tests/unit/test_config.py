@@ -13,13 +13,13 @@ from quicknat.config import (
     Network,
     TrainingSettings,
     check_consistency,
-    section_model,
     stage_settings,
 )
 from quicknat.errors import InputError
 from quicknat.model.losses import DiceReduction
 from quicknat.model.network import NetworkSettings, SqueezeExcitation
 from quicknat.run import require_for_storage
+from quicknat.validation import section_model
 
 REFUSED = {
     "unknown nested key": (

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from file_server import CONTENT, HALF, MD5, OTHER, SHA256, act, answer, get, only_the_file, serve
 from quicknat.cli import app
 from quicknat.download import fetch
-from quicknat.download.fetch import download
-from quicknat.download.transfer import public
+from quicknat.download.fetch import download, public
 from quicknat.errors import InputError
 
 

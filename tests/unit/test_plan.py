@@ -15,8 +15,8 @@ from quicknat.plan import FEW_SCANS, Plan, chunked, plan
 
 def scan(name: str, use: str, image: bool = True, labels: bool = True) -> Scan:
     return Scan(
-        name, f"{name}.nii.gz" * image, use, labels=f"{name}_l.nii.gz" * labels,
-        label_convention="freesurfer" * labels, participant=name,
+        subject=name, image=f"{name}.nii.gz" * image, labels=f"{name}_l.nii.gz" * labels,
+        label_convention="freesurfer" * labels, split=use, participant=name,
     )  # fmt: skip
 
 

@@ -146,7 +146,9 @@ def test_note_that_is_missing_or_in_another_encoding_is_refused(tmp_path):
 
 
 def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, protocol):
-    scans = [Scan("1", "a.nii", "test", session=s, participant="1") for s in "ab"]
+    scans = [
+        Scan(subject="1", image="a.nii", split="test", session=s, participant="1") for s in "ab"
+    ]
     inputs = made_up_results(tmp_path, scans, protocol)
     assert 'href="assets/change.tsv"' in written(inputs)
     for page in tmp_path.glob("report/sub-*.html"):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -58,7 +59,7 @@ def test_linked_subjects_are_found_and_links_to_nothing_or_in_circles_do_no_harm
 
 
 def test_folder_without_scans_and_no_folder_are_refused(tmp_path):
-    assert [layout.value for layout in Layout] == list(LAYOUTS)
+    assert list(get_args(Layout)) == list(LAYOUTS)
     with pytest.raises(InputError, match=r"holds no scan.*oasis1, ixi, bids, .*plain"):
         survey(tree(tmp_path, "notes.txt"))
     with pytest.raises(InputError, match="no such folder or archive"):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from file_server import CONTENT, HALF, OTHER, act, answer, break_off, get, only_the_file, serve
-from quicknat.download import transfer
+from quicknat.download import fetch
 from quicknat.download.fetch import download
 from quicknat.errors import InputError
 
@@ -58,7 +58,7 @@ def test_later_call_resumes_what_an_earlier_one_left(server, output, how):
 
 
 def test_connection_that_breaks_often_but_gains_bytes_is_not_given_up(server, output, monkeypatch):
-    monkeypatch.setattr(transfer, "RETRY", transfer.RETRY.new(total=1))
+    monkeypatch.setattr(fetch, "RETRY", fetch.RETRY.new(total=1))
     server.acts = [act(until=65536 * n) for n in range(1, 5)]
     get(server, output)
     assert len(server.seen) == 5 and only_the_file(output)
@@ -116,7 +116,7 @@ def test_partial_file_that_is_whole_is_used_and_one_that_is_too_long_is_not(
 def test_pauses_double_and_the_server_may_set_them(server, output, monkeypatch):
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
-    monkeypatch.setattr(transfer, "RETRY", transfer.RETRY.new(total=6, backoff_factor=1))
+    monkeypatch.setattr(fetch, "RETRY", fetch.RETRY.new(total=6, backoff_factor=1))
     asked = [answer(429, Retry_After=after) for after in ("7", "9000")]
     server.acts = [answer(503)] * 4 + asked
     get(server, output)
@@ -137,7 +137,7 @@ def test_stalled_transfer_is_resumed(server, output, monkeypatch):
         released.wait(20)
 
     server.acts = [stall]
-    monkeypatch.setattr(transfer, "TIMEOUTS", (5, 0.1))
+    monkeypatch.setattr(fetch, "TIMEOUTS", (5, 0.1))
     get(server, output)
     released.set()
     assert server.seen[1] == REST and only_the_file(output)
@@ -185,7 +185,7 @@ def test_too_little_room_is_said_before_anything_comes(server, output, monkeypat
 
 def test_log_has_plain_lines_of_progress(server, output, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(transfer, "REPORT_EVERY", 0)
+    monkeypatch.setattr(fetch, "REPORT_EVERY", 0)
     get(server, output)
     lines = re.findall(r"a\.zip: (\d\.\d) of 0\.3 MB, \d+\.\d MB/s", caplog.text)
     assert lines == sorted(lines) and lines[-1] == "0.3" and len(lines) > 2

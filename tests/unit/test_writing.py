@@ -4,7 +4,7 @@ import pytest
 
 from data_sets import surfer, tree
 from quicknat.cohort.paths import find_one
-from quicknat.cohort.sheet import read_sheet
+from quicknat.cohort.sheet import SCANS, read_sheet
 from quicknat.cohort.survey import survey
 from quicknat.cohort.writing import (
     add_to_sheet,
@@ -14,7 +14,6 @@ from quicknat.cohort.writing import (
     write_sheet,
 )
 from quicknat.errors import InputError
-from quicknat.schema import load_schema
 
 
 def test_split_is_given_to_the_scans_that_can_have_it(tmp_path):
@@ -50,7 +49,7 @@ def test_sheet_has_the_schemas_columns_and_is_never_overwritten_unasked(tmp_path
     scans = survey(tree(tmp_path, *surfer("anna"))).scans
     path = tmp_path / "cohort.tsv"
     write_sheet(scans, path)
-    columns = [name for name in load_schema("sheet")["properties"] if name != "entities"]
+    columns = [name for name in SCANS.json_schema()["properties"] if name != "entities"]
     assert path.read_text().splitlines()[0].split("\t") == columns
     path.write_text("mine")
     with pytest.raises(InputError, match=r"cohort.tsv: already exists; .*--overwrite"):

@@ -9,10 +9,10 @@
 # `download` is a local rule: on a cluster it runs where snakemake runs, since compute nodes often have
 # no internet. A broken transfer leaves a hidden file, from which it is resumed. Without any internet:
 # QUICKNAT_DOWNLOADS=folder with the archives, QUICKNAT_OFFLINE=1.
-from quicknat.download.transfer import public
+from quicknat.download.fetch import public
 
 ARCHIVES = "|".join(
-    name for name, row in PATHS.sources.items() if row["kind"] not in ("local", "demo")
+    name for name, row in PATHS.sources.items() if row.kind not in ("local", "demo")
 )
 
 
@@ -32,7 +32,7 @@ rule download:
         sources=untracked(RUN.sources),
         # no mirrors, so that a new one does not rerun this; no password, since logs show this
         what=lambda wc: [
-            public(PATHS.sources[wc.source][key]) for key in ("kind", "url", "checksum")
+            public(getattr(PATHS.sources[wc.source], key)) for key in ("kind", "url", "checksum")
         ],
     shell:
         "quicknat download {params.sources:q} {wildcards.source:q} --output {output:q}"
@@ -56,7 +56,7 @@ rule unpack:
     params:
         sources=untracked(RUN.sources),
         members=lambda wc: [
-            f"--member={glob}" for glob in PATHS.sources[wc.source]["members"].split(",")
+            f"--member={glob}" for glob in PATHS.sources[wc.source].members.split(",")
         ],
         folder=subpath(output[0], strip_suffix=".members.txt"),
     shell:

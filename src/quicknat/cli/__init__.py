@@ -10,8 +10,7 @@ from quicknat.cli.app import app, main
 
 # in processing order, which is the order of --help
 STAGES = (
-    "cohort", "download", "convert", "autolabel", "slice", "synthesize", "train",
-    "export", "segment", "evaluate", "report", "cite", "handlers",
+    "cohort", "download", "convert", "autolabel", "slice", "train", "segment", "evaluate", "report",
 )  # fmt: skip
 for stage in STAGES:
     import_module(f"quicknat.cli.{stage}")

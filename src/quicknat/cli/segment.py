@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,22 +26,6 @@ from quicknat.hardware import available_cpus
 from quicknat.package_data import MODELS, model_folder
 
 log = logging.getLogger(__name__)
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(StrEnum):
-    """Precision of the computation."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
 
 
 Fast = Annotated[bool, typer.Option("--fast", help="Like --model small: less than half the time.")]
@@ -75,9 +58,11 @@ BatchSize = Annotated[
     int | None,
     typer.Option(min=1, help="Slices per forward pass; by default 4 on a CPU, 32 on a GPU."),
 ]
-OnDevice = Annotated[Device, typer.Option(help="auto: a GPU if there is one.")]
-InPrecision = Annotated[
-    Precision,
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU if there is one.")
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"],
     typer.Option(help="auto: bf16 if the hardware has it, else fast fp32; fp32: plain, slower."),
 ]
 
@@ -125,8 +110,8 @@ def segment(
     label_convention: Numbers = "",
     mgz: Mgz = False,
     batch_size: BatchSize = None,
-    device: OnDevice = Device.auto,
-    precision: InPrecision = Precision.auto,
+    device: Device = "auto",
+    precision: Precision = "auto",
     threads: Threads = available_cpus(),
 ) -> None:
     """Segment T1w scans; each result lies on its scan's own grid.
@@ -160,13 +145,13 @@ def segment(
     selection = Selection.read(participant_label or (), session_label or (), bids_filter_file)
     tasks = read_tasks(listed) if listed else find_scans(images or [], name, selection)
     torch.set_num_threads(threads)
-    on_gpu = device is not Device.cpu and gpu_works()
-    if device is Device.cuda and not on_gpu:
+    on_gpu = device != "cpu" and gpu_works()
+    if device == "cuda" and not on_gpu:
         raise InputError("--device cuda", "torch finds no GPU to use here", "use --device cpu")
-    bf16 = precision is Precision.bf16
-    bf16 |= precision is Precision.auto and computes_in_bfloat16(on_gpu)
+    bf16 = precision == "bf16"
+    bf16 |= precision == "auto" and computes_in_bfloat16(on_gpu)
     bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)
-    if precision is Precision.auto and not bf16 and not on_gpu:
+    if precision == "auto" and not bf16 and not on_gpu:
         bundle = with_winograd(bundle)
     where, numbers = "GPU" if on_gpu else "CPU", "bf16" if bf16 else "fp32"
     numbers += " (Winograd convolutions)" if bundle.winograd else ""
@@ -175,7 +160,7 @@ def segment(
         log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")
     keep_freed_memory()
     batch_size = batch_size or (32 if on_gpu else 4)
-    any_precision = precision is Precision.auto
+    any_precision = precision == "auto"
     options = Options(
         conformed, orientation, uncertainty, batch_size, views, any_precision, label_convention,
         mgz, folder_per_scan,

@@ -1,4 +1,4 @@
-"""The commands `slice`, `slice-tissues` and `slice-png`: stacks of 2-D training slices."""
+"""Training data: `slice`, `slice-tissues`, `slice-png`, `synthesize`, `warp`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from quicknat.cli.app import (
     Size,
     SliceSize,
     Spacing,
+    Threads,
+    View,
     app,
     check_name,
+    nifti_name,
 )
 from quicknat.errors import InputError
 
@@ -134,3 +137,95 @@ def slice_png(
     for number, path in files.items():
         matplotlib.image.imsave(path, slice_picture(pairs[number], colors))
     log.info("%s: %d PNG files", output, len(files))
+
+
+@app.command()
+def synthesize(
+    labels: Annotated[list[Path], typer.Argument(help="Label maps.")],
+    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    protocol: ProtocolFile = QUICKNAT28,
+    label_convention: Convention = "freesurfer",
+    view: Annotated[View, typer.Option(help="Plane of the slices.")] = "coronal",
+    samples: Annotated[int, typer.Option(min=1, help="Images to synthesize.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    spacing: Spacing = 1.0,
+    size: Size = 256,
+    slice_size: SliceSize = 192,
+    orientation: Orientation = "",
+) -> None:
+    """Draw synthetic images of label maps beside their classes, as a network sees them.
+
+    Example: `quicknat synthesize maps/*.nii.gz --output samples.png`
+    """
+    import matplotlib.image
+
+    from quicknat.files import written_whole
+    from quicknat.images.conform import head_window
+    from quicknat.images.labels import Protocol
+    from quicknat.images.slices import crop, view_stack
+    from quicknat.images.volumes import read_volume
+    from quicknat.report.figures import contact_sheet
+    from quicknat.synthesis.tissues import conformed_tissues
+
+    table, stacks = Protocol.read(protocol), []
+    for path in labels[:samples]:
+        volume = read_volume(path, orientation)
+        tissues, classes, head = conformed_tissues(volume, label_convention, table, spacing, size)
+        start = head_window(head, spacing, slice_size)
+        tissues, classes = (crop(data, start, slice_size) for data in (tissues, classes))
+        stacks.append(view_stack(tissues, classes, view, table)[0])
+        if not len(stacks[-1]):
+            problem = f"no {view} slice has enough labelled pixels"
+            raise InputError(path, problem, "give a label map of a whole brain")
+    with written_whole(output) as (temporary,):
+        matplotlib.image.imsave(temporary, contact_sheet(stacks, table, view, samples, seed))
+    log.info("%s: %d images synthesized from %d label map(s)", output, samples, len(stacks))
+
+
+@app.command()
+def warp(
+    image: Annotated[Path, typer.Argument(help="T1w scan with labels.")],
+    labels: Annotated[Path, typer.Option(help="Its label map.")],
+    like: Annotated[Path, typer.Option(help="Label map of the target brain.")],
+    output: Annotated[Path, typer.Option(callback=nifti_name, help="…_T1w.nii.gz to write.")],
+    labels_output: Annotated[
+        Path, typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write.")
+    ],
+    protocol: ProtocolFile = QUICKNAT28,
+    label_convention: Convention = "freesurfer",
+    like_label_convention: Annotated[str, typer.Option(help="That of --like.")] = "freesurfer",
+    spacing: Spacing = 1.0,
+    orientation: Orientation = "",
+    threads: Threads = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Warp a labelled scan to the shape of another brain, to train on shapes that a cohort lacks.
+
+    For example, the wide ventricles of older brains: only their label maps are needed. List the
+    warped copy in the sheet as a row of its own, with the participant of the scan, and with the
+    protocol given here as its label convention.
+
+    Example: `quicknat warp young_T1w.nii.gz --labels young_aseg.mgz --like old_aseg.mgz
+    --output copy_T1w.nii.gz --labels-output copy_dseg.nii.gz`
+    """
+    from quicknat.files import require_absent, written_whole
+    from quicknat.images.labels import Protocol
+    from quicknat.images.volumes import Volume, on_grid, read_scan, read_volume, save_nifti
+    from quicknat.synthesis.warping import warp_scan
+
+    if not overwrite:
+        require_absent((output, labels_output))
+    table = Protocol.read(protocol)
+
+    def classes(path: Path, given: str, orientation: str = "") -> Volume:
+        volume = read_volume(path, orientation)
+        return Volume(table.remap(volume.data, given, path), volume.affine, path)
+
+    scan = read_scan(image, orientation)
+    own = on_grid(classes(labels, label_convention, orientation), scan)
+    other = classes(like, like_label_convention)
+    data, found, grid = warp_scan(scan, own, other, spacing, threads)
+    with written_whole(output, labels_output) as (temporary, temporary_labels):
+        save_nifti(temporary, data, grid)
+        save_nifti(temporary_labels, found, grid)
+    log.info("%s: %s warped to %s", output, image, like)

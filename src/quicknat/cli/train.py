@@ -1,4 +1,4 @@
-"""The commands `train`, `bundle` and `import-weights`: from training slices to a model."""
+"""From training slices to a model: `train`, `bundle`, `import-weights`, `export`, `cite`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import (
+    BUNDLED_MODEL,
+    MODEL_HELP,
     QUICKNAT28,
     STEPS,
     ProtocolFile,
@@ -21,6 +23,8 @@ from quicknat.cli.app import (
     parsed_json,
     read_list,
 )
+from quicknat.errors import InputError
+from quicknat.package_data import model_folder
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +72,7 @@ def train(
     chosen = TrainingSettings.read(parsed_json(settings, "--settings"), "--settings")
     table = Protocol.read(protocol)
     present = WarmStart(warm_start, warm_start_epochs) if warm_start and warm_start_epochs else None
-    train_view(
-        view.value, table, training, validating, chosen, output, initial, threads, present, maps
-    )
+    train_view(view, table, training, validating, chosen, output, initial, threads, present, maps)
 
 
 @app.command(rich_help_panel=STEPS)
@@ -124,7 +126,6 @@ def import_weights(
     Example: `quicknat import-weights coronal.pth.tar --view coronal --output coronal.safetensors
     --protocol quicknat33`, then `quicknat train … --initial coronal.safetensors`
     """
-    from quicknat.errors import InputError
     from quicknat.files import written_whole
     from quicknat.images.labels import Protocol
     from quicknat.model.weights import read_authors_weights, save_weights
@@ -139,3 +140,44 @@ def import_weights(
     with written_whole(output) as (temporary,):
         save_weights(temporary, network.state_dict(), view, classes)
     log.info("%s: %s", output, network.describe())
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(parser=model_folder, metavar="MODEL", help=MODEL_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+) -> None:
+    """Export a model as a MONAI bundle, whose network runs with torch and MONAI alone, and as ONNX.
+
+    It takes and gives whole volumes; what the volumes must be is in the bundle's `docs/README.md`.
+    `onnx/` has a network per view, for slices (needs the packages `onnx` and `onnxscript`).
+
+    Example: `quicknat export results/model --output quicknat_bundle`
+    """
+    from quicknat.model.export import export_bundle
+
+    export_bundle(model, output)
+    log.info("wrote %s", output)
+
+
+@app.command()
+def cite(
+    model: Annotated[
+        Path, typer.Argument(parser=model_folder, metavar="[MODEL]", help=MODEL_HELP)
+    ] = BUNDLED_MODEL,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print the references instead.")] = False,
+    workflow: Annotated[bool, typer.Option("--workflow", help="Snakemake was used.")] = False,
+) -> None:
+    """Print a methods paragraph to paste into a paper, with versions and citations.
+
+    Example: `quicknat cite 1mm`, its references: `quicknat cite 1mm --bibtex`
+    """
+    from quicknat.files import sha256
+    from quicknat.model.bundle import read_description
+    from quicknat.model.card import bibtex as references
+    from quicknat.model.card import methods, model_card
+
+    described = read_description(model)
+    card = model_card(described, sha256(model / "bundle.json"))
+    paragraph = methods(described, card, workflow)
+    typer.echo(references(paragraph) if bibtex else paragraph)

@@ -111,6 +111,12 @@ def name_parts(name: str) -> tuple[str, str, str]:
     return subject, visit + session, "_".join(entities)
 
 
+def scan_name(subject: str, session: str, entities: str) -> str:
+    """Return the BIDS name ``sub-X[_ses-Y][_acq-…][_run-…]``."""
+    visit = f"_ses-{session}" if session else ""
+    return f"sub-{subject}{visit}_{entities}" if entities else f"sub-{subject}{visit}"
+
+
 def entities(name: str) -> dict[str, str]:
     """Return subject, session and other entities by their keys, see :func:`name_parts`."""
     subject, session, others = name_parts(name)
@@ -126,8 +132,7 @@ def default_name(path: Path) -> str:
     """
     folder = path.absolute().parent
     bert = folder.parent.name if folder.name == "mri" else ""
-    subject, session, others = name_parts(bert or path.name)
-    return "_".join(filter(None, [f"sub-{subject}", session and f"ses-{session}", others]))
+    return scan_name(*name_parts(bert or path.name))
 
 
 def possible_visits(names: Iterable[str]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quicknat.cohort.sheet import LOCAL, Scan
+from quicknat.cohort.sheet import LOCAL, Scan, Source
 from quicknat.errors import InputError
 from quicknat.images.recognition import why_absent
 from quicknat.reruns import stable_path
@@ -72,7 +72,7 @@ class CohortPaths:
     """
 
     sheet: str
-    sources: Mapping[str, Mapping[str, str]]
+    sources: Mapping[str, Source]
     raw: str
     base: str = ""
     auto: str = ""
@@ -81,8 +81,8 @@ class CohortPaths:
         """Return the path of a source's file; it may contain a glob."""
         if source == LOCAL:
             return stable_path(Path(self.sheet).parent / path)
-        if self.sources[source]["kind"] == LOCAL:
-            return stable_path(Path(self.base, self.sources[source]["url"], path))
+        if self.sources[source].kind == LOCAL:
+            return stable_path(Path(self.base, self.sources[source].url, path))
         return f"{self.raw}/{source}/{path}"
 
     def fetched(self, source: str) -> bool:
@@ -93,7 +93,7 @@ class CohortPaths:
 
     def in_place(self, source: str) -> bool:
         """Return whether a source's files are the user's own, which no job will download."""
-        return source == LOCAL or self.sources[source]["kind"] == LOCAL
+        return source == LOCAL or self.sources[source].kind == LOCAL
 
     def inputs(self, source: str, path: str) -> list[str]:
         """Return the inputs of a job that reads this file.
@@ -131,4 +131,5 @@ class CohortPaths:
 
     def orientation(self, scan: Scan, source: str) -> str:
         """Return the axis directions stated by the row, or else by its source."""
-        return scan.orientation or self.sources.get(source, {}).get("orientation", "")
+        stated = self.sources[source].orientation if source in self.sources else ""
+        return scan.orientation or stated

@@ -1,4 +1,4 @@
-"""Read the sheet: one row per scan, each participant in one split."""
+"""Read the sheet, one row per scan, and the sources table; what each of their columns means."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import csv
 import hashlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from quicknat.cohort.naming import KEPT, scan_name
 from quicknat.errors import InputError, notice
-from quicknat.schema import all_problems, fits, load_schema, unknown_key
+from quicknat.validation import shown, unknown_key
 
 LOCAL = "local"  # the source of files that are named by their paths
 AUTO_SPLIT = ("train",) * 8 + ("val", "test")
@@ -23,32 +24,96 @@ AUTO_SPLIT = ("train",) * 8 + ("val", "test")
 RENAMED = {"use": "split", "person": "participant", "protocol": "label_convention"}
 
 
-@dataclass(frozen=True)
-class Scan:
-    """One row of the sheet; the schema describes the columns."""
+def _one_of(words: str) -> Any:
+    return Field(
+        pattern=f"^({words.replace(' ', '|')})$", json_schema_extra={"enum": [*words.split()]}
+    )
 
-    subject: str
-    image: str = ""
-    split: str = ""
-    session: str = ""
-    entities: str = ""
-    source: str = LOCAL
+
+ENTITY = f"({KEPT})-[A-Za-z0-9]+"
+Alphanumeric = Annotated[str, Field(pattern="^[A-Za-z0-9]*$")]
+Entities = Annotated[str, Field(pattern=f"^({ENTITY}(_{ENTITY})*)?$")]
+SourceName = Annotated[str, Field(pattern="^[A-Za-z0-9._-]*$")]
+Orientation = Annotated[str, Field(pattern="^([LRAPSI]{3}|[qs]form)?$")]
+
+
+# text below a column is what messages and the reference say of it
+@with_config(ConfigDict(use_attribute_docstrings=True))
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """One row per scan; a tab-separated table. Lines that begin with # are comments."""
+
+    subject: Annotated[str, Field(pattern="^[A-Za-z0-9]+$")]
+    """letters and digits only"""
+    session: Alphanumeric = ""
+    """letters and digits only; empty if there is only one session"""
+    entities: Entities = ""
+    """other BIDS entities of the scan, e.g. acq-mprage_run-1; empty if it has none"""
+    source: SourceName = LOCAL
+    """a row of the sources table; empty or 'local' for files beside the sheet"""
+    image: str
+    """path of the T1w scan inside its source, or relative to the sheet; may be a glob; empty for
+    label maps to synthesize images from (split pretrain, see pretrain.source in the
+    configuration)"""
     labels: str = ""
-    labels_source: str = ""
-    label_convention: str = ""
+    """path of its label map, likewise; empty if it has none"""
+    labels_source: SourceName = ""
+    """source of the label map, if it differs from that of the image"""
+    label_convention: Annotated[str, Field(pattern="^[A-Za-z0-9_-]*$")] = ""
+    """label convention of the label map: freesurfer, neuromorphometrics, or the name of the
+    configured label protocol if the file holds its class indices"""
+    split: Annotated[str, _one_of("pretrain train val test segment auto exclude")]
+    """pretrain: trained on first, labels optional; train: trained on; val: chooses the epoch; test:
+    segmented and scored; segment: segmented; exclude: left out; auto: train, val or test by a hash
+    of the participant, and segment with a given `model`"""
     participant: str = ""
-    orientation: str = ""
+    """who was scanned, if one participant has several rows; defaults to the subject"""
+    orientation: Orientation = ""
+    """directions of the array axes in three letters, e.g. LAS, for files without orientation; or
+    qform or sform, the transform to trust if a header's two disagree"""
 
     @property
     def id(self) -> str:
         """BIDS name: ``sub-X[_ses-Y][_acq-…][_run-…]``."""
-        session = f"_ses-{self.session}" if self.session else ""
-        return f"sub-{self.subject}{session}" + (f"_{self.entities}" if self.entities else "")
+        return scan_name(self.subject, self.session, self.entities)
 
-    @classmethod
-    def of_row(cls, row: Mapping[str, str]) -> Scan:
-        """Return the scan of a row of the sheet's columns; empty cells are defaults."""
-        return cls(**{"subject": ""} | {key: value for key, value in row.items() if value})
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What the workflow can fetch or read; a tab-separated table."""
+
+    source: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """letters, digits, dot, dash, underscore; a letter or digit first"""
+    kind: Annotated[str, _one_of("https http file pypi git local demo")]
+    """https, http, file: an archive at a URL; pypi: a package file (url NAME==VERSION); git: the
+    files of a commit (url git+https://...); local: a folder read in place (url is its path,
+    relative to the workflow's folder); demo: made by the workflow itself"""
+    url: str
+    """URL, requirement or folder"""
+    mirrors: str = ""
+    """further URLs of the same file, separated by commas (a comma in a URL is %2C) and tried in
+    turn if url fails; a new one reruns nothing"""
+    checksum: Annotated[
+        str,
+        Field(
+            pattern="^(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}|git:[0-9a-f]{40}|unpublished)?$"
+        ),
+    ] = ""
+    """sha256:... or md5:... of the archive; git:... and the commit; unpublished if there is none"""
+    members: str = ""
+    """what to extract from an archive: globs over member paths, separated by commas; stated here
+    and not derived from the sheet, so that a new row never extracts the others again"""
+    size_mb: Annotated[str, Field(pattern="^([0-9]+([.][0-9]+)?)?$")] = ""
+    """size of the archive in MB"""
+    orientation: Orientation = ""
+    """three letters, e.g. LAS, for files without orientation; or qform or sform, the transform to
+    trust"""
+    licence: str = ""
+    citation: str = ""
+
+
+SCANS, SOURCES = TypeAdapter(Scan), TypeAdapter(Source)
 
 
 @dataclass(frozen=True)
@@ -115,68 +180,76 @@ def read_cells(path: str | Path) -> pd.DataFrame:
     return table[table.ne("").any(axis=1)]  # spreadsheets save empty rows
 
 
-def current_names(columns: Sequence[str], path: str | Path) -> list[str]:
-    """Replace old names of a sheet's columns, with a notice; refuse a column under both names."""
-    old = [name for name in columns if name in RENAMED]
+def read_rows(path: str | Path) -> pd.DataFrame:
+    """Read a sheet as text, see :func:`read_cells`; columns get their current names.
+
+    Log a notice of old names. Raises :class:`InputError`, also for a column under both names.
+    """
+    table = read_cells(path)
+    old = [name for name in table.columns if name in RENAMED]
     for name in old:
-        if RENAMED[name] in columns:
+        if RENAMED[name] in table.columns:
             problem = f"has the column '{RENAMED[name]}' and also '{name}', its old name"
             raise InputError(path, problem, f"remove '{name}'")
     if old:
         now = ", ".join(f"'{name}' is now '{RENAMED[name]}'" for name in old)
         notice(f"{path}: columns were renamed: {now}; the old names are still read")
-    return [RENAMED.get(name, name) for name in columns]
+    return table.rename(columns=RENAMED)
 
 
-def examine_table(
-    path: str | Path, kind: str
-) -> tuple[list[dict[str, str]], list[tuple[InputError, dict[str, str]]]]:
-    """Read a TSV and check every row by its schema: `kind` is ``sheet`` or ``sources``.
+def _examine_rows(
+    table: pd.DataFrame, kind: TypeAdapter[Any], path: str | Path
+) -> tuple[list[Any], list[tuple[InputError, dict[str, str]]]]:
+    """Check every row of a table of text: `kind` is :data:`SCANS` or :data:`SOURCES`.
 
     Returns:
-        The rows that match the schema (without unknown columns), and all errors, each with its row
-        (empty for errors in the header).
-
-    Raises:
-        InputError: the file is not a table, or has a column under its old and new names.
+        The valid rows (without unknown columns), and all errors, each with its row (empty for
+        errors in the header).
     """
-    table, schema = read_cells(path), load_schema(kind)
-    if kind == "sheet":
-        table.columns = current_names(list(table.columns), path)
-    known = list(schema["properties"])
-    unknown = [column for column in table.columns if column not in known]
-    absent = [key for key in schema["required"] if key not in table.columns]
-    header = [InputError(path, *unknown_key([column], known)) for column in unknown]
+    schema = kind.json_schema()
+    rules, rows = schema["properties"], []
+    known = [column for column in table.columns if column in rules]
+    absent = [key for key in schema["required"] if key not in known]
+    header = [
+        InputError(path, *unknown_key([column], list(rules)))
+        for column in table.columns if column not in rules
+    ]  # fmt: skip
     header += [InputError(path, f"'{key}' is missing", "add it") for key in absent]
-    rows: list[dict[str, str]] = []
     faults: list[tuple[InputError, dict[str, str]]] = [(error, {}) for error in header]
-    for index, row in table.drop(columns=unknown).to_dict("index").items() if not absent else ():
-        name = row.get("subject") or row.get("source") or str(index + 1)
-        where = f"{path} row {index + 1} ({name})"
-        wrong = [] if fits(row, schema) else all_problems(row, schema, where)
-        faults += [(error, row) for error in wrong]
-        rows += [] if wrong else [row]
+    if absent:
+        return [], faults
+    for index, *cells in table[known].itertuples(name=None):
+        row = dict(zip(known, cells, strict=True))
+        try:
+            rows.append(kind.validate_python(row))
+        except ValidationError as invalid:
+            name = row.get("subject") or row.get("source") or index + 1
+            where = f"{path} row {index + 1} ({name})"
+            for error in invalid.errors(include_url=False):
+                rule = rules[column := error["loc"][0]]
+                fix = rule.get("description", "has the wrong format")
+                fix = f"allowed: {', '.join(rule['enum'])}" if "enum" in rule else fix
+                problem = f"'{column}' is {shown(error['input'])}"
+                faults.append((InputError(where, problem, fix), row))
     return rows, faults
 
 
-def read_sources(path: str | Path) -> dict[str, dict[str, str]]:
+def read_sources(path: str | Path) -> dict[str, Source]:
     """Return the rows of a table of sources by their names.
 
     Raises:
-        InputError: the table does not match its schema, or two rows have one name.
+        InputError: a row is invalid, or two rows have one name.
     """
-    rows, faults = examine_table(path, "sources")
+    rows, faults = _examine_rows(read_cells(path), SOURCES, path)
     if faults:
         raise faults[0][0]
-    return by_source(rows, path)
-
-
-def by_source(rows: Sequence[dict[str, str]], path: str | Path) -> dict[str, dict[str, str]]:
-    """Return the rows of a table of sources by their names, which must differ."""
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, Source] = {}
     for row in rows:
-        if found.setdefault(row["source"], row) is not row:
-            raise InputError(path, f"has two rows for '{row['source']}'", "rename or remove one")
+        if found.setdefault(row.source, row) is not row:
+            raise InputError(path, f"has two rows for '{row.source}'", "rename or remove one")
+        for key in ("checksum", "members"):
+            if row.kind not in (LOCAL, "demo") and not getattr(row, key):
+                raise InputError(f"{path} ({row.source})", f"'{key}' is missing", "add it")
     return found
 
 
@@ -184,22 +257,24 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
     """Read a sheet, replace ``split: auto``, and collect all its faults.
 
     `auto` is what ``auto`` stands for; "" for a split by :func:`auto_split`. Raises
-    :class:`InputError` as :func:`examine_table` does.
+    :class:`InputError` as :func:`read_rows` does.
 
     Returns:
         The scans of all valid rows, sorted by name, without ``split: exclude``; and the errors in
         the order in which they were found.
     """
-    rows, wrong = examine_table(path, "sheet")
-    faults = [Fault(error, Scan.of_row(row) if row else None) for error, row in wrong]
+    rows, wrong = _examine_rows(read_rows(path), SCANS, path)
+    faults = [Fault(error, Scan(**row) if row else None) for error, row in wrong]
     scans: list[Scan] = []
     names: set[str] = set()
     first_of: dict[str, Scan] = {}  # by participant, of those on a side
-    for scan in map(Scan.of_row, rows):
-        who = scan.participant or scan.subject
-        split = scan.split if scan.split != "auto" else auto or auto_split(who)
-        source = scan.labels_source or scan.source
-        scan = replace(scan, split=split, participant=who, labels_source=source)
+    for row in rows:
+        who, source = row.participant or row.subject, row.source or LOCAL
+        split = row.split if row.split != "auto" else auto or auto_split(who)
+        labels_source = row.labels_source or source
+        scan = replace(
+            row, split=split, participant=who, source=source, labels_source=labels_source
+        )
         if split == "exclude":
             continue
         first = first_of.setdefault(who, scan) if side(split) else scan

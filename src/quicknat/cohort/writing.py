@@ -8,15 +8,14 @@ import logging
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
-from quicknat.cohort.sheet import LOCAL, Scan, current_names, read_cells, read_sheet
+from quicknat.cohort.sheet import LOCAL, Scan, read_cells, read_rows, read_sheet
 from quicknat.errors import InputError, notice
 from quicknat.files import written_whole
-from quicknat.schema import load_schema
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def resolve(scans: Sequence[Scan], split: str = "", convention: str = "") -> lis
 
 def _cells(scans: Sequence[Scan], sheet: Path) -> pd.DataFrame:
     """Return rows of a sheet as text; paths below its folder become relative."""
-    columns = list(load_schema("sheet")["properties"])
+    columns = [field.name for field in fields(Scan)]
     if not any(scan.entities for scan in scans):  # most data sets have none
         columns.remove("entities")
     table = pd.DataFrame(map(asdict, scans), columns=columns)
@@ -90,9 +89,8 @@ def _scan(line: str, columns: Sequence[str]) -> Scan:
     """Return name and image of the scan in a sheet's line, which may be commented out."""
     cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
     row = dict(zip(columns, cells, strict=False))  # editors strip trailing tabs
-    return Scan.of_row(
-        {key: row.get(key, "") for key in ("subject", "session", "entities", "image")}
-    )
+    known = {key: row.get(key, "") for key in ("subject", "session", "entities", "image")}
+    return Scan(**known, split="")
 
 
 def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], int]:
@@ -106,7 +104,7 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
             invalid.
     """
     sheet = Path(sheet)
-    columns = current_names(list(read_cells(sheet).columns), sheet)
+    columns = list(read_rows(sheet).columns)
     text = sheet.read_bytes().decode()  # keep line ends and byte order mark
     line_end = "\r\n" if "\r\n" in text else "\n"
     there = [_scan(line, columns) for line in text.split("\n")]
@@ -172,7 +170,7 @@ def exclude_in_sheet(sheet: str | Path, names: Collection[str]) -> list[str]:
         InputError: the sheet cannot be read, has no column ``split``, or would have no valid row.
     """
     sheet = Path(sheet)
-    columns = current_names(list(read_cells(sheet).columns), sheet)
+    columns = list(read_rows(sheet).columns)
     if "split" not in columns:
         raise InputError(sheet, "has no column 'split'", "add it")
     lines = sheet.read_bytes().decode().split("\n")  # keep line ends and byte order mark

@@ -12,20 +12,22 @@ import json
 import math
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec, voxel_sizes
+from pydantic import ConfigDict, Field
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.intensities import AIR, PERCENTILES, has_noisy_background
 from quicknat.images.labels import Protocol
-from quicknat.images.placement import FORMS, usable_affine
+from quicknat.images.placement import usable_affine
 from quicknat.images.resampling import canonical, moved, resample, resample_labels
 from quicknat.images.volumes import MAX_VOXELS, Grid, Volume, as_bytes, read_scan, read_volume
 from quicknat.reruns import GRID_FORMAT
-from quicknat.schema import check
+from quicknat.validation import Checked, checked
 
 HEAD_HEIGHT_MM = 150  # below the vertex; holds brain and cerebellum
 BEHIND_MIDDLE_MM = 4  # of the brain's centre behind the middle of a head with a nose
@@ -33,36 +35,36 @@ MIN_HEAD_AREA_MM2 = 1000  # above noise in air, below a slice near the vertex
 SAME_SIZE, SAME_DIRECTION_DEGREES = 0.001, 0.1  # tolerance for voxels (fraction) and axes
 
 
-def _list(items: dict, length: int) -> dict:
-    """Return the JSON Schema of a list of this length."""
-    return {"type": "array", "items": items, "minItems": length, "maxItems": length}
+Four = Annotated[list[float], Field(min_length=4, max_length=4)]
+Matrix = Annotated[list[Four], Field(min_length=4, max_length=4)]
+Count = Annotated[int, Field(ge=1)]
+Coded = Annotated[tuple[Matrix | None, int], Field(strict=False)]  # a transform, its code
 
 
-_TEXT, _NUMBER, _COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 1}
-_MATRIX = _list(_list(_NUMBER, 4), 4)
-_CODED = [{"anyOf": [_MATRIX, {"type": "null"}]}, {"type": "integer"}]  # a transform, its code
-_KEYS = {
-    "source": _TEXT,
-    "source_sha256": _TEXT,
-    "source_shape": _list(_COUNT, 3),
-    "source_affine": _MATRIX,
-    "source_transforms": {
-        "type": ["object", "null"],
-        "required": ["qform", "sform"],
-        "additionalProperties": False,
-        "properties": {form: {**_list({}, 2), "prefixItems": _CODED} for form in FORMS},
-    },
-    "orientation": _TEXT,
-    "source_orientation": _TEXT,
-    "source_voxel_mm": _list(_NUMBER, 3),
-    "spacing_mm": {"type": "number", "exclusiveMinimum": 0},
-    "size": _COUNT,
-    "intensity_at_0_and_255": _list(_NUMBER, 2),
-    "head_outside_fraction": _NUMBER,
-    "grid_format": {"const": GRID_FORMAT, "description": f"must be {GRID_FORMAT}"},
-}
-# what later stages need of a sidecar; those of other versions may lack some of it
-RECORD = {"type": "object", "required": list(_KEYS), "properties": _KEYS}
+class Transforms(Checked):
+    model_config = ConfigDict(extra="forbid")
+    qform: Coded
+    sform: Coded
+
+
+class Record(Checked):
+    """What later stages need of a sidecar; those of other versions may lack some of it."""
+
+    source: str
+    source_sha256: str
+    source_shape: list[Count] = Field(min_length=3, max_length=3)
+    source_affine: Matrix
+    source_transforms: Transforms | None
+    orientation: str
+    source_orientation: str
+    source_voxel_mm: list[float] = Field(min_length=3, max_length=3)
+    spacing_mm: float = Field(gt=0)
+    size: Count
+    intensity_at_0_and_255: list[float] = Field(min_length=2, max_length=2)
+    head_outside_fraction: float
+    grid_format: int = Field(ge=GRID_FORMAT, le=GRID_FORMAT)
+
+
 CONVERT_AGAIN = "delete it and the image beside it, and convert the scan again"
 
 
@@ -254,7 +256,7 @@ def load_conformed(path: str | Path) -> tuple[np.ndarray, Grid, dict]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(sidecar, f"is not a conform record ({error})", CONVERT_AGAIN) from error
     try:
-        check(record, RECORD, sidecar)
+        checked(Record, record, sidecar)
     except InputError as error:  # not to be repaired by hand
         raise InputError(sidecar, error.problem, CONVERT_AGAIN) from error
     if math.prod(record["source_shape"]) > MAX_VOXELS:

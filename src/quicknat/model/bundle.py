@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import quicknat
+from quicknat.config import current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.card import ModelCard, filled, model_card
-from quicknat.old_settings import current_settings
+from quicknat.model.description import Description
 from quicknat.package_data import MODELS
 from quicknat.reruns import GRID_FORMAT
-from quicknat.schema import check, load_schema
+from quicknat.validation import checked
 
 if TYPE_CHECKING:  # the workflow reads descriptions of models, and shall not wait for torch
     import torch
@@ -171,7 +172,7 @@ def read_description(folder: str | Path) -> dict:
         for part in ("network", "training"):
             if isinstance(entry, dict) and isinstance(entry.get(part), dict):
                 entry[part] = current_settings(entry[part], folder / "bundle.json")
-    check(described, load_schema("bundle"), folder / "bundle.json")
+    checked(Description, described, folder / "bundle.json")
     classes = {view: entry["network"]["n_classes"] for view, entry in views.items()}
     stats = described["population"]
     lists = [*stats["voxels"], *stats["asymmetry"], stats["intensity"]]

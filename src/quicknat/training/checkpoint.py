@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from quicknat.config import current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
-from quicknat.old_settings import current_settings
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from quicknat.config import TrainingSettings
+from quicknat.config import TrainingSettings, current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
 from quicknat.images.training_stats import summarise
-from quicknat.old_settings import current_settings
 from quicknat.reruns import RUNTIME_ONLY
 from quicknat.training.data import SliceSet
 
