@@ -14,6 +14,9 @@ RUNTIME_ONLY = {"compile", "checkpoint_minutes"}  # settings that do not affect 
 # Version of the conformed grid. 1: centred on the field of view; with an odd number of voxels they
 # fell half-way between the scan's, which shifted labels to one side. 2: aligned with the scan's.
 GRID_FORMAT = 2
+# Version of what is made with a model. 2: scalp is removed, and the sides of a structure share the
+# sagittal probability in the uncertainty.
+SEGMENTATION_FORMAT = 2
 LOOKS = {"abbreviation", "color"}  # protocol columns that do not affect label maps
 
 

@@ -122,10 +122,10 @@ def test_results_of_other_hardware_are_done_unless_a_precision_is_asked_for(
         assert CliRunner().invoke(app, [*arguments, *options]).exit_code == 0
         assert json.loads(record.read_text())["how"]["precision"] == precision
     made = json.loads(record.read_text())
-    now = made["how"].pop("entropy")  # as earlier versions, whose uncertainty was another
+    now = made["how"].pop("format")  # as earlier versions, whose uncertainty was another
     record.write_text(json.dumps(made))
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert json.loads(record.read_text())["how"]["entropy"] == now
+    assert json.loads(record.read_text())["how"]["format"] == now
 
 
 def test_raw_scan_gets_the_labels_of_its_conformed_copy_and_either_is_the_others(

@@ -51,6 +51,7 @@ rule segment:
         gpu=GPU,
         mem_mb=4000,
     params:
+        segmentation_format=SEGMENTATION_FORMAT,  # reruns scans that an earlier version segmented
         precision=PRECISION,
         model=subpath(input[0], parent=True),
         folder=subpath(output.dseg, ancestor=3),
@@ -86,6 +87,7 @@ rule segment_chunk:
         # instead of inputs, which Snakemake would look at again whenever a job ends
         stamps=lambda wc: [PATHS.image_stamps(PLAN.scans[scan]) for scan in PLAN.chunks[wc.chunk]],
         allow_bad=untracked(["--allow-bad"] if config["on_bad_scan"] == "skip" else []),
+        segmentation_format=SEGMENTATION_FORMAT,
         precision=PRECISION,
         model=subpath(input[0], parent=True),
         folder=f"{RESULTS}/segmentations",

@@ -29,6 +29,7 @@ from quicknat.images.conform import conform_file, load_conformed, record_grid, s
 from quicknat.model.bundle import Bundle
 from quicknat.model.views import Progress
 from quicknat.progress import no_bar
+from quicknat.reruns import SEGMENTATION_FORMAT
 from quicknat.segmentation.inference import Segmentation, device_of, segment, warm_up
 from quicknat.segmentation.outputs import (
     output_files,
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{remaining}]"
 # how versions segmented that did not record it
-EARLIER = {"convolutions": "plain", "label_convention": "", "scalp": "kept", "entropy": "twice"}
+EARLIER = {"convolutions": "plain", "label_convention": "", "format": 1}
 WORKERS = 4  # beside a GPU: one waits for it, the others read and write
 DONE_BEFORE = "done before with this model"
 MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
@@ -95,8 +96,7 @@ def how(bundle: Bundle, options: Options) -> dict:
         "samples": options.samples,
         "orientation": options.orientation,
         "label_convention": options.label_convention,
-        "scalp": "removed",
-        "entropy": "sides split",  # see split_sides
+        "format": SEGMENTATION_FORMAT,
     }
 
 
