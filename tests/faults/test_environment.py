@@ -10,6 +10,7 @@ import yaml
 from urllib3.util import Retry
 
 from helpers import run_snakemake, tiny_scan
+from in_process import quicknat
 from quicknat import files, hardware
 from quicknat.cohort.examine import open_cache
 from quicknat.cohort.sheet import read_sheet
@@ -56,23 +57,23 @@ def test_snakemake_in_another_locale_is_told_what_to_set(tmp_path, monkeypatch):
 
 
 @pytest.mark.case(83)
-def test_escapes_in_names_do_not_reach_the_terminal(quicknat, tmp_path):
+def test_escapes_in_names_do_not_reach_the_terminal(tmp_path):
     scan = tmp_path / "a\x1b[31m\x07.nii.gz"
     scan.write_bytes(b"")
     done = quicknat("check", scan, "--output", tmp_path / "check.tsv")
     assert done.status == 1
     done = quicknat("segment", scan, "--output", tmp_path / "out")
-    assert done.status == 1 and r"a\x1b[31m\x07.nii.gz" in done.lines[-1]
-    assert all(line.isprintable() for line in done.lines)
+    assert done.status == 1 and r"a\x1b[31m\x07.nii.gz" in done.err[-1]
+    assert all(line.isprintable() for line in done.err)
 
 
 @pytest.mark.case(83)
-def test_name_that_is_not_utf_8_is_left_out_of_a_sheet_and_named(quicknat, tmp_path):
+def test_name_that_is_not_utf_8_is_left_out_of_a_sheet_and_named(tmp_path):
     (tmp_path / "scans").mkdir()
     tiny_scan(tmp_path / "scans/p2.nii.gz")
     tiny_scan(tmp_path / "scan.nii.gz").rename(tmp_path / "scans" / os.fsdecode(b"p1\xff.nii.gz"))
     done = quicknat("sheet", tmp_path / "scans", "--output", tmp_path / "sheet.tsv")
-    assert done.status == 0 and any(r"p1\udcff.nii.gz" in line for line in done.lines)
+    assert done.status == 0 and any(r"p1\udcff.nii.gz" in line for line in done.err)
     assert "p2.nii.gz" in (tmp_path / "sheet.tsv").read_text("utf-8")
     checked = quicknat("check", tmp_path / "scans" / os.fsdecode(b"p1\xff.nii.gz"),
                        "--output", tmp_path / "check.tsv")  # fmt: skip

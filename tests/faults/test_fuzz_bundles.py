@@ -14,7 +14,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
+from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, workplace
 from helpers import LABELS, save
 from quicknat.errors import InputError
 from quicknat.images.conform import load_conformed, record_grid
@@ -182,7 +182,7 @@ def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(tmp_pat
     scan = save(tmp_path / "scan.nii.gz", np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
     folder = write(tmp_path / "model", model())  # whose checksums are empty
     done = quicknat("segment", scan, "--model", folder, "--output", tmp_path / "out")
-    refused(done, folder)
+    done.refused(folder)
     assert not (tmp_path / "out").exists()
 
 
@@ -221,7 +221,7 @@ def test_any_weights_to_import_are_refused_or_imported(content):
             "import-weights", path, "--view", "axial", "--protocol", LABELS / "tissues4.tsv",
             "--output", root / "out/a.safetensors",
         )  # fmt: skip
-        refused(done, path)
+        done.refused(path)
         assert contents(root / "out") == {}
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.spatialimages import HeaderDataError
 
-from fuzzing import NUMBERS, contents, damaged, quicknat, refused, workplace
+from fuzzing import NUMBERS, contents, damaged, quicknat, workplace
 from helpers import LABELS
 from quicknat.images.volumes import read_volume
 
@@ -169,7 +169,7 @@ def converted_or_refused(files: dict[str, bytes], orientation: str) -> None:
             assert record["source"] == str(path)
             assert np.isfinite(volume.affine).all() and np.isfinite(record["source_affine"]).all()
         else:
-            refused(done, path)
+            done.refused(path)
             assert contents(root / "out") == {}
         assert contents(root / "in") == before
 
@@ -203,7 +203,7 @@ def test_any_label_map_is_converted_or_refused(files):
             "--protocol", LABELS / "quicknat28.tsv", "--output", outputs[0], "--native", outputs[1],
         )  # fmt: skip
         if done.status:
-            refused(done, path)
+            done.refused(path)
         assert [output.exists() for output in outputs] == [done.status == 0] * 2
 
 
@@ -266,7 +266,7 @@ def test_damaged_header_is_refused_before_memory_is_taken_for_it(tmp_path, fault
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    refused(done, path, reason)
+    done.refused(path, reason)
     assert "; " in done.err[0]  # what to do
     assert peak < 30 * MB and not output.parent.exists()
 
@@ -275,18 +275,18 @@ def test_header_extension_is_no_fault_unless_it_ends_beyond_the_file(tmp_path):
     path = put(with_extension(16, b'{"a": 1}'), tmp_path)
     assert read_volume(path).shape == (7, 8, 9)
     put(with_extension(2**31 - 16, b'{"a": 1}'), tmp_path)
-    refused(quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz"), path)
+    quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz").refused(path)
 
 
 def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch):
     monkeypatch.setattr("quicknat.images.volumes.MAX_BYTES", 10 * MB)
     path = put({".nii.gz": gzip.compress(VALID[".nii"][".nii"] + bytes(40 * MB))}, tmp_path)
     done = quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz")
-    refused(done, path, "unpacks to more than")
+    done.refused(path, "unpacks to more than")
 
 
 @pytest.mark.parametrize("stated", ["LLL", "las"])
 def test_orientation_that_names_no_three_axes_is_refused(tmp_path, stated):
     path = put(with_header(".nii", qform_code=0, sform_code=0), tmp_path)
     done = quicknat("convert", path, "--output", tmp_path / "o.nii.gz", "--orientation", stated)
-    refused(done, path, f"'{stated}' is not an orientation", "e.g. LAS")
+    done.refused(path, f"'{stated}' is not an orientation", "e.g. LAS")

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from in_process import quicknat
 from quicknat.images.conform import conform, head_window, record_grid
 from quicknat.images.resampling import resample_labels
 from quicknat.images.training_stats import summarise
@@ -102,14 +103,14 @@ def test_head_larger_than_the_cube_is_flagged_with_the_share_that_is_lost(
 
 
 @pytest.mark.case(22)
-def test_conversion_warns_of_a_head_that_does_not_fit(quicknat, ball, tmp_path):
+def test_conversion_warns_of_a_head_that_does_not_fit(ball, tmp_path):
     path = tmp_path / "scan.nii"
     data, affine = ball((8, 8, 8), side_mm=320, radius_mm=150)
     nib.save(nib.Nifti1Image(data + ball((8, 8, 8), 320, 40)[0], affine), path)
     options = ("--spacing", 8, "--size", 16)
     done = quicknat("-q", "convert", path, "--output", tmp_path / "out.nii.gz", *options)
     assert done.status == 0
-    assert len(done.lines) == 1 and "of the head lies outside the 128 mm cube" in done.lines[0]
+    assert len(done.err) == 1 and "of the head lies outside the 128 mm cube" in done.err[0]
 
 
 @pytest.mark.case(23)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import save, tiny_scan
+from in_process import quicknat
 from quicknat.cohort.survey import survey
 from quicknat.images import (
     volumes,  # noqa: F401  (before a test gives up the right to read them)
@@ -193,7 +194,7 @@ def test_link_to_nothing(refused, scan, tmp_path, target, reason, fix):
 
 
 @pytest.mark.case(79)
-def test_folder_of_dicom(quicknat, tmp_path):
+def test_folder_of_dicom(tmp_path):
     """The commands that take folders name the converter."""
     (tmp_path / "study/series").mkdir(parents=True)
     (tmp_path / "study/series/IM0001").write_bytes(DICOM)

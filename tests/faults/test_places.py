@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
+from in_process import quicknat
 from quicknat.cohort.check import read_verdicts
 from quicknat.failures import read_failed
 from quicknat.files import sha256
@@ -57,20 +58,20 @@ def files(disk):
 
 
 @pytest.fixture
-def commands(tmp_path, quicknat, stand_in, stack, monkeypatch):
+def commands(tmp_path, stand_in, stack, monkeypatch):
     """Commands of the workflow's stages by name, each of which writes to a folder."""
     scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)
     labels = tiny_labels(tmp_path / "labels.nii.gz", 48)
     conformed, native = tmp_path / "conformed.nii.gz", tmp_path / "native.nii.gz"
     protocol = ("--protocol", LABELS / "quicknat28.tsv")
     done = quicknat("-q", "convert", scan, "--output", conformed, "--spacing", 2, "--size", 48)
-    assert done.status == 0, done.lines
+    assert done.status == 0, done.err
     classes = tmp_path / "classes.nii.gz"
     given = (*protocol, "--scan", conformed, "--label-convention", "freesurfer")
     done = quicknat(
         "-q", "convert-labels", labels, *given, "--output", classes, "--native", native
     )  # fmt: skip
-    assert done.status == 0, done.lines
+    assert done.status == 0, done.err
     model = stand_in(lambda x: (x > 0.3).long())
     monkeypatch.setattr(bundle, "load_bundle", lambda folder, device, bf16: model)
     archive = tmp_path / "a.tar"
@@ -113,13 +114,13 @@ def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, di
     fill(disk, ROOMS.get(stage, 8192))
     done = commands(stage, disk)
     assert done.status == 1
-    message = done.lines[-1]
+    message = done.err[-1]
     assert message.startswith("error: ") and str(disk) in message, message
     assert "room" in message, message
     assert [path for path in files(disk) if not path.endswith(".lock")] == []
     (disk / "filler").unlink()
     done = commands(stage, disk)
-    assert done.status == 0, done.lines
+    assert done.status == 0, done.err
     assert files(disk)
 
 
@@ -136,11 +137,11 @@ def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, disk
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "save_state", save_and_fill)
         done = commands("train", disk)
-    assert done.status == 1 and "cannot be written (" in done.lines[-1], done.lines
+    assert done.status == 1 and "cannot be written (" in done.err[-1], done.err
     assert files(disk) == [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]
     (disk / "filler").unlink()
     done = commands("train", disk)
-    assert done.status == 0 and "resuming in epoch 1" in done.lines[0], done.lines
+    assert done.status == 0 and "resuming in epoch 1" in done.err[0], done.err
     assert "model/model.safetensors" in files(disk)
 
 
@@ -150,8 +151,8 @@ def test_read_only_folder_is_refused_by_every_stage(commands, disk, stage):
     assert mount(disk, "remount", "ro").returncode == 0
     done = commands(stage, disk)
     assert done.status == 1
-    assert done.lines[-1].startswith(f"error: {disk}"), done.lines
-    assert "Read-only file system" in done.lines[-1]
+    assert done.err[-1].startswith(f"error: {disk}"), done.err
+    assert "Read-only file system" in done.err[-1]
     assert files(disk) == []
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers import tiny_scan
+from in_process import quicknat
 from quicknat.config import Network, TrainingSettings
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights
@@ -47,13 +48,13 @@ def test_training_with_the_same_seed_gives_the_same_bytes_and_with_another_other
 
 @pytest.mark.slow
 @pytest.mark.case(60)
-def test_segmentation_done_again_gives_the_same_bytes(quicknat, model, tmp_path):
+def test_segmentation_done_again_gives_the_same_bytes(model, tmp_path):
     scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)
     found = []
     for name in ("first", "again"):
         options = ("--output", tmp_path / name, "--threads", 1, "--precision", "fp32", "--views")
         done = quicknat("segment", scan, "--model", model, *options)
-        assert done.status == 0, done.lines
+        assert done.status == 0, done.err
         anat = tmp_path / name / "sub-1/anat"
         files = [path for path in sorted(anat.iterdir()) if not path.name.endswith("_dseg.json")]
         assert len(files) == 11  # all but the provenance, which has the date
