@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from scipy import ndimage
 
+from quicknat.config import Network, TrainingSettings
 from quicknat.files import sha256
 from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import DATA
@@ -73,6 +74,25 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path
 def changed(settings, **values):
     """Settings of a model in `quicknat.config`, with other values."""
     return type(settings)(**{**dict(settings), **values})
+
+
+def brief_training(**values) -> TrainingSettings:
+    """Settings of a training that takes a second, with other values."""
+    usual = {"epochs": 1, "learning_rate": 0.01, "optimizer": "adamw", "batch_size": 4}
+    usual |= {"network": Network(filters=4, dropout=0.0)}
+    return TrainingSettings(**{**usual, "compile": False, "precision": "32-true", **values})
+
+
+MODEL = brief_training(learning_rate=1e-3, batch_size=8, augment=False)  # of the fixture `model`
+
+
+def training_arguments(folder: Path, stacks, output: Path, validation=(), **settings) -> list:
+    """Arguments of `quicknat` for a brief training; the lists of stacks are written to a folder."""
+    options = ["--settings", brief_training(**settings).model_dump_json()]
+    for name, paths in (("stacks", stacks), ("validation", validation)):
+        (folder / f"{name}.txt").write_text("".join(f"{path}\n" for path in paths))
+        options += [f"--{name}", folder / f"{name}.txt"]
+    return ["train", "coronal", *options, "--protocol", "quicknat28", "--output", output]
 
 
 def tiny_scan(path: Path, side: int = 12) -> Path:

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import tiny_scan
+from helpers import brief_training, tiny_scan
 from in_process import quicknat
-from quicknat.config import Network, TrainingSettings
+from quicknat.config import Network
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights
 from quicknat.training.trainer import train_view
@@ -22,10 +22,7 @@ def train(stack, protocol, tmp_path):
     before = torch.get_num_threads()
 
     def run(name, seed=0, threads=1):
-        settings = TrainingSettings(
-            epochs=1, learning_rate=0.01, optimizer="adamw", batch_size=8, compile=False,
-            precision="32-true", network=NETWORK, seed=seed,
-        )  # fmt: skip
+        settings = brief_training(batch_size=8, network=NETWORK, seed=seed)
         torch.set_num_threads(threads)
         train_view("coronal", protocol, [stack], [], settings, tmp_path / name, None, threads)
         return tmp_path / name
