@@ -283,10 +283,3 @@ def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch)
     path = put({".nii.gz": gzip.compress(VALID[".nii"][".nii"] + bytes(40 * MB))}, tmp_path)
     done = quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz")
     done.refused(path, "unpacks to more than")
-
-
-@pytest.mark.parametrize("stated", ["LLL", "las"])
-def test_orientation_that_names_no_three_axes_is_refused(tmp_path, stated):
-    path = put(with_header(".nii", qform_code=0, sform_code=0), tmp_path)
-    done = quicknat("convert", path, "--output", tmp_path / "o.nii.gz", "--orientation", stated)
-    done.refused(path, f"'{stated}' is not an orientation", "e.g. LAS")

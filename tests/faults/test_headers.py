@@ -226,34 +226,6 @@ def test_sheared_sform_for_which_itk_takes_the_qform(convert, tmp_path):
     convert(path).refused(path, "mm apart", "qform or sform, with --orientation")
 
 
-def set_field(name, value, index=None):
-    def edit(header):
-        if index is None:
-            header[name] = value
-        else:
-            header[name][index] = value
-
-    return edit
-
-
-AMBIGUOUS = {
-    "negative voxel size": (set_field("pixdim", -1, 1), (1, 1), "a voxel size of -1"),
-    "handedness": (set_field("pixdim", -2, 0), (1, 0), "a pixdim[0] of -2"),
-    "unknown code": (set_field("qform_code", 9), (1, 2), "a qform_code of 9"),
-    "micrometres": (set_field("xyzt_units", 3), (1, 1), "micrometres"),
-    "metres": (set_field("xyzt_units", 1), (1, 1), "metres"),
-    "sizes 2 % off": (set_field("pixdim", 1.019, 3), (0, 1), "contradict the affine"),
-}
-
-
-@pytest.mark.case(71)
-@pytest.mark.parametrize("fault", AMBIGUOUS)
-def test_what_programs_read_differently(convert, tmp_path, fault):
-    edit, codes, reason = AMBIGUOUS[fault]
-    path, _ = scan_of(tmp_path / "scan.nii.gz", edit, codes=codes)
-    convert(path).refused(path, reason, "repair the header", tmp_path / "out")
-
-
 @pytest.mark.case(73)
 @pytest.mark.parametrize("excess", [2e-7, 5e-7, 2e-6, 1e-5, 5e-4])
 def test_quaternion_that_rounding_made_too_long(tmp_path, excess):
@@ -267,10 +239,11 @@ def test_quaternion_that_rounding_made_too_long(tmp_path, excess):
 
 @pytest.mark.case(73)
 def test_voxels_are_read_where_they_begin_if_the_header_leaves_it_open(tmp_path):
-    told, untold = (
-        scan_of(tmp_path / f"{start}.nii.gz", set_field("vox_offset", start))[0]
-        for start in (352, 0)
-    )
+    def forget(header):
+        header["vox_offset"] = 0
+
+    told, _ = scan_of(tmp_path / "told.nii.gz")
+    untold, _ = scan_of(tmp_path / "untold.nii.gz", forget)
     assert np.array_equal(read_volume(told).data, read_volume(untold).data)
     whole = gzip.decompress(untold.read_bytes())
     untold.write_bytes(gzip.compress(whole + bytes(8)))

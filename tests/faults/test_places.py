@@ -1,6 +1,5 @@
 """Disks that are full or read-only, files that vanish, folders that two runs want (51, 47, 59)."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,15 @@ import psutil
 import pytest
 import yaml
 
-from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
+from helpers import (
+    ROOT,
+    job_counts,
+    run_snakemake,
+    tiny_cohort,
+    tiny_labels,
+    tiny_scan,
+    training_arguments,
+)
 from in_process import quicknat
 from quicknat.cohort.check import read_verdicts
 from quicknat.failures import read_failed
@@ -63,7 +70,7 @@ def commands(tmp_path, stand_in, stack, monkeypatch):
     scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)
     labels = tiny_labels(tmp_path / "labels.nii.gz", 48)
     conformed, native = tmp_path / "conformed.nii.gz", tmp_path / "native.nii.gz"
-    protocol = ("--protocol", LABELS / "quicknat28.tsv")
+    protocol = ("--protocol", "quicknat28")
     done = quicknat("-q", "convert", scan, "--output", conformed, "--spacing", 2, "--size", 48)
     assert done.status == 0, done.err
     classes = tmp_path / "classes.nii.gz"
@@ -80,11 +87,6 @@ def commands(tmp_path, stand_in, stack, monkeypatch):
     table = tmp_path / "sources.tsv"
     row = f"a\tfile\t{archive.as_uri()}\tsha256:{sha256(archive)}"
     table.write_text(f"source\tkind\turl\tchecksum\n{row}\n")
-    settings = {"epochs": 2, "learning_rate": 0.01, "compile": False, "precision": "32-true"}
-    settings |= {"network": {"filters": 4}}
-    for name, text in (("train", f"{stack}\n"), ("none", "")):
-        (tmp_path / f"{name}.txt").write_text(text)
-    lists = ("--stacks", tmp_path / "train.txt", "--validation", tmp_path / "none.txt")
 
     def run(name, folder):
         return quicknat(*{
@@ -95,8 +97,7 @@ def commands(tmp_path, stand_in, stack, monkeypatch):
                         "--spacing", 2),
             "slice": ("slice", conformed, classes, *protocol, "--folder", folder, "--name", "sub-1",
                       "--size", 48),
-            "train": ("train", "coronal", *lists, *protocol, "--settings", json.dumps(settings),
-                      "--output", folder / "model"),
+            "train": training_arguments(tmp_path, [stack], folder / "model", epochs=2),
             "segment": ("segment", scan, "--model", "./stand-in", "--output", folder,
                         "--threads", 1),
         }[name])  # fmt: skip
@@ -167,25 +168,16 @@ class Project:
 
     def __init__(self, folder):
         self.folder, self.env = folder, None
-        self.overlay = {
-            "sheet": str(folder / "cohort.tsv"),
-            "conform": {"size": 64},
-            "slices": {"size": 48},
-        }
-        self.wanted = []
-        for name in ("t", "v", "s"):
-            self.add(name)
+        sheet = tiny_cohort(folder, t="train", v="val", s="segment")
+        self.overlay = {"sheet": sheet, "conform": {"size": 64}, "slices": {"size": 48}}
+        self.wanted = [CONFORMED.format(name) for name in ("t", "v", "s")]
 
     def add(self, name):
+        """Add a scan to segment."""
         tiny_scan(self.folder / f"{name}.nii.gz")
-        tiny_labels(self.folder / f"{name}_dseg.nii.gz")
         self.wanted.append(CONFORMED.format(name))
-        rows = ["subject\timage\tlabels\tlabel_convention\tsplit"]
-        for scan, use in {"t": "train", "v": "val", "s": "segment", "n": "segment"}.items():
-            labels = f"{scan}_dseg.nii.gz\tfreesurfer" if use != "segment" else "\t"
-            if (self.folder / f"{scan}.nii.gz").exists():
-                rows.append(f"{scan}\t{scan}.nii.gz\t{labels}\t{use}")
-        (self.folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
+        with (self.folder / "cohort.tsv").open("a") as sheet:
+            sheet.write(f"{name}\t{name}.nii.gz\t\t\tsegment\n")
 
     def before_converting(self, command):
         """Have a shell command run before the conversion of scan s."""
