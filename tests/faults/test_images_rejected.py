@@ -198,7 +198,7 @@ def test_other_file(refused, pixels, tmp_path, fault):
 @pytest.mark.parametrize(
     ("target", "reason", "fix"),
     [(LINK, "is a git-annex link whose content was not fetched", "run 'datalad get "),
-     ("gone.nii.gz", "is a link to a missing file (gone.nii.gz)", "repair the link")],
+     ("gone.nii.gz", "is a link to a missing file (gone.nii.gz)", "fetch that file, or rep")],
 )  # fmt: skip
 def test_link_to_nothing(refused, scan, tmp_path, target, reason, fix):
     """It is told what is missing, by the commands and in the list of what a sheet leaves out."""

@@ -5,10 +5,9 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
+from in_process import quicknat
 from made_up_results import made_up_results, split_tables
-from quicknat.cli import app
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
 from quicknat.report import score_figures
@@ -111,8 +110,8 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
         "volumes": tmp_path / "list.txt", "sheet": sheet, "output": tmp_path,
     }  # fmt: skip
     given = [f"--{name}={value}" for name, value in options.items()]
-    done = CliRunner().invoke(app, ["score-figures", str(tmp_path / "metrics.tsv"), *given])
-    assert done.exit_code == 0, done.output
+    done = quicknat("score-figures", tmp_path / "metrics.tsv", *given)
+    assert done.status == 0, str(done)
     page = scored_content(inputs)
     dice = inputs.table("metrics.tsv").groupby("subject")["dice"].mean().to_list()
     assert page["mean"][0] == pytest.approx((sum(dice[:2]) / 2 + dice[2] + dice[3]) / 3)
