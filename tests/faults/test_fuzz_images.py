@@ -230,11 +230,8 @@ FOUND = {
     "voxels before the file": (with_header(".nii", vox_offset=-1e9), ""),
     "voxel sides NaN": (with_header(".nii", pixdim1=NAN), ""),
     "voxel sides of an atom": (with_header("2.nii", pixdim1=1e-9, srow_x0=1e-9), "mm"),
-    "NaN in the sform": (with_header(".nii", srow_x0=NAN), "the sform holds no usable numbers"),
-    "an offset beyond all": (
-        with_header(".nii", srow_x3=3e38),
-        "the sform holds no usable numbers",
-    ),
+    "NaN in the sform": (with_header(".nii", srow_x0=NAN), "sform holds no usable numbers"),
+    "an offset beyond all": (with_header(".nii", srow_x3=3e38), "sform holds no usable numbers"),
     "NaN in an MGH's axes": (with_header(".mgh", Mdc0=NAN), ""),
     "a slope beyond all": (with_header(".nii", scl_slope=3e38), "voxels reach"),
     "a pair without .hdr": ({".img": VALID[".img"][".img"]}, "missing"),

@@ -8,10 +8,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from data_sets import surfer, tree
-from quicknat.cli import app
+from in_process import quicknat
 from quicknat.cohort.naming import Selection
 from quicknat.errors import InputError
 from quicknat.files import sha256
@@ -98,10 +97,9 @@ def test_list_of_scans_fails_unless_only_bad_scans_failed(
     Path("out/sub-2").mkdir(parents=True)
     if case == "a full disk":
         Path("out/sub-2/anat").write_text("in the way")
-    arguments = ["segment", "--list", "list.tsv", "--output", "out", "--tables", "tables"]
-    arguments += ["--model", str(model)]
-    assert CliRunner().invoke(app, arguments).exit_code == 1
-    assert CliRunner().invoke(app, [*arguments, "--allow-bad"]).exit_code == allowed
+    command = "segment", "--list", "list.tsv", "--output", "out", "--tables", "tables"
+    assert quicknat(*command, "--model", model).status == 1
+    assert quicknat(*command, "--model", model, "--allow-bad").status == allowed
     table = pd.read_csv("tables/scans.tsv", sep="\t").set_index("name")
     assert list(table["status"]) == ["skipped", "failed"] and not Path("out/scans.tsv").exists()
     made = json.loads(Path("out/sub-1/anat/sub-1_desc-quicknat_dseg.json").read_text())
@@ -111,15 +109,15 @@ def test_list_of_scans_fails_unless_only_bad_scans_failed(
 def test_results_of_other_hardware_are_done_unless_a_precision_is_asked_for(
     model, head_file, tmp_path
 ):
-    arguments = ["segment", str(head_file), "--output", str(tmp_path), "--model", str(model)]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    command = "segment", head_file, "--output", tmp_path, "--model", model
+    assert quicknat(*command).status == 0
     (record,) = tmp_path.glob("sub-*/anat/*_desc-quicknat_dseg.json")
     made = json.loads(record.read_text())
     made["how"] |= {"precision": "torch.float64"}
     del made["how"]["convolutions"]  # as earlier versions
     record.write_text(json.dumps(made))
     for options, precision in (([], "torch.float64"), (["--precision", "fp32"], "torch.float32")):
-        assert CliRunner().invoke(app, [*arguments, *options]).exit_code == 0
+        assert quicknat(*command, *options).status == 0
         assert json.loads(record.read_text())["how"]["precision"] == precision
 
 
