@@ -218,14 +218,26 @@ def test_folder_of_dicom(tmp_path):
         done.refused(tmp_path / "study", "holds DICOM files (IM0001)", DCM2NIIX)
 
 
-@pytest.mark.case(14)
-def test_no_orientation(refused, convert, scan, pixels, tmp_path):
-    """A header without one is refused until it is stated."""
-    header(None, None)(scan, pixels)
-    refused("has no orientation of the axes", "--orientation, e.g. LAS")
-    assert convert(scan, "--orientation", "LAS").status == 0
+NO_AXES, STATE = "has no orientation of the axes", "--orientation, e.g. LAS"
+STATED = {  # case and file: what makes it, the reason and the fix, what the user then states
+    "14 scan.nii.gz": (header(None, None), NO_AXES, STATE, "LAS"),
+    # a byte that says so: not FreeSurfer's default
+    "14 scan.mgz": (patched(nib.MGHImage, 28, b"\0\0"), NO_AXES, STATE, "RAS"),
+    "17 wrong_sform.nii.gz": (header(sform=np.diag([3, 3, 3, 1])),
+                              "contradict the affine ([3.0, 3.0, 3.0])", "qform or sform", "qform"),
+}  # fmt: skip
+
+
+@pytest.mark.case(14, 17)
+@pytest.mark.parametrize("fault", STATED)
+def test_fault_that_the_user_settles(refused, convert, pixels, tmp_path, fault):
+    """The scan is refused until its orientation, or what to trust, is stated."""
+    make, reason, fix, stated = STATED[fault]
+    make(path := tmp_path / fault.partition(" ")[2], pixels)
+    refused(reason, fix, path)
+    assert convert(path, "--orientation", stated).status == 0
     record = json.loads((tmp_path / "out/sub-1_T1w.json").read_text())
-    assert record["source_orientation"] == "LAS"
+    assert record["source_orientation"] == {"qform": "RAS"}.get(stated, stated)
 
 
 @pytest.mark.case(14)
@@ -235,18 +247,6 @@ def test_stated_orientation(convert, scan, pixels, stated):
     nib.save(nib.AnalyzeImage(pixels, None), scan.with_name("a.img"))
     done = convert(scan.with_name("a.img"), "--orientation", stated)
     done.refused("a.img", "orient", "e.g. LAS")
-
-
-@pytest.mark.case(14)
-def test_mgh_header_without_orientation(convert, tmp_path, pixels):
-    """It is not taken for FreeSurfer's default, but refused until it is stated."""
-    path = tmp_path / "scan.mgh"
-    nib.save(nib.MGHImage(pixels.astype(np.float32), np.eye(4)), path)
-    content = bytearray(path.read_bytes())
-    content[28:30] = bytes(2)  # goodRASFlag
-    path.write_bytes(content)
-    convert(path).refused(path, "has no orientation of the axes", "--orientation, e.g. LAS")
-    assert convert(path, "--orientation", "RAS").status == 0
 
 
 @pytest.mark.case(17)
@@ -266,14 +266,6 @@ def test_trusted_transform(refused, convert, scan, pixels, tmp_path, trusted, ax
     nib.save(labels, tmp_path / "labels.nii.gz")
     layers = load_layers(tmp_path / "out/sub-1_T1w.nii.gz", tmp_path / "labels.nii.gz", None, None)
     assert layers.prediction.any()
-
-
-@pytest.mark.case(17)
-def test_wrong_sform(refused, convert, scan, pixels):
-    """It is refused until the qform is trusted."""
-    header(sform=np.diag([3, 3, 3, 1]))(scan, pixels)
-    refused("contradict the affine ([3.0, 3.0, 3.0])", "qform or sform")
-    assert convert(scan, "--orientation", "qform").status == 0
 
 
 @pytest.mark.case(17)
