@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import subprocess
@@ -68,6 +69,18 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path
     image.set_sform(image.affine, 1)
     image.set_qform(image.affine, 1)
     nib.save(image, path)
+    return path
+
+
+def save_header(path: Path, data: np.ndarray, sform=None, qform=None, **fields) -> Path:
+    """Write a NIfTI file with these transforms, if there are any, and then other header fields."""
+    image = nib.Nifti1Image(data, np.eye(4) if qform is None else qform)
+    image.set_qform(qform, int(qform is not None))
+    image.set_sform(sform, int(sform is not None))
+    header = image.header.copy()
+    for name, value in {"vox_offset": 352, **fields}.items():
+        header[name] = value
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + data.tobytes("F"), 1))
     return path
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers import save_header
 from in_process import quicknat
 from quicknat.images.conform import conform, head_window, record_grid
 from quicknat.images.resampling import resample_labels
@@ -134,12 +135,8 @@ def test_brain_of_an_off_centre_head_stays_in_the_window(head, demo_dseg, axis, 
 @pytest.mark.parametrize(("slope", "factor"), [(np.nan, 1), (0, 1), (0.5, 0.5)])
 def test_scale_factor_is_applied_and_none_is_assumed_where_it_is_no_number(tmp_path, slope, factor):
     pixels = np.random.default_rng(1).integers(1, 200, (12, 14, 16)).astype(np.int16)
-    image = nib.Nifti1Image(pixels, np.eye(4))
-    header = image.header.copy()
-    header["vox_offset"], header["scl_slope"], header["scl_inter"] = 352, slope, 0
-    header["sform_code"] = header["qform_code"] = 1
-    path = tmp_path / "scan.nii"
-    path.write_bytes(header.binaryblock + bytes(4) + pixels.tobytes("F"))
+    scale = {"scl_slope": slope, "scl_inter": 0}
+    path = save_header(tmp_path / "scan.nii.gz", pixels, np.eye(4), np.eye(4), **scale)
     np.testing.assert_allclose(read_volume(path).data, pixels * factor)
 
 

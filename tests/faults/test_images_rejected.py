@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import save, tiny_scan
+from helpers import save, save_header, tiny_scan
 from in_process import quicknat
 from quicknat.cohort.survey import survey
 from quicknat.images import (
@@ -70,20 +70,9 @@ def with_value(value):
     return make
 
 
-def header(sform=np.diag([1, 1, 1, 1]), qform=np.diag([1, 1, 1, 1]), **fields):
-    """A NIfTI file with these transforms, where there are any, and then with other fields."""
-
-    def make(path, pixels):
-        image = nib.Nifti1Image(pixels, np.eye(4))
-        image.set_qform(qform, int(qform is not None))
-        image.set_sform(sform, int(sform is not None))
-        made = image.header.copy()
-        made["vox_offset"], made["pixdim"][1:] = 352, 1  # which nibabel adapts to the sform
-        for name, value in fields.items():
-            made[name] = value
-        path.write_bytes(gzip.compress(made.binaryblock + bytes(4) + pixels.tobytes("F")))
-
-    return make
+def header(sform=np.eye(4), qform=np.eye(4), **fields):
+    """A file with these transforms and other fields of the header."""
+    return lambda path, pixels: save_header(path, pixels, sform, qform, **fields)
 
 
 def sizes(last, handedness=1):
@@ -221,7 +210,7 @@ def test_folder_of_dicom(tmp_path):
 NO_AXES, STATE = "has no orientation of the axes", "--orientation, e.g. LAS"
 STATED = {  # case and file: what makes it, the reason and the fix, what the user then states
     "14 scan.nii.gz": (header(None, None), NO_AXES, STATE, "LAS"),
-    # a byte that says so: not FreeSurfer's default
+    # by its goodRASFlag: not FreeSurfer's default
     "14 scan.mgz": (patched(nib.MGHImage, 28, b"\0\0"), NO_AXES, STATE, "RAS"),
     "17 wrong_sform.nii.gz": (header(sform=np.diag([3, 3, 3, 1])),
                               "contradict the affine ([3.0, 3.0, 3.0])", "qform or sform", "qform"),
