@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -19,12 +21,18 @@ from scipy import ndimage
 
 from quicknat.config import Network, TrainingSettings
 from quicknat.files import sha256
-from quicknat.images.volumes import Volume, read_volume
+from quicknat.images.conform import conform_file
+from quicknat.images.volumes import Volume, read_volume, save_nifti
 from quicknat.package_data import DATA
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 LABELS = DATA / "labels"
+ORIENTATIONS = [  # all 48
+    "".join(axes)
+    for order in itertools.permutations(("RL", "AP", "SI"))
+    for axes in itertools.product(*order)
+]
 TINY = {  # settings of a quick run
     "conform": {"spacing_mm": 4.0, "size": 64},
     "slices": {"size": 48},
@@ -82,6 +90,21 @@ def save_header(path: Path, data: np.ndarray, sform=None, qform=None, **fields) 
         header[name] = value
     path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + data.tobytes("F"), 1))
     return path
+
+
+def write_conformed(scan: Path, output: Path, spacing_mm: float, size: int):
+    """Write a conformed scan (.nii.gz) with its sidecar; return its voxels and its grid."""
+    image, grid, record = conform_file(scan, "", spacing_mm, size)
+    save_nifti(output, image, grid)
+    output.with_name(output.name.replace(".nii.gz", ".json")).write_text(json.dumps(record))
+    return image, grid
+
+
+def reoriented(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """Return the same voxels with axes that run to these directions, for example RAS."""
+    wanted = nib.orientations.axcodes2ornt(codes)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted)
+    return image.as_reoriented(turn)
 
 
 def changed(settings, **values):

@@ -10,12 +10,11 @@ import pandas as pd
 import pytest
 
 from data_sets import surfer, tree
+from helpers import write_conformed
 from in_process import quicknat
 from quicknat.cohort.naming import Selection
 from quicknat.errors import InputError
 from quicknat.files import sha256
-from quicknat.images.conform import conform_file
-from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import load_bundle
 from quicknat.segmentation.batch import segment_all, segment_file
 from quicknat.segmentation.tasks import (
@@ -125,9 +124,8 @@ def test_raw_scan_gets_the_labels_of_its_conformed_copy_and_either_is_the_others
     model, head_file, tmp_path
 ):
     bundle = load_bundle(model)
-    image, grid, record = conform_file(head_file, "", bundle.spacing_mm, bundle.conform_size)
-    save_nifti(copy := tmp_path / "c.nii.gz", image, grid)
-    (tmp_path / "c.json").write_text(json.dumps(record))
+    copy = tmp_path / "c.nii.gz"
+    write_conformed(head_file, copy, bundle.spacing_mm, bundle.conform_size)
     raw, conformed = Task(head_file, "sub-1"), Task(copy, "sub-1")
     segment_file(bundle, raw, tmp_path / "raw")
     segment_file(bundle, conformed, tmp_path / "conformed", Options(conformed=True))

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import LABELS, real_dseg, save, synthetic_head
+from helpers import LABELS, real_dseg, reoriented, save, synthetic_head
 from quicknat.autolabel.external import Settings, label_externally, label_scan
 from quicknat.errors import InputError
 from quicknat.images.conform import conform_file, conform_labels
@@ -74,10 +74,7 @@ def provide(tmp_path, labels, settings):
 
     def put(method, values=labels.data, last_line='cp FOLDER/answer.${result##*.} "$result"'):
         # on a grid of the program's own, as FreeSurfer's conformed one: LIA
-        image = nib.Nifti1Image(values, labels.affine)
-        target = nib.orientations.axcodes2ornt("LIA")
-        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
-        image = image.as_reoriented(turn)
+        image = reoriented(nib.Nifti1Image(values, labels.affine), "LIA")
         nib.save(image, tmp_path / "answer.nii.gz")
         (tmp_path / "answer.nii.gz").rename(tmp_path / "answer.gz")
         nib.save(nib.MGHImage(np.asarray(image.dataobj), image.affine), tmp_path / "answer.mgz")

@@ -1,7 +1,6 @@
 """From probabilities back to the native grid, and what is written there."""
 
 from dataclasses import replace
-from itertools import permutations, product
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 import made_up_head
+from helpers import ORIENTATIONS, reoriented
 from quicknat.images import training_stats
 from quicknat.images.conform import conform, record_grid
 from quicknat.images.resampling import resample
@@ -28,23 +28,14 @@ def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model,
     bundle, scan = load_bundle(model), read_volume(shared / "data/malc/1000_SS.nii.gz")
     # every other voxel, for time
     head = Volume(scan.data[::2, ::2, ::2], scan.affine @ np.diag([2, 2, 2, 1]), scan.path)
-    codes = ["".join(axes) for axes in permutations("RAS")]
-    opposite = dict(zip("RAS", "LPI", strict=True))
-    mine = nib.Nifti1Image(head.data.astype(np.float32), head.affine)
-    start, found = nib.io_orientation(head.affine), []
-    for code in codes:
-        for flips in product((False, True), repeat=3):
-            axes = [opposite[c] if flip else c for c, flip in zip(code, flips, strict=True)]
-            turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(axes))
-            turned = mine.as_reoriented(turn)
-            volume = Volume(np.asarray(turned.dataobj), turned.affine, head.path)
-            image, grid, record = conform(volume, bundle.spacing_mm, bundle.conform_size)
-            result = segment(bundle, image, grid.affine, record_grid(record), batch=16)
-            labels = nib.Nifti1Image(result.labels, turned.affine)
-            back = labels.as_reoriented(
-                nib.orientations.ornt_transform(nib.io_orientation(turned.affine), start)
-            )
-            found.append(np.asarray(back.dataobj))
+    found = []
+    for codes in ORIENTATIONS:
+        turned = reoriented(nib.Nifti1Image(head.data.astype(np.float32), head.affine), codes)
+        volume = Volume(np.asarray(turned.dataobj), turned.affine, head.path)
+        image, grid, record = conform(volume, bundle.spacing_mm, bundle.conform_size)
+        result = segment(bundle, image, grid.affine, record_grid(record), batch=16)
+        labels = nib.Nifti1Image(result.labels, turned.affine)
+        found.append(np.asarray(reoriented(labels, nib.aff2axcodes(head.affine)).dataobj))
     assert len(found) == 48 and np.count_nonzero(found[0])
     differing = [np.count_nonzero(labels != found[0]) for labels in found]
     assert max(differing) == 0, differing

@@ -2,15 +2,13 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from helpers import LABELS
+from helpers import LABELS, write_conformed
 from in_process import quicknat
 from quicknat.errors import InputError
-from quicknat.images.conform import conform
 from quicknat.images.labels import CONVENTIONS, Protocol, parse_ids
 from quicknat.images.slices import VIEWS
 from quicknat.images.volumes import Volume
@@ -88,12 +86,9 @@ def test_map_without_an_image_is_conformed_by_itself(demo_dseg, protocol):
     assert not classes[tissues == 0].any() and set(np.unique(head)) == {0, 255}
 
 
-def test_map_of_a_scan_lies_on_the_scans_grid(demo_dseg, head, protocol, tmp_path):
-    image, grid, record = conform(head, 4.0, 64)
-    record |= {"source": "a.nii", "source_sha256": "0" * 64, "orientation": ""}
+def test_map_of_a_scan_lies_on_the_scans_grid(demo_dseg, head_file, protocol, tmp_path):
     path = tmp_path / "a_T1w.nii.gz"
-    nib.save(nib.Nifti1Image(image, grid.affine), path)
-    (tmp_path / "a_T1w.json").write_text(json.dumps(record))
+    image, _ = write_conformed(head_file, path, 4.0, 64)
     tissues, classes, shown = conformed_tissues(demo_dseg, "freesurfer", protocol, 1, 256, path)
     assert np.array_equal(shown, image) and tissues.shape == (64, 64, 64)
     outside = (tissue_table()["region"] == "outside").to_numpy()[tissues]
