@@ -29,7 +29,7 @@ use rule * from quicknat as quicknat_*
 rule volumes_of_the_left_side:
     default_target: True
     input:
-        volumes=rules.quicknat_volumes.output,
+        volumes=rules.quicknat_volumes.output.volumes,
         report=rules.quicknat_report.output.page,
     output:
         "left.tsv",
