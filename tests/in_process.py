@@ -39,8 +39,8 @@ class Done:
         assert self.status == 1, str(self)
         assert len(self.err) == 1 and self.err[0].startswith("error: "), "\n".join(self.err)
         assert self.err[0].isprintable(), self.err
-        problem, _, advice = self.err[0].rpartition("; ")
-        assert str(where) in self.err[0] and reason in problem and fix in advice, self.err
+        problem, _, advice = self.err[0].rpartition("; ") if fix else (self.err[0], "", "")
+        assert str(where) in problem and reason in problem and fix in advice, self.err
         assert not [path for path in (folder.rglob("*") if folder else ()) if path.is_file()]
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from urllib3.util import Retry
 
-from helpers import run_snakemake, tiny_scan
+from helpers import run_snakemake, tiny_cohort, tiny_scan
 from in_process import quicknat
 from quicknat import files, hardware
 from quicknat.cohort.examine import open_cache
@@ -134,11 +134,9 @@ def test_cpus_are_those_that_the_process_may_use(tmp_path, monkeypatch):
     ],
 )
 def test_names_of_digits_in_a_profile_are_refused_since_groups_add_them_up(tmp_path, resources):
-    tiny_scan(tmp_path / "a.nii.gz")
-    (tmp_path / "sheet.tsv").write_text("subject\timage\tsplit\n1\ta.nii.gz\tsegment\n")
     (tmp_path / "profile").mkdir()
     (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(resources))
-    overlay = {"sheet": str(tmp_path / "sheet.tsv"), "model": "small"}
+    overlay = {"sheet": tiny_cohort(tmp_path, a="segment"), "model": "small"}
     options = ("--workflow-profile", str(tmp_path / "profile"), "--dry-run")
     done = run_snakemake(tmp_path, *options, overlay=overlay)
     assert done.returncode != 0 and "is a name of digits; write \"'" in done.text, done.text

@@ -168,6 +168,7 @@ def test_archive_is_refused_by_name_and_nothing_is_written(tmp_path, fault):
     content, reason = FAULTS[fault]
     done = unpack(tmp_path, content, "*.img")
     done.refused(tmp_path / "in/source.archive", reason)
+    assert "; " in done.err[0]  # what to do
     assert set(contents(tmp_path)) == {"in/source.archive"}
 
 
