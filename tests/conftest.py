@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import LABELS, ROOT, SHARED, real_dseg, synthetic_head
+from helpers import LABELS, MODEL, ROOT, SHARED, real_dseg, synthetic_head
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import Volume
 from reliability import Recorder
@@ -113,28 +113,18 @@ def stack(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
-    """A model folder from three very brief real trainings."""
-    from quicknat.config import Network, TrainingSettings
+    """A model folder from three very brief real trainings, with the settings `MODEL`."""
     from quicknat.images.slices import VIEWS
     from quicknat.model.bundle import write_bundle
     from quicknat.training.trainer import train_view
 
     folder = tmp_path_factory.mktemp("model")
-    settings = TrainingSettings(
-        epochs=1,
-        learning_rate=1e-3,
-        optimizer="adamw",
-        batch_size=8,
-        augment=False,
-        compile=False,
-        network=Network(filters=4, dropout=0.0),
-    )
     random = np.random.default_rng(0)
     for view in VIEWS:
         stack = random.integers(0, 255, (8, 2, 48, 48)).astype(np.uint8)
         stack[:, 1] = random.integers(0, protocol.n_classes(view), (8, 48, 48))
         np.save(folder / f"{view}.npy", stack)
-        train_view(view, protocol, [folder / f"{view}.npy"], [], settings, folder / "views" / view)
+        train_view(view, protocol, [folder / f"{view}.npy"], [], MODEL, folder / "views" / view)
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
     write_bundle(
         {view: folder / "views" / view for view in VIEWS},

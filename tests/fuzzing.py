@@ -8,26 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
-import logging
 import os
 import shutil
-import sys
 import tempfile
-import traceback
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from unittest import mock
 
-import typer.main
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from quicknat.cli import main
+import in_process
 
 COMMON = {"database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 settings.register_profile("fast", derandomize=True, max_examples=12, deadline=None, **COMMON)
@@ -39,61 +31,10 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
-# typer builds all commands anew at each call, which takes longer than most of them
-built_once = functools.cache(typer.main.get_command)
 EXAMPLES: Counter[str] = Counter()  # by test; the end of a run prints them
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended: exit status, and the lines of both streams."""
-
-    status: int
-    out: list[str]
-    err: list[str]
-
-    def __str__(self) -> str:
-        return f"status {self.status}\n" + "\n".join(self.err[-6:])
-
-
-def quicknat(*arguments: object) -> Done:
-    """Run a command in this process, from the outermost function that the program has.
-
-    An exception that gets out of it becomes status 70 and its traceback, as a user would see it.
-    """
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    handler = logging.StreamHandler(err)
-    handler.setLevel(logging.WARNING)
-    logging.getLogger().addHandler(handler)
-    try:
-        with (
-            mock.patch.object(sys, "argv", ["quicknat", *map(str, arguments)]),
-            mock.patch.object(typer.main, "get_command", built_once),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            warnings.catch_warnings(record=True) as warned,
-        ):
-            warnings.simplefilter("always", RuntimeWarning)
-            warnings.simplefilter("always", UserWarning)
-            main()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except Exception:
-        status = 70
-        err.write(traceback.format_exc())
-    finally:
-        logging.getLogger().removeHandler(handler)
-    err.writelines(f"{warning.message}\n" for warning in warned)  # lines on the user's screen
-    return Done(status, out.getvalue().splitlines(), err.getvalue().splitlines())
-
-
-def refused(done: Done, *parts: object) -> None:
-    """Status 1 and one printable line, which holds these parts."""
-    assert done.status == 1, str(done)
-    assert len(done.err) == 1 and done.err[0].startswith("error: "), "\n".join(done.err)
-    assert done.err[0].isprintable(), done.err
-    for part in parts:
-        assert str(part) in done.err[0], done.err
+quicknat = functools.partial(in_process.quicknat, "-q")  # warnings and errors alone
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -16,13 +19,20 @@ import numpy as np
 import yaml
 from scipy import ndimage
 
+from quicknat.config import Network, TrainingSettings
 from quicknat.files import sha256
-from quicknat.images.volumes import Volume, read_volume
+from quicknat.images.conform import conform_file
+from quicknat.images.volumes import Volume, read_volume, save_nifti
 from quicknat.package_data import DATA
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 LABELS = DATA / "labels"
+ORIENTATIONS = [  # all 48
+    "".join(axes)
+    for order in itertools.permutations(("RL", "AP", "SI"))
+    for axes in itertools.product(*order)
+]
 TINY = {  # settings of a quick run
     "conform": {"spacing_mm": 4.0, "size": 64},
     "slices": {"size": 48},
@@ -70,9 +80,55 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path
     return path
 
 
+def save_header(path: Path, data: np.ndarray, sform=None, qform=None, **fields) -> Path:
+    """Write a NIfTI file with these transforms, if there are any, and then other header fields."""
+    image = nib.Nifti1Image(data, np.eye(4) if qform is None else qform)
+    image.set_qform(qform, int(qform is not None))
+    image.set_sform(sform, int(sform is not None))
+    header = image.header.copy()
+    for name, value in {"vox_offset": 352, **fields}.items():
+        header[name] = value
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + data.tobytes("F"), 1))
+    return path
+
+
+def write_conformed(scan: Path, output: Path, spacing_mm: float, size: int):
+    """Write a conformed scan (.nii.gz) with its sidecar; return its voxels and its grid."""
+    image, grid, record = conform_file(scan, "", spacing_mm, size)
+    save_nifti(output, image, grid)
+    output.with_name(output.name.replace(".nii.gz", ".json")).write_text(json.dumps(record))
+    return image, grid
+
+
+def reoriented(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """Return the same voxels with axes that run to these directions, for example RAS."""
+    wanted = nib.orientations.axcodes2ornt(codes)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted)
+    return image.as_reoriented(turn)
+
+
 def changed(settings, **values):
     """Settings of a model in `quicknat.config`, with other values."""
     return type(settings)(**{**dict(settings), **values})
+
+
+def brief_training(**values) -> TrainingSettings:
+    """Settings of a training that takes a second, with other values."""
+    usual = {"epochs": 1, "learning_rate": 0.01, "optimizer": "adamw", "batch_size": 4}
+    usual |= {"network": Network(filters=4, dropout=0.0)}
+    return TrainingSettings(**{**usual, "compile": False, "precision": "32-true", **values})
+
+
+MODEL = brief_training(learning_rate=1e-3, batch_size=8, augment=False)  # of the fixture `model`
+
+
+def training_arguments(folder: Path, stacks, output: Path, validation=(), **settings) -> list:
+    """Arguments of `quicknat` for a brief training; the lists of stacks are written to a folder."""
+    options = ["--settings", brief_training(**settings).model_dump_json()]
+    for name, paths in (("stacks", stacks), ("validation", validation)):
+        (folder / f"{name}.txt").write_text("".join(f"{path}\n" for path in paths))
+        options += [f"--{name}", folder / f"{name}.txt"]
+    return ["train", "coronal", *options, "--protocol", "quicknat28", "--output", output]
 
 
 def tiny_scan(path: Path, side: int = 12) -> Path:

@@ -25,29 +25,25 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import psutil
 import yaml
 
-from helpers import ROOT, add_source, real_dseg, save, synthetic_head
+from helpers import ROOT, TINY, add_source, make_scan
 
 # every stage takes part; states are saved after each step, so that many kills hit their writing
-SETTINGS = {
-    "conform": {"spacing_mm": 4.0, "size": 64},
-    "slices": {"size": 48},
-    "network": {"filters": 4},
+SETTINGS = TINY | {
     "auto_labels": {"atlases": ["sub-t"]},
     "training": {"batch_size": 8, "slice_stride": 4, "compile": False, "checkpoint_minutes": 0},
     "pretrain": {"epochs": 1},
     "finetune": {"epochs": 2},
-    "report": {"interactive": False},
 }
 ROWS = (("t", "train"), ("v", "val"), ("p", "pretrain"), ("s", "test"), ("u", "segment"))
 LABELLED = ("train", "val", "test")
 WAYS = ("run", "run", "run", "job", "snakemake")  # what is killed: the run with its jobs, or one
 EARLY, EARLY_SECONDS = 0.1, 6.0  # share of kills before the first job, and how long that may take
 OFTEN, SELDOM = 0.85, 0.4  # chances to kill in a job of a stage with few kills, or with many
+MEAN_SECONDS = 2  # from the start of that job to the kill
 PATIENCE = 900  # seconds that a run may take
 
 # what may differ from run to run, by a pattern of the path -> None, or what is taken out
@@ -72,10 +68,7 @@ def make_project(folder: Path) -> None:
     raw.mkdir(parents=True)
     lines = ["subject\tsource\timage\tlabels\tlabels_source\tlabel_convention\tsplit"]
     for number, (name, use) in enumerate(ROWS):
-        dseg = real_dseg(("sub-CSI3", "sub-ds240")[number % 2], step=4)
-        head = synthetic_head(dseg, seed=number)
-        save(raw / f"{name}.nii.gz", head.data.astype(np.int16), head.affine)
-        save(raw / f"{name}_dseg.nii.gz", dseg.data.astype(np.int16), dseg.affine)
+        make_scan(raw / f"{name}.nii.gz", ("sub-CSI3", "sub-ds240")[number % 2], number, step=4)
         labels = f"{name}_dseg.nii.gz\tarchive\tfreesurfer" if use in LABELLED else "\t\t"
         lines.append(f"{name}\tarchive\t{name}.nii.gz\t{labels}\t{use}")
     (folder / "cohort.tsv").write_text("\n".join(lines) + "\n")
@@ -107,7 +100,6 @@ class Killer:
     kills: Counter = field(default_factory=Counter)  # by stage
     ways: Counter = field(default_factory=Counter)
     runs: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)  # that a job takes, by stage
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -137,15 +129,11 @@ class Killer:
     def jobs(self, main: psutil.Process) -> dict[int, tuple[str, psutil.Process]]:
         """Jobs at work, by process number."""
         found = {}
-        try:
+        with contextlib.suppress(psutil.Error):  # Snakemake has ended
             for process in main.children(recursive=True):
-                try:
+                with contextlib.suppress(psutil.Error):
                     if stage := stage_of(process.cmdline()):
                         found[process.pid] = stage, process
-                except psutil.Error:
-                    continue
-        except psutil.Error:
-            pass
         return found
 
     def wait_for_moment(self, main: psutil.Popen) -> tuple[str, psutil.Process] | None:
@@ -159,9 +147,9 @@ class Killer:
                 if pid in seen:
                     continue
                 seen.add(pid)
-                few = self.kills[stage] <= sum(self.kills.values()) / len(self.seconds)
+                few = self.kills[stage] <= self.kills.total() / max(1, len(self.kills))
                 if self.random.random() < (OFTEN if few else SELDOM):
-                    time.sleep(self.random.uniform(0, 1.1 * self.seconds.get(stage, 3)))
+                    time.sleep(self.random.expovariate(1 / MEAN_SECONDS))
                     return (stage, process) if main.poll() is None else None
             time.sleep(0.05)
         return None
@@ -199,15 +187,6 @@ class Killer:
         """Processes that still die."""
         here = str(self.work)
         return [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == here]
-
-    def learn_durations(self) -> None:
-        """How long the jobs of each stage take, of a finished run."""
-        names = {"convert_labels": "convert-labels", "auto_label": "auto-label",
-                 "score_figures": "score-figures", "pictures": "scan-pictures",
-                 "metrics": "gather", "volumes": "volumes"}  # fmt: skip
-        for folder in (self.work / "results/benchmarks").iterdir():
-            times = [pd.read_csv(path, sep="\t")["s"][0] for path in folder.glob("*.tsv")]
-            self.seconds[names.get(folder.name, folder.name)] = float(np.mean(times))
 
 
 def comparable(path: Path, name: str) -> bytes | None:
@@ -256,14 +235,13 @@ def kill_runs(
     killer, found = Killer(folder, seed, wanted), []
     killer.finish(cores=1)  # those to be killed have two: that, too, must change nothing
     killer.finish()  # which has nothing to do
-    killer.learn_durations()
     shutil.move(killer.work / "results", folder / "reference")
     shutil.rmtree(killer.work)
-    while sum(killer.kills.values()) < kills:
+    while killer.kills.total() < kills:
         alive = True
-        while alive and sum(killer.kills.values()) < kills:
+        while alive and killer.kills.total() < kills:
             alive = killer.disturbed()
-            print(f"{sum(killer.kills.values())} kills", dict(killer.kills), flush=True)
+            print(f"{killer.kills.total()} kills", dict(killer.kills), flush=True)
         killer.finish()
         killer.finish()
         if "Nothing to be done" not in killer.output():
@@ -285,7 +263,7 @@ def main() -> None:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="quicknat-kills-"))
     print(f"in {folder}", flush=True)
     killer, found = kill_runs(folder.resolve(), options.kills, options.seed)
-    print(f"{killer.runs} runs, {sum(killer.kills.values())} killed: {dict(killer.ways)}")
+    print(f"{killer.runs} runs, {killer.kills.total()} killed: {dict(killer.ways)}")
     for stage, count in killer.kills.most_common():
         print(f"  {stage:<16}{count}")
     print("\n".join(found) or "no differences")

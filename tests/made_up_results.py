@@ -38,15 +38,21 @@ def _write(path: Path, content: object) -> None:
         path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def _scores(names: Sequence[str], protocol: Protocol) -> dict[str, pd.DataFrame]:
+def scores(names: Sequence[str], structures: Sequence[str]) -> pd.DataFrame:
+    """Return the scores of scans by structure."""
     random = np.random.default_rng(0)
-    pairs = [(name, structure) for name in names for structure in protocol.names[1:]]
+    pairs = [(name, structure) for name in names for structure in structures]
     table = pd.DataFrame(pairs, columns=["subject", "structure"])
     table["dice"] = random.uniform(0.6, 0.95, len(table))
     table["iou"] = table["dice"] / (2 - table["dice"])
     table["hd95_mm"] = random.uniform(1, 8, len(table))
     table["reference_mm3"] = random.uniform(500, 9000, len(table))
     table["volume_mm3"] = table["reference_mm3"] * random.uniform(0.8, 1.2, len(table))
+    return table
+
+
+def _score_tables(names: Sequence[str], protocol: Protocol) -> dict[str, pd.DataFrame]:
+    table = scores(names, protocol.names[1:])
     views = [
         table[["subject", "structure", "dice", "iou"]].assign(view=view)
         for view in ("aggregate", *VIEWS)
@@ -86,7 +92,7 @@ def made_up_results(
     """
     names = [scan.id for scan in scans]
     if tested := [scan.id for scan in scans if scan.split == "test"]:
-        for path, table in _scores(tested, protocol).items():
+        for path, table in _score_tables(tested, protocol).items():
             _write(results / path, table)
     _write(results / "segmentations/volumes.tsv", _volumes(names, protocol))
     flags = [{"flag": "asymmetry", "reason": f"left and right differ {text}"}]

@@ -11,19 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import yaml
 
-from helpers import ROOT, real_dseg, save, synthetic_head
+from helpers import ROOT, TINY, make_scan
 from slurm_cluster import Cluster
 
-SMALL = {
-    "conform": {"spacing_mm": 4.0, "size": 64},
-    "slices": {"size": 48},
-    "network": {"filters": 4},
+SMALL = TINY | {
     "training": {"batch_size": 8, "precision": "32-true", "compile": False},
     "auto_labels": {"atlases": ["sub-a"]},
-    "report": {"interactive": False},
     "pretrain": {"epochs": 1, "optimizer": "adamw", "learning_rate": 0.004},
     "finetune": {"epochs": 8, "optimizer": "adamw", "learning_rate": 0.004},
 }
@@ -35,13 +30,6 @@ COHORT = {
     "p": ("sub-CSI3", "pretrain"),
 }
 HEADER = "subject\tsource\timage\tlabels\tlabel_convention\tsplit"
-
-
-def make_scan(path: Path, scan: str, seed: int) -> Path:
-    """Write a head synthesized from a real label map; gives the path of that map, beside it."""
-    dseg = real_dseg(scan)
-    save(path, synthetic_head(dseg, seed).data.astype(np.int16), dseg.affine)
-    return save(path.with_name(f"dseg-{path.name}"), dseg.data.astype(np.int16), dseg.affine)
 
 
 def make_cohort(folder: Path, names: str = "abcdp") -> None:

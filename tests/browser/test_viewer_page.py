@@ -1,7 +1,6 @@
 """The interactive viewer in a real browser: it draws, its controls work, and text stays text."""
 
 import io
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.image import imread
 from scipy.ndimage import binary_erosion
 
-from helpers import save
-from quicknat.images.conform import conform_file
-from quicknat.images.volumes import save_nifti
+from helpers import save, write_conformed
 from quicknat.package_data import TEMPLATES
 from quicknat.report.layers import load_layers, write_viewer_volumes
 from quicknat.report.standalone import write_libraries
@@ -45,10 +42,7 @@ def report(tmp_path_factory, head, demo_dseg, protocol):
         key: save(folder / "scans" / f"{key}.nii.gz", data, head.affine)
         for key, data in (("image", head.data), ("p", prediction), ("r", labels), ("u", unsure))
     }
-    conformed, grid, record = conform_file(paths["image"], "", 2, 128)
-    scan = folder / "scans/scan.nii.gz"
-    save_nifti(scan, conformed, grid)
-    scan.with_name("scan.json").write_text(json.dumps(record))
+    write_conformed(paths["image"], scan := folder / "scans/scan.nii.gz", 2, 128)
     layers = load_layers(scan, *(paths[k] for k in "pru"))
     write_viewer_volumes(folder / "volumes/sub-1.js", SCAN, layers, protocol)
     layers = load_layers(scan, paths["p"], None, None)

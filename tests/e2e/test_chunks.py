@@ -1,25 +1,19 @@
 """Many scans are segmented in chunks: what is done stays done, and a bad scan stops no other."""
 
-import numpy as np
 import pandas as pd
 import pytest
-from project import Project, row
+from project import Project, row, write_scans
 
-from helpers import save
 from quicknat.failures import read_failed
-from quicknat.images.volumes import Volume
 
 pytestmark = pytest.mark.long
 SUMMARY = {"volumes": 1, "report": 1}
 
 
 @pytest.fixture
-def cohort(tmp_path, model, head: Volume) -> Project:
+def cohort(tmp_path, model, head, demo_dseg) -> Project:
     """Five scans to segment, at most four in a job, with a finished model."""
-    (tmp_path / "data").mkdir()
-    for seed, name in enumerate(("s1", "s2", "s3", "s4", "s5", "s6")):
-        noise = np.random.default_rng(seed).normal(0, 3, head.shape)
-        save(tmp_path / f"data/{name}.nii", (head.data + noise).astype(np.float32), head.affine)
+    write_scans(tmp_path / "data", [f"s{k}" for k in range(1, 7)], head, demo_dseg)
     project = Project(tmp_path)
     project.rows = [row(f"s{k}") for k in range(1, 6)]
     project.settings = {"model": str(model), "scans_per_job": 4}

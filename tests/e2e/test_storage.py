@@ -1,19 +1,16 @@
 """A run whose jobs share no disk: results are in S3, jobs in folders of their own."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 
 import boto3
-import nibabel as nib
-import numpy as np
 import pytest
-from project import SETTINGS, SMOKE, row
+from project import SETTINGS, SMOKE, row, write_scans
 
-from helpers import ROOT, run_snakemake
+from helpers import ROOT, copy_workflow, run_snakemake
 
 pytestmark = pytest.mark.long
 NAMES = ("t1", "v1", "e1")
@@ -49,19 +46,9 @@ def s3(tmp_path):
 @pytest.fixture
 def cloud(tmp_path, s3, head, demo_dseg):
     """A function that runs the workflow on a small cohort, with all jobs elsewhere."""
-    folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
-    (folder / "data").mkdir(parents=True)
-    elsewhere.mkdir()
-    for name in ("workflow", "envs"):  # sources must be below the folder
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(ROOT / name, folder)
-    labels = nib.Nifti1Image(demo_dseg.data.astype(np.uint8), demo_dseg.affine)
-    nib.save(labels, folder / "data/labels.nii.gz")
-    for seed, name in enumerate(NAMES):
-        noise = np.random.default_rng(seed).normal(0, 3, head.shape)
-        scan = nib.Nifti1Image((head.data + noise).astype(np.float32), head.affine)
-        nib.save(scan, folder / f"data/{name}.nii")
+    folder, elsewhere = copy_workflow(tmp_path / "project"), tmp_path / "elsewhere"
+    elsewhere.mkdir()  # sources must be below the folder
+    write_scans(folder / "data", NAMES, head, demo_dseg)
     (folder / "cohort.tsv").write_text("\n".join([SMOKE[0], *map(row, NAMES)]) + "\n")
     overlay = SETTINGS | {"sheet": "cohort.tsv"}
     overlay.pop("pretrain")

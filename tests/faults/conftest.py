@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from quicknat.cli.app import main
+from in_process import Done, quicknat
 from quicknat.images.labels import Protocol
 from quicknat.model.bundle import Bundle
 from quicknat.model.network import NetworkSettings
@@ -25,47 +20,8 @@ from quicknat.model.network import NetworkSettings
 NOBODY = 65534
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended, and the lines that it wrote to stderr."""
-
-    status: int
-    lines: list[str]
-
-    def refused(self, file: str | Path, reason: str, fix: str, folder: Path | None = None) -> None:
-        """Check: status 1, one line with file, reason and fix, and no file in `folder`."""
-        assert self.status == 1, self.lines
-        assert len(self.lines) == 1 and self.lines[0].startswith("error: "), self.lines
-        where, _, advice = self.lines[0].rpartition("; ")
-        assert str(file) in where and reason in where, self.lines[0]
-        assert fix in advice, self.lines[0]
-        if folder:
-            assert not [path for path in folder.rglob("*") if path.is_file()]
-
-
 @pytest.fixture
-def quicknat(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """Run a command in this process, as its console script does."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["quicknat", *map(str, arguments)])
-        root, stream = logging.getLogger(), io.StringIO()
-        kept, level = root.handlers, root.level
-        root.handlers = []  # else pytest's own keep the command from logging to stderr
-        try:
-            with redirect_stderr(stream), redirect_stdout(io.StringIO()):
-                main()
-        except SystemExit as end:
-            return Done(int(end.code or 0), stream.getvalue().strip().splitlines())
-        finally:
-            root.handlers, root.level = kept, level
-        raise AssertionError("a command ends with an exit status")
-
-    return run
-
-
-@pytest.fixture
-def convert(quicknat: Callable[..., Done], tmp_path: Path) -> Callable[..., Done]:
+def convert(tmp_path: Path) -> Callable[..., Done]:
     """`quicknat convert` of small scans, into the folder `out`."""
 
     def run(scan: Path, *options: object) -> Done:

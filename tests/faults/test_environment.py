@@ -9,7 +9,8 @@ import pytest
 import yaml
 from urllib3.util import Retry
 
-from helpers import run_snakemake, tiny_scan
+from helpers import run_snakemake, tiny_cohort, tiny_scan
+from in_process import quicknat
 from quicknat import files, hardware
 from quicknat.cohort.examine import open_cache
 from quicknat.cohort.sheet import read_sheet
@@ -56,23 +57,23 @@ def test_snakemake_in_another_locale_is_told_what_to_set(tmp_path, monkeypatch):
 
 
 @pytest.mark.case(83)
-def test_escapes_in_names_do_not_reach_the_terminal(quicknat, tmp_path):
+def test_escapes_in_names_do_not_reach_the_terminal(tmp_path):
     scan = tmp_path / "a\x1b[31m\x07.nii.gz"
     scan.write_bytes(b"")
     done = quicknat("check", scan, "--output", tmp_path / "check.tsv")
     assert done.status == 1
     done = quicknat("segment", scan, "--output", tmp_path / "out")
-    assert done.status == 1 and r"a\x1b[31m\x07.nii.gz" in done.lines[-1]
-    assert all(line.isprintable() for line in done.lines)
+    assert done.status == 1 and r"a\x1b[31m\x07.nii.gz" in done.err[-1]
+    assert all(line.isprintable() for line in done.err)
 
 
 @pytest.mark.case(83)
-def test_name_that_is_not_utf_8_is_left_out_of_a_sheet_and_named(quicknat, tmp_path):
+def test_name_that_is_not_utf_8_is_left_out_of_a_sheet_and_named(tmp_path):
     (tmp_path / "scans").mkdir()
     tiny_scan(tmp_path / "scans/p2.nii.gz")
     tiny_scan(tmp_path / "scan.nii.gz").rename(tmp_path / "scans" / os.fsdecode(b"p1\xff.nii.gz"))
     done = quicknat("sheet", tmp_path / "scans", "--output", tmp_path / "sheet.tsv")
-    assert done.status == 0 and any(r"p1\udcff.nii.gz" in line for line in done.lines)
+    assert done.status == 0 and any(r"p1\udcff.nii.gz" in line for line in done.err)
     assert "p2.nii.gz" in (tmp_path / "sheet.tsv").read_text("utf-8")
     checked = quicknat("check", tmp_path / "scans" / os.fsdecode(b"p1\xff.nii.gz"),
                        "--output", tmp_path / "check.tsv")  # fmt: skip
@@ -133,11 +134,9 @@ def test_cpus_are_those_that_the_process_may_use(tmp_path, monkeypatch):
     ],
 )
 def test_names_of_digits_in_a_profile_are_refused_since_groups_add_them_up(tmp_path, resources):
-    tiny_scan(tmp_path / "a.nii.gz")
-    (tmp_path / "sheet.tsv").write_text("subject\timage\tsplit\n1\ta.nii.gz\tsegment\n")
     (tmp_path / "profile").mkdir()
     (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(resources))
-    overlay = {"sheet": str(tmp_path / "sheet.tsv"), "model": "small"}
+    overlay = {"sheet": tiny_cohort(tmp_path, a="segment"), "model": "small"}
     options = ("--workflow-profile", str(tmp_path / "profile"), "--dry-run")
     done = run_snakemake(tmp_path, *options, overlay=overlay)
     assert done.returncode != 0 and "is a name of digits; write \"'" in done.text, done.text
@@ -189,8 +188,8 @@ def test_second_training_in_one_folder_is_refused(tmp_path):
         only_process(tmp_path / "state"),
     ):
         raise AssertionError("two at once")
-    with only_process(tmp_path / "state"):
-        pass
+    with only_process(tmp_path / "state"):  # on NFS a folder with an open file cannot be removed
+        assert [path.name for path in tmp_path.iterdir()] == ["state.lock"]
     assert list(tmp_path.iterdir()) == []
 
 

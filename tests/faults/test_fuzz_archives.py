@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzzing import NASTY, contents, damaged, quicknat, refused, workplace
+from fuzzing import NASTY, contents, damaged, quicknat, workplace
 from quicknat.images.volumes import MAX_BYTES
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
@@ -99,7 +99,7 @@ def unpacked_or_refused(content: bytes, patterns: list[str]) -> None:
             names = set(written.pop("source.members.txt").decode().splitlines())
             assert {f"source/{name}" for name in names} == set(written) and done.err == []
         else:
-            refused(done, root / "in/source.archive")
+            done.refused(root / "in/source.archive")
             assert written == {}
         assert not any(path.is_symlink() for path in root.rglob("*"))
         assert not [name for name in written if ".tmp-" in name]
@@ -167,7 +167,8 @@ FAULTS = {  # what the line says of each
 def test_archive_is_refused_by_name_and_nothing_is_written(tmp_path, fault):
     content, reason = FAULTS[fault]
     done = unpack(tmp_path, content, "*.img")
-    refused(done, tmp_path / "in/source.archive", reason, "; ")
+    done.refused(tmp_path / "in/source.archive", reason)
+    assert "; " in done.err[0]  # what to do
     assert set(contents(tmp_path)) == {"in/source.archive"}
 
 
@@ -186,5 +187,5 @@ def test_only_matching_members_are_unpacked_and_headers_come_along(tmp_path, mak
 
 def test_member_that_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
-    refused(unpack(tmp_path, zipped([SCAN]), "*"), "make room there")
+    unpack(tmp_path, zipped([SCAN]), "*").refused(tmp_path / "out", fix="make room there")
     assert contents(tmp_path / "out") == {}

@@ -14,64 +14,22 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
+from fuzzing import NASTY, NUMBERS, contents, damaged, quicknat, workplace
 from helpers import LABELS, save
 from quicknat.errors import InputError
 from quicknat.images.conform import load_conformed, record_grid
-from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS, open_stack
-from quicknat.model.bundle import FORMAT, load_bundle
-from quicknat.model.network import NetworkSettings, QuickNAT
-from quicknat.model.weights import save_weights
+from quicknat.model.bundle import BUNDLE_FILES, load_bundle
+from quicknat.model.network import QuickNAT
 from quicknat.reruns import GRID_FORMAT
 
 pytestmark = pytest.mark.timeout(3600, method="thread")  # also ends what hangs outside Python
 
-SETTINGS = NetworkSettings(2, "none", 0.0)
 
-
-@functools.cache
-def model() -> dict[str, bytes]:
-    """The files of a tiny untrained model."""
-    protocol = Protocol.read(LABELS / "tissues4.tsv")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        torch.manual_seed(0)
-        for view in VIEWS:
-            network = QuickNAT(protocol.n_classes(view), SETTINGS)
-            path = folder / f"{view}.safetensors"
-            save_weights(path, network.state_dict(), view, protocol.class_names(view))
-        protocol.write(folder / "labels.tsv")
-        files = contents(folder)
-    count = len(protocol.names)
-    described = {
-        "format": FORMAT,
-        "protocol": "tissues4",
-        "labels": {"file": "labels.tsv", "sha256": ""},
-        "conform": {"spacing_mm": 8.0, "size": 32},
-        "slices": {"size": 32},
-        "aggregation": {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2},
-        "mirror": False,
-        "prior_correction": 0.5,
-        "shift": False,
-        "views": {
-            view: {
-                "weights": f"{view}.safetensors",
-                "sha256": "",
-                "class_weights": [1.0] * protocol.n_classes(view),
-                "network": QuickNAT(protocol.n_classes(view), SETTINGS).describe(),
-            }
-            for view in VIEWS
-        },
-        "population": {
-            "scans": 1,
-            "voxels": [[0] * count, [9] * count],
-            "asymmetry": [[0] * count, [0] * count],
-            "intensity": [1.0] * count,
-            "outside": [0.1, 0.2],
-        },
-    }
-    return {**files, "bundle.json": json.dumps(described).encode()}
+@pytest.fixture(scope="session")
+def files(model: Path) -> dict[str, bytes]:
+    """The files of a small model."""
+    return contents(model)
 
 
 def stated(files: dict[str, bytes], described: dict | None = None) -> dict[str, bytes]:
@@ -102,22 +60,21 @@ def loaded_or_refused(files: dict[str, bytes]) -> None:
         assert 16 <= bundle.conform_size <= 1024 and bundle.spacing_mm > 0
 
 
-@given(st.sampled_from(sorted(model())), st.data())
-def test_model_with_bytes_changed_is_refused_or_the_same(name, data):
-    content = data.draw(damaged(model()[name], head=400))
-    loaded_or_refused({**stated(model()), name: content})
+@given(st.sampled_from(BUNDLE_FILES), st.data())
+def test_model_with_bytes_changed_is_refused_or_the_same(files, name, data):
+    loaded_or_refused({**files, name: data.draw(damaged(files[name], head=400))})
 
 
 @given(st.sampled_from([*(f"{view}.safetensors" for view in VIEWS), "labels.tsv"]), st.data())
-def test_model_with_bytes_changed_and_checksums_that_fit_is_loaded_or_refused(name, data):
-    content = data.draw(damaged(model()[name], head=400))
-    loaded_or_refused(stated({**model(), name: content}))
+def test_model_with_bytes_changed_and_checksums_that_fit_is_loaded_or_refused(files, name, data):
+    content = data.draw(damaged(files[name], head=400))
+    loaded_or_refused(stated({**files, name: content}))
 
 
 @st.composite
-def descriptions(draw: st.DrawFn) -> bytes:
+def changed(draw: st.DrawFn, description: bytes) -> bytes:
     """``bundle.json`` with some values replaced, at any depth."""
-    described = json.loads(stated(model())["bundle.json"])
+    described = json.loads(description)
     for _ in range(draw(st.integers(1, 3))):
         part = described
         while True:
@@ -137,25 +94,29 @@ def descriptions(draw: st.DrawFn) -> bytes:
     return json.dumps(described).encode("utf-8", "surrogatepass")
 
 
-@given(descriptions())
-@example(b"[]")
-@example(b"null")
-@example(b'{"format": 3, "views": 1}')
-@example(b"[" * 100_000)
-@example(b"\xff\xfe{}")
-def test_any_description_of_a_model_is_believed_only_if_it_fits(content):
-    loaded_or_refused({**stated(model()), "bundle.json": content})
+@given(st.data())
+def test_any_description_of_a_model_is_believed_only_if_it_fits(files, data):
+    loaded_or_refused({**files, "bundle.json": data.draw(changed(files["bundle.json"]))})
 
 
-def with_network(**changes: object) -> dict[str, bytes]:
-    described = json.loads(model()["bundle.json"])
+@pytest.mark.parametrize(
+    "content", [b"null", b'{"format": 3, "views": 1}', b"[" * 100_000, b"\xff\xfe{}"]
+)
+def test_description_that_is_none_is_refused(files, tmp_path, content):
+    write(tmp_path, {**files, "bundle.json": content})
+    with pytest.raises(InputError, match=str(tmp_path)):
+        load_bundle(tmp_path)
+
+
+def with_network(files: dict[str, bytes], **changes: object) -> dict[str, bytes]:
+    described = json.loads(files["bundle.json"])
     described["views"]["coronal"]["network"] |= changes
-    return stated(model(), described)
+    return stated(files, described)
 
 
 @pytest.mark.parametrize("filters", [1024, 10**9])
-def test_description_of_a_giant_network_takes_no_memory(tmp_path, filters, monkeypatch):
-    write(tmp_path, with_network(filters=filters))
+def test_description_of_a_giant_network_takes_no_memory(files, tmp_path, filters, monkeypatch):
+    write(tmp_path, with_network(files, filters=filters))
     made = []
     real = QuickNAT.to_empty
     monkeypatch.setattr(
@@ -169,20 +130,20 @@ def test_description_of_a_giant_network_takes_no_memory(tmp_path, filters, monke
 @pytest.mark.parametrize(
     "name", ["../outside.safetensors", "/etc/passwd", "..", "a/b", "a\\b", "a" * 5000]
 )
-def test_description_that_names_files_elsewhere_is_refused(tmp_path, name):
-    described = json.loads(model()["bundle.json"])
+def test_description_that_names_files_elsewhere_is_refused(files, tmp_path, name):
+    described = json.loads(files["bundle.json"])
     described["views"]["axial"]["weights"] = name
-    (tmp_path / "outside.safetensors").write_bytes(model()["axial.safetensors"])
-    write(tmp_path / "model", stated(model(), described))
+    (tmp_path / "outside.safetensors").write_bytes(files["axial.safetensors"])
+    write(tmp_path / "model", stated(files, described))
     with pytest.raises(InputError, match=r"must name a file here|lacks its file"):
         load_bundle(tmp_path / "model")
 
 
-def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(tmp_path):
+def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(files, tmp_path):
     scan = save(tmp_path / "scan.nii.gz", np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
-    folder = write(tmp_path / "model", model())  # whose checksums are empty
+    folder = write(tmp_path / "model", files | {"labels.tsv": b"index\n"})
     done = quicknat("segment", scan, "--model", folder, "--output", tmp_path / "out")
-    refused(done, folder)
+    done.refused(folder)
     assert not (tmp_path / "out").exists()
 
 
@@ -191,11 +152,12 @@ def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(tmp_pat
     [(5, None), (7, "'kernel' is 7, but was removed"), ([], "'kernel' is")],
 )
 def test_network_of_an_earlier_version_is_read_unless_its_kernel_is_another(
-    tmp_path, kernel, refusal
+    files, model, tmp_path, kernel, refusal
 ):
-    write(tmp_path, with_network(squeeze_excitation="NONE", kernel=kernel))
+    write(tmp_path, with_network(files, squeeze_excitation="CSSE", kernel=kernel))
     if refusal is None:
-        assert load_bundle(tmp_path).networks["coronal"].settings == SETTINGS
+        ours, theirs = (load_bundle(folder).networks["coronal"] for folder in (model, tmp_path))
+        assert ours.settings == theirs.settings
         return
     with pytest.raises(
         InputError, match=rf"bundle\.json: {refusal}.*; remove it: the large convolutions"
@@ -221,7 +183,7 @@ def test_any_weights_to_import_are_refused_or_imported(content):
             "import-weights", path, "--view", "axial", "--protocol", LABELS / "tissues4.tsv",
             "--output", root / "out/a.safetensors",
         )  # fmt: skip
-        refused(done, path)
+        done.refused(path)
         assert contents(root / "out") == {}
 
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, refused, workplace
+from fuzzing import EXAMPLES, NASTY, NUMBERS, contents, damaged, quicknat, workplace
 from helpers import LABELS, ROOT
 from quicknat.cohort.naming import SCAN_NAME
 from quicknat.cohort.sheet import LOCAL, SCANS, read_sheet, read_sources
@@ -67,7 +67,7 @@ def checked(content: bytes) -> None:
             "--sources", ROOT / "workflow/sources.tsv", "--threads", 1,
         )  # fmt: skip
         if not done.out:
-            refused(done, sheet)
+            done.refused(sheet)
             assert contents(root / "out") == {}
             return
         assert done.status in (0, 1) and done.err == [], str(done)
@@ -264,5 +264,5 @@ def test_any_table_of_results_is_read_or_refused_in_one_line(content, command):
         else:
             done = quicknat("failures", table)
         if done.status:
-            refused(done, table)
+            done.refused(table)
             assert contents(root / "out") == {}

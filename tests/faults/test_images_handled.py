@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers import save_header
+from in_process import quicknat
 from quicknat.images.conform import conform, head_window, record_grid
 from quicknat.images.resampling import resample_labels
 from quicknat.images.training_stats import summarise
@@ -102,14 +104,14 @@ def test_head_larger_than_the_cube_is_flagged_with_the_share_that_is_lost(
 
 
 @pytest.mark.case(22)
-def test_conversion_warns_of_a_head_that_does_not_fit(quicknat, ball, tmp_path):
+def test_conversion_warns_of_a_head_that_does_not_fit(ball, tmp_path):
     path = tmp_path / "scan.nii"
     data, affine = ball((8, 8, 8), side_mm=320, radius_mm=150)
     nib.save(nib.Nifti1Image(data + ball((8, 8, 8), 320, 40)[0], affine), path)
     options = ("--spacing", 8, "--size", 16)
     done = quicknat("-q", "convert", path, "--output", tmp_path / "out.nii.gz", *options)
     assert done.status == 0
-    assert len(done.lines) == 1 and "of the head lies outside the 128 mm cube" in done.lines[0]
+    assert len(done.err) == 1 and "of the head lies outside the 128 mm cube" in done.err[0]
 
 
 @pytest.mark.case(23)
@@ -133,12 +135,8 @@ def test_brain_of_an_off_centre_head_stays_in_the_window(head, demo_dseg, axis, 
 @pytest.mark.parametrize(("slope", "factor"), [(np.nan, 1), (0, 1), (0.5, 0.5)])
 def test_scale_factor_is_applied_and_none_is_assumed_where_it_is_no_number(tmp_path, slope, factor):
     pixels = np.random.default_rng(1).integers(1, 200, (12, 14, 16)).astype(np.int16)
-    image = nib.Nifti1Image(pixels, np.eye(4))
-    header = image.header.copy()
-    header["vox_offset"], header["scl_slope"], header["scl_inter"] = 352, slope, 0
-    header["sform_code"] = header["qform_code"] = 1
-    path = tmp_path / "scan.nii"
-    path.write_bytes(header.binaryblock + bytes(4) + pixels.tobytes("F"))
+    scale = {"scl_slope": slope, "scl_inter": 0}
+    path = save_header(tmp_path / "scan.nii.gz", pixels, np.eye(4), np.eye(4), **scale)
     np.testing.assert_allclose(read_volume(path).data, pixels * factor)
 
 

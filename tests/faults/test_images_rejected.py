@@ -1,14 +1,14 @@
-"""Scans that cannot be used (cases 1 to 15, 17): what `quicknat convert` says of them."""
+"""Scans that cannot be used (cases 1 to 15, 17, 71): what `quicknat convert` says of them."""
 
 import gzip
 import json
-import struct
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import save, tiny_scan
+from helpers import save, save_header, tiny_scan
+from in_process import quicknat
 from quicknat.cohort.survey import survey
 from quicknat.images import (
     volumes,  # noqa: F401  (before a test gives up the right to read them)
@@ -71,22 +71,14 @@ def with_value(value):
     return make
 
 
-def with_sform(path, pixels, sform, zooms=(1, 1, 1)):
-    """Write a NIfTI file whose sform alone is coded."""
-    image = nib.Nifti1Image(pixels, np.eye(4))
-    image.set_qform(None, 0)
-    image.set_sform(sform, 1)
-    whole = bytearray(image.to_bytes())
-    whole[80:92] = struct.pack("<3f", *zooms)  # pixdim, which nibabel would adapt
-    path.write_bytes(gzip.compress(bytes(whole)))
+def header(sform=np.eye(4), qform=np.eye(4), **fields):
+    """A file with these transforms and other fields of the header."""
+    return lambda path, pixels: save_header(path, pixels, sform, qform, **fields)
 
 
-def affine(diagonal, *more, **options):
-    """A file with this diagonal of the sform, and with ones at other places."""
-    sform = np.diag([*diagonal, 1.0])
-    for place in more:
-        sform[place] = 1
-    return lambda path, pixels: with_sform(path, pixels, sform, **options)
+def sizes(last, handedness=1):
+    """Voxel sizes of a header: 1 mm but for the last one."""
+    return handedness, 1, 1, last, 1, 1, 1, 1
 
 
 def patched(make, offset, content):
@@ -134,15 +126,28 @@ SCANS = {  # case and fault: what makes the file, the reason and the fix that ar
     "10 NaN": (with_value(np.nan), NAN, "repair the image"),
     "10 infinite": (with_value(np.inf), NAN, "repair the image"),
     "11 constant": (voxels(lambda x: np.full_like(x, 7)), "every voxel is 7", "not a head scan"),
-    "12 no first axis": (affine([0, 1, 1]), SINGULAR, REPAIR),
-    "12 parallel axes": (affine([1, 0, 1], (0, 1)), SINGULAR, REPAIR),
+    "12 no first axis": (header(np.diag([0, 1, 1, 1]), None), SINGULAR, REPAIR),
+    "12 parallel axes": (header([[1, 1, 0, 0], [0] * 4, *np.eye(4)[2:]], None), SINGULAR, REPAIR),
     "13 thick slices": (
-        affine([1, 1, 1], zooms=(1, 1, 1.1)), "[1.0, 1.0, 1.1] contradict", "repair",
+        header(qform=None, pixdim=sizes(1.1)), "[1.0, 1.0, 1.1] contradict", "repair",
+    ),
+    "15 left is right": (
+        header(qform=np.diag([-1, 1, 1, 1])), "sform says RAS, qform says LAS", REPAIR,
+    ),
+    # what programs read differently
+    "71 negative voxel size": (header(pixdim=sizes(-1)), "a voxel size of -1", REPAIR),
+    "71 handedness": (header(None, pixdim=sizes(1, -2)), "a pixdim[0] of -2", REPAIR),
+    "71 unknown code": (header(qform_code=9), "a qform_code of 9", REPAIR),
+    "71 micrometres": (header(xyzt_units=3), "micrometres", REPAIR),
+    "71 metres": (header(xyzt_units=1), "metres", REPAIR),
+    "71 sizes 2 % off": (  # the last of so many voxels would be more than 3 mm off
+        lambda path, pixels: header(qform=None, pixdim=sizes(1.019))(path, np.tile(pixels, 11)),
+        "contradict the affine", REPAIR,
     ),
 }  # fmt: skip
 
 
-@pytest.mark.case(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 78, 79)
+@pytest.mark.case(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 71, 78, 79)
 @pytest.mark.parametrize("fault", SCANS)
 def test_scan(refused, scan, pixels, fault):
     make, reason, fix = SCANS[fault]
@@ -183,7 +188,7 @@ def test_other_file(refused, pixels, tmp_path, fault):
 @pytest.mark.parametrize(
     ("target", "reason", "fix"),
     [(LINK, "is a git-annex link whose content was not fetched", "run datalad get "),
-     ("gone.nii.gz", "is a link to a missing file (gone.nii.gz)", "repair the link")],
+     ("gone.nii.gz", "is a link to a missing file (gone.nii.gz)", "fetch that file, or rep")],
 )  # fmt: skip
 def test_link_to_nothing(refused, scan, tmp_path, target, reason, fix):
     """It is told what is missing, by the commands and in the list of what a sheet leaves out."""
@@ -197,7 +202,7 @@ def test_link_to_nothing(refused, scan, tmp_path, target, reason, fix):
 
 
 @pytest.mark.case(79)
-def test_folder_of_dicom(quicknat, tmp_path):
+def test_folder_of_dicom(tmp_path):
     """The commands that take folders name the converter."""
     (tmp_path / "study/series").mkdir(parents=True)
     (tmp_path / "study/series/IM0001").write_bytes(DICOM)
@@ -206,21 +211,30 @@ def test_folder_of_dicom(quicknat, tmp_path):
         done.refused(tmp_path / "study", "holds DICOM files (IM0001)", DCM2NIIX)
 
 
-@pytest.mark.case(14)
-def test_no_orientation(refused, convert, scan, pixels, tmp_path):
-    """A header without one is refused until it is stated."""
-    image = nib.Nifti1Image(pixels, np.eye(4))
-    image.set_sform(np.eye(4), 0)
-    image.set_qform(np.eye(4), 0)
-    nib.save(image, scan)
-    refused("has no orientation of the axes", "--orientation, e.g. LAS")
-    assert convert(scan, "--orientation", "LAS").status == 0
+NO_AXES, STATE = "has no orientation of the axes", "--orientation, e.g. LAS"
+STATED = {  # case and file: what makes it, the reason and the fix, what the user then states
+    "14 scan.nii.gz": (header(None, None), NO_AXES, STATE, "LAS"),
+    # by its goodRASFlag: not FreeSurfer's default
+    "14 scan.mgz": (patched(nib.MGHImage, 28, b"\0\0"), NO_AXES, STATE, "RAS"),
+    "17 wrong_sform.nii.gz": (header(sform=np.diag([3, 3, 3, 1])),
+                              "contradict the affine ([3.0, 3.0, 3.0])", "qform or sform", "qform"),
+}  # fmt: skip
+
+
+@pytest.mark.case(14, 17)
+@pytest.mark.parametrize("fault", STATED)
+def test_fault_that_the_user_settles(refused, convert, pixels, tmp_path, fault):
+    """The scan is refused until its orientation, or what to trust, is stated."""
+    make, reason, fix, stated = STATED[fault]
+    make(path := tmp_path / fault.partition(" ")[2], pixels)
+    refused(reason, fix, path)
+    assert convert(path, "--orientation", stated).status == 0
     record = json.loads((tmp_path / "out/sub-1_T1w.json").read_text())
-    assert record["source_orientation"] == "LAS"
+    assert record["source_orientation"] == {"qform": "RAS"}.get(stated, stated)
 
 
 @pytest.mark.case(14)
-@pytest.mark.parametrize("stated", ["LLS", "XYZ", "LA", "qform"])
+@pytest.mark.parametrize("stated", ["LLS", "XYZ", "LA", "qform", "LLL", "las"])
 def test_stated_orientation(convert, scan, pixels, stated):
     """One that names no three axes is refused."""
     nib.save(nib.AnalyzeImage(pixels, None), scan.with_name("a.img"))
@@ -228,38 +242,11 @@ def test_stated_orientation(convert, scan, pixels, stated):
     done.refused("a.img", "orient", "e.g. LAS")
 
 
-@pytest.mark.case(14)
-def test_mgh_header_without_orientation(convert, tmp_path, pixels):
-    """It is not taken for FreeSurfer's default, but refused until it is stated."""
-    path = tmp_path / "scan.mgh"
-    nib.save(nib.MGHImage(pixels.astype(np.float32), np.eye(4)), path)
-    content = bytearray(path.read_bytes())
-    content[28:30] = bytes(2)  # goodRASFlag
-    path.write_bytes(content)
-    convert(path).refused(path, "has no orientation of the axes", "--orientation, e.g. LAS")
-    assert convert(path, "--orientation", "RAS").status == 0
-
-
-def disagreeing(path, pixels):
-    """Write a file whose sform runs to the right and whose qform runs to the left."""
-    image = nib.Nifti1Image(pixels, np.eye(4))
-    image.set_sform(np.eye(4), 1)
-    image.set_qform(np.diag([-1, 1, 1, 1.0]), 1)
-    nib.save(image, path)
-
-
-@pytest.mark.case(15)
-def test_disagreeing_transforms(refused, scan, pixels):
-    """They are refused with what each says."""
-    disagreeing(scan, pixels)
-    refused("sform says RAS, qform says LAS", "repair the header")
-
-
 @pytest.mark.case(17)
 @pytest.mark.parametrize(("trusted", "axes"), [("qform", "LAS"), ("sform", "RAS")])
 def test_trusted_transform(refused, convert, scan, pixels, tmp_path, trusted, axes):
     """It is used alone."""
-    disagreeing(scan, pixels)
+    header(qform=np.diag([-1, 1, 1, 1]))(scan, pixels)
     refused("sform says", "qform or sform, with --orientation (or that column)")
     assert convert(scan, "--orientation", trusted).status == 0
     record = json.loads((tmp_path / "out/sub-1_T1w.json").read_text())
@@ -275,20 +262,7 @@ def test_trusted_transform(refused, convert, scan, pixels, tmp_path, trusted, ax
 
 
 @pytest.mark.case(17)
-def test_wrong_sform(refused, convert, scan, pixels):
-    """It is refused until the qform is trusted."""
-    image = nib.Nifti1Image(pixels, np.eye(4))
-    image.set_qform(np.eye(4), 1)
-    image.header["sform_code"] = 1
-    for row, values in zip(("srow_x", "srow_y", "srow_z"), np.eye(4)[:3] * 3, strict=True):
-        image.header[row] = values
-    scan.write_bytes(gzip.compress(image.header.binaryblock + bytes(4) + pixels.tobytes("F")))
-    refused("contradict the affine ([3.0, 3.0, 3.0])", "qform or sform")
-    assert convert(scan, "--orientation", "qform").status == 0
-
-
-@pytest.mark.case(17)
 def test_trusted_transform_that_is_absent(convert, scan, pixels):
     """The other one stays in force."""
-    with_sform(scan, pixels, np.eye(4))
+    header(qform=None)(scan, pixels)
     assert convert(scan, "--orientation", "qform").status == 0

@@ -10,6 +10,7 @@ import yaml
 
 from data_sets import ids, surfer, tree
 from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
+from in_process import quicknat
 from quicknat.cohort.check import check_cohort
 from quicknat.cohort.naming import default_name, possible_visits
 from quicknat.cohort.participants import read_participants, repeated_participants, trained_on
@@ -66,12 +67,12 @@ def named(subject, split, session=""):
 
 
 @pytest.mark.case(61)
-def test_sheet_and_check_warn_of_participants_that_may_be_one(tmp_path, quicknat):
+def test_sheet_and_check_warn_of_participants_that_may_be_one(tmp_path):
     names = [f"p{n}_v{visit}" for n in range(20) for visit in (1, 2)]
     root = tree(tmp_path / "fs", *(file for name in names for file in surfer(name)))
     done = quicknat("sheet", root, "--output", tmp_path / "cohort.tsv")
     warning = "p0_v1, p0_v2 (and 19 more groups) look like scans of one participant"
-    assert done.status == 0 and any(warning in line for line in done.lines)
+    assert done.status == 0 and any(warning in line for line in done.err)
     paths = CohortPaths(str(tmp_path / "cohort.tsv"), {}, "")
     verdicts, faulty = check_cohort(paths, LABELS / "quicknat28.tsv", {}, 1)
     (found,) = [verdict for verdict in verdicts if verdict.scan == "(participants)"]
@@ -114,7 +115,7 @@ def test_result_of_another_scan_of_the_same_name_is_not_replaced(stand_in, tmp_p
 
 
 @pytest.mark.case(63)
-def test_every_step_refuses_to_replace_the_result_of_another_scan(quicknat, tmp_path):
+def test_every_step_refuses_to_replace_the_result_of_another_scan(tmp_path):
     small = ("--spacing", 2, "--size", 16)
     scans = [tiny_scan(tmp_path / f"{name}.nii.gz") for name in "ab"]
     labels, conformed = tiny_labels(tmp_path / "labels.nii.gz"), tmp_path / "c_T1w.nii.gz"
@@ -142,7 +143,7 @@ def test_every_step_refuses_to_replace_the_result_of_another_scan(quicknat, tmp_
             assert quicknat("-q", command, *arguments).status == 0, command
         again = (scans[1], *arguments[1:]) if command == "convert" else arguments
         done = quicknat("-q", command, *again)
-        assert done.status == 1 and "--overwrite" in done.lines[0], (command, done)
+        assert done.status == 1 and "--overwrite" in done.err[0], (command, done)
         if command not in ("auto-label", "convert"):
             assert quicknat("-q", command, *again, "--overwrite").status == 0, command
     assert quicknat("-q", "convert", *steps["convert"]).status == 0  # the same scan
@@ -202,7 +203,7 @@ def test_glob_of_a_sheet_does_not_match_hidden_files(tmp_path):
 
 
 @pytest.mark.case(67)
-def test_sheet_keeps_all_scans_of_a_visit_and_says_which_are_special(tmp_path, quicknat):
+def test_sheet_keeps_all_scans_of_a_visit_and_says_which_are_special(tmp_path):
     stems = ["sub-002_S_0413_run-1", "sub-002_S_0413_run-2", "sub-01_acq-hippoc", "sub-01"]
     root = tree(tmp_path, *(f"{stem[:6]}/anat/{stem}_T1w.nii.gz" for stem in stems),
                 "sub-01/anat/sub-01_dseg.nii.gz")  # fmt: skip
@@ -211,7 +212,7 @@ def test_sheet_keeps_all_scans_of_a_visit_and_says_which_are_special(tmp_path, q
     assert [scan.id for scan in read_sheet(tmp_path / "c.tsv")] == [
         "sub-002S0413_run-1", "sub-002S0413_run-2", "sub-01", "sub-01_acq-hippoc",
     ]  # fmt: skip
-    said = "\n".join(done.lines)
+    said = "\n".join(done.err)
     assert "3 without labels: sub-002S0413_run-1" in said
     assert "4 are one of several of a visit" in said
     assert "not a plain scan of the whole head: sub-01_acq-hippoc" in said

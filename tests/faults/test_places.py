@@ -1,6 +1,5 @@
 """Disks that are full or read-only, files that vanish, folders that two runs want (51, 47, 59)."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,16 @@ import psutil
 import pytest
 import yaml
 
-from helpers import LABELS, ROOT, job_counts, run_snakemake, tiny_labels, tiny_scan
+from helpers import (
+    ROOT,
+    job_counts,
+    run_snakemake,
+    tiny_cohort,
+    tiny_labels,
+    tiny_scan,
+    training_arguments,
+)
+from in_process import quicknat
 from quicknat.cohort.check import read_verdicts
 from quicknat.failures import read_failed
 from quicknat.files import sha256
@@ -57,20 +65,20 @@ def files(disk):
 
 
 @pytest.fixture
-def commands(tmp_path, quicknat, stand_in, stack, monkeypatch):
+def commands(tmp_path, stand_in, stack, monkeypatch):
     """Commands of the workflow's stages by name, each of which writes to a folder."""
     scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)
     labels = tiny_labels(tmp_path / "labels.nii.gz", 48)
     conformed, native = tmp_path / "conformed.nii.gz", tmp_path / "native.nii.gz"
-    protocol = ("--protocol", LABELS / "quicknat28.tsv")
+    protocol = ("--protocol", "quicknat28")
     done = quicknat("-q", "convert", scan, "--output", conformed, "--spacing", 2, "--size", 48)
-    assert done.status == 0, done.lines
+    assert done.status == 0, done.err
     classes = tmp_path / "classes.nii.gz"
     given = (*protocol, "--scan", conformed, "--label-convention", "freesurfer")
     done = quicknat(
         "-q", "convert-labels", labels, *given, "--output", classes, "--native", native
     )  # fmt: skip
-    assert done.status == 0, done.lines
+    assert done.status == 0, done.err
     model = stand_in(lambda x: (x > 0.3).long())
     monkeypatch.setattr(bundle, "load_bundle", lambda folder, device, bf16: model)
     archive = tmp_path / "a.tar"
@@ -79,11 +87,6 @@ def commands(tmp_path, quicknat, stand_in, stack, monkeypatch):
     table = tmp_path / "sources.tsv"
     row = f"a\tfile\t{archive.as_uri()}\tsha256:{sha256(archive)}"
     table.write_text(f"source\tkind\turl\tchecksum\n{row}\n")
-    settings = {"epochs": 2, "learning_rate": 0.01, "compile": False, "precision": "32-true"}
-    settings |= {"network": {"filters": 4}}
-    for name, text in (("train", f"{stack}\n"), ("none", "")):
-        (tmp_path / f"{name}.txt").write_text(text)
-    lists = ("--stacks", tmp_path / "train.txt", "--validation", tmp_path / "none.txt")
 
     def run(name, folder):
         return quicknat(*{
@@ -94,8 +97,7 @@ def commands(tmp_path, quicknat, stand_in, stack, monkeypatch):
                         "--spacing", 2),
             "slice": ("slice", conformed, classes, *protocol, "--folder", folder, "--name", "sub-1",
                       "--size", 48),
-            "train": ("train", "coronal", *lists, *protocol, "--settings", json.dumps(settings),
-                      "--output", folder / "model"),
+            "train": training_arguments(tmp_path, [stack], folder / "model", epochs=2),
             "segment": ("segment", scan, "--model", "./stand-in", "--output", folder,
                         "--threads", 1),
         }[name])  # fmt: skip
@@ -113,13 +115,13 @@ def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, di
     fill(disk, ROOMS.get(stage, 8192))
     done = commands(stage, disk)
     assert done.status == 1
-    message = done.lines[-1]
+    message = done.err[-1]
     assert message.startswith("error: ") and str(disk) in message, message
     assert "room" in message, message
     assert [path for path in files(disk) if not path.endswith(".lock")] == []
     (disk / "filler").unlink()
     done = commands(stage, disk)
-    assert done.status == 0, done.lines
+    assert done.status == 0, done.err
     assert files(disk)
 
 
@@ -136,11 +138,11 @@ def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, disk
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "save_state", save_and_fill)
         done = commands("train", disk)
-    assert done.status == 1 and "cannot be written (" in done.lines[-1], done.lines
+    assert done.status == 1 and "cannot be written (" in done.err[-1], done.err
     assert files(disk) == [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]
     (disk / "filler").unlink()
     done = commands("train", disk)
-    assert done.status == 0 and "resuming in epoch 1" in done.lines[0], done.lines
+    assert done.status == 0 and "resuming in epoch 1" in done.err[0], done.err
     assert "model/model.safetensors" in files(disk)
 
 
@@ -150,8 +152,8 @@ def test_read_only_folder_is_refused_by_every_stage(commands, disk, stage):
     assert mount(disk, "remount", "ro").returncode == 0
     done = commands(stage, disk)
     assert done.status == 1
-    assert done.lines[-1].startswith(f"error: {disk}"), done.lines
-    assert "Read-only file system" in done.lines[-1]
+    assert done.err[-1].startswith(f"error: {disk}"), done.err
+    assert "Read-only file system" in done.err[-1]
     assert files(disk) == []
 
 
@@ -166,25 +168,16 @@ class Project:
 
     def __init__(self, folder):
         self.folder, self.env = folder, None
-        self.overlay = {
-            "sheet": str(folder / "cohort.tsv"),
-            "conform": {"size": 64},
-            "slices": {"size": 48},
-        }
-        self.wanted = []
-        for name in ("t", "v", "s"):
-            self.add(name)
+        sheet = tiny_cohort(folder, t="train", v="val", s="segment")
+        self.overlay = {"sheet": sheet, "conform": {"size": 64}, "slices": {"size": 48}}
+        self.wanted = [CONFORMED.format(name) for name in ("t", "v", "s")]
 
     def add(self, name):
+        """Add a scan to segment."""
         tiny_scan(self.folder / f"{name}.nii.gz")
-        tiny_labels(self.folder / f"{name}_dseg.nii.gz")
         self.wanted.append(CONFORMED.format(name))
-        rows = ["subject\timage\tlabels\tlabel_convention\tsplit"]
-        for scan, use in {"t": "train", "v": "val", "s": "segment", "n": "segment"}.items():
-            labels = f"{scan}_dseg.nii.gz\tfreesurfer" if use != "segment" else "\t"
-            if (self.folder / f"{scan}.nii.gz").exists():
-                rows.append(f"{scan}\t{scan}.nii.gz\t{labels}\t{use}")
-        (self.folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
+        with (self.folder / "cohort.tsv").open("a") as sheet:
+            sheet.write(f"{name}\t{name}.nii.gz\t\t\tsegment\n")
 
     def before_converting(self, command):
         """Have a shell command run before the conversion of scan s."""

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helpers import LABELS, tiny_scan
+from helpers import tiny_scan, training_arguments
+from in_process import quicknat
 from quicknat.errors import InputError, explained
 from quicknat.files import written_whole
 from quicknat.images import conform
@@ -28,19 +29,12 @@ from quicknat.training.train_step import TrainStep
 
 
 @pytest.fixture
-def train(quicknat, stack, tmp_path):
-    """`quicknat train` for an epoch, on one small stack."""
-    for name, text in (("train", f"{stack}\n"), ("none", "")):
-        (tmp_path / f"{name}.txt").write_text(text)
+def train(stack, tmp_path):
+    """`quicknat train` for an epoch, on one small stack; if it fails, there is no model."""
 
-    def run(**settings):
-        values = {"epochs": 1, "learning_rate": 0.01, "compile": False, "precision": "32-true"}
-        values |= {"network": {"filters": 4}, **settings}
-        options = ["--stacks", tmp_path / "train.txt", "--validation", tmp_path / "none.txt"]
-        options += ["--settings", json.dumps(values), "--protocol", LABELS / "quicknat28.tsv"]
-        done = quicknat("-q", "train", "coronal", *options, "--output", tmp_path / "model")
-        if done.status:
-            assert not list((tmp_path / "model").glob("model.*"))
+    def run():
+        done = quicknat("-q", *training_arguments(tmp_path, [stack], tmp_path / "model"))
+        assert done.status == 0 or not list((tmp_path / "model").glob("model.*"))
         return done
 
     return run
@@ -81,8 +75,8 @@ def test_training_whose_states_are_all_damaged_is_refused_and_not_started_anew(
     (state / "00001-0000003.pt").write_bytes(b"truncated")
     done = train()
     assert done.status == 1
-    assert "00001-0000003.pt: ignored, because it is damaged" in done.lines[0]
-    last = done.lines[-1]
+    assert "00001-0000003.pt: ignored, because it is damaged" in done.err[0]
+    last = done.err[-1]
     assert last.startswith(f"error: {state}: holds 1 saved state(s), all damaged; ")
     assert "delete this folder to start from scratch" in last
     assert len(list(state.iterdir())) == 2
@@ -115,7 +109,7 @@ def test_error_of_another_kind_is_not_explained_away():
 
 
 @pytest.fixture
-def segmenting(quicknat, stand_in, monkeypatch, tmp_path):
+def segmenting(stand_in, monkeypatch, tmp_path):
     """`quicknat segment` with a stand-in model."""
     model = stand_in(lambda x: (x > 0.3).long())
     monkeypatch.setattr(bundle, "load_bundle", lambda folder, device, bf16: model)
@@ -144,7 +138,7 @@ def busy_gpu(monkeypatch):
 def test_without_a_gpu_the_processor_is_used_and_named(segmenting, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = segmenting()
-    assert done.status == 0 and "on CPU in " in done.lines[0]
+    assert done.status == 0 and "on CPU in " in done.err[0]
 
 
 def test_winograd_is_for_processors_without_bf16_and_named(segmenting, monkeypatch, tmp_path):
@@ -153,7 +147,7 @@ def test_winograd_is_for_processors_without_bf16_and_named(segmenting, monkeypat
     for options, convolutions in ((), "winograd"), (("--precision", "fp32"), "plain"):
         done = segmenting(*options)
         assert done.status == 0
-        assert ("Winograd" in done.lines[0]) == (convolutions == "winograd")
+        assert ("Winograd" in done.err[0]) == (convolutions == "winograd")
         (made,) = (tmp_path / "out").glob("*/anat/*_dseg.json")
         assert json.loads(made.read_text())["how"]["convolutions"] == convolutions
 
@@ -162,8 +156,8 @@ def test_winograd_is_for_processors_without_bf16_and_named(segmenting, monkeypat
 def test_busy_gpu_gives_way_to_the_processor_with_a_warning(segmenting, busy_gpu):
     done = segmenting("--precision", "fp32")
     assert done.status == 0
-    assert "devices are busy or unavailable); using the CPU" in done.lines[0]
-    assert "on CPU in fp32" in done.lines[1]
+    assert "devices are busy or unavailable); using the CPU" in done.err[0]
+    assert "on CPU in fp32" in done.err[1]
 
 
 @pytest.mark.case(50)
@@ -208,7 +202,7 @@ def test_full_disk_names_the_file_and_leaves_what_was_there_before(tmp_path, wri
 
 
 @pytest.mark.case(51)
-def test_unpacking_onto_a_full_disk_does_not_blame_the_archive(quicknat, tmp_path):
+def test_unpacking_onto_a_full_disk_does_not_blame_the_archive(tmp_path):
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
         info = tarfile.TarInfo("scan.nii")
@@ -222,7 +216,7 @@ def test_unpacking_onto_a_full_disk_does_not_blame_the_archive(quicknat, tmp_pat
 
 
 @pytest.mark.case(51)
-def test_folder_that_may_not_be_written_to_is_refused(quicknat, unprivileged):
+def test_folder_that_may_not_be_written_to_is_refused(unprivileged):
     scan, folder = tiny_scan(unprivileged / "scan.nii.gz"), unprivileged / "out"
     folder.mkdir(mode=0o555)
     for output in (folder / "sub-1_T1w.nii.gz", folder / "new/sub-1_T1w.nii.gz"):

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import tiny_scan
-from quicknat.config import Network, TrainingSettings
+from helpers import brief_training, tiny_scan
+from in_process import quicknat
+from quicknat.config import Network
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.model.weights import load_weights
 from quicknat.training.trainer import train_view
@@ -21,10 +22,7 @@ def train(stack, protocol, tmp_path):
     before = torch.get_num_threads()
 
     def run(name, seed=0, threads=1):
-        settings = TrainingSettings(
-            epochs=1, learning_rate=0.01, optimizer="adamw", batch_size=8, compile=False,
-            precision="32-true", network=NETWORK, seed=seed,
-        )  # fmt: skip
+        settings = brief_training(batch_size=8, network=NETWORK, seed=seed)
         torch.set_num_threads(threads)
         train_view("coronal", protocol, [stack], [], settings, tmp_path / name, None, threads)
         return tmp_path / name
@@ -47,13 +45,13 @@ def test_training_with_the_same_seed_gives_the_same_bytes_and_with_another_other
 
 @pytest.mark.slow
 @pytest.mark.case(60)
-def test_segmentation_done_again_gives_the_same_bytes(quicknat, model, tmp_path):
+def test_segmentation_done_again_gives_the_same_bytes(model, tmp_path):
     scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)
     found = []
     for name in ("first", "again"):
         options = ("--output", tmp_path / name, "--threads", 1, "--precision", "fp32", "--views")
         done = quicknat("segment", scan, "--model", model, *options)
-        assert done.status == 0, done.lines
+        assert done.status == 0, done.err
         anat = tmp_path / name / "sub-1/anat"
         files = [path for path in sorted(anat.iterdir()) if not path.name.endswith("_dseg.json")]
         assert len(files) == 11  # all but the provenance, which has the date

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from helpers import add_source
+from helpers import add_source, make_scan
 from quicknat.failures import Failure, read_failed
-from slurm_runs import HEADER, SMALL, WEIGHTS, Run, make_cohort, make_scan, start_training
+from slurm_runs import HEADER, SMALL, WEIGHTS, Run, make_cohort, start_training
 
 pytestmark = pytest.mark.slow
 

@@ -1,13 +1,12 @@
 """Labels by registered atlases: repeatable, and decided by the atlas that fits."""
 
-import json
-
 import numpy as np
 import pytest
 
+from helpers import write_conformed
 from quicknat.autolabel.atlas import label_by_atlases, label_scan
 from quicknat.errors import InputError
-from quicknat.images.conform import conform, conform_file
+from quicknat.images.conform import conform
 from quicknat.images.resampling import resample_labels
 from quicknat.images.volumes import Grid, save_nifti
 
@@ -27,10 +26,8 @@ def test_the_same_seed_gives_the_same_labels_and_the_better_atlas_decides(head, 
 
 
 def test_labels_of_an_atlas_on_another_grid_are_refused(head_file, tmp_path):
-    image, grid, record = conform_file(head_file, "", 8.0, 32)
     scan, labels = tmp_path / "a_T1w.nii.gz", tmp_path / "a_dseg.nii.gz"
-    save_nifti(scan, image, grid)
-    scan.with_name("a_T1w.json").write_text(json.dumps(record))
+    image, grid = write_conformed(head_file, scan, 8.0, 32)
     moved = grid.affine.copy()
     moved[0, 3] += 8
     save_nifti(labels, (image > 100).astype(np.uint8), Grid(image.shape, moved))

@@ -8,15 +8,13 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from data_sets import surfer, tree
-from quicknat.cli import app
+from helpers import write_conformed
+from in_process import quicknat
 from quicknat.cohort.naming import Selection
 from quicknat.errors import InputError
 from quicknat.files import sha256
-from quicknat.images.conform import conform_file
-from quicknat.images.volumes import save_nifti
 from quicknat.model.bundle import load_bundle
 from quicknat.segmentation.batch import segment_all, segment_file
 from quicknat.segmentation.tasks import (
@@ -98,10 +96,9 @@ def test_list_of_scans_fails_unless_only_bad_scans_failed(
     Path("out/sub-2").mkdir(parents=True)
     if case == "a full disk":
         Path("out/sub-2/anat").write_text("in the way")
-    arguments = ["segment", "--list", "list.tsv", "--output", "out", "--tables", "tables"]
-    arguments += ["--model", str(model)]
-    assert CliRunner().invoke(app, arguments).exit_code == 1
-    assert CliRunner().invoke(app, [*arguments, "--allow-bad"]).exit_code == allowed
+    command = "segment", "--list", "list.tsv", "--output", "out", "--tables", "tables"
+    assert quicknat(*command, "--model", model).status == 1
+    assert quicknat(*command, "--model", model, "--allow-bad").status == allowed
     table = pd.read_csv("tables/scans.tsv", sep="\t").set_index("name")
     assert list(table["status"]) == ["skipped", "failed"] and not Path("out/scans.tsv").exists()
     made = json.loads(Path("out/sub-1/anat/sub-1_desc-quicknat_dseg.json").read_text())
@@ -111,15 +108,15 @@ def test_list_of_scans_fails_unless_only_bad_scans_failed(
 def test_results_of_other_hardware_are_done_unless_a_precision_is_asked_for(
     model, head_file, tmp_path
 ):
-    arguments = ["segment", str(head_file), "--output", str(tmp_path), "--model", str(model)]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    command = "segment", head_file, "--output", tmp_path, "--model", model
+    assert quicknat(*command).status == 0
     (record,) = tmp_path.glob("sub-*/anat/*_desc-quicknat_dseg.json")
     made = json.loads(record.read_text())
     made["how"] |= {"precision": "torch.float64"}
     del made["how"]["convolutions"]  # as earlier versions
     record.write_text(json.dumps(made))
     for options, precision in (([], "torch.float64"), (["--precision", "fp32"], "torch.float32")):
-        assert CliRunner().invoke(app, [*arguments, *options]).exit_code == 0
+        assert quicknat(*command, *options).status == 0
         assert json.loads(record.read_text())["how"]["precision"] == precision
     made = json.loads(record.read_text())
     now = made["how"].pop("format")  # as earlier versions, whose uncertainty was another
@@ -132,9 +129,8 @@ def test_raw_scan_gets_the_labels_of_its_conformed_copy_and_either_is_the_others
     model, head_file, tmp_path
 ):
     bundle = load_bundle(model)
-    image, grid, record = conform_file(head_file, "", bundle.spacing_mm, bundle.conform_size)
-    save_nifti(copy := tmp_path / "c.nii.gz", image, grid)
-    (tmp_path / "c.json").write_text(json.dumps(record))
+    copy = tmp_path / "c.nii.gz"
+    write_conformed(head_file, copy, bundle.spacing_mm, bundle.conform_size)
     raw, conformed = Task(head_file, "sub-1"), Task(copy, "sub-1")
     segment_file(bundle, raw, tmp_path / "raw")
     segment_file(bundle, conformed, tmp_path / "conformed", Options(conformed=True))

@@ -12,22 +12,11 @@ import pytest
 import torch
 import torch._inductor.config
 
-from helpers import changed
+from helpers import brief_training
 from quicknat import hardware
-from quicknat.config import Network, TrainingSettings
 from quicknat.images.slices import VIEWS
 from quicknat.training.train_step import choose_device, choose_precision
 from quicknat.training.trainer import train_view
-
-SETTINGS = TrainingSettings(
-    epochs=4,
-    learning_rate=0.01,
-    optimizer="adamw",
-    batch_size=4,
-    compile=False,
-    precision="32-true",
-    network=Network(filters=4, dropout=0.0),
-)
 
 
 def test_auto_precision_is_bf16_only_where_the_hardware_computes_in_it(monkeypatch):
@@ -64,10 +53,8 @@ def test_without_a_compiler_training_goes_on_with_one_warning(
     torch.compiler.reset()
     none = torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",)})
     with none, caplog.at_level(logging.WARNING):
-        train_view(
-            "coronal", protocol, [stack], [], changed(SETTINGS, epochs=1, compile=True),
-            tmp_path / "m",
-        )  # fmt: skip
+        chosen = brief_training(compile=True)
+        train_view("coronal", protocol, [stack], [], chosen, tmp_path / "m")
     (warning,) = [record for record in caplog.records if record.name.startswith("quicknat")]
     assert "cannot be compiled here" in warning.message and "compile: false" in warning.message
     described = json.loads((tmp_path / "m/model.json").read_text())
@@ -79,7 +66,7 @@ def test_compiled_training_follows_the_same_curve(stack, tmp_path, protocol):
     curves = []
     for compiled in (False, True):
         folder = tmp_path / str(compiled)
-        chosen = changed(SETTINGS, compile=compiled)
+        chosen = brief_training(epochs=4, compile=compiled)
         train_view("coronal", protocol, [stack], [stack], chosen, folder)
         assert json.loads((folder / "model.json").read_text())["compiled"] is compiled
         curves.append(pd.read_csv(folder / "history.tsv", sep="\t")["train_loss"])

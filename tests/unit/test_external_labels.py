@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import LABELS, save
+from helpers import LABELS, real_dseg, reoriented, save, synthetic_head
 from quicknat.autolabel.external import Settings, label_externally, label_scan
 from quicknat.errors import InputError
 from quicknat.images.conform import conform_file, conform_labels
@@ -57,21 +57,15 @@ def settings(tmp_path, monkeypatch):
     return Settings(tmp_path / "subjects", str(tmp_path / "license.txt"), threads=3)
 
 
-def coarser(volume):
-    """Every second voxel: 4 mm, which spares the tests most of their time."""
-    affine = volume.affine @ np.diag([2, 2, 2, 1.0])
-    return Volume(volume.data[::2, ::2, ::2], affine, volume.path)
-
-
 @pytest.fixture(scope="module")
-def scan(head):
-    return coarser(head)
-
-
-@pytest.fixture(scope="module")
-def labels(demo_dseg):
-    volume = coarser(demo_dseg)
+def labels():
+    volume = real_dseg("sub-CSI3", step=4)  # 4 mm, which spares the tests most of their time
     return Volume(volume.data.astype(np.int32), volume.affine, volume.path)
+
+
+@pytest.fixture(scope="module")
+def scan(labels):
+    return synthetic_head(labels)
 
 
 @pytest.fixture
@@ -80,10 +74,7 @@ def provide(tmp_path, labels, settings):
 
     def put(method, values=labels.data, last_line='cp FOLDER/answer.${result##*.} "$result"'):
         # on a grid of the program's own, as FreeSurfer's conformed one: LIA
-        image = nib.Nifti1Image(values, labels.affine)
-        target = nib.orientations.axcodes2ornt("LIA")
-        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
-        image = image.as_reoriented(turn)
+        image = reoriented(nib.Nifti1Image(values, labels.affine), "LIA")
         nib.save(image, tmp_path / "answer.nii.gz")
         (tmp_path / "answer.nii.gz").rename(tmp_path / "answer.gz")
         nib.save(nib.MGHImage(np.asarray(image.dataobj), image.affine), tmp_path / "answer.mgz")

@@ -1,6 +1,6 @@
 """No label leaves its voxel: positions of structures before and after conforming, and back."""
 
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch.nn import functional as F
 
+from helpers import ORIENTATIONS, reoriented
 from quicknat.images.conform import conform, conform_labels, conformed_grid
 from quicknat.images.resampling import resample, resample_labels
 from quicknat.images.volumes import Grid, Volume, read_volume
@@ -25,9 +26,6 @@ STRUCTURES = {
     4: ((1, 21, -23), (9, 9, 9)),
 }
 PARITIES = list(product((0, 1), repeat=3))
-ORIENTATIONS = [
-    "".join(axes) for order in permutations(("RL", "AP", "SI")) for axes in product(*order)
-]
 ISOTROPIC = [(side,) * 3 for side in (0.5, 0.7, 0.8, 1.2, 1.5, 2, 3, 4, 5)]
 QUICK = [(3, 3, 3), (1, 1.33, 1.33)]
 VOXELS = [
@@ -55,11 +53,7 @@ def head_of_structures(zooms, parity=(0, 0, 0), tilt=0.0, middle=(0, 0, 0), size
 
 def turned(volume, codes):
     """The same voxels stored in another order."""
-    image = nib.Nifti1Image(volume.data, volume.affine)
-    target = nib.orientations.axcodes2ornt(codes)
-    image = image.as_reoriented(
-        nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
-    )
+    image = reoriented(nib.Nifti1Image(volume.data, volume.affine), codes)
     return Volume(np.asarray(image.dataobj), image.affine, volume.path)
 
 

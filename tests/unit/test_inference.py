@@ -1,19 +1,18 @@
 """From probabilities back to the native grid, and what is written there."""
 
 from dataclasses import replace
-from itertools import permutations, product
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 import made_up_head
+from helpers import ORIENTATIONS, reoriented
 from quicknat.images import training_stats
 from quicknat.images.conform import conform, record_grid
-from quicknat.images.resampling import resample, resample_labels
+from quicknat.images.resampling import resample
 from quicknat.images.slices import AXIS
 from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import Bundle, load_bundle
@@ -23,103 +22,68 @@ from quicknat.segmentation.inference import predict, segment
 from quicknat.segmentation.native import to_native
 
 
-def one_hot(labels, classes=61):
-    return F.one_hot(torch.from_numpy(labels.astype(np.int64)), classes).movedim(-1, 0).float()
-
-
-@pytest.mark.parametrize(
-    "codes", ["PSR", *(pytest.param(c, marks=pytest.mark.slow) for c in ("RAS", "LIA", "ILP"))]
-)
-def test_labels_return_to_the_native_grid_whatever_its_orientation(head, demo_dseg, codes):
-    _, grid, _ = conform(head, 2.0, 128)
-    probabilities = one_hot(resample_labels(demo_dseg, grid))
-    native = nib.Nifti1Image(demo_dseg.data, demo_dseg.affine)
-    target = nib.orientations.axcodes2ornt(codes)
-    ornt = nib.orientations.ornt_transform(nib.io_orientation(native.affine), target)
-    native = native.as_reoriented(ornt)
-    labels = to_native([(probabilities, grid.affine)], Grid(native.shape, native.affine))
-    truth = np.asarray(native.dataobj)
-    assert labels.shape == truth.shape
-    np.testing.assert_array_equal(labels, truth)
-
-
 @pytest.mark.case(19)
 @pytest.mark.long
 def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model, shared):
     bundle, scan = load_bundle(model), read_volume(shared / "data/malc/1000_SS.nii.gz")
     # every other voxel, for time
     head = Volume(scan.data[::2, ::2, ::2], scan.affine @ np.diag([2, 2, 2, 1]), scan.path)
-    codes = ["".join(axes) for axes in permutations("RAS")]
-    opposite = dict(zip("RAS", "LPI", strict=True))
-    mine = nib.Nifti1Image(head.data.astype(np.float32), head.affine)
-    start, found = nib.io_orientation(head.affine), []
-    for code in codes:
-        for flips in product((False, True), repeat=3):
-            axes = [opposite[c] if flip else c for c, flip in zip(code, flips, strict=True)]
-            turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(axes))
-            turned = mine.as_reoriented(turn)
-            volume = Volume(np.asarray(turned.dataobj), turned.affine, head.path)
-            image, grid, record = conform(volume, bundle.spacing_mm, bundle.conform_size)
-            result = segment(bundle, image, grid.affine, record_grid(record), batch=16)
-            labels = nib.Nifti1Image(result.labels, turned.affine)
-            back = labels.as_reoriented(
-                nib.orientations.ornt_transform(nib.io_orientation(turned.affine), start)
-            )
-            found.append(np.asarray(back.dataobj))
+    found = []
+    for codes in ORIENTATIONS:
+        turned = reoriented(nib.Nifti1Image(head.data.astype(np.float32), head.affine), codes)
+        volume = Volume(np.asarray(turned.dataobj), turned.affine, head.path)
+        image, grid, record = conform(volume, bundle.spacing_mm, bundle.conform_size)
+        result = segment(bundle, image, grid.affine, record_grid(record), batch=16)
+        labels = nib.Nifti1Image(result.labels, turned.affine)
+        found.append(np.asarray(reoriented(labels, nib.aff2axcodes(head.affine)).dataobj))
     assert len(found) == 48 and np.count_nonzero(found[0])
     differing = [np.count_nonzero(labels != found[0]) for labels in found]
     assert max(differing) == 0, differing
 
 
-@pytest.mark.slow
-@pytest.mark.case(20)
-def test_oblique_native_grid_gets_labels_in_the_right_place(head, demo_dseg):
-    angle = np.deg2rad(20)
-    turn = np.eye(4)
-    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    _, grid, _ = conform(head, 2.0, 128)
-    probabilities = one_hot(resample_labels(demo_dseg, grid))
-    native = Grid(demo_dseg.shape, turn @ demo_dseg.affine)
-    labels = to_native([(probabilities, grid.affine)], native)
-    truth = resample_labels(demo_dseg, native)
-    both = (labels > 0) & (truth > 0)
-    assert 2 * both.sum() / ((labels > 0).sum() + (truth > 0).sum()) > 0.93
-
-
 def test_empty_prediction_gives_an_empty_map():
     native = Grid((5, 6, 7), np.eye(4))
-    probabilities = one_hot(np.zeros((8, 8, 8), int), 3)
+    probabilities = torch.zeros(3, 8, 8, 8)
+    probabilities[0] = 1
     assert not to_native([(probabilities, np.eye(4))], native).any()
 
 
-class Certain(torch.nn.Module):
-    """Stand-in for a network: says class k for every pixel."""
+class StandIn(torch.nn.Module):
+    """Stand-in for a network: says class `k` of every pixel, or of those that are bright alone."""
 
     settings = NetworkSettings()
 
-    def __init__(self, n_classes, k):
+    def __init__(self, n_classes, k, everywhere=False):
         super().__init__()
-        self.n_classes, self.k = n_classes, k
+        self.n_classes, self.k, self.everywhere = n_classes, k, everywhere
         self.anchor = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
-        logits = torch.full((len(x), self.n_classes, *x.shape[2:]), -30.0)
-        logits[:, self.k] = 30
+        brightness = torch.ones_like(x[:, 0]) if self.everywhere else x[:, 0]
+        logits = torch.zeros(len(x), self.n_classes, *x.shape[2:])
+        logits[:, self.k], logits[:, 0] = 60 * (brightness - 0.5), -60 * (brightness - 0.5)
         return logits
 
 
-def test_views_are_weighted_and_sagittal_classes_count_for_both_sides(protocol):
-    left = protocol.names.index("Left putamen")
-    right = protocol.names.index("Right putamen")
-    networks = {
-        "coronal": Certain(28, left),
-        "axial": Certain(28, 3),
-        "sagittal": Certain(16, int(protocol.sagittal[left])),
-    }
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {})
-    image = np.full((32, 32, 32), 200, np.uint8)
-    prediction = predict(bundle, image)
+@pytest.fixture
+def stand_in(protocol):
+    """A model whose networks look for one structure."""
+
+    def make(structure, everywhere=False, size=32, **how):
+        k = protocol.names.index(structure)
+        networks = {view: StandIn(28, k, everywhere) for view in ("coronal", "axial")}
+        networks["sagittal"] = StandIn(16, int(protocol.sagittal[k]), everywhere)
+        weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+        return Bundle(networks, weights, protocol, 2.0, size, size, "x", {}, **how)
+
+    return make
+
+
+def test_views_are_weighted_and_sagittal_classes_count_for_both_sides(stand_in, protocol):
+    left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
+    bundle = stand_in("Left putamen", everywhere=True)
+    bundle.networks["axial"] = StandIn(28, 3, everywhere=True)
+    prediction = predict(bundle, np.full((32, 32, 32), 200, np.uint8))
     total = prediction.probabilities
     assert total.shape == (28, 32, 32, 32) and prediction.start == (0, 0, 0)
     assert {view: int(own.unique()) for view, own in prediction.views.items()} == {
@@ -129,19 +93,14 @@ def test_views_are_weighted_and_sagittal_classes_count_for_both_sides(protocol):
     assert found == pytest.approx({left: 0.6, right: 0.2, 3: 0.4, 0: 0.0}, abs=1e-5)
 
 
-def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_background(protocol):
+def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_background(
+    stand_in, protocol
+):
     k = protocol.names.index("Brain stem")
-    networks = {
-        "coronal": Certain(28, k),
-        "axial": Certain(28, k),
-        "sagittal": Certain(16, int(protocol.sagittal[k])),
-    }
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {})
     image = np.zeros((32, 32, 32), np.uint8)
     image[4:20, 6:26, 10:30] = 200
     image[11] = 0  # a sagittal slice without anything, in the midst
-    prediction = predict(bundle, image, batch=3)
+    prediction = predict(stand_in("Brain stem", everywhere=True), image, batch=3)
     total = prediction.probabilities
     assert total.shape == (28, 16, 20, 20) and prediction.start == (4, 6, 10)
     np.testing.assert_allclose(total.sum(dim=0), 1, atol=1e-5)
@@ -150,10 +109,8 @@ def test_only_the_box_that_shows_something_is_computed_and_the_rest_is_backgroun
     assert total[0, 7].min().item() == pytest.approx(0.2, abs=1e-5)
 
 
-def test_scan_of_air_gives_empty_maps(protocol):
-    networks = {view: Certain(protocol.n_classes(view), 1) for view in AXES}
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, shift=True)
+def test_scan_of_air_gives_empty_maps(stand_in):
+    bundle = stand_in("Brain stem", everywhere=True, shift=True)
     native = Grid((5, 6, 7), np.diag([3.0, 3, 3, 1]))
     found = segment(bundle, np.zeros((32, 32, 32), np.uint8), np.eye(4), native, views=True)
     for data in (found.labels, found.entropy, *found.views.values()):
@@ -166,7 +123,7 @@ def test_one_view_alone_is_aggregated_too_and_progress_counts_its_slices(protoco
     image[4:20, 6:26, 10:30] = 200
     counts = []
     found = aggregate(
-        {"axial": Certain(28, 3)}, image, {"axial": 1.0}, protocol.sagittal.tolist(), batch=8,
+        {"axial": StandIn(28, 3)}, image, {"axial": 1.0}, protocol.sagittal.tolist(), batch=8,
         progress=lambda done, count: counts.append((done, count)),
     )  # fmt: skip
     assert found.start == (0, 0, 10) and found.probabilities.shape == (28, 32, 32, 20)
@@ -178,22 +135,18 @@ def test_axes_and_threshold_are_those_of_training():
     assert AXES == AXIS and BRIGHT == training_stats.BRIGHT
 
 
-def test_each_view_and_the_entropy_return_to_the_voxels_that_they_belong_to(protocol):
-    k = protocol.names.index("Right putamen")
-    networks = {view: Brightness(28, k) for view in ("coronal", "axial")}
-    networks["sagittal"] = Brightness(16, int(protocol.sagittal[k]))
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {})
+def test_each_view_and_the_entropy_return_to_the_voxels_that_they_belong_to(stand_in, protocol):
+    left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
     image = np.full((32, 32, 32), 30, np.uint8)
     image[8:14, 12:20, 16:26] = 220
     image[10, 15, 20] = 128  # one voxel of which nothing is known
     affine = np.diag([2.0, 2, 2, 1])
     affine[:3, 3] = 3, 5, 1  # the box begins within the native grid
     native = Grid((70, 72, 74), np.eye(4))
-    found = segment(bundle, image, affine, native, views=True)
+    found = segment(stand_in("Right putamen"), image, affine, native, views=True)
     centre = 2 * np.array([10.5, 15.5, 20.5]) + affine[:3, 3]
     # the sagittal view does not tell the sides: the index is the left one's, which stands first
-    for view, index in {"axial": k, "sagittal": protocol.names.index("Left putamen")}.items():
+    for view, index in {"axial": right, "sagittal": left}.items():
         where = np.argwhere(found.views[view] > 0)
         np.testing.assert_allclose(where.mean(axis=0), centre, atol=0.5)
         assert set(np.unique(found.views[view])) == {0, index}
@@ -201,29 +154,12 @@ def test_each_view_and_the_entropy_return_to_the_voxels_that_they_belong_to(prot
     assert where == (2 * 10 + 3, 2 * 15 + 5, 2 * 20 + 1) and found.entropy[0].max() == 0
 
 
-class Brightness(torch.nn.Module):
-    """Stand-in for a network: class `k` wherever it is bright."""
-
-    settings = NetworkSettings()
-
-    def __init__(self, n_classes, k):
-        super().__init__()
-        self.n_classes, self.k = n_classes, k
-        self.anchor = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, x):
-        logits = torch.zeros(len(x), self.n_classes, *x.shape[2:])
-        logits[:, self.k] = 60 * (x[:, 0] - 0.5)
-        logits[:, 0] = -60 * (x[:, 0] - 0.5)
-        return logits
-
-
 def test_networks_see_the_neighbours_of_each_slice():
     stack = torch.arange(6.0)[:, None, None].expand(6, 2, 2)
     found = with_neighbours(stack, torch.tensor([0, 3, 5]), 5)[:, :, 0, 0]
     assert found.tolist() == [[0, 0, 0, 1, 2], [1, 2, 3, 4, 5], [3, 4, 5, 5, 5]]
     seen = []
-    network = Certain(28, 1)
+    network = StandIn(28, 1)
     network.settings = NetworkSettings(slices=3)
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     parts = slice_probabilities(network, stack, torch.tensor([1, 2, 4]), batch=2)
@@ -231,15 +167,11 @@ def test_networks_see_the_neighbours_of_each_slice():
     assert torch.cat(seen)[:, :, 0, 0].tolist() == [[0, 1, 2], [1, 2, 3], [3, 4, 5]]
 
 
-def test_flipped_prediction_calls_a_structure_by_its_name_on_either_side(protocol):
+def test_flipped_prediction_calls_a_structure_by_its_name_on_either_side(stand_in, protocol):
     left, right = (protocol.names.index(f"{side} putamen") for side in ("Left", "Right"))
-    networks = {view: Brightness(28, left) for view in ("coronal", "axial")}
-    networks["sagittal"] = Brightness(16, int(protocol.sagittal[left]))
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, flip=True)
     image = np.full((32, 32, 32), 30, np.uint8)
     image[4:9, 5:20, 8:25] = 220
-    total = predict(bundle, image).probabilities
+    total = predict(stand_in("Left putamen", flip=True), image).probabilities
     bright = torch.from_numpy(image > 100)
     # seen directly it is left, in the mirror a left one again, so right: half of each
     assert total[left][bright].mean() == pytest.approx(0.4 + 0.2, abs=1e-3)
@@ -247,11 +179,7 @@ def test_flipped_prediction_calls_a_structure_by_its_name_on_either_side(protoco
     assert total[0][~bright].mean() == pytest.approx(1, abs=1e-3)
 
 
-def test_scan_moved_by_half_a_voxel_is_put_back_where_it_was(protocol):
-    k = protocol.names.index("Brain stem")
-    networks = {view: Brightness(28, k) for view in ("coronal", "axial")}
-    networks["sagittal"] = Brightness(16, int(protocol.sagittal[k]))
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
+def test_scan_moved_by_half_a_voxel_is_put_back_where_it_was(stand_in):
     fine = Grid((64, 64, 64), np.eye(4))
     centre = np.array([30.0, 33.0, 35.0])
     inside = np.linalg.norm(np.argwhere(np.ones(fine.shape)) - centre, axis=1).reshape(fine.shape)
@@ -261,8 +189,8 @@ def test_scan_moved_by_half_a_voxel_is_put_back_where_it_was(protocol):
     image = image.clip(30)  # nothing here is air
     offsets = {}
     for shift in (False, True):
-        bundle = Bundle(networks, weights, protocol, 2.0, 32, 32, "x", {}, shift=shift)
-        found = segment(bundle, image, grid.affine, fine).labels == k
+        bundle = stand_in("Brain stem", shift=shift)
+        found = segment(bundle, image, grid.affine, fine).labels > 0
         dice = 2 * (found & (inside < 14)).sum() / (found.sum() + (inside < 14).sum())
         offsets[shift] = np.abs(np.argwhere(found).mean(axis=0) - centre).max()
         assert dice > 0.96
@@ -270,17 +198,12 @@ def test_scan_moved_by_half_a_voxel_is_put_back_where_it_was(protocol):
 
 
 @pytest.mark.parametrize("stripped", [True, False])
-def test_slices_are_cut_to_the_brain_unless_structures_reach_beyond(protocol, stripped, caplog):
+def test_slices_are_cut_to_the_brain_unless_structures_reach_beyond(stand_in, stripped, caplog):
     """The scalp of a head is as bright as what this network looks for."""
     caplog.set_level("INFO")
-    k = protocol.names.index("Brain stem")
-    networks = {view: Brightness(protocol.n_classes(view), k) for view in ("coronal", "axial")}
-    networks["sagittal"] = Brightness(16, int(protocol.sagittal[k]))
-    seen = []
-    for network in networks.values():
+    bundle, seen = stand_in("Brain stem", size=128), []
+    for network in bundle.networks.values():
         network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 128, 128, "x", {})
     scan, _ = made_up_head.head(stripped)
     image, grid, record = conform(scan, 2.0, 128)
     whole = segment(bundle, image, grid.affine, record_grid(record))
@@ -298,12 +221,8 @@ def test_slices_are_cut_to_the_brain_unless_structures_reach_beyond(protocol, st
     assert ("reach the edge" in caplog.text) != stripped
 
 
-def test_what_is_found_in_the_scalp_is_no_structure(protocol):
-    k = protocol.names.index("Brain stem")
-    networks = {view: Brightness(protocol.n_classes(view), k) for view in ("coronal", "axial")}
-    networks["sagittal"] = Brightness(16, int(protocol.sagittal[k]))
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    bundle = Bundle(networks, weights, protocol, 2.0, 128, 128, "x", {})
+def test_what_is_found_in_the_scalp_is_no_structure(stand_in):
+    bundle = stand_in("Brain stem", size=128)
     image, grid, _ = conform(made_up_head.head()[0], 2.0, 128)
     bright = {"scalp": image > 150, "white matter": (image > 100) & (image < 150)}
     image[bright["scalp"]], image[bright["white matter"]] = 100, 170
@@ -316,7 +235,7 @@ def test_what_is_found_in_the_scalp_is_no_structure(protocol):
 
 @pytest.mark.case(49)
 def test_full_memory_makes_the_batches_smaller_and_loses_no_slice(caplog):
-    class Small(Certain):
+    class Small(StandIn):
         def forward(self, x):
             if len(x) > 3:
                 raise torch.OutOfMemoryError

@@ -3,7 +3,6 @@
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from helpers import LABELS
@@ -143,24 +142,3 @@ def test_tissues_of_an_aseg_are_those_that_freesurfer_names(protocol):
 def test_unknown_convention_is_refused_with_the_allowed_ones(protocol):
     with pytest.raises(InputError, match="allowed: freesurfer, neuromorphometrics, quicknat28"):
         protocol.remap(np.array([0, 1]), "talairach", "x")
-
-
-@pytest.mark.case(32)
-@pytest.mark.parametrize(
-    ("column", "row", "value", "message"),
-    [
-        ("index", 3, 7, "without gaps"),
-        ("name", 3, "Background", "two rows"),
-        ("freesurfer", 3, "2", "two classes"),
-        ("color", 3, "red", "RRGGBB"),
-        ("partner", 3, "", "partners"),
-        ("sagittal", 27, "40", "partners|gaps"),
-    ],
-)
-def test_inconsistent_table_is_refused(tmp_path, column, row, value, message):
-    table = pd.read_csv(LABELS / "quicknat28.tsv", sep="\t", dtype=str, keep_default_na=False)
-    table.loc[row, column] = str(value)
-    path = tmp_path / "broken.tsv"
-    table.to_csv(path, sep="\t", index=False)
-    with pytest.raises(InputError, match=message):
-        Protocol.read(path)

@@ -132,6 +132,7 @@ def test_package_imports_no_torch_for_jobs_that_need_none():
         " from quicknat.download import fetch, unpacking;"
         " from quicknat.autolabel import atlas, external;"
         " from quicknat.report import figures, pages;"
+        " from quicknat.synthesis import tissues;"
         " print([m for m in ('torch', 'torchio', 'monai') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -15,14 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import LABELS, changed
-from quicknat.config import Network, TrainingSettings
+from helpers import brief_training, changed, training_arguments
+from quicknat.config import Network
 from quicknat.errors import InputError, Interrupted
 from quicknat.training import trainer
 from quicknat.training.checkpoint import (
     differences,
     load_state,
-    only_process,
     remove_states,
     save_state,
 )
@@ -30,16 +29,9 @@ from quicknat.training.train_step import TrainStep
 from quicknat.training.trainer import train_view
 
 # dropout and augmentation on: their randomness must survive too
-SETTINGS = TrainingSettings(
-    epochs=3,
-    learning_rate=0.01,
-    optimizer="adamw",
-    batch_size=2,
-    compile=False,
-    precision="32-true",
-    checkpoint_minutes=0,
-    network=Network(filters=4, dropout=0.2),
-)
+DROPOUT = Network(filters=4, dropout=0.2)
+SETTINGS = brief_training(epochs=3, batch_size=2, checkpoint_minutes=0, network=DROPOUT)
+LATE = changed(SETTINGS, checkpoint_minutes=1000)  # so that no state is saved by the clock
 
 
 class PowerCut(BaseException):
@@ -56,8 +48,30 @@ def stacks(tmp_path):
     return [tmp_path / "sub-1.npy"], [tmp_path / "sub-2.npy"]
 
 
-def train(stacks, protocol, folder, settings=SETTINGS):
-    train_view("coronal", protocol, *stacks, settings, folder)
+@pytest.fixture
+def train(stacks, protocol):
+    """Train the coronal network in a folder."""
+
+    def run(folder, settings=SETTINGS, stacks=stacks, **options):
+        train_view("coronal", protocol, *stacks, settings, folder, **options)
+
+    return run
+
+
+@pytest.fixture
+def train_until_cut(train, monkeypatch):
+    """Train until the power fails after so many steps, or in the validation."""
+
+    def run(folder, steps, *rest, **options):
+        with monkeypatch.context() as patch, pytest.raises(PowerCut):
+            if steps == "validation":
+                patch.setattr(trainer, "validate", cut)
+            else:
+                cut_after(patch, steps, cut)
+            train(folder, *rest, **options)
+        assert not (folder / "model.safetensors").exists()
+
+    return run
 
 
 def cut_after(monkeypatch, steps, action):
@@ -88,54 +102,33 @@ def assert_same_model(one, two):
 
 
 @pytest.mark.case(45)
-@pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.slow), 13])
+@pytest.mark.parametrize(
+    ("steps", "synthetic"),
+    [pytest.param(3, False, marks=pytest.mark.slow), (13, False),
+     pytest.param(5, True, marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_weights_after_a_cut_equal_those_of_a_training_without(
-    stacks, tmp_path, protocol, monkeypatch, steps
+    train, train_until_cut, stacks, tmp_path, steps, synthetic
 ):
-    train(stacks, protocol, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        cut_after(patch, steps, cut)
-        train(stacks, protocol, tmp_path / "cut")
-    assert not (tmp_path / "cut/model.safetensors").exists()
-    train(stacks, protocol, tmp_path / "cut")
+    """Trained on images, or on images synthesized from a label map as well."""
+    tissues = [tmp_path / "sub-1_tissues.npy"] * synthetic
+    data = np.load(stacks[0][0])
+    data[:, 0] //= 50
+    np.save(tmp_path / "sub-1_tissues.npy", data)
+    train(tmp_path / "whole", tissues=tissues)
+    train_until_cut(tmp_path / "cut", steps, tissues=tissues)
+    train(tmp_path / "cut", tissues=tissues)
     assert_same_model(tmp_path / "whole", tmp_path / "cut")
     assert not (tmp_path / "cut/state").exists()
 
 
-@pytest.mark.slow
-def test_synthetic_images_after_a_cut_are_those_of_a_training_without(
-    stacks, tmp_path, protocol, monkeypatch
-):
-    settings = changed(SETTINGS, epochs=1)
-    data = np.load(stacks[0][0])
-    data[:, 0] //= 50
-    np.save(tmp_path / "sub-1_tissues.npy", data)
-
-    def train_both(folder):
-        tissues = [tmp_path / "sub-1_tissues.npy"]
-        train_view("coronal", protocol, *stacks, settings, folder, tissues=tissues)
-
-    train_both(tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        cut_after(patch, 5, cut)
-        train_both(tmp_path / "cut")
-    train_both(tmp_path / "cut")
-    assert_same_model(tmp_path / "whole", tmp_path / "cut")
-
-
-def start_training(stacks, folder, output, **values):
-    """`quicknat train` in a session of its own."""
-    values = {
-        "learning_rate": 0.01, "batch_size": 1, "compile": False, "precision": "32-true",
-        "checkpoint_minutes": 0, "network": {"filters": 8}, **values,
-    }  # fmt: skip
-    lists = []
-    for name, paths in zip(("train", "validation"), stacks, strict=True):
-        lists.append(folder / f"{name}.txt")
-        lists[-1].write_text("".join(f"{path}\n" for path in paths))
-    command = [sys.executable, "-m", "quicknat", "train", "coronal", "--stacks", lists[0]]
-    command += ["--validation", lists[1], "--settings", json.dumps(values)]
-    command += ["--protocol", LABELS / "quicknat28.tsv", "--output", output]
+def start_training(stacks, folder, output):
+    """`quicknat train` in a session of its own, for a few seconds."""
+    command = training_arguments(
+        folder, stacks[0], output, stacks[1], epochs=4, batch_size=1, checkpoint_minutes=0,
+        network=Network(filters=8),
+    )  # fmt: skip
+    command = [sys.executable, "-m", "quicknat", *command]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -144,19 +137,6 @@ def wait_for_state(process, folder, pattern):
     while not list((folder / "state").glob(pattern)):
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
         time.sleep(0.005)
-
-
-@pytest.mark.slow
-@pytest.mark.case(46)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_signal_to_all_processes_of_a_training_saves_its_state(stacks, tmp_path, number):
-    process = start_training(stacks, tmp_path, tmp_path / "m", epochs=100_000)
-    wait_for_state(process, tmp_path / "m", "00002-000000[3-9].json")
-    os.killpg(process.pid, number)
-    message = process.communicate(timeout=60)[1]
-    assert process.returncode == 75 and "by a signal; run the same command again" in message, (
-        message
-    )
 
 
 @pytest.mark.case(46)
@@ -168,41 +148,32 @@ def test_signal_to_all_processes_of_a_training_saves_its_state(stacks, tmp_path,
         pytest.param(signal.SIGINT, marks=pytest.mark.slow),
     ],
 )
-def test_signal_saves_and_the_next_call_goes_on(
-    stacks, tmp_path, protocol, monkeypatch, caplog, number
-):
-    late = changed(SETTINGS, checkpoint_minutes=1000)  # so that the signal's is the only state
+def test_signal_saves_and_the_next_call_goes_on(train, tmp_path, monkeypatch, caplog, number):
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="epoch 1 after step 3"):
         cut_after(patch, 3, lambda _: os.kill(os.getpid(), number))
-        train(stacks, protocol, tmp_path / "m", late)
+        train(tmp_path / "m", LATE)
     assert [path.name for path in (tmp_path / "m/state").glob("*.pt")] == ["00001-0000003.pt"]
     with caplog.at_level(logging.INFO):
-        train(stacks, protocol, tmp_path / "m", late)
+        train(tmp_path / "m", LATE)
     assert "resuming in epoch 1 after 3 of its 5 steps" in caplog.text
 
 
-def test_finished_epoch_is_never_trained_again(stacks, tmp_path, protocol, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(trainer, "validate", cut)
-        train(stacks, protocol, tmp_path / "m", changed(SETTINGS, checkpoint_minutes=1000))
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        cut_after(patch, 1, cut)
-        train(stacks, protocol, tmp_path / "m")
+def test_finished_epoch_is_never_trained_again(train_until_cut, tmp_path):
+    train_until_cut(tmp_path / "m", "validation", LATE)
+    train_until_cut(tmp_path / "m", 1)
     record = max((tmp_path / "m/state").glob("*.json"))
     assert record.stem == "00002-0000000"
 
 
 @pytest.mark.case(44)
 def test_state_of_another_training_is_refused_with_what_differs(
-    stacks, tmp_path, protocol, monkeypatch
+    train, train_until_cut, stacks, tmp_path
 ):
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        cut_after(patch, 3, cut)
-        train(stacks, protocol, tmp_path / "m")
+    train_until_cut(tmp_path / "m", 3)
 
-    def refusal(stacks=stacks, settings=SETTINGS):
+    def refusal(**change):
         with pytest.raises(InputError, match="state of another training") as caught:
-            train(stacks, protocol, tmp_path / "m", settings)
+            train(tmp_path / "m", **change)
         assert "delete this folder to start from scratch" in str(caught.value)
         return str(caught.value)
 
@@ -217,11 +188,9 @@ def test_state_of_another_training_is_refused_with_what_differs(
 
 
 def test_state_of_an_earlier_version_is_resumed_unless_it_has_what_is_gone(
-    stacks, tmp_path, protocol, monkeypatch, caplog
+    train, train_until_cut, tmp_path, caplog
 ):
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        cut_after(patch, 3, cut)
-        train(stacks, protocol, tmp_path / "m")
+    train_until_cut(tmp_path / "m", 3)
     (record, _) = sorted((tmp_path / "m/state").glob("*.json"), reverse=True)
     described = json.loads(record.read_text())
     described["fingerprint"]["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
@@ -229,17 +198,17 @@ def test_state_of_an_earlier_version_is_resumed_unless_it_has_what_is_gone(
     setting |= {"dice_over": setting.pop("dice_reduction"), "accumulate": 2, "devices": 1}
     record.write_text(json.dumps(described))
     with pytest.raises(InputError, match="'setting.accumulate' is 2, but was removed; remove it"):
-        train(stacks, protocol, tmp_path / "m")
+        train(tmp_path / "m")
     setting["accumulate"] = 1
     record.write_text(json.dumps(described))
     with caplog.at_level(logging.INFO):
-        train(stacks, protocol, tmp_path / "m")
+        train(tmp_path / "m")
     assert "resuming in epoch 1 after 2 of its 5 steps" in caplog.text
 
 
 @pytest.mark.case(57)
 def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_state(
-    stacks, tmp_path, protocol, monkeypatch
+    train, tmp_path, monkeypatch
 ):
     def poison(train_step):
         with torch.no_grad():
@@ -247,7 +216,7 @@ def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_
 
     with monkeypatch.context() as patch, pytest.raises(InputError) as caught:
         cut_after(patch, 8, poison)
-        train(stacks, protocol, tmp_path / "m")
+        train(tmp_path / "m")
     assert "lower the learning rate" in str(caught.value)
     assert f"to start from scratch, delete {tmp_path / 'm/state'}" in str(caught.value)
     files = sorted((tmp_path / "m/state").glob("*.pt"))
@@ -261,17 +230,17 @@ def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_
 @pytest.mark.case(45)
 @pytest.mark.parametrize("where", ["validation", "last step"])
 def test_training_that_was_cut_at_its_very_end_keeps_its_last_epoch(
-    stacks, tmp_path, protocol, monkeypatch, where
+    train, train_until_cut, tmp_path, monkeypatch, where
 ):
     settings = changed(SETTINGS, epochs=1)
-    train(stacks, protocol, tmp_path / "whole", settings)
-    with monkeypatch.context() as patch, pytest.raises((PowerCut, Interrupted)):
-        if where == "validation":
-            patch.setattr(trainer, "validate", cut)
-        else:
+    train(tmp_path / "whole", settings)
+    if where == "validation":
+        train_until_cut(tmp_path / "cut", where, settings)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
             patch.setattr(trainer.Trainer, "_check_finite", request_stop)
-        train(stacks, protocol, tmp_path / "cut", settings)
-    train(stacks, protocol, tmp_path / "cut", settings)
+            train(tmp_path / "cut", settings)
+    train(tmp_path / "cut", settings)
     assert_same_model(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -279,18 +248,9 @@ def request_stop(trained):
     trained.stop_requested = trained.step == len(trained.batches)
 
 
-def test_folder_of_states_holds_no_open_file(tmp_path):
-    """On NFS it could not be removed."""
-    (tmp_path / "state").mkdir()
-    with only_process(tmp_path / "state"):
-        assert not list((tmp_path / "state").iterdir())
-        assert (tmp_path / "state.lock").exists()
-    assert not (tmp_path / "state.lock").exists()
-
-
-def test_patience_ends_a_training_that_gets_no_better(stacks, tmp_path, protocol):
+def test_patience_ends_a_training_that_gets_no_better(train, tmp_path):
     still = changed(SETTINGS, epochs=9, learning_rate=1e-12, optimizer="sgd", patience=2)
-    train(stacks, protocol, tmp_path / "m", still)
+    train(tmp_path / "m", still)
     history = pd.read_csv(tmp_path / "m/history.tsv", sep="\t")
     best = history["val_dice"].idxmax() + 1
     assert len(history) == best + 2 < 9
@@ -362,13 +322,17 @@ def test_differences_are_few_and_short():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(stacks, tmp_path, number):
     def start(folder):
-        return start_training(stacks, tmp_path, folder, epochs=4)
+        return start_training(stacks, tmp_path, folder)
 
     whole, broken = start(tmp_path / "whole"), start(tmp_path / "broken")
     wait_for_state(broken, tmp_path / "broken", "00002-000000[3-9].json")
-    broken.send_signal(number)
+    os.killpg(broken.pid, number)
     message = broken.communicate()[1]
-    assert broken.returncode == (-number if number == signal.SIGKILL else 75), message
+    if number == signal.SIGKILL:
+        assert broken.returncode == -number, message
+    else:
+        assert broken.returncode == 75, message
+        assert "by a signal; run the same command again" in message
     assert not (tmp_path / "broken/model.safetensors").exists()
     message = whole.communicate()[1]
     assert whole.returncode == 0, message

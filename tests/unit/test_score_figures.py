@@ -1,14 +1,11 @@
 """Figures of trainings and scores: drawn from any number of scans, the same bytes each time."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from made_up_results import made_up_results, split_tables
-from quicknat.cli import app
+import made_up_results
+from in_process import quicknat
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
 from quicknat.report import score_figures
@@ -19,15 +16,7 @@ STRUCTURES = ["Left putamen", "Right putamen", "Brain stem"]
 
 
 def metrics(n_scans):
-    random = np.random.default_rng(0)
-    pairs = list(itertools.product([f"sub-{i}" for i in range(n_scans)], STRUCTURES))
-    table = pd.DataFrame(pairs, columns=["subject", "structure"])
-    table["dice"] = random.uniform(0.5, 0.9, len(table))
-    table["iou"] = table["dice"] / (2 - table["dice"])
-    table["hd95_mm"] = random.uniform(0, 30, len(table))
-    table["reference_mm3"] = random.uniform(1e3, 1e5, len(table))
-    table["volume_mm3"] = table["reference_mm3"] * random.uniform(0.8, 1.2, len(table))
-    return table
+    return made_up_results.scores([f"sub-{i}" for i in range(n_scans)], STRUCTURES)
 
 
 def views_of(table):
@@ -94,11 +83,11 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
     scans = [
         Scan(subject=s, image="a.nii", split="test", participant=p) for s, p in participants.items()
     ]
-    inputs = made_up_results(tmp_path, scans, protocol)
+    inputs = made_up_results.made_up_results(tmp_path, scans, protocol)
     rows = ["subject\timage\tlabels\tlabel_convention\tsplit\tparticipant"]
     rows += [f"{s}\ta.nii\tb.nii\tfreesurfer\ttest\t{p}" for s, p in participants.items()]
     (sheet := tmp_path / "cohort.tsv").write_text("\n".join(rows))
-    split_tables(inputs)
+    made_up_results.split_tables(inputs)
     volumes = tmp_path.glob("segmentations/sub-*/anat/*_volumes.tsv")
     (tmp_path / "list.txt").write_text("\n".join(map(str, volumes)))
     drawn = {}
@@ -111,8 +100,8 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
         "volumes": tmp_path / "list.txt", "sheet": sheet, "output": tmp_path,
     }  # fmt: skip
     given = [f"--{name}={value}" for name, value in options.items()]
-    done = CliRunner().invoke(app, ["score-figures", str(tmp_path / "metrics.tsv"), *given])
-    assert done.exit_code == 0, done.output
+    done = quicknat("score-figures", tmp_path / "metrics.tsv", *given)
+    assert done.status == 0, str(done)
     page = scored_content(inputs)
     dice = inputs.table("metrics.tsv").groupby("subject")["dice"].mean().to_list()
     assert page["mean"][0] == pytest.approx((sum(dice[:2]) / 2 + dice[2] + dice[3]) / 3)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from torch.nn.functional import grid_sample
 
-from helpers import LABELS
+from in_process import quicknat
 from quicknat.report.figures import contact_sheet
 from quicknat.synthesis.synthesize import (
     REFERENCE,
@@ -180,15 +181,11 @@ def test_contact_sheet_shows_as_many_samples_as_asked_for(slices, protocol):
 
 
 def test_command_draws_synthetic_slices(dseg_file, tmp_path):
-    import matplotlib.image
-    from typer.testing import CliRunner
-
-    from quicknat.cli import app
-
-    arguments = ["synthesize", dseg_file, "--protocol", LABELS / "quicknat28.tsv", "--output"]
-    arguments += [tmp_path / "out.png", "--samples", 2, "--spacing", 4, "--size", 64]
-    command = [*map(str, arguments), "--slice-size", "48", "--view"]
-    done = CliRunner().invoke(app, [*command, "sagittal"])
-    assert done.exit_code == 0, done.output
-    assert matplotlib.image.imread(tmp_path / "out.png").shape[:2] == (48, 4 * 48)
-    assert CliRunner().invoke(app, [*command, "oblique"]).exit_code == 2
+    command = [
+        "synthesize", dseg_file, "--protocol", "quicknat28", "--output", tmp_path / "out.png",
+        "--samples", 2, "--spacing", 4, "--size", 64, "--slice-size", 48, "--view",
+    ]  # fmt: skip
+    done = quicknat(*command, "sagittal")
+    assert done.status == 0, str(done)
+    assert imread(tmp_path / "out.png").shape[:2] == (48, 4 * 48)
+    assert quicknat(*command, "oblique").status == 2

@@ -1,17 +1,14 @@
 """Label maps as tissues: no number without one, sides alike, a head around a labelled brain."""
 
 import json
-import subprocess
-import sys
 
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from helpers import LABELS
+from helpers import LABELS, write_conformed
+from in_process import quicknat
 from quicknat.errors import InputError
-from quicknat.images.conform import conform
 from quicknat.images.labels import CONVENTIONS, Protocol, parse_ids
 from quicknat.images.slices import VIEWS
 from quicknat.images.volumes import Volume
@@ -88,12 +85,9 @@ def test_map_without_an_image_is_conformed_by_itself(demo_dseg, protocol):
     assert not classes[tissues == 0].any() and set(np.unique(head)) == {0, 255}
 
 
-def test_map_of_a_scan_lies_on_the_scans_grid(demo_dseg, head, protocol, tmp_path):
-    image, grid, record = conform(head, 4.0, 64)
-    record |= {"source": "a.nii", "source_sha256": "0" * 64, "orientation": ""}
+def test_map_of_a_scan_lies_on_the_scans_grid(demo_dseg, head_file, protocol, tmp_path):
     path = tmp_path / "a_T1w.nii.gz"
-    nib.save(nib.Nifti1Image(image, grid.affine), path)
-    (tmp_path / "a_T1w.json").write_text(json.dumps(record))
+    image, _ = write_conformed(head_file, path, 4.0, 64)
     tissues, classes, shown = conformed_tissues(demo_dseg, "freesurfer", protocol, 1, 256, path)
     assert np.array_equal(shown, image) and tissues.shape == (64, 64, 64)
     outside = (tissue_table()["region"] == "outside").to_numpy()[tissues]
@@ -106,14 +100,11 @@ def test_map_of_a_scan_lies_on_the_scans_grid(demo_dseg, head, protocol, tmp_pat
 
 
 def test_command_cuts_a_bare_label_map_into_three_views(dseg_file, tmp_path):
-    from typer.testing import CliRunner
-
-    from quicknat.cli import app
-
-    arguments = ["slice-tissues", dseg_file, "--protocol", LABELS / "quicknat28.tsv", "--folder"]
-    arguments += [tmp_path / "s", "--name", "a_tissues", "--spacing", 4, "--size", 64]
-    done = CliRunner().invoke(app, [*map(str, arguments), "--slice-size", "48"])
-    assert done.exit_code == 0, done.output
+    done = quicknat(
+        "slice-tissues", dseg_file, "--protocol", "quicknat28", "--folder", tmp_path / "s",
+        "--name", "a_tissues", "--spacing", 4, "--size", 64, "--slice-size", 48,
+    )  # fmt: skip
+    assert done.status == 0, str(done)
     for view in VIEWS:
         stack = np.load(tmp_path / "s" / view / "a_tissues.npy")
         assert stack.shape[1:] == (2, 48, 48) and len(stack) > 10
@@ -121,11 +112,6 @@ def test_command_cuts_a_bare_label_map_into_three_views(dseg_file, tmp_path):
             stack[:, 1][stack[:, 0] == 0] == 0
         )
     assert json.loads((tmp_path / "s/a_tissues.json").read_text())["labelled_voxels_outside"] == 0
-
-
-def test_tissues_need_no_torch():
-    code = "import sys, quicknat.synthesis.tissues; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_whole_head_of_the_shared_maps_is_tissue(shared, protocol):

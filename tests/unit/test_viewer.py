@@ -12,11 +12,10 @@ from nibabel.affines import apply_affine, voxel_sizes
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from helpers import LABELS, save
+from helpers import LABELS, save, write_conformed
 from quicknat.errors import InputError
-from quicknat.images.conform import conform_file
 from quicknat.images.labels import Protocol
-from quicknat.images.volumes import Volume, save_nifti
+from quicknat.images.volumes import Volume
 from quicknat.report.layers import MARGIN_MM, load_layers, viewing_grid, write_viewer_volumes
 from quicknat.report.scan_pictures import COLUMNS, ROWS, mosaic, overlay_panel
 from quicknat.report.structures import colour_blind_colors, outline_colors
@@ -39,10 +38,8 @@ def layers_on(tmp_path):
 
     def load(affine, labels=None, reference=None, uncertainty=None):
         image, found = ball(affine)
-        save(tmp_path / "image.nii.gz", image, affine)
-        conformed, grid, record = conform_file(tmp_path / "image.nii.gz", "", 2, 48)
-        save_nifti(tmp_path / "scan.nii.gz", conformed, grid)
-        (tmp_path / "scan.json").write_text(json.dumps(record))
+        scan = save(tmp_path / "image.nii.gz", image, affine)
+        write_conformed(scan, tmp_path / "scan.nii.gz", 2, 48)
         layers = {"p": found if labels is None else labels, "r": reference, "u": uncertainty}
         paths = [
             None if data is None else save(tmp_path / f"{key}.nii.gz", data, affine)

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from helpers import LABELS
-from quicknat.cli import app
+from in_process import quicknat
 from quicknat.errors import InputError
 from quicknat.images.labels import Protocol, freesurfer_structures, stored_values
 from quicknat.images.volumes import Grid
@@ -96,8 +95,7 @@ def test_tables_of_chunks_and_of_scans_are_put_together(cohort, tmp_path, protoc
     (tmp_path / "list.txt").write_text(
         f"{cohort / LONG}\n{next((tmp_path / 'more').glob('*.tsv'))}\n"
     )
-    arguments = ["volumes", str(tmp_path / "list.txt"), "--output", str(tmp_path / "all")]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert quicknat("volumes", tmp_path / "list.txt", "--output", tmp_path / "all").status == 0
     assert pd.read_csv(tmp_path / "all" / WIDE, sep="\t")["participant_id"][0] == "sub-00"
     assert pd.read_csv(tmp_path / "all" / LONG, sep="\t")["subject"].nunique() == 4
     write_volume_tables([], tmp_path / "none")  # all scans of a chunk are bad

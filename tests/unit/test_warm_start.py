@@ -8,25 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import changed
-from quicknat.config import Network, TrainingSettings
+from helpers import MODEL, changed
+from quicknat.config import Network
 from quicknat.files import sha256
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import write_bundle
 from quicknat.training.setup import WarmStart, prepare_training
 from quicknat.training.train_step import TrainStep
 from quicknat.training.trainer import train_view
-
-# those that the fixture `model` was trained with
-SETTINGS = TrainingSettings(
-    epochs=1,
-    learning_rate=1e-3,
-    optimizer="adamw",
-    batch_size=8,
-    augment=False,
-    compile=False,
-    network=Network(filters=4, dropout=0.0),
-)
 
 
 @pytest.fixture
@@ -39,9 +28,7 @@ def present(model, tmp_path):
     return tmp_path / "model", [old, new]
 
 
-def prepared(
-    present, protocol, train=None, settings=SETTINGS, validation=(), initial=None, epochs=3
-):
+def prepared(present, protocol, train=None, settings=MODEL, validation=(), initial=None, epochs=3):
     folder, stacks = present
     start = WarmStart(folder / "coronal.safetensors", epochs)
     chosen = stacks if train is None else train
@@ -55,25 +42,36 @@ def test_new_training_scan_is_trained_on_from_the_present_weights_in_few_epochs(
     weights = present[0] / "coronal.safetensors"
     made = prepared(present, protocol)
     assert made.warm_start == {"sha256": sha256(weights), "stage_epochs": 1}
-    assert made.initial == str(weights) and made.settings == changed(SETTINGS, epochs=3)
-    cold = prepare_training("coronal", protocol, present[1], [], SETTINGS, "out", None, 1)
+    assert made.initial == str(weights) and made.settings == changed(MODEL, epochs=3)
+    cold = prepare_training("coronal", protocol, present[1], [], MODEL, "out", None, 1)
     assert made.fingerprint != cold.fingerprint  # so that neither resumes from the other's state
 
 
 def test_new_validation_scan_and_runtime_settings_allow_it(present, protocol):
     old, new = present[1]
-    settings = changed(SETTINGS, compile=True, checkpoint_minutes=3)
+    settings = changed(MODEL, compile=True, checkpoint_minutes=3)
     assert prepared(present, protocol, train=[old], validation=[new], settings=settings).warm_start
 
 
+def described(change):
+    """A change of how the model's description describes the coronal view."""
+
+    def apply(folder, stacks):
+        whole = json.loads((folder / "bundle.json").read_text())
+        change(whole["views"]["coronal"])
+        (folder / "bundle.json").write_text(json.dumps(whole))
+
+    return apply
+
+
 def test_model_with_the_old_names_of_its_settings_allows_it(present, protocol):
-    described = json.loads((present[0] / "bundle.json").read_text())
-    entry = described["views"]["coronal"]
-    entry["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
-    training = entry["training"]
-    training |= {"dice_over": training.pop("dice_reduction"), "mirror": training.pop("flip")}
-    training |= {"step_epochs": training.pop("lr_step_epochs"), "accumulate": 1, "devices": 1}
-    (present[0] / "bundle.json").write_text(json.dumps(described))
+    def rename(view):
+        view["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
+        training = view["training"]
+        training |= {"dice_over": training.pop("dice_reduction"), "mirror": training.pop("flip")}
+        training |= {"step_epochs": training.pop("lr_step_epochs"), "accumulate": 1, "devices": 1}
+
+    described(rename)(*present)
     assert prepared(present, protocol).warm_start
 
 
@@ -89,63 +87,44 @@ def with_changed_scan(folder, stacks):
     np.save(stacks[0], np.load(stacks[0])[1:])
 
 
-def with_other_labels(folder, stacks):
-    described = json.loads((folder / "bundle.json").read_text())
-    described["views"]["coronal"]["classes"][3] = "Something else"
-    (folder / "bundle.json").write_text(json.dumps(described))
-
-
-def with_another_kernel(folder, stacks):
-    described = json.loads((folder / "bundle.json").read_text())
-    described["views"]["coronal"]["network"]["kernel"] = 7
-    (folder / "bundle.json").write_text(json.dumps(described))
-
-
-def of_earlier_version(folder, stacks):
-    described = json.loads((folder / "bundle.json").read_text())
-    described["views"]["coronal"]["data"] = None
-    (folder / "bundle.json").write_text(json.dumps(described))
-
-
-FILES = {
-    without_model: "holds no finished model",
-    with_other_weights: "has changed since the model was made",
-    with_changed_scan: "training scan coronal has changed or was removed",
-    with_other_labels: "its classes differ",
-    with_another_kernel: "'kernel' is 7, but was removed",
-    of_earlier_version: "lacks information about the model",
+FILES = {  # what the log says, and the change that it says so of
+    "holds no finished model": without_model,
+    "has changed since the model was made": with_other_weights,
+    "training scan coronal has changed or was removed": with_changed_scan,
+    "its classes differ": described(lambda view: view["classes"].reverse()),
+    "'kernel' is 7, but was removed": described(lambda view: view["network"].update(kernel=7)),
+    "lacks information about the model": described(lambda view: view.update(data=None)),
 }
 
 
-@pytest.mark.parametrize("change", FILES)
+@pytest.mark.parametrize("reason", FILES)
 def test_other_model_or_changed_scan_forbids_it_and_the_log_says_why(
-    present, protocol, caplog, change
+    present, protocol, caplog, reason
 ):
-    change(*present)
+    FILES[reason](*present)
     with caplog.at_level("INFO"):
         made = prepared(present, protocol)
-    assert made.warm_start is None and made.settings == SETTINGS and made.initial is None
-    assert "coronal: no warm start, because " in caplog.text and FILES[change] in caplog.text
+    assert made.warm_start is None and made.settings == MODEL and made.initial is None
+    assert "coronal: no warm start, because " in caplog.text and reason in caplog.text
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"settings": changed(SETTINGS, epochs=2)}, "setting epochs was 1, is 2"),
-        ({"settings": changed(SETTINGS, learning_rate=0.1)}, "setting learning_rate was 0.001"),
-        ({"settings": changed(SETTINGS, network=Network(filters=6, dropout=0.0))}, "the network"),
+        ({"settings": changed(MODEL, epochs=2)}, "setting epochs was 1, is 2"),
+        ({"settings": changed(MODEL, learning_rate=0.1)}, "setting learning_rate was 0.001"),
+        ({"settings": changed(MODEL, network=Network(filters=6, dropout=0.0))}, "the network"),
         ({"initial": True}, "the initial weights have changed"),
-        ({"train": "old"}, "no scan is new"),
-        ({"train": "new"}, "training scan coronal has changed or was removed"),
+        ({"train": 0}, "no scan is new"),
+        ({"train": 1}, "training scan coronal has changed or was removed"),
     ],
 )
 def test_any_other_change_forbids_it(present, protocol, caplog, changes, reason):
-    folder, (old, new) = present
-    changes = dict(changes)
+    (folder, stacks), changes = present, dict(changes)
     if "initial" in changes:
         changes["initial"] = folder / "axial.safetensors"
     if "train" in changes:
-        changes["train"] = [{"old": old, "new": new}[changes["train"]]]
+        changes["train"] = [stacks[changes["train"]]]
     with caplog.at_level("INFO"):
         made = prepared(present, protocol, **changes)
     usual = changes.get("initial")
@@ -155,7 +134,7 @@ def test_any_other_change_forbids_it(present, protocol, caplog, changes, reason)
 
 def train(present, protocol, output, stacks):
     start = WarmStart(present[0] / "coronal.safetensors", 2)
-    settings = changed(SETTINGS, checkpoint_minutes=0, precision="32-true")
+    settings = changed(MODEL, checkpoint_minutes=0)
     train_view("coronal", protocol, stacks, [], settings, output, None, 1, start)
 
 
@@ -164,9 +143,6 @@ def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
     present, protocol, tmp_path, monkeypatch, caplog
 ):
     folder, stacks = present
-    described = json.loads((folder / "bundle.json").read_text())
-    described["views"]["coronal"]["training"]["precision"] = "32-true"
-    (folder / "bundle.json").write_text(json.dumps(described))
     train(present, protocol, tmp_path / "whole", stacks)
     step, count = TrainStep.step, iter(range(99))
 
@@ -193,6 +169,5 @@ def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
     weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
     write_bundle(views, protocol, weights, 4.0, 64, 48, folder)
     np.save(tmp_path / "newer.npy", np.load(stacks[0])[::2])
-    settings = changed(SETTINGS, precision="32-true")  # of the stage, not of the warm start
-    made = prepared(present, protocol, train=[*stacks, tmp_path / "newer.npy"], settings=settings)
+    made = prepared(present, protocol, train=[*stacks, tmp_path / "newer.npy"])
     assert made.warm_start["sha256"] == sha256(tmp_path / "whole/model.safetensors")

@@ -4,8 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fuzzing import quicknat
 from helpers import LABELS
+from in_process import quicknat
 from quicknat.images.volumes import read_volume
 from quicknat.synthesis.warping import warp
 

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from quicknat.cli import app
+from in_process import quicknat
 from quicknat.errors import InputError
 from quicknat.images.labels import Protocol
 from quicknat.model.network import NetworkSettings, QuickNAT
@@ -131,8 +130,7 @@ def test_imported_weights_start_a_training_of_their_view_and_protocol(golden, tm
     table.write(path)
     output = tmp_path / "a.safetensors"
     options = ["--protocol", path, "--view", "axial", "--output", output]
-    command = ["import-weights", tmp_path / "a.pth", *options]
-    done = CliRunner().invoke(app, list(map(str, command)))
-    assert done.exit_code == 0, done.output
+    done = quicknat("import-weights", tmp_path / "a.pth", *options)
+    assert done.status == 0, str(done)
     network = QuickNAT(5, NetworkSettings(8, "scse"))
     load_weights(network, output, "axial", table.class_names("axial"))

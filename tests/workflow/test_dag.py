@@ -93,7 +93,12 @@ def test_finished_model_segments_on_its_own_grid_and_nothing_is_trained(dry_run,
 
 @pytest.mark.slow
 def test_many_scans_are_segmented_in_chunks_and_not_read_before(dry_run, model, tmp_path):
-    rows = [HEADER, TEST, *(f"s{k}|s{k}.nii.gz|||segment|" for k in range(6)), *BAD_SCANS[2:]]
+    rows = [
+        HEADER,
+        TEST,
+        *(f"s{k}|s{k}.nii.gz|||segment|" for k in range(6)),
+        "b1|empty.nii.gz|||segment|",
+    ]
     (tmp_path / "empty.nii.gz").touch()
     overlay = {"model": str(model), "scans_per_job": 4}
     done = dry_run("--printshellcmds", rows=rows, overlay=overlay)
@@ -101,34 +106,8 @@ def test_many_scans_are_segmented_in_chunks_and_not_read_before(dry_run, model, 
     jobs |= {"evaluate": 1, "metrics": 1, "score_figures": 1, "pictures": 1, "report": 1}
     assert job_counts(done.text) == jobs | {"segment_chunk": 2}, done.text
     assert set(re.findall(r"--allow-bad", done.text)) == set()
-    done = dry_run(rows=[*rows, BAD_SCANS[0]], overlay=overlay)  # whose file is not there
-    assert done.returncode != 0 and re.search(r"sub-b1: .*no such file", done.text)
-
-
-BAD_SCANS = [
-    "b1|absent1.nii.gz|||segment|",
-    "b2|absent2.nii.gz|||segment|",
-    "b3|empty.nii.gz|||segment|",
-]
-
-
-def test_bad_scans_stop_a_run_before_it_starts_and_all_are_named(dry_run, tmp_path):
-    (tmp_path / "empty.nii.gz").touch()
-    done = dry_run(rows=[HEADER, *TRAIN, VAL, TEST, *BAD_SCANS])
-    assert done.returncode != 0 and "Job stats" not in done.text
-    for name, reason in (("b1", "no such file"), ("b2", "no such file"), ("b3", "is empty")):
-        assert re.search(rf"sub-{name}: .*{reason}", done.text), done.text
-
-
-@pytest.mark.slow
-def test_bad_scans_are_left_out_when_they_are_to_be_skipped(dry_run, tmp_path):
-    (tmp_path / "empty.nii.gz").touch()
-    rows = [HEADER, *TRAIN, VAL, TEST, "g|g.nii.gz|||segment|"]
-    done = dry_run(rows=[*rows, *BAD_SCANS], overlay={"on_bad_scan": "skip"})
-    assert done.returncode == 0, done.text
-    counts = job_counts(done.text)
-    assert (counts["convert"], counts["segment"], counts["report"]) == (5, 2, 1)
-    assert re.search(r"skipped: sub-b1: .*no such file", done.text)
+    done = dry_run(rows=[*rows, "b2|absent.nii.gz|||segment|"], overlay=overlay)
+    assert done.returncode != 0 and re.search(r"sub-b2: .*no such file", done.text)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from helpers import ROOT, tiny_labels, tiny_scan
+from helpers import ROOT, tiny_cohort
 
 OURS = """
 configfile: "ours.yaml"
@@ -29,7 +29,7 @@ use rule * from quicknat as quicknat_*
 rule volumes_of_the_left_side:
     default_target: True
     input:
-        volumes=rules.quicknat_volumes.output,
+        volumes=rules.quicknat_volumes.output.volumes,
         report=rules.quicknat_report.output.page,
     output:
         "left.tsv",
@@ -40,17 +40,10 @@ rule volumes_of_the_left_side:
 
 @pytest.mark.long
 def test_another_workflow_segments_with_our_rules_and_uses_the_volumes(tmp_path, model):
-    tiny_scan(tmp_path / "a.nii.gz")
-    tiny_scan(tmp_path / "b.nii.gz")
-    tiny_labels(tmp_path / "b_dseg.nii.gz")
-    rows = ["subject\timage\tlabels\tlabel_convention\tsplit", "a\ta.nii.gz\t\t\tsegment"]
-    rows += ["b\tb.nii.gz\tb_dseg.nii.gz\tfreesurfer\ttest"]
-    rows += ["c\tc.nii.gz\t\t\tsegment"]
+    tiny_cohort(tmp_path, a="segment", b="test", c="segment")
     (tmp_path / "c.nii.gz").write_text("no scan")
-    (tmp_path / "cohort.tsv").write_text("\n".join(rows) + "\n")
     settings = {"sheet": "cohort.tsv", "model": str(model), "on_bad_scan": "skip"}
-    settings = {"quicknat": settings}
-    (tmp_path / "ours.yaml").write_text(json.dumps(settings))
+    (tmp_path / "ours.yaml").write_text(json.dumps({"quicknat": settings}))
     (tmp_path / "Snakefile").write_text(OURS.format(root=ROOT))
     before = {path.name for path in tmp_path.iterdir()}
     done = subprocess.run(
