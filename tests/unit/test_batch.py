@@ -121,7 +121,7 @@ def test_results_of_other_hardware_are_done_unless_a_precision_is_asked_for(
     made = json.loads(record.read_text())
     now = made["how"].pop("format")  # as earlier versions, whose uncertainty was another
     record.write_text(json.dumps(made))
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert quicknat(*command).status == 0
     assert json.loads(record.read_text())["how"]["format"] == now
 
 
