@@ -29,7 +29,7 @@ MEASURES = {
     "volume_mm3": ("Volume (mm³)", 0),
     "reference_mm3": ("Reference (mm³)", 0),
     "percentile": ("Percentile", 0),
-    "uncertainty": ("Uncertainty", 2),
+    "uncertainty": ("Uncertainty", 3),
     "view_agreement": ("View agreement", 2),
     "dice": ("Dice", 3),
     "hd95_mm": ("HD95 (mm)", 1),
