@@ -2,7 +2,7 @@
 # docs/explanation/architecture.md has the overview.
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.20")
 
 
 # found beside this file from any --directory; --configfile overlays are merged over it
