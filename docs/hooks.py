@@ -202,7 +202,7 @@ def columns(title: str, kind: TypeAdapter, text: str) -> str:
     schema = kind.json_schema()
     rows = (
         (f"`{column}`", "yes" if column in schema["required"] else "", allowed(rule),
-         rule.get("description", ""))
+         rule.get("description", "").replace("\n", " "))
         for column, rule in schema["properties"].items()
     )  # fmt: skip
     heads = ("column", "required", "may be", "what")

@@ -83,7 +83,7 @@ def claim_gpu() -> None:
     process.
     """
     import torch
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     count = torch.cuda.device_count()
     for number in range(count if count > 1 else 0):
@@ -91,7 +91,7 @@ def claim_gpu() -> None:
         lock = FileLock(Path(tempfile.gettempdir()) / f"quicknat-{os.getuid()}-{identifier}.lock")
         try:
             lock.acquire(blocking=False)
-        except Timeout:
+        except OSError:  # claimed (filelock's Timeout), or another user's file
             continue
         CLAIMS.append(lock)
         torch.cuda.set_device(number)

@@ -8,6 +8,7 @@ import pytest
 
 from made_up_results import made_up_results, written
 from quicknat.cohort.sheet import Scan
+from quicknat.errors import InputError
 from quicknat.report.inputs import NO_TIMES, session_tables
 from quicknat.report.repeated import change_content, changes, read_times, visits
 from quicknat.report.structures import structures
@@ -30,7 +31,7 @@ def volumes(protocol, sizes):
 def times(text, tmp_path):
     path = tmp_path / "sessions.tsv"
     path.write_text(text)
-    return read_times({path: []})
+    return read_times({path: []}, {})
 
 
 def test_change_is_per_cent_of_the_first_visit_and_per_year_where_ages_are_known(
@@ -105,7 +106,7 @@ def test_ids_are_matched_as_those_of_participants_are(tmp_path):
         "participant_id\tsession_id\tage\n1\t1\t70\n002_S_0413\tses-m12\t71\n3\tA\t72\n"
     )
     scans = [scan("01", "01"), scan("01", "02"), scan("002S0413", "m12"), scan("3", "a")]
-    found = read_times({path: scans})["age"]
+    found = read_times({path: scans}, {})["age"]
     assert found.to_dict() == {("01", "01"): 70, ("002S0413", "m12"): 71, ("3", "a"): 72}
 
 
@@ -118,8 +119,15 @@ def test_times_in_the_folders_of_a_bids_data_set_are_read_unless_others_are_give
     scans = [replace(scan("renamed", visit), image=image) for visit in ("a", "b", "")]
     tables = session_tables([*scans, scan("2", "a")], tmp_path / "cohort.tsv")
     assert tables == {own: scans[:2]}
-    found = read_times({given: scans} | tables)["age"]
+    found = read_times({given: scans}, tables)["age"]
     assert found.to_dict() == {("renamed", "a"): 64.2, ("renamed", "b"): 67}
+    downloaded = [replace(one, source="openneuro") for one in scans]
+    assert not session_tables(downloaded, tmp_path / "cohort.tsv")
+    own.write_text("session_id\tage\tage \nses-a\t64.2\t64.2\n")  # nobody named it: a notice
+    assert read_times({given: scans}, tables)["age"].to_dict() == {("renamed", "b"): 67}
+    own.rename(given)
+    with pytest.raises(InputError, match="two columns named 'age'"):
+        read_times({given: scans}, {})
 
 
 def test_dots_lead_to_last_scans_with_a_page_only(protocol):

@@ -192,7 +192,6 @@ def report(
         shown = complete_scans(results, shown, tested)
         chunks = complete_chunks(results, chunk or ())
     tables = {path: scans for path in (sessions, participants) if path}
-    tables |= session_tables(scans, sheet)
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
         note=read_note(note) if note else "",
@@ -208,7 +207,7 @@ def report(
             if participants
             else pd.DataFrame()
         ),
-        times=read_times(tables),
+        times=read_times(tables, session_tables(scans, sheet)),
         given=given_model.name if given_model else "",
         interactive=interactive,
     )

@@ -161,6 +161,9 @@ def read_table(path: str | Path, comments: bool = False, **options: Any) -> pd.D
     if not isinstance(table.index, pd.RangeIndex):  # pandas would use the first cell as an index
         raise InputError(path, "has rows with more cells than its header", "remove the extra cells")
     table.columns = [str(column).strip() for column in table.columns]
+    if table.columns.has_duplicates:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise InputError(path, f"has two columns named '{twice}'", "remove one")
     return table
 
 
@@ -227,7 +230,7 @@ def _examine_rows(
             where = f"{path} row {index + 1} ({name})"
             for error in invalid.errors(include_url=False):
                 rule = rules[column := error["loc"][0]]
-                fix = rule.get("description", "has the wrong format")
+                fix = " ".join(rule.get("description", "has the wrong format").split())
                 fix = f"allowed: {', '.join(rule['enum'])}" if "enum" in rule else fix
                 problem = f"'{column}' is {shown(error['input'])}"
                 faults.append((InputError(where, problem, fix), row))

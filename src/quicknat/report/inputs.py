@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from quicknat.cohort.check import Verdict
-from quicknat.cohort.sheet import Scan
+from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
 from quicknat.failures import Failure
 from quicknat.images.labels import Protocol
@@ -131,11 +131,11 @@ def session_tables(scans: Iterable[Scan], sheet: str | Path) -> dict[Path, list[
     """Return the tables of sessions in the subjects' BIDS folders, each with its scans.
 
     That of ``sub-01/ses-1/anat/…`` is ``sub-01/sub-01_sessions.tsv``; paths are relative to the
-    sheet.
+    sheet. Sources other than local files have none.
     """
     found: dict[Path, list[Scan]] = defaultdict(list)
-    for scan in scans:
-        folders = Path(sheet).parent.joinpath(scan.image).parents if scan.session else ()
+    for scan in (scan for scan in scans if scan.session and scan.source == LOCAL):
+        folders = Path(sheet).parent.joinpath(scan.image).parents
         for folder in folders:
             if folder.name.startswith("sub-"):
                 found[folder / f"{folder.name}_sessions.tsv"].append(scan)

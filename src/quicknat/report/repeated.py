@@ -14,7 +14,7 @@ import pandas as pd
 from quicknat.cohort.naming import name_parts
 from quicknat.cohort.participants import spelled_as
 from quicknat.cohort.sheet import Scan, read_cells
-from quicknat.errors import notice
+from quicknat.errors import InputError, notice, one_line
 from quicknat.evaluation.scores import interval
 from quicknat.report.charts import ALL_LINKED, WIDTH, Axis, strip_chart
 from quicknat.report.cohort_qc import outlying, robust_z
@@ -29,27 +29,36 @@ MOST_LINES = 500  # of a panel
 UNKNOWN = ("", "n/a", "na", "nan", "null", "none")
 
 
-def read_times(tables: Mapping[Path, Sequence[Scan]]) -> pd.DataFrame:
+def read_times(
+    tables: Mapping[Path, Sequence[Scan]], found: Mapping[Path, Sequence[Scan]]
+) -> pd.DataFrame:
     """Read when sessions were, from tables with a row per session.
 
     Args:
         tables: each with the scans whose spelling of subjects and sessions its ids get, as in
             :func:`quicknat.cohort.participants.read_participants`. They are BIDS ``sessions.tsv``
             or ``participants.tsv`` with ``participant_id``, ``session_id`` and ``age`` (years) or
-            ``acq_time`` (ISO 8601), or those of :func:`quicknat.report.inputs.session_tables`;
-            others are ignored. The first that knows a time counts.
+            ``acq_time`` (ISO 8601); others are ignored. The first that knows a time counts.
+        found: those of :func:`quicknat.report.inputs.session_tables`. One that cannot be read is
+            left out, with a notice: nobody named it.
 
     Returns:
         ``age`` and ``date``, both in years, by (subject, session); NaN where unknown, or where a
         notice says that it cannot be read.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: one of `tables` cannot be read.
     """
     parts = [NO_TIMES]
-    for path, scans in tables.items():
-        table = read_cells(path)
-        if path.name.startswith("sub-"):
+    for path, scans in [*tables.items(), *found.items()]:
+        try:
+            table = read_cells(path)
+        except InputError as error:
+            if path in tables:
+                raise
+            notice(f"{one_line(error)}; ages and dates in it are not used")
+            continue
+        if path in found and "participant_id" not in table:
             table["participant_id"] = scans[0].subject
         if not {"participant_id", "session_id"} <= set(table):
             continue

@@ -30,7 +30,9 @@ def split_sides(probabilities: torch.Tensor, swapped: torch.Tensor) -> torch.Ten
     sagittal = lesser * (twice / lesser.sum(dim=0).clamp(min=1e-6)).clamp(0, 1)
     others = probabilities - sagittal
     both = others + others[swapped]
-    return others + sagittal * torch.where(both > 0, others / both, 0.5)
+    shared = others + sagittal * torch.where(both > 0, others / both, 0.5)
+    # label tables may merge classes in the sagittal view that are not partners
+    return shared / shared.sum(dim=0).clamp(min=1e-6)
 
 
 def normalised_entropy(probabilities: torch.Tensor, swapped: np.ndarray) -> torch.Tensor:
