@@ -136,7 +136,7 @@ def test_version_is_the_packages():
 def test_without_a_model_a_bundled_one_is_taken(option, model, tmp_path):
     done = quicknat("segment", tmp_path / "no.nii", "--output", tmp_path / "out", *option)
     assert done.returncode == 1 and f"weights/{model} on " in done.stderr
-    assert "research only" in done.stderr
+    assert "not for commercial use" in done.stderr
 
 
 HEAVY = {"torch", "monai", "torchio", "SimpleITK", "matplotlib", "pandas", "scipy", "nibabel"}

@@ -157,7 +157,7 @@ def segment(
     numbers += " (Winograd convolutions)" if bundle.winograd else ""
     log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
     if model in MODELS.values():
-        log.info("it is for research only (CC BY-NC 4.0): README.md there says what it can do")
+        log.info("not for commercial use (CC BY-NC 4.0), not a medical device: see README.md there")
     keep_freed_memory()
     batch_size = batch_size or (32 if on_gpu else 4)
     any_precision = precision == "auto"
