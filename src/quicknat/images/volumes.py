@@ -89,7 +89,7 @@ def as_bytes(volume: Volume, highest: int) -> np.ndarray:
     odd = data[(whole < 0) | (whole > highest) | ~(np.abs(data - whole) <= ROUNDING)]
     if odd.size:
         problem = f"holds {odd.flat[0]:g}, but only whole numbers from 0 to {highest} are valid"
-        fix = "convert scan and labels again, or name the label table or convention of these numbers"
+        fix = "convert scan and labels again, or name the table or convention of these numbers"
         raise InputError(volume.path, problem, fix)
     return whole.astype(np.uint8)
 
