@@ -40,7 +40,7 @@ STEPS = 10_000  # that the time is divided into, for the learning rate
 
 
 def make_network(peer: str, classes: int, filters: int) -> nn.Module:
-    """``basicunet`` or ``dynunet``, about as costly as QuickNAT with so many `filters`."""
+    """``basicunet`` or ``dynunet``, about as costly as QuickNAT with `filters` filters."""
     if peer == "basicunet":
         width = 8 * round(filters * 5 / 3 / 8)  # multiples of eight are fast
         features = (width, width, 2 * width, 4 * width, 8 * width, width)

@@ -69,7 +69,7 @@ def in_bfloat16(forward: Callable) -> Callable:
 
 
 class Trainer(nnUNetTrainerNoMirroring):
-    """Trains for so many `seconds`; then ``steps`` and ``times`` say what it did."""
+    """Trains for `seconds`; then ``steps`` and ``times`` say what it did."""
 
     seconds: float
     steps = 0

@@ -99,7 +99,7 @@ def variants(scan):
     data, affine = np.asarray(image.dataobj), image.affine
 
     def on_grid(spacing, tilt=0.0):
-        """Resampled to axes that a plan tilted by so many degrees would have."""
+        """Resampled to axes that a plan tilted by these degrees would have."""
         turn = Rotation.from_euler("xyz", [tilt, tilt, tilt], degrees=True).as_matrix()
         matrix = turn @ np.diag(spacing)
         shape = np.ceil(240 / np.array(spacing)).astype(int)

@@ -140,7 +140,7 @@ SCANS = {  # case and fault: what makes the file, the reason and the fix that ar
     "71 unknown code": (header(qform_code=9), "a qform_code of 9", REPAIR),
     "71 micrometres": (header(xyzt_units=3), "micrometres", REPAIR),
     "71 metres": (header(xyzt_units=1), "metres", REPAIR),
-    "71 sizes 2 % off": (  # the last of so many voxels would be more than 3 mm off
+    "71 sizes 2 % off": (  # over the whole axis the error is more than 3 mm
         lambda path, pixels: header(qform=None, pixdim=sizes(1.019))(path, np.tile(pixels, 11)),
         "contradict the affine", REPAIR,
     ),

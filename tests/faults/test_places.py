@@ -49,7 +49,7 @@ def disk(tmp_path):
 
 
 def fill(disk, room):
-    """Leave so many bytes."""
+    """Leave this number of bytes."""
     state = os.statvfs(disk)
     with (disk / "filler").open("ab") as stream:
         stream.write(b"\0" * (state.f_bavail * state.f_frsize - room))

@@ -169,7 +169,7 @@ def test_gpu_that_was_asked_for_is_not_replaced(segmenting, monkeypatch, tmp_pat
 
 @contextmanager
 def full_disk(room):
-    """Files cannot grow beyond so many bytes: writing fails in the midst, as on a full disk."""
+    """Files cannot grow beyond a number of bytes: writing fails in the midst, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:

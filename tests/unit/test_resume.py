@@ -60,7 +60,7 @@ def train(stacks, protocol):
 
 @pytest.fixture
 def train_until_cut(train, monkeypatch):
-    """Train until the power fails after so many steps, or in the validation."""
+    """Train until the power fails after `steps` steps, or in the validation."""
 
     def run(folder, steps, *rest, **options):
         with monkeypatch.context() as patch, pytest.raises(PowerCut):
@@ -75,7 +75,7 @@ def train_until_cut(train, monkeypatch):
 
 
 def cut_after(monkeypatch, steps, action):
-    """Do something in the middle of training, after so many steps."""
+    """Do something in the middle of training, after a number of steps."""
     count, step = 0, TrainStep.step
 
     def counted(self, *arguments):
