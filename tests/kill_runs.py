@@ -223,7 +223,7 @@ def differences(reference: Path, other: Path) -> list[str]:
 def kill_runs(
     folder: Path, kills: int, seed: int = 0, wanted: tuple[str, ...] = ()
 ) -> tuple[Killer, list[str]]:
-    """Kill at least this number of runs; returns the counts, and all differences from a run without.
+    """Kill at least `kills` runs; return the counts, and all differences from a run without.
 
     Args:
         folder: to work in, empty or absent; ``folder/run`` is that of the runs.
