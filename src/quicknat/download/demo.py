@@ -21,7 +21,7 @@ from quicknat.files import written_whole
 from quicknat.images.volumes import Volume, read_volume
 from quicknat.package_data import DATA
 
-SPACING_MM = 1.5  # of the copies: quicker than 1 mm, still finer than the demo's 2 mm
+SPACING_MM = 1.5  # of the copies: quicker than 1 mm, still finer than the demo's 2.5 mm
 KNOTS_MM = 30  # distance of the elastic field's control points
 DEGREES, SCALING, SHIFT_MM, ELASTIC_MM = 7, 0.08, 5, 7  # largest of each
 
