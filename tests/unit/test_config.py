@@ -104,7 +104,7 @@ def test_defaults_are_filled_in_and_the_result_is_read_as_itself():
 def test_stage_has_its_own_settings_and_the_shared_ones_but_none_of_the_workflow():
     config = Config.read(merged({"training": {"seed": 7, "new_scans": "warm_start"}}))
     stage = stage_settings(config, "finetune")
-    assert (stage.epochs, stage.seed, stage.network.filters) == (6, 7, 16)
+    assert (stage.epochs, stage.seed, stage.network.filters) == (7, 7, 16)
     assert TrainingSettings.read(stage.model_dump()) == stage
     assert not {"new_scans", "warm_start_epochs", "source", "initial_model"} & set(dict(stage))
     without = Config.read({k: v for k, v in merged({}).items() if k != "pretrain"})
