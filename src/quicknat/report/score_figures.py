@@ -33,7 +33,7 @@ def _short(protocol: Protocol) -> dict[str, str]:
     return dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
 
 
-def _strips(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Axes:
+def _strips(metrics: pd.DataFrame, order: Sequence[str]) -> Any:
     """Draw the Dice of each scan in rows of structures, the first on top; few scans in colours."""
     axis = _axis(8, 0.27 * len(order) + 1.4)
     axis.set(yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
