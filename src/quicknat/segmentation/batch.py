@@ -59,9 +59,10 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
-        made = json.loads(files["provenance"].read_bytes())
+        made, quality = (json.loads(files[key].read_bytes()) for key in ("provenance", "qc"))
         found = made["source"]["sha256"], made["model"]["sha256"]
         wanted = _source(task, options)[1], bundle.identity
+        whole = "flags" in quality
     except (OSError, ValueError, RecursionError, KeyError, TypeError, InputError):
         return False  # damaged, or another program's
     # view maps may be there of an earlier model: then the last segmentation did not write them
@@ -69,7 +70,7 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     before, now = EARLIER | made.get("how", {}), how(bundle, options)
     if options.any_precision:
         now |= {key: before.get(key) for key in ("precision", "convolutions")}
-    return views and found == wanted and before == now
+    return whole and views and found == wanted and before == now
 
 
 def require_unused(task: Task, output: Path, options: Options) -> None:
