@@ -16,9 +16,6 @@ MODELS = {path.name: path for path in sorted((DATA / "weights").iterdir())}
 # figures of a cohort's scores, each with a caption in TEMPLATES, and their titles
 SCORE_FIGURES = {
     "dice": "Dice per structure",
-    "views": "each view and all three",
-    "hd95": "HD95 per structure",
-    "volumes": "volumes against reference",
     "bland_altman": "volumes, Bland–Altman",
     "confusion": "confused structures",
     "uncertainty": "uncertainty against Dice",

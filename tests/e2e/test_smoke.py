@@ -33,7 +33,7 @@ def test_results_of_every_stage(finished):
     assert {"Background", "Left hippocampus"} <= set(confusion["reference"])
     assert finished.dseg(NAME).with_name(f"{NAME}_desc-quicknat_uncertainty.nii.gz").is_file()
     assert finished.dseg(NAME).with_name(f"{NAME}_desc-brain_mask.nii.gz").is_file()
-    for name in ("dice", "views", "hd95", "volumes", "bland_altman", "confusion", "uncertainty"):
+    for name in ("dice", "bland_altman", "confusion", "uncertainty"):
         for kind in ("png", "svg"):
             assert (results / f"report/figures/{name}.{kind}").is_file()
     assert not list(results.rglob(".tmp-*"))

@@ -123,6 +123,9 @@ def test_results_of_other_hardware_are_done_unless_a_precision_is_asked_for(
     record.write_text(json.dumps(made))
     assert quicknat(*command).status == 0
     assert json.loads(record.read_text())["how"]["format"] == now
+    quality = record.with_name(record.name.replace("_dseg", "_qc"))
+    quality.write_text("")  # as a power cut may leave it: `scans.tsv` needs it
+    assert quicknat(*command).status == 0 and json.loads(quality.read_text())["flags"] is not None
 
 
 def test_raw_scan_gets_the_labels_of_its_conformed_copy_and_either_is_the_others(

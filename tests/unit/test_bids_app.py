@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from quicknat import cli
 from quicknat.cli.bids import app, separated
 from quicknat.cohort.naming import Selection
 from quicknat.errors import InputError
+from quicknat.images.conform import conform_file
+from quicknat.segmentation import batch
 
 
 def run(*arguments):
@@ -74,6 +77,35 @@ def test_every_run_and_session_is_segmented_into_a_valid_derivative(
     issues = json.loads(checked.stdout)["issues"]["issues"]
     assert [issue for issue in issues if issue["severity"] == "error"] == []
     assert checked.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["segment", "quicknat-bids"])
+def test_tables_after_ctrl_c_are_of_the_scans_that_ended_before(
+    data_set, model, tmp_path, monkeypatch, command
+):
+    root, output = data_set("sub-01", "sub-02", "sub-03", "sub-04"), tmp_path / "out"
+    (root / "sub-01/anat/sub-01_T1w.nii.gz").write_bytes(b"damaged")
+
+    def until_the_third(path, *arguments):
+        if "sub-03" in path.name:
+            raise KeyboardInterrupt
+        return conform_file(path, *arguments)
+
+    monkeypatch.setattr(batch, "conform_file", until_the_third)
+    options = ("--model", str(model), "--threads", "1")
+    if command == "segment":
+        stopped = CliRunner().invoke(
+            cli.app, ["segment", str(root), "--output", str(output), *options]
+        )
+    else:
+        stopped = run(root, output, "participant", *options)
+    assert stopped.exit_code != 0
+    scans = pd.read_csv(output / "scans.tsv", sep="\t")
+    assert list(zip(scans["name"], scans["status"], strict=True)) == [
+        ("sub-01", "failed"), ("sub-02", "done"),
+    ]  # fmt: skip
+    for name, column in (("volumes", "subject"), ("volumes_wide", "participant_id")):
+        assert set(pd.read_csv(output / f"{name}.tsv", sep="\t")[column]) == {"sub-02"}
 
 
 def test_group_without_participants_and_data_sets_that_are_not_bids_are_refused(data_set, tmp_path):

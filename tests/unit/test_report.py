@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT, dead_links
+from in_process import quicknat
 from made_up_results import made_up_results, one_scan, split_tables, written
 from quicknat.cohort.check import Verdict
 from quicknat.cohort.participants import read_participants
@@ -183,6 +184,37 @@ def test_page_of_a_finished_model_says_so_instead_of_showing_a_training(tmp_path
     assert 'id="training"' not in page and "figures/curves" not in page and "Over-fit" not in page
     assert "trained on this cohort" not in page
     assert dead_links(tmp_path / "report/index.html") == []
+
+
+def test_given_model_is_named_by_its_path_and_counts_agree_with_their_nouns(tmp_path, protocol):
+    made_up_results(tmp_path, [one_scan("1")], protocol)
+    bundle = tmp_path / "model/bundle.json"
+    described = json.loads(bundle.read_text())
+    for view in described["views"].values():
+        view |= {"training_scans": ["sub-3"], "validation_scans": ["sub-4"]}
+    bundle.write_text(json.dumps(described))
+    (sheet := tmp_path / "cohort.tsv").write_text("subject\timage\tsplit\n1\ta.nii\tsegment\n")
+    (tmp_path / "list.txt").write_text("sub-1\n")
+    page = tmp_path / "report/index.html"
+    options = ("--segmented", tmp_path / "list.txt", "--output", page, "--static")
+    given = "--given-model=earlier/model"
+    assert quicknat("report", sheet, "--results", tmp_path, given, *options).status == 0
+    text = " ".join(page.read_text().split())
+    assert "the finished model <strong>earlier/model</strong> segmented this cohort" in text
+    assert "trained on 1 scan, and its best epoch chosen on 1 other." in text
+
+
+def test_protocol_without_cerebrum_has_no_brain_volume_on_the_pages(tmp_path, protocol):
+    deep = replace(protocol, table=protocol.table.assign(freesurfer=""))  # no FreeSurfer numbers
+    scans = [Scan(subject="1", image="a.nii", split="segment", session=s) for s in "ab"]
+    inputs = made_up_results(tmp_path, scans, deep)
+    for stats in tmp_path.glob("segmentations/*/anat/*.stats"):
+        stats.write_text("# Measure AllStructures, AllStructuresVol, All, 9000.0, mm^3\n")
+    pages = [written(inputs), (tmp_path / f"report/{scans[0].id}.html").read_text()]
+    assert "Change between sessions" in pages[0]
+    assert not any(
+        re.search("brain volume|Brain volume|brain, without| ml", page) for page in pages
+    )
 
 
 def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol):

@@ -95,8 +95,7 @@ def views_table(**values):
 def test_gain_is_the_aggregate_less_the_best_single_view():
     table = views_table(aggregate=(0.9, 0.5), axial=(0.7, 0.6), coronal=(0.8, NAN))
     found = scores.by_view(table, ["B", "A", "C"])
-    assert list(found) == ["structure", "aggregate", "axial", "coronal", "best_view", "gain"]
-    assert found["best_view"].tolist()[:2] == ["axial", "coronal"]
+    assert list(found) == ["structure", "aggregate", "axial", "coronal", "gain"]
     np.testing.assert_allclose(found["gain"], [-0.1, 0.1, NAN])
     assert scores.view_means(table)["view"].tolist() == ["aggregate", "axial", "coronal"]
     alone = scores.by_view(views_table(aggregate=(0.9, 0.5)), ["A", "B"])
@@ -164,7 +163,7 @@ def test_sessions_and_runs_of_a_subject_are_one_person_where_nothing_else_is_kno
 def test_tables_of_a_list_are_stacked_with_the_names_of_their_files(tmp_path):
     for name, value in (("sub-1", 1), ("sub-2_ses-1", 2)):
         (tmp_path / f"{name}_desc-quicknat_volumes.tsv").write_text(f"voxels\n{value}\n")
-    table = stack_tables(sorted(tmp_path.glob("*.tsv")), subject_from_name=True)
+    table = stack_tables(sorted(tmp_path.glob("*.tsv")))
     assert table.to_numpy().tolist() == [["sub-1", 1], ["sub-2_ses-1", 2]]
     with pytest.raises(InputError, match="the list of tables: names none"):
-        stack_tables([], subject_from_name=True)
+        stack_tables([])

@@ -158,8 +158,26 @@ def test_class_of_several_structures_has_no_freesurfer_number():
     known = freesurfer_structures(tissues)
     assert known["freesurfer_id"].isna().tolist() == [False, True, True, True]
     assert known["brain"].tolist() == [False, False, True, True]  # CSF is none
+    table = tissues.table.assign(freesurfer=["0", "4", "1001-1035,2001-2035", "2,41"])  # parcels
+    assert freesurfer_structures(Protocol("own", table))["brain"].tolist()[1:] == [
+        False,
+        True,
+        True,
+    ]
     with pytest.raises(InputError, match="CSF has no single FreeSurfer number"):
         stored_values(tissues, "freesurfer")
+
+
+@pytest.mark.parametrize("lacking", [["Left cerebral cortex"], ["Right cerebral white matter"]])
+def test_protocol_without_the_whole_cerebrum_has_no_brain_volume(tmp_path, protocol, lacking):
+    table = protocol.table[~protocol.table["name"].isin(lacking)].reset_index(drop=True)
+    own = Protocol("own", table.assign(partner=-1))
+    _, sums, _ = write(tmp_path / "sub-1/anat", "sub-1", own)
+    assert set(sums) == {"all_structures", "intracranial"}
+    write_volume_tables(find_volume_tables(tmp_path), tmp_path)
+    wide = pd.read_csv(tmp_path / WIDE, sep="\t", dtype=str, keep_default_na=False)
+    assert wide["brain_mm3"][0] == "n/a" and float(wide["all_structures_mm3"][0]) > 0
+    assert "BrainVol" not in next(tmp_path.rglob("*.stats")).read_text()
 
 
 def test_every_viewer_gets_each_structure_with_its_number_and_colour(protocol):

@@ -1,11 +1,9 @@
-# Draw the report's pictures of one scan: overlay, mosaics with layers, volumes for the viewer.
+# Draw the report's pictures of one scan: mosaics with layers, volumes for the viewer.
 # Requires: the conformed scan (its sidecar names the original), segmentation, given labels if any.
-# Makes:    results/report/figures/{scan}_overlay.png, results/report/figures/{scan}/
-#           results/report/volumes/{scan}.js
+# Makes:    results/report/figures/{scan}/, results/report/volumes/{scan}.js
 from quicknat.package_data import TEMPLATES
 
 PICTURES = [
-    "<results>/report/figures/{scan}_overlay.png",
     "<results>/report/figures/{scan}",
     "<results>/report/volumes/{scan}.js",
 ]
@@ -19,14 +17,14 @@ rule pictures:
         uncertainty=rules.segment.output.uncertainty,
         reference=lambda wc: rules.convert_labels.output.native if wc.scan in PLAN.test else [],
     output:
-        overlay=report(
-            PICTURES[0],
-            caption=f"{TEMPLATES}/overlay.rst",
+        mosaics=report(
+            directory(PICTURES[0]),
+            patterns=["{picture}.jpg"],  # the thumbnail
+            caption=f"{TEMPLATES}/slices.rst",
             category="Segmentations",
-            labels={"figure": "overlay", "scan": "{scan}"},
+            labels={"figure": "slices", "scan": "{scan}"},
         ),
-        mosaics=directory(PICTURES[1]),
-        volumes=PICTURES[2],
+        volumes=PICTURES[1],
     log:
         "<results>/logs/pictures/{scan}.log",
     benchmark:
@@ -41,5 +39,5 @@ rule pictures:
     shell:
         "quicknat scan-pictures {input.scan:q} {input.prediction:q} {params.reference:q}"
         " --uncertainty {input.uncertainty:q} --protocol {params.protocol:q}"
-        " --overlay {output.overlay:q} --mosaics {output.mosaics:q} --volumes {output.volumes:q}"
+        " --mosaics {output.mosaics:q} --volumes {output.volumes:q}"
         " &> {log:q}"

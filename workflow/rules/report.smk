@@ -4,21 +4,14 @@
 #           results/report/{scan}.html          each segmented scan, except for those of chunks
 #           results/report/{figures,volumes,assets}/
 from quicknat.package_data import SCORE_FIGURES
-from quicknat.report.inputs import ENDS, session_tables
+from quicknat.report.inputs import ENDS, cohort_files, session_tables
 
 
 report: f"{TEMPLATES}/workflow.rst"
 
 
-# optional files of a cohort: a note on its scores, demographics, ages or dates of sessions
-COHORT_FILES = {
-    "note": Path(PATHS.sheet).with_suffix(".md"),
-    "participants": Path(PATHS.sheet).with_name("participants.tsv"),
-    "sessions": Path(PATHS.sheet).with_name("sessions.tsv"),
-}
 REPORT_OPTIONS = [
     *("--protocol", config["protocol"]),
-    *(f"--{name}={path}" for name, path in COHORT_FILES.items() if path.exists()),
     *([f"--given-model={config['model']}"] if RUN.model else []),
     *([] if config["report"]["interactive"] else ["--static"]),
     *(f"--chunk={chunk}" for chunk in PLAN.chunks),
@@ -59,7 +52,6 @@ rule curves:
 rule score_figures:
     input:
         metrics=rules.metrics.output.scores,
-        views=rules.metrics.output.views,
         confusion=rules.metrics.output.confusion,
         # test scans only, so that other segmented scans do not rerun this
         volumes=expand(f"{SEGMENTED}_volumes.tsv", scan=PLAN.test),
@@ -87,9 +79,8 @@ rule score_figures:
         participants=[f"{name} {PLAN.scans[name].participant}" for name in PLAN.test],
         folder=subpath(output.dice, parent=True),
     shell:
-        "quicknat score-figures {input.metrics:q} --views {input.views:q}"
-        " --confusion {input.confusion:q} --volumes <(printf '%s\\n' {input.volumes:q})"
-        " --sheet {params.sheet:q} --protocol {params.protocol:q}"
+        "quicknat score-figures {input.metrics:q} --confusion {input.confusion:q}"
+        " --volumes <(printf '%s\\n' {input.volumes:q}) --sheet {params.sheet:q} --protocol {params.protocol:q}"
         " --output {params.folder:q} &> {log:q}"
 
 
@@ -123,7 +114,7 @@ rule report:
         contents=lambda wildcards: [
             RUN.label_table_digest,
             *map(file_digest, sorted(path for path in TEMPLATES.rglob("*") if path.is_file())),
-            *map(file_digest, COHORT_FILES.values()),
+            *map(file_digest, cohort_files(PATHS.sheet).values()),
             *map(file_digest, session_tables(PLAN.scans.values(), PATHS.sheet)),
         ],
         interactive=config["report"]["interactive"],

@@ -40,18 +40,16 @@ def curves(
 @app.command("score-figures", rich_help_panel=STEPS)
 def draw_scores(
     metrics: Annotated[Path, typer.Argument(help="Metrics of all scans.")],
-    views: Annotated[Path, typer.Option(help="Scores per view, of all scans.")],
     confusion: Annotated[Path, typer.Option(help="Confused voxels, of all scans.")],
     volumes: Annotated[Path, typer.Option(help="List of the scans' …_volumes.tsv, one per line.")],
     sheet: Annotated[Path, typer.Option(help="The sheet, which names the participants.")],
     output: Annotated[Path, typer.Option(help="Folder for the figures, PNG and SVG.")],
     protocol: ProtocolFile = QUICKNAT28,
 ) -> None:
-    """Draw the figures of scores: Dice, views, HD95, volumes, Bland–Altman, confusion, uncertainty.
+    """Draw the figures of scores: Dice, Bland–Altman, confusion, uncertainty.
 
-    Example: `quicknat score-figures results/metrics.tsv --views results/metrics/views.tsv
-    --confusion results/metrics/confusion.tsv --volumes list.txt --sheet cohort.tsv
-    --output figures`
+    Example: `quicknat score-figures results/metrics.tsv --confusion results/metrics/confusion.tsv
+    --volumes list.txt --sheet cohort.tsv --output figures`
     """
     import pandas as pd
 
@@ -66,12 +64,9 @@ def draw_scores(
     order = paired_order(structures(table))
     participants = {scan.id: scan.participant for scan in read_sheet(sheet)}
     found = pd.read_csv(metrics, sep="\t")
-    points = with_uncertainty(found, stack_tables(read_list(volumes), subject_from_name=True))
+    points = with_uncertainty(found, stack_tables(read_list(volumes)))
     figures = {
         "dice": score_figures.dice(found, order, participants),
-        "views": score_figures.views(pd.read_csv(views, sep="\t"), order, participants),
-        "hd95": score_figures.hd95(found, order),
-        "volumes": score_figures.volumes(found, table),
         "bland_altman": score_figures.bland_altman(found, table),
         "confusion": score_figures.confusion(pd.read_csv(confusion, sep="\t"), table),
         "uncertainty": score_figures.uncertainty(points, table),
@@ -84,7 +79,6 @@ def draw_scores(
 def scan_pictures(
     scan: Annotated[Path, typer.Argument(help="Conformed scan (its sidecar names the original).")],
     prediction: Annotated[Path, typer.Argument(help="Predicted label map, native grid.")],
-    overlay: Annotated[Path, typer.Option(help="PNG to write: three views side by side.")],
     mosaics: Annotated[Path, typer.Option(help="Folder to write: mosaics and layers.")],
     volumes: Annotated[Path, typer.Option(help="JavaScript to write: the viewer's volumes.")],
     protocol: ProtocolFile = QUICKNAT28,
@@ -93,18 +87,15 @@ def scan_pictures(
 ) -> None:
     """Draw the report's pictures of one scan.
 
-    Example: `quicknat scan-pictures T1w.nii.gz dseg.nii.gz --overlay overlay.png --mosaics mosaics
-    --volumes volumes.js`
+    Example: `quicknat scan-pictures T1w.nii.gz dseg.nii.gz --mosaics mosaics --volumes volumes.js`
     """
     from quicknat.files import folder_written_whole
     from quicknat.images.labels import Protocol
-    from quicknat.report.figures import save
     from quicknat.report.layers import load_layers, write_viewer_volumes
-    from quicknat.report.scan_pictures import overlay_panel, write_mosaics
+    from quicknat.report.scan_pictures import write_mosaics
 
     name, table = scan.name.split("_space-")[0], Protocol.read(protocol)
     layers = load_layers(scan, prediction, reference, uncertainty)
-    save(overlay_panel(layers, table, name), overlay)
     with folder_written_whole(mosaics) as folder:
         write_mosaics(folder, layers, table)
     write_viewer_volumes(volumes, name, layers, table)
@@ -121,15 +112,6 @@ def report(
         Path | None, typer.Option(help="index.html to write, with other files beside it.")
     ] = None,
     protocol: ProtocolFile = QUICKNAT28,
-    note: Annotated[
-        Path | None, typer.Option(help="Text file: how to read this cohort's scores.")
-    ] = None,
-    participants: Annotated[
-        Path | None, typer.Option(help="BIDS participants.tsv: age, sex, handedness.")
-    ] = None,
-    sessions: Annotated[
-        Path | None, typer.Option(help="Table of sessions: age or acq_time of each.")
-    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Table of verdicts, if bad scans were skipped.")
     ] = None,
@@ -150,6 +132,9 @@ def report(
     ] = "",
 ) -> None:
     """Write the HTML report of a results folder, or one scan's page as a single file to mail.
+
+    Notes on the scores, participants and sessions are read from files beside the sheet: the sheet's
+    name with `.md`, `participants.tsv`, `sessions.tsv`.
 
     Example: `quicknat report --single-file sub-01` writes `sub-01.html`, from the report in
     `results/report`. For the report itself see `workflow/rules/report.smk`, which makes its inputs.
@@ -173,6 +158,7 @@ def report(
     from quicknat.images.labels import Protocol
     from quicknat.report.inputs import (
         ReportInputs,
+        cohort_files,
         complete_chunks,
         complete_scans,
         read_note,
@@ -191,10 +177,12 @@ def report(
         tested = {scan.id for scan in scans if scan.split == "test"}
         shown = complete_scans(results, shown, tested)
         chunks = complete_chunks(results, chunk or ())
-    tables = {path: scans for path in (sessions, participants) if path}
+    files = {key: path for key, path in cohort_files(sheet).items() if path.exists()}
+    people = files.get("participants")
+    tables = {files[key]: scans for key in ("sessions", "participants") if key in files}
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
-        note=read_note(note) if note else "",
+        note=read_note(files["note"]) if "note" in files else "",
         results=results,
         scans=scans,
         segmented=shown,
@@ -203,12 +191,12 @@ def report(
         skipped=skipped,
         failed=failures,
         people=(
-            read_participants(participants, [scan.subject for scan in scans])
-            if participants
+            read_participants(people, [scan.subject for scan in scans])
+            if people
             else pd.DataFrame()
         ),
         times=read_times(tables, session_tables(scans, sheet)),
-        given=given_model.name if given_model else "",
+        given=str(given_model or ""),
         interactive=interactive,
     )
     write_report(inputs, output)

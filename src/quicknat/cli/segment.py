@@ -204,6 +204,6 @@ def gather(
     from quicknat.evaluation.scores import stack_tables
     from quicknat.files import written_whole
 
-    table = stack_tables(read_list(tables), subject_from_name=False)
+    table = stack_tables(read_list(tables))
     with written_whole(output) as (temporary,):
         table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")

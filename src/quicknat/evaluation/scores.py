@@ -28,34 +28,26 @@ FEWEST = 3  # participants for an interval, scans for limits or a correlation
 RESAMPLES = 5000
 
 
-def stack_tables(paths: Sequence[str], subject_from_name: bool) -> pd.DataFrame:
+def stack_tables(paths: Sequence[str]) -> pd.DataFrame:
     """Return the rows of the TSV files of single scans, one after the other.
 
-    With `subject_from_name` they are sorted by the column ``subject``; rows of files without it
-    get the sub-… of the file's name as their first column.
+    Rows of files without the column ``subject`` get the sub-… of the file's name.
 
     Raises:
-        InputError: there are no files, one is no table, or two are of one name.
+        InputError: there are no files, or one is no table.
     """
-    parts, named = [], dict[str, Path]()
+    parts = []
     for path in map(Path, paths):
         try:
             part = pd.read_csv(path, sep="\t")
         except ValueError as error:  # also of pandas' own kinds
             raise InputError(path, f"is no table ({error})", "delete it and rerun") from error
-        if subject_from_name and "subject" not in part:
-            part.insert(0, "subject", name := default_name(path))
-            if (other := named.setdefault(name, path)) is not path:
-                raise InputError(
-                    path, f"has the name of {other}, {name}", "rename or leave out one"
-                )
+        if "subject" not in part:
+            part.insert(0, "subject", default_name(path))
         parts.append(part)
     if not parts:
         raise InputError("the list of tables", "names none", "name one a line")
-    table = pd.concat(parts, ignore_index=True)
-    if subject_from_name:
-        table = table.sort_values("subject", kind="stable", ignore_index=True)
-    return table
+    return pd.concat(parts, ignore_index=True)
 
 
 def participants_of(
@@ -147,18 +139,14 @@ def by_view(
     """Return mean Dice over participants, per structure, of the result and of each view alone.
 
     Returns:
-        structure, aggregate, a column per view, ``best_view`` (the best single one), ``gain``
-        (aggregate minus that one). The sagittal view's is of merged sides, which is easier.
+        structure, aggregate, a column per view, ``gain`` (aggregate minus the best single view).
+        The sagittal view's is of merged sides, which is easier.
     """
     owners = participants_of(views["subject"], participants)
     people = views.groupby(["structure", "view", owners])["dice"].mean()
     table = people.groupby(level=["structure", "view"]).mean().unstack().reindex(list(order))
     alone = table.drop(columns=AGGREGATE)
-    found = alone.notna().any(axis=1)
-    best = alone[found].idxmax(axis=1) if len(alone.columns) else pd.Series(dtype=object)
-    table = table[[AGGREGATE, *alone]].assign(
-        best_view=best.reindex(table.index), gain=table[AGGREGATE] - alone.max(axis=1)
-    )
+    table = table[[AGGREGATE, *alone]].assign(gain=table[AGGREGATE] - alone.max(axis=1))
     return table.rename_axis(columns=None).reset_index()
 
 

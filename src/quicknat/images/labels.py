@@ -37,6 +37,8 @@ ASEG = {
 }  # fmt: skip
 # ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior
 NOT_BRAIN = {4, 5, 14, 15, 24, 43, 44, 72, 1, 40}
+# white matter and cortex of both sides; the cortex may be in parcels
+CEREBRUM = ({2}, {41}, {3, *range(1000, 1036)}, {42, *range(2000, 2036)})
 
 # the side as a word of a name, or at its beginning: Left-Thalamus, lh_thalamus, LeftThalamus
 LEFT, RIGHT = (
@@ -239,16 +241,20 @@ def freesurfer_structures(protocol: Protocol) -> pd.DataFrame:
     Returns:
         A row per class, the background first: ``freesurfer_id`` (Int64, missing for a class that
         merges several of FreeSurfer's structures, e.g. all grey matter), ``freesurfer_name``
-        ("" without a number), ``brain`` (without ventricles, other fluid, and what lies outside).
+        ("" without a number), ``brain`` (without ventricles, other fluid, and what lies outside;
+        False throughout if the protocol lacks the cerebrum: the sum would be no brain volume).
     """
     rows: list[tuple[int | None, str, bool]] = [(0, "Unknown", False)]
-    for name, text in list(zip(protocol.names, protocol.table["freesurfer"], strict=True))[1:]:
-        numbers = parse_ids(text)
+    ids = [parse_ids(text) for text in protocol.table["freesurfer"]]
+    every = {number for numbers in ids[1:] for number in numbers}
+    whole = all(every & part for part in CEREBRUM)
+    for name, numbers in list(zip(protocol.names, ids, strict=True))[1:]:
         known = [number for number in numbers if number in ASEG]
         own = known if known else numbers
         number = own[0] if len(own) == 1 else None
         label = "" if number is None else ASEG.get(number, name.replace(" ", "-"))
-        rows.append((number, label, not numbers or not NOT_BRAIN.issuperset(numbers)))
+        brain = whole and not (numbers and NOT_BRAIN.issuperset(numbers))
+        rows.append((number, label, brain))
     table = pd.DataFrame(rows, columns=["freesurfer_id", "freesurfer_name", "brain"])
     return table.astype({"freesurfer_id": "Int64"})
 

@@ -79,7 +79,7 @@ def _overview_rows(inputs: ReportInputs, scored: dict) -> list[dict[str, Any]]:
         quality = json.loads(files["quicknat_qc.json"].read_bytes())
         totals = {key: float(mm3) for key, mm3 in read_totals(files["quicknat_dseg.stats"]).items()}
         row = {"scan": name, "split": scans[name].split, "flags": quality["flags"]}
-        row |= {"dice": dice.get(name), "brain_ml": totals["brain"] / 1000}
+        row |= {"dice": dice.get(name), "brain_ml": totals.get("brain", np.nan) / 1000}
         row |= {"uncertainty": uncertain[name]}
         rows.append(row | {"record": scans[name], "files": files, "totals": totals})
     return sorted(rows, key=lambda row: -len(row["flags"]))

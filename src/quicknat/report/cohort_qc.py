@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from quicknat.report.charts import ALL_LINKED, Axis, Chart, strip_chart
-from quicknat.report.inputs import MOST_ROWS
 from quicknat.report.structures import GROUPS, Structure, brain_volume, paired_order
 
 FEWEST = 10  # scans for outliers
@@ -76,7 +75,7 @@ def cohort_quality(
             "Mean view agreement (Dice)": agreement.mean(axis=1),
             "Lowest view agreement (Dice)": agreement.min(axis=1),
         }
-    )
+    ).dropna(axis="columns", how="all")  # a protocol may have no brain volume
     # volumes differ by factors, so that their logarithms are compared
     present = millilitres.where(millilitres > 0)
     # of a structure that half of the scans lack, the others are no outliers
@@ -125,7 +124,6 @@ def cohort_quality(
             chart([Structure(name, "", color, (name,))], measures, "", Axis.around(values), name)
             for name, values in measures.items()
         ],
-        "outlying_scans": _by_scan(outliers)[:MOST_ROWS],
         "outliers": outliers.head(MOST_OUTLIERS).to_dict("records"),
         "n_outliers": len(outliers),
         "with_outliers": set(outliers["scan"]),
@@ -148,20 +146,6 @@ def _percent_ticks(axis: Axis) -> list[tuple[float, str]]:
 
 def _measure(kind: str, name: str, z: float) -> str:
     return f"{name}, {kind if np.isfinite(z) else 'absent'}" if kind else name
-
-
-def _by_scan(outliers: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a row per scan with outliers, most first, with the farthest of them."""
-    rows = [
-        {
-            "scan": scan,
-            "count": len(part),
-            "farthest": list(part["measure"][:3]),
-            "z": part["z"].iloc[0],
-        }
-        for scan, part in outliers.groupby("scan", sort=False)
-    ]
-    return sorted(rows, key=lambda row: -row["count"])
 
 
 def _correct_first(uncertain: pd.DataFrame) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from quicknat.cohort.check import Verdict
+from quicknat.cohort.participants import PARTICIPANTS
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
 from quicknat.failures import Failure
@@ -112,6 +113,20 @@ class ReportInputs:
         folder = self.results / "segmentations" / scan / "anat"
         start = f"{scan}_desc-"
         return {path.name.removeprefix(start): path for path in sorted(folder.glob(f"{start}*"))}
+
+
+def cohort_files(sheet: str | Path) -> dict[str, Path]:
+    """Return where optional files of a cohort are: beside its sheet.
+
+    ``note``: how to read its scores. ``participants``: of BIDS, with age, sex, handedness.
+    ``sessions``: age or date of each.
+    """
+    sheet = Path(sheet)
+    return {
+        "note": sheet.with_suffix(".md"),
+        "participants": sheet.with_name(PARTICIPANTS),
+        "sessions": sheet.with_name("sessions.tsv"),
+    }
 
 
 def read_note(path: str | Path) -> str:

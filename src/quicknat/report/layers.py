@@ -21,7 +21,7 @@ from quicknat.images.conform import darkest, load_conformed
 from quicknat.images.labels import Protocol, freesurfer_structures
 from quicknat.images.resampling import canonical, resample, resample_labels
 from quicknat.images.volumes import Grid, Volume, as_bytes, on_grid, read_scan, read_volume
-from quicknat.report.structures import colour_blind_colors, outline_colors
+from quicknat.report.structures import GROUPS, colour_blind_colors, outline_colors
 
 MARGIN_MM = 12  # of head around the brain
 SPACING_MM = 1.0  # finer voxels make the page large, with no visible gain
@@ -29,7 +29,6 @@ AS_GOOD_AS_1_MM = 0.9  # larger voxels are kept: resampling would blur them and 
 PERCENTILES = (0.5, 99.5)  # of intensity, shown black and white
 QUALITY = 75  # of WebP; noise makes the same voxels four times as large without loss
 HEADER = 352  # bytes of a NIfTI file before its voxels
-CEREBRUM = {2, 3, 41, 42}  # FreeSurfer numbers of what hides the rest in 3-D
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,13 @@ def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Prot
     if layers.uncertainty is not None:
         packed["uncertainty"] = _tiled(layers.uncertainty, layers.grid, 0, 1)
     outline, safe_outline = outline_colors(protocol)
+    cerebrum, _ = GROUPS["Cerebrum"]  # it hides the rest in 3-D
     structures = protocol.table[["index", "name"]].assign(
         color=protocol.colors.tolist(),
         safeColor=colour_blind_colors(protocol).tolist(),
         outline=outline.tolist(),
         safeOutline=safe_outline.tolist(),
-        outer=freesurfer_structures(protocol)["freesurfer_id"].isin(CEREBRUM).tolist(),
+        outer=freesurfer_structures(protocol)["freesurfer_id"].isin(cerebrum).tolist(),
         centre=[centres.get(index) for index in range(len(protocol.table))],
     )
     content = {"name": name, **packed, "structures": structures[1:].to_dict("records")}

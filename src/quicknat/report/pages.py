@@ -96,7 +96,6 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
             **content,
             figures=figures,
             captions={name: (TEMPLATES / f"{name}.rst").read_text("utf-8") for name in CAPTIONED},
-            weights=_megabytes(folder, inputs.segmented, figures),
             **shared,
         )
     }
@@ -184,18 +183,3 @@ def _write_assets(inputs: ReportInputs, folder: Path, change: dict) -> None:
             change["table"].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
     elif inputs.complete:
         table.unlink(missing_ok=True)
-
-
-def _megabytes(folder: Path, scans: Sequence[str], figures: Sequence[str]) -> dict[str, float]:
-    """Return sizes: the ``cohort`` page with all that it loads, the ``folder`` of the report."""
-
-    def size(*paths: Path) -> float:
-        return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
-
-    drawn = folder / "figures"
-    pictures = [drawn / f"{name}.svg" for name in figures]
-    pictures += [drawn / name / "thumbnail.jpg" for name in scans]
-    return {
-        "cohort": size(*(folder / "assets").glob("*"), *pictures),
-        "folder": size(*folder.rglob("*")),
-    }

@@ -1,4 +1,4 @@
-"""Draw pictures of one scan: an overlay of three slices, and mosaics with separate layers.
+"""Draw pictures of one scan: mosaics of slices with separate layers, and a thumbnail.
 
 Each layer of a mosaic is a transparent picture over one common image, so that a page can show and
 hide it. A page shows the tiles of a mosaic one by one, and may mirror them.
@@ -12,39 +12,31 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
 from nibabel.affines import apply_affine, voxel_sizes
 from PIL import Image
 from scipy import ndimage
 
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import AXIS, VIEWS
-from quicknat.report.figures import plt
 from quicknat.report.layers import PERCENTILES, QUALITY, Layers, surroundings
 from quicknat.report.structures import outline_colors
 
 COLUMNS, ROWS = 4, 3
 PIXELS_PER_MM = 2.0
-AROUND_MM, OVERLAY_AROUND_MM = 14, 15  # margin around the labels
+AROUND_MM = 14  # margin around the labels
 ENDS = (0.08, 0.92)  # position of first and last slice, as fractions of the labelled range
-# positions of the overlay's slices; sagittal beside the midline, to show deep structures
-CUTS = {"axial": 0.5, "coronal": 0.5, "sagittal": 0.43}
 DISAGREEMENT, REFERENCE = (216, 27, 96), (230, 159, 0)
 UNCERTAIN = 0.05  # lower entropies are not coloured
 UNCERTAINTY_STEPS = 16  # finer ones are invisible, and make the picture large
-# letters at the left, right, upper and lower edge of a picture, and their positions
-ENDS_OF_AXES = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
-EDGES = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04))
 CROSS = ndimage.generate_binary_structure(2, 1)
 
 
-def _box(layers: Layers, margin_mm: float) -> tuple[slice, ...]:
+def _box(layers: Layers) -> tuple[slice, ...]:
     """Return the box of the labels with a margin around it."""
     labelled = layers.prediction > 0
     if layers.reference is not None:
         labelled = labelled | (layers.reference > 0)
-    first, last = surroundings(labelled, margin_mm / voxel_sizes(layers.grid.affine))
+    first, last = surroundings(labelled, AROUND_MM / voxel_sizes(layers.grid.affine))
     return tuple(map(slice, first.tolist(), (last + 1).tolist()))
 
 
@@ -52,50 +44,6 @@ def _grey(image: np.ndarray) -> np.ndarray:
     """Return intensities scaled to 0 … 255."""
     low, high = np.percentile(image, PERCENTILES)
     return np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255)
-
-
-def overlay_panel(layers: Layers, protocol: Protocol, title: str) -> plt.Figure:
-    """Draw slices of the three views: image, reference (if any), prediction.
-
-    The patient's left is on the left of the picture (neurological convention).
-    """
-    box, zooms = _box(layers, OVERLAY_AROUND_MM), voxel_sizes(layers.grid.affine)
-    grey, colors = _grey(layers.image[box]), ListedColormap(protocol.colors / 255)
-    columns = {"image": None, "reference": layers.reference, "prediction": layers.prediction}
-    if layers.reference is None:
-        del columns["reference"]
-    size = (3.1 * len(columns), 9.2)
-    figure, axes = plt.subplots(3, len(columns), figsize=size, squeeze=False, facecolor="black")
-    shown: set[int] = set()
-    for (view, cut), row in zip(CUTS.items(), axes, strict=True):
-        across, up = np.delete(zooms, AXIS[view])
-        number = round(cut * (grey.shape[AXIS[view]] - 1))
-        picture = {"origin": "lower", "aspect": up / across}
-        for axis, (name, labels) in zip(row, columns.items(), strict=True):
-            axis.imshow(grey.take(number, AXIS[view]).T, cmap="gray", vmin=0, vmax=255, **picture)
-            if labels is not None:
-                classes = labels[box].take(number, AXIS[view]).T
-                shown |= set(np.unique(classes).tolist())
-                axis.imshow(
-                    np.ma.masked_equal(classes, 0), cmap=colors, vmin=-0.5, vmax=colors.N - 0.5,
-                    alpha=0.55, interpolation="nearest", **picture,
-                )  # fmt: skip
-            axis.set_axis_off()
-            text = {"color": "white", "transform": axis.transAxes}
-            for (x, y), end in zip(EDGES, ENDS_OF_AXES[view], strict=True):
-                axis.text(x, y, end, fontsize=10, ha="center", va="center", **text,
-                          bbox={"facecolor": "black", "pad": 1.5, "linewidth": 0})  # fmt: skip
-            if view == "axial":
-                axis.set_title(name, loc="center", color="white", fontsize=11)
-            if name == "image":
-                axis.text(0.02, 0.95, view, fontsize=8, **text)
-    figure.suptitle(title, color="white", y=0.995)
-    figure.subplots_adjust(0.01, 0.16, 0.99, 0.95, wspace=0.02, hspace=0.02)
-    handles = [Patch(color=colors(k), label=protocol.names[k]) for k in sorted(shown - {0})]
-    figure.legend(
-        handles=handles, loc="lower center", ncol=4, fontsize=6.5, frameon=False, labelcolor="white"
-    )
-    return figure
 
 
 def _outlines(labels: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -177,7 +125,7 @@ def write_mosaics(folder: Path, layers: Layers, protocol: Protocol) -> None:
     (px) and the slices' positions (mm) of each view's tiles.
     """
     colors, safe_colors = outline_colors(protocol)
-    box, zooms = _box(layers, AROUND_MM), voxel_sizes(layers.grid.affine)
+    box, zooms = _box(layers), voxel_sizes(layers.grid.affine)
     grey = _grey(layers.image[box])
     solid = [0] + [255] * (len(colors) - 1)
     steps = np.arange(UNCERTAINTY_STEPS + 1) / UNCERTAINTY_STEPS

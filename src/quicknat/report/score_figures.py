@@ -8,19 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import NullLocator, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from quicknat.evaluation import scores
-from quicknat.evaluation.scores import AGGREGATE
 from quicknat.images.labels import Protocol
-from quicknat.report.figures import INK, VIEW_COLORS, plt
+from quicknat.report.figures import INK, plt
 from quicknat.report.structures import paired_order, structures
 
 # Okabe–Ito, colour-blind-safe; one per scan, if there are enough
 SCAN_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 POINT, ACCENT = "#0072B2", "#D55E00"
 MANY_POINTS = 3000  # above this, SVG files hold the points as a bitmap, or they would be huge
-VIEW_MARKERS = {"coronal": "o", "axial": "^", "sagittal": "s"}
 NAMED = 5  # farthest points to label
 HALO = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}
 PLAIN = StrMethodFormatter("{x:g}")
@@ -30,8 +28,13 @@ def _axis(width: float, height: float) -> Any:  # whose figure is a Figure, not 
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def _rows(order: Sequence[str]) -> plt.Axes:
-    """Return an axis with a row per structure, the first on top, in alternating bands."""
+def _short(protocol: Protocol) -> dict[str, str]:
+    """Return the abbreviations of the structures."""
+    return dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
+
+
+def _strips(metrics: pd.DataFrame, order: Sequence[str]) -> Any:
+    """Draw the Dice of each scan in rows of structures, the first on top; few scans in colours."""
     axis = _axis(8, 0.27 * len(order) + 1.4)
     axis.set(yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
     axis.set_yticklabels(order)
@@ -39,30 +42,6 @@ def _rows(order: Sequence[str]) -> plt.Axes:
     for row in range(0, len(order), 2):
         axis.axhspan(row - 0.5, row + 0.5, color="#f5f7fa", zorder=0)
     axis.grid(axis="x")
-    return axis
-
-
-def _finish(axis: Any, label: str, limits: tuple[float, float], title: str = "") -> plt.Figure:
-    """Label a figure with rows; put its legend below, where it hides nothing."""
-    axis.set(xlabel=label, xlim=limits)
-    axis.set_title(title)
-    axis.figure.legend(loc="outside lower center", ncols=4)
-    return axis.figure
-
-
-def _dice_limits(lowest: float) -> tuple[float, float]:
-    """Return limits from just below the lowest Dice up to 1."""
-    return max(np.floor(10 * lowest - 0.2) / 10 if np.isfinite(lowest) else 0, -0.02), 1
-
-
-def _short(protocol: Protocol) -> dict[str, str]:
-    """Return the abbreviations of the structures."""
-    return dict(zip(protocol.names, protocol.table["abbreviation"], strict=True))
-
-
-def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> plt.Axes:
-    """Draw one point per scan and structure, in rows; few scans have a colour each."""
-    axis = _rows(order)
     subjects = list(dict.fromkeys(metrics["subject"]))
     few = len(subjects) <= len(SCAN_COLORS)
     # scans side by side within the row, always in the same order
@@ -73,7 +52,7 @@ def _strips(metrics: pd.DataFrame, measure: str, order: Sequence[str]) -> plt.Ax
     for label, color in colors.items():
         some = metrics["subject"] == label if few else slice(None)
         axis.plot(
-            metrics.loc[some, measure], heights[some], "o", color=color, label=label,
+            metrics.loc[some, "dice"], heights[some], "o", color=color, label=label,
             ms=5 if few else 2.5, alpha=0.9 if few else 0.35, mew=0,
             rasterized=len(metrics) > MANY_POINTS,
         )  # fmt: skip
@@ -87,7 +66,7 @@ def dice(
 
     `participants` maps scans to participants, as for :func:`quicknat.evaluation.scores.mean_dice`.
     """
-    axis = _strips(metrics, "dice", order)
+    axis = _strips(metrics, order)
     table = scores.by_structure(metrics, order, participants).reset_index(drop=True)
     known = table.dropna(subset="dice_low")
     if metrics["subject"].nunique() > 1:
@@ -99,41 +78,12 @@ def dice(
     )  # fmt: skip
     average, low, high = scores.mean_dice(metrics, participants)
     text = f" (95 % interval {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
-    limits = _dice_limits(metrics["dice"].min())
-    return _finish(axis, "Dice", limits, f"Mean Dice {average:.3f}{text}")
-
-
-def hd95(metrics: pd.DataFrame, order: Sequence[str]) -> plt.Figure:
-    """Draw the 95 % Hausdorff distance per structure: points of scans; if several, the median."""
-    axis = _strips(metrics, "hd95_mm", order)
-    if metrics["subject"].nunique() > 1:
-        median = metrics.groupby("structure")["hd95_mm"].median().reindex(list(order))
-        axis.plot(median, range(len(order)), "|", color=INK, ms=11, mew=2, label="median")
-    axis.set_xscale("symlog", linthresh=1, linscale=0.4)
-    farthest = metrics["hd95_mm"].max()
-    end = max(5, 1.1 * farthest) if np.isfinite(farthest) else 5
-    axis.set_xticks([x for x in (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if x <= end])
-    axis.xaxis.set_major_formatter(PLAIN)
-    axis.xaxis.set_minor_locator(NullLocator())
-    return _finish(axis, "HD95 (mm; logarithmic above 1 mm)", (0, end))
-
-
-def views(
-    table: pd.DataFrame, order: Sequence[str], participants: Mapping[str, str] | None = None
-) -> plt.Figure:
-    """Draw mean Dice over participants of each view alone and of their aggregate, per structure."""
-    means = scores.by_view(table, order, participants)
-    axis, title = _rows(order), ""
-    for view, marker in VIEW_MARKERS.items():
-        if view in means:
-            color = VIEW_COLORS[view]
-            axis.plot(means[view], range(len(order)), marker, color=color, ms=5, label=view)
-    axis.plot(means[AGGREGATE], range(len(order)), "D", color=INK, ms=5.5, label="all three")
-    if len(gains := means["gain"].dropna()):
-        title = f"All three exceed the best view in {(gains > 0).sum()} of {len(gains)} "
-        title += f"structures; mean gain {gains.mean():+.3f}"
-    lowest = means.drop(columns=["structure", "best_view", "gain"]).min(axis=None)
-    return _finish(axis, "mean Dice over participants", _dice_limits(lowest), title)
+    lowest = metrics["dice"].min()
+    left = np.floor(10 * lowest - 0.2) / 10 if np.isfinite(lowest) else 0
+    axis.set(xlabel="Dice", xlim=(max(left, -0.02), 1))
+    axis.set_title(f"Mean Dice {average:.3f}{text}")
+    axis.figure.legend(loc="outside lower center", ncols=4)  # where it hides nothing
+    return axis.figure
 
 
 def confusion(table: pd.DataFrame, protocol: Protocol) -> plt.Figure:
@@ -193,28 +143,6 @@ def _scatter(
             textcoords="offset points", xytext=(-5, 2) if leftwards else (5, -5),
             ha="right" if leftwards else "left",
         )  # fmt: skip
-
-
-def volumes(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:
-    """Draw predicted against reference volume, one point per structure and scan."""
-    points = metrics[(metrics["volume_mm3"] > 0) & (metrics["reference_mm3"] > 0)]
-    points = points.assign(x=points["reference_mm3"] / 1000, y=points["volume_mm3"] / 1000)
-    axis = _axis(5.6, 5)
-    axis.set(xlabel="reference volume (ml)", ylabel="predicted volume (ml)")
-    settings: dict[str, Any] = {}
-    if len(points):
-        low, high = points[["x", "y"]].min(axis=None) / 1.5, points[["x", "y"]].max(axis=None) * 1.5
-        settings = {"xscale": "log", "yscale": "log", "aspect": "equal", "ylim": (low, high)}
-        settings["xlim"] = low, 5 * high  # room for labels on the right
-        for factor, label in ((1, "equal volumes"), (1.1, "±10 %"), (1 / 1.1, None)):
-            style, line = "-" if factor == 1 else ":", [factor * low, factor * high]
-            axis.plot([low, high], line, style, color=INK, lw=1, label=label)
-        axis.legend(loc="upper left")
-    away = np.log(points["y"] / points["x"])
-    _scatter(axis, points, ("x", "y"), away.abs(), away > 0, protocol, **settings)
-    axis.xaxis.set_major_formatter(PLAIN)
-    axis.yaxis.set_major_formatter(PLAIN)
-    return axis.figure
 
 
 def bland_altman(metrics: pd.DataFrame, protocol: Protocol) -> plt.Figure:

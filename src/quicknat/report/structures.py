@@ -73,11 +73,11 @@ def paired_order(those: Iterable[Structure]) -> list[str]:
 
 
 def brain_volume(wide: pd.DataFrame, those: Iterable[Structure]) -> pd.Series:
-    """Return the volume of all structures that are brain, by scan.
+    """Return the volume of all structures that are brain, by scan; NaN if none is.
 
     Volumes are `wide`: scans by names of structures.
     """
-    return wide[paired_order(one for one in those if one.brain)].sum(axis=1)
+    return wide[paired_order(one for one in those if one.brain)].sum(axis=1, min_count=1)
 
 
 def colour_blind_colors(protocol: Protocol) -> np.ndarray:

@@ -59,9 +59,10 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     if not all(path.is_file() for path in files.values()) or not task.path.is_file():
         return False
     try:
-        made = json.loads(files["provenance"].read_bytes())
+        made, quality = (json.loads(files[key].read_bytes()) for key in ("provenance", "qc"))
         found = made["source"]["sha256"], made["model"]["sha256"]
         wanted = _source(task, options)[1], bundle.identity
+        whole = "flags" in quality
     except (OSError, ValueError, RecursionError, KeyError, TypeError, InputError):
         return False  # damaged, or another program's
     # view maps may be there of an earlier model: then the last segmentation did not write them
@@ -69,7 +70,7 @@ def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
     before, now = EARLIER | made.get("how", {}), how(bundle, options)
     if options.any_precision:
         now |= {key: before.get(key) for key in ("precision", "convolutions")}
-    return views and found == wanted and before == now
+    return whole and views and found == wanted and before == now
 
 
 def require_unused(task: Task, output: Path, options: Options) -> None:
@@ -165,7 +166,8 @@ def write_scan(
         result, bundle, task.name, scan.record, provenance, output, options
     )
     found = int((volumes["voxels"] > 0).sum())
-    return f"{found} of {len(volumes)} structures, brain {sums['brain'] / 1000:.0f} ml"
+    brain = f", brain {sums['brain'] / 1000:.0f} ml" if "brain" in sums else ""
+    return f"{found} of {len(volumes)} structures{brain}"
 
 
 def segment_file(bundle: Bundle, task: Task, output: Path, options: Options | None = None) -> str:
@@ -202,6 +204,7 @@ def segment_all(
     write_lookup_tables(bundle.protocol, output / "labels", convention)  # refuses a wrong one
     write_description(output, sources)
     total, in_turn, turn = len(tasks), device_of(bundle).type == "cpu", Lock()
+    ended: dict[str, Outcome] = {}
 
     def attempt(task: Task) -> Outcome:
         nonlocal total
@@ -246,20 +249,29 @@ def segment_all(
         bar.update(1 - shown)
         return Outcome(task.name, str(task.path), status, reason, round(seconds, 1))
 
-    with (
-        logging_redirect_tqdm(),
-        tqdm(total=total, leave=False, smoothing=0, bar_format=BAR, disable=no_bar()) as bar,
-        nullcontext() if in_turn else ThreadPoolExecutor(WORKERS) as pool,
-    ):
-        warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None
-        outcomes = list(pool.map(attempt, tasks) if pool else map(attempt, tasks))
-    files = {task.name: output_files(output, task.name, chosen) for task in tasks}
-    if chosen.folder_per_scan and not tables:  # a rule gathers them
-        return outcomes
-    write_outcomes(outcomes, files, tables or output, keep_others=not tables)
-    done = [files[outcome.name]["volumes"] for outcome in outcomes if outcome.status != FAILED]
-    write_volume_tables(done if tables else find_volume_tables(output), tables or output)
-    return outcomes
+    def keep(task: Task) -> None:
+        ended[task.name] = attempt(task)
+
+    def write_tables() -> None:
+        outcomes = [ended[task.name] for task in tasks if task.name in ended]
+        files = {name: output_files(output, name, chosen) for name in ended}
+        write_outcomes(outcomes, files, tables or output, keep_others=not tables)
+        done = [files[outcome.name]["volumes"] for outcome in outcomes if outcome.status != FAILED]
+        write_volume_tables(done if tables else find_volume_tables(output), tables or output)
+
+    try:
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=total, leave=False, smoothing=0, bar_format=BAR, disable=no_bar()) as bar,
+            nullcontext() if in_turn else ThreadPoolExecutor(WORKERS) as pool,
+        ):
+            warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None
+            for _ in pool.map(keep, tasks) if pool else map(keep, tasks):
+                pass
+    finally:  # also of what was finished before Ctrl-C
+        if tables or not chosen.folder_per_scan:  # else a rule gathers them
+            write_tables()
+    return [ended[task.name] for task in tasks]
 
 
 def failure(task: Task, error: Exception) -> str:

@@ -51,10 +51,14 @@ def volume_table(result: Segmentation, protocol: Protocol) -> pd.DataFrame:
 def totals(
     volumes: pd.DataFrame, protocol: Protocol, intracranial_mm3: float | None
 ) -> dict[str, float]:
-    """Return the totals of a scan, mm³, by their names in :data:`TOTALS`, but for what is None."""
+    """Return the totals of a scan, mm³, by their names in :data:`TOTALS`; unknown ones are absent.
+
+    There is no brain volume where the protocol lacks the cerebrum.
+    """
     brain = freesurfer_structures(protocol)["brain"][1:].to_numpy()
     mm3 = volumes["volume_mm3"].to_numpy()
-    sums = {"brain": float(mm3[brain].sum()), "all_structures": float(mm3.sum())}
+    sums = {"brain": float(mm3[brain].sum())} if brain.any() else {}
+    sums["all_structures"] = float(mm3.sum())
     return sums if intracranial_mm3 is None else sums | {"intracranial": intracranial_mm3}
 
 
