@@ -16,7 +16,7 @@ from quicknat.cohort.participants import spelled_as
 from quicknat.cohort.sheet import Scan, read_cells
 from quicknat.errors import InputError, notice, one_line
 from quicknat.evaluation.scores import interval
-from quicknat.report.charts import ALL_LINKED, Axis, strip_chart
+from quicknat.report.charts import ALL_LINKED, WIDTH, Axis, strip_chart
 from quicknat.report.cohort_qc import outlying, robust_z
 from quicknat.report.inputs import MOST_ROWS, NO_TIMES
 from quicknat.report.structures import Structure, brain_volume
@@ -24,6 +24,8 @@ from quicknat.report.structures import Structure, brain_volume
 DAYS = 365.25
 BRAIN = Structure("Brain", "", "#1c2430", ("Brain",))
 WANTED = ("cortex", "white matter", "lateral ventricle", "hippocampus")  # by most studies
+PANEL = 300  # height of a panel, in its own units
+MOST_LINES = 500  # of a panel
 UNKNOWN = ("", "n/a", "na", "nan", "null", "none")
 
 
@@ -212,6 +214,8 @@ def change_content(
         "unit": unit,
         "people": len(people),
         "few": len(people) <= ALL_LINKED,
+        "lines": min(len(people), MOST_LINES),
+        "panels": _panels(table, rows),
         "table": change,
     }  # fmt: skip
 
@@ -229,3 +233,28 @@ def _summary(name: str, part: pd.DataFrame) -> dict[str, Any]:
         "largest": largest.get("percent", np.nan),
         "scan": largest.get("scan", ""),
     }
+
+
+def _panels(table: pd.DataFrame, rows: Sequence[Structure]) -> dict[str, Any]:
+    """Return a panel per structure: a line per participant, in per cent of the first visit."""
+    table = table[table["participant"].isin(table["participant"].unique()[:MOST_LINES])]
+    timed = bool(table["years"].notna().all())
+    number = table.groupby("participant").cumcount()
+    x = table["years"].astype(float) if timed else number
+    across = Axis(0, float(x.max()) or 1)
+    panels = []
+    for row in rows:
+        base = table.groupby("participant")[row.name].transform("first").replace(0, np.nan)
+        percent = (100 * table[row.name] / base - 100).astype(float)
+        up = Axis.around(percent.to_numpy(), -1, 1)
+        path = "".join(
+            f"{'M' if first else 'L'}{across.at(a)} {PANEL - up.at(b) * PANEL // WIDTH}"
+            for first, a, b in zip(number == 0, x, percent, strict=True)
+            if np.isfinite(b)
+        )
+        zero = PANEL - up.at(0) * PANEL // WIDTH
+        ends = [f"{value:+.1f}".replace("-", "−") for value in (up.high, up.low)]
+        panels.append({"name": row.name, "color": row.color, "path": path, "zero": zero,
+                       "high": ends[0], "low": ends[1]})  # fmt: skip
+    longest = f"{across.high:.1f} years" if timed else f"session {int(across.high) + 1}"
+    return {"panels": panels, "start": "0" if timed else "session 1", "end": longest}
