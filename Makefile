@@ -55,7 +55,7 @@ kills: $(VENV)/.installed-test
 
 fuzz: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \
-	  python -m pytest tests/faults -k fuzz --show-capture=no $(PYTEST_ARGS)
+	  python -m pytest tests/faults -k fuzz --show-capture=no --hypothesis-show-statistics $(PYTEST_ARGS)
 
 # --strict: a package that no database knows is a failure
 audit: $(VENV)/.installed

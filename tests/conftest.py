@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -13,24 +11,13 @@ import pytest
 from helpers import LABELS, MODEL, ROOT, SHARED, real_dseg, synthetic_head
 from quicknat.images.labels import Protocol
 from quicknat.images.volumes import Volume
-from reliability import Recorder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--reliability", metavar="FILE", type=Path,
-        help="write which test proves which case of tests/faults/cases.tsv, and its result",
-    )  # fmt: skip
-    parser.addoption(
         "--demo-results", metavar="DIR", type=Path,
         help="results of a finished `make run`, for the tests marked `demo`; else they run it",
     )  # fmt: skip
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    is_worker = hasattr(config, "workerinput")  # of pytest-xdist, whose main process hears of all
-    if (path := config.getoption("--reliability")) and not is_worker:
-        config.pluginmanager.register(Recorder(path))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,16 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("long") or item.get_closest_marker("demo"):
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(2700))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """After fuzzing with many examples, how many there were."""
-    fuzzing = sys.modules.get("fuzzing")
-    if fuzzing and os.environ.get("HYPOTHESIS_PROFILE") == "long":
-        terminalreporter.section("fuzz examples")
-        for name, count in sorted(fuzzing.EXAMPLES.items()):
-            terminalreporter.write_line(f"{count:8d}  {name}")
-        terminalreporter.write_line(f"{fuzzing.EXAMPLES.total():8d}  in all")
 
 
 @pytest.fixture(scope="session")

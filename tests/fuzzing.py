@@ -7,11 +7,11 @@ tries thousands of new examples; `FUZZ_EXAMPLES` says how many for each test.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -31,9 +31,6 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
-EXAMPLES: Counter[str] = Counter()  # by test; the end of a run prints them
-
-
 quicknat = functools.partial(in_process.quicknat, "-q")  # warnings and errors alone
 
 
@@ -51,7 +48,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
     """A folder with ``in`` and ``out`` for one example; nothing may be written beside the two."""
-    EXAMPLES[os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]] += 1
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         (root / "in").mkdir()
@@ -110,3 +106,22 @@ def damaged(draw: st.DrawFn, content: bytes, head: int = 0) -> bytes:
     elif how == "remove":
         del data[where : where + draw(st.integers(1, 16))]
     return bytes(data)
+
+
+@st.composite
+def changed(draw: st.DrawFn, settings: dict, values: st.SearchStrategy) -> dict:
+    """A copy of nested dictionaries with some values replaced, or keys added or taken away."""
+    found = copy.deepcopy(settings)
+    for _ in range(draw(st.integers(1, 3))):
+        part = found
+        while True:
+            known = st.sampled_from(list(part)) if part and draw(st.integers(0, 4)) else NASTY
+            key = draw(known)
+            if not isinstance(part.get(key), dict) or not draw(st.integers(0, 3)):
+                break
+            part = part[key]
+        if draw(st.integers(0, 3)):
+            part[key] = draw(values)
+        else:
+            part.pop(key, None)
+    return found

@@ -2,15 +2,13 @@
 
 `make kills KILLS=200`, or ``python tests/kill_runs.py --kills 200``.
 
-A run is killed (SIGKILL) with all its jobs, or one of its jobs is, or Snakemake alone; then the
-folder is unlocked and the same command is given again, and so on until a run ends well. What it
-leaves is compared, byte for byte.
+A run is killed (SIGKILL) with all its jobs; then the folder is unlocked and the same command is
+given again, and so on until a run ends well. What it leaves is compared, byte for byte.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import re
@@ -21,8 +19,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -40,10 +37,6 @@ SETTINGS = TINY | {
 }
 ROWS = (("t", "train"), ("v", "val"), ("p", "pretrain"), ("s", "test"), ("u", "segment"))
 LABELLED = ("train", "val", "test")
-WAYS = ("run", "run", "run", "job", "snakemake")  # what is killed: the run with its jobs, or one
-EARLY, EARLY_SECONDS = 0.1, 6.0  # share of kills before the first job, and how long that may take
-OFTEN, SELDOM = 0.85, 0.4  # chances to kill in a job of a stage with few kills, or with many
-MEAN_SECONDS = 2  # from the start of that job to the kill
 PATIENCE = 900  # seconds that a run may take
 
 # what may differ from run to run, by a pattern of the path -> None, or what is taken out
@@ -81,31 +74,16 @@ def make_project(folder: Path) -> None:
     (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS | tables))
 
 
-def stage_of(words: list[str]) -> str:
-    """The stage of a process by its command line, "" if it is no job."""
-    names = [Path(word).name for word in words[:3]]
-    if "quicknat" not in names or len(words) < names.index("quicknat") + 2:
-        return ""
-    stage = words[names.index("quicknat") + 1]
-    return re.search(r"models/(\w+)/", " ".join(words))[1] if stage == "train" else stage
-
-
-@dataclass
 class Killer:
     """Runs the workflow in one folder, and kills it."""
 
-    folder: Path
-    seed: int
-    wanted: tuple[str, ...] = ()
-    kills: Counter = field(default_factory=Counter)  # by stage
-    ways: Counter = field(default_factory=Counter)
-    runs: int = 0
+    def __init__(self, folder: Path, seed: int, wanted: Sequence[str]) -> None:
+        self.folder, self.work, self.wanted = folder, folder / "run", wanted
+        self.random = random.Random(seed)
+        self.runs = self.kills = 0
+        self.seconds = 0.0  # of a run that nothing disturbs
 
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)
-        self.work = self.folder / "run"
-
-    def start(self, cores: int = 2) -> psutil.Popen:
+    def start(self, cores: int) -> subprocess.Popen:
         """What a user does: unlock if need be, and the plain command, in a session of its own."""
         self.work.mkdir(exist_ok=True)
         self.runs += 1
@@ -115,7 +93,7 @@ class Killer:
         if any((self.work / ".snakemake/locks").glob("*")):
             subprocess.run([*command, "--unlock"], cwd=self.work, check=True, capture_output=True)
         with (self.folder / "output.txt").open("w") as output:
-            return psutil.Popen(
+            return subprocess.Popen(
                 command, cwd=self.work, stdout=output, stderr=output, start_new_session=True
             )
 
@@ -124,69 +102,24 @@ class Killer:
 
     def finish(self, cores: int = 2) -> None:
         """A run that nothing disturbs; it must end well."""
+        begin = time.monotonic()
         assert self.start(cores).wait(PATIENCE) == 0, self.output()[-5000:]
+        self.seconds = max(self.seconds, time.monotonic() - begin)
 
-    def jobs(self, main: psutil.Process) -> dict[int, tuple[str, psutil.Process]]:
-        """Jobs at work, by process number."""
-        found = {}
-        with contextlib.suppress(psutil.Error):  # Snakemake has ended
-            for process in main.children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if stage := stage_of(process.cmdline()):
-                        found[process.pid] = stage, process
-        return found
-
-    def wait_for_moment(self, main: psutil.Popen) -> tuple[str, psutil.Process] | None:
-        """Wait until it is time to kill; gives the job that is at work then."""
-        if self.random.random() < EARLY:
-            time.sleep(self.random.uniform(0, EARLY_SECONDS))
-            return ("start", main) if main.poll() is None else None
-        seen = set()
-        while main.poll() is None:
-            for pid, (stage, process) in self.jobs(main).items():
-                if pid in seen:
-                    continue
-                seen.add(pid)
-                few = self.kills[stage] <= self.kills.total() / max(1, len(self.kills))
-                if self.random.random() < (OFTEN if few else SELDOM):
-                    time.sleep(self.random.expovariate(1 / MEAN_SECONDS))
-                    return (stage, process) if main.poll() is None else None
-            time.sleep(0.05)
-        return None
-
-    def disturbed(self) -> bool:
-        """One run that is killed, unless it ends before; returns whether it was."""
-        main = self.start()
-        moment = self.wait_for_moment(main)
-        if moment is None:
-            assert main.wait(PATIENCE) == 0, self.output()[-5000:]
-            return False
-        (stage, job), way = moment, self.random.choice(WAYS)
-        if stage == "start" or not job.is_running():
-            way = "run"
-        if way == "run":
+    def disturb(self) -> bool:
+        """Kill a run with all its jobs, unless it ends before; returns whether it was killed."""
+        main = self.start(cores=2)
+        try:
+            status = main.wait(self.random.uniform(0, self.seconds))
+        except subprocess.TimeoutExpired:
             os.killpg(main.pid, signal.SIGKILL)
             main.wait()
-        elif way == "job":
-            with contextlib.suppress(psutil.NoSuchProcess):
-                job.kill()
-            if main.wait(PATIENCE) == 0:  # the job had just ended
-                return False
-        else:
-            left = [process for _, process in self.jobs(main).values()]
-            main.kill()
-            main.wait()
-            psutil.wait_procs(left, PATIENCE)  # as README says
-        self.kills[stage] += 1
-        self.ways[way] += 1
-        while self.left():
-            time.sleep(0.02)
-        return True
-
-    def left(self) -> list[int]:
-        """Processes that still die."""
-        here = str(self.work)
-        return [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == here]
+            self.kills += 1
+            while str(self.work) in (p.info["cwd"] for p in psutil.process_iter(["cwd"])):
+                time.sleep(0.02)  # until all have died
+            return True
+        assert status == 0, self.output()[-5000:]
+        return False
 
 
 def comparable(path: Path, name: str) -> bytes | None:
@@ -221,7 +154,7 @@ def differences(reference: Path, other: Path) -> list[str]:
 
 
 def kill_runs(
-    folder: Path, kills: int, seed: int = 0, wanted: tuple[str, ...] = ()
+    folder: Path, kills: int, seed: int = 0, wanted: Sequence[str] = ()
 ) -> tuple[Killer, list[str]]:
     """Kill at least `kills` runs; return the counts, and all differences from a run without.
 
@@ -237,20 +170,17 @@ def kill_runs(
     killer.finish()  # which has nothing to do
     shutil.move(killer.work / "results", folder / "reference")
     shutil.rmtree(killer.work)
-    while killer.kills.total() < kills:
-        alive = True
-        while alive and killer.kills.total() < kills:
-            alive = killer.disturbed()
-            print(f"{killer.kills.total()} kills", dict(killer.kills), flush=True)
+    while killer.kills < kills and not found:
+        while killer.kills < kills and killer.disturb():
+            print(f"{killer.kills} kills", flush=True)
         killer.finish()
         killer.finish()
         if "Nothing to be done" not in killer.output():
             found.append("the run after a finished one had something to do")
         found += differences(folder / "reference", killer.work / "results")
         found += [f"{path}: left over" for path in (killer.work / ".snakemake/locks").glob("*")]
-        if found:
-            break  # and what differs stays to be looked at
-        shutil.rmtree(killer.work)
+        if not found:  # else what differs stays to be looked at
+            shutil.rmtree(killer.work)
     return killer, found
 
 
@@ -263,9 +193,7 @@ def main() -> None:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="quicknat-kills-"))
     print(f"in {folder}", flush=True)
     killer, found = kill_runs(folder.resolve(), options.kills, options.seed)
-    print(f"{killer.runs} runs, {killer.kills.total()} killed: {dict(killer.ways)}")
-    for stage, count in killer.kills.most_common():
-        print(f"  {stage:<16}{count}")
+    print(f"{killer.runs} runs, {killer.kills} killed")
     print("\n".join(found) or "no differences")
     sys.exit(bool(found))
 

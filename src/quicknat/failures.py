@@ -44,7 +44,7 @@ class FailedJob:
     log: str  # its own log
     before: Stamp = None  # of that log when the attempt started: it may be of an earlier one
     outputs: Sequence[str] = ()
-    group: int | None = None  # of all jobs of a submission; Snakemake counts all as failed
+    group: int = 0  # the first job of its submission; Snakemake counts all as failed
     said: str = ""  # the executor's message
     executor_logs: Sequence[str] = ()  # the cluster's
     ended_well: bool = False  # succeeded, but an output is missing
@@ -122,7 +122,7 @@ class JobLog(RunHandler):
             self._fail(int(found[1]), ended_well=True)
 
     def _fail(self, number: int, **facts: Any) -> None:
-        self._failed[number] = replace(self._known[number], **facts)
+        self._failed[number] = replace(self._known[number], **{"group": number, **facts})
 
 
 @dataclass(frozen=True)
@@ -202,10 +202,8 @@ def find_failures(jobs: Sequence[FailedJob]) -> list[Failure]:
     """Return the actual failures among the jobs that Snakemake counts as failed, in order."""
     groups: dict[int, list[FailedJob]] = {}
     for job in jobs:
-        if job.group is not None:
-            groups.setdefault(job.group, []).append(job)
-    kept = {id(job) for members in groups.values() for job in guilty(members)}
-    return [describe(job) for job in jobs if job.group is None or id(job) in kept]
+        groups.setdefault(job.group, []).append(job)
+    return [describe(job) for members in groups.values() for job in guilty(members)]
 
 
 def write_failed(path: str | Path, failures: Sequence[Failure]) -> None:

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
 
 from quicknat.errors import InputError
@@ -25,7 +25,6 @@ UNWRITTEN_WORDS = re.compile(
     r"\d+ requested and \d+ written|problem writing element|PytorchStreamWriter failed|"
     rf"unexpected pos \d|\(os error ({'|'.join(map(str, UNWRITTEN))})\)"
 )
-UMASK = Lock()  # reading it changes it, for all threads
 TEMPORARY = r"\.tmp-[a-z0-9_]{8}"  # prefix of files and folders until they are complete
 REPLACING = "choose another name or folder, or --overwrite it"
 
@@ -50,18 +49,18 @@ def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
         InputError: a file cannot be written, e.g. because the disk is full or read-only.
     """
     finals = [Path(path) for path in paths]
-    temporaries = []
+    modes: dict[Path, int] = {}  # of the temporary files
     try:
         for final in finals:
+            temporary = final.with_name(f".tmp-{secrets.token_hex(4)}{final.name}")
             try:
                 final.parent.mkdir(parents=True, exist_ok=True)
-                handle, name = tempfile.mkstemp(dir=final.parent, prefix=".tmp-", suffix=final.name)
+                temporary.touch(exist_ok=False)
             except OSError as error:
                 raise _unwritten(final, error) from error
-            os.close(handle)
-            temporaries.append(Path(name))
+            modes[temporary] = temporary.stat().st_mode
         try:
-            yield temporaries
+            yield list(modes)
         except InputError:
             raise
         except Exception as error:
@@ -69,14 +68,11 @@ def written_whole(*paths: str | Path) -> Iterator[list[Path]]:
             if numbered or UNWRITTEN_WORDS.search(str(error)):
                 raise _unwritten(finals[0], error) from error
             raise
-        with UMASK:
-            mask = os.umask(0)
-            os.umask(mask)
-        for temporary, final in zip(temporaries, finals, strict=True):
-            temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
+        for (temporary, mode), final in zip(modes.items(), finals, strict=True):
+            temporary.chmod(mode)  # some writers make files private
             temporary.replace(final)
     finally:
-        for temporary in temporaries:
+        for temporary in modes:
             temporary.unlink(missing_ok=True)
 
 

@@ -193,17 +193,3 @@ def test_no_command_has_to_be_completed_before_it_runs():
     for page in PAGES:
         words = re.findall(r"\bTHIS_[A-Z_]+|\bADDRESS_[A-Z_.]+", page.read_text())
         assert words == [], page
-
-
-def test_badges_of_the_readme_are_true():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = re.findall(
-        r"^!\[([^]]+)\]\(https://img", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
-    pythons = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
-    snakemake = next(p for p in project["optional-dependencies"]["workflow"] if "snakemake>" in p)
-    oldest = re.search(r">=([\d.]+)", snakemake)[1]
-    assert names[:2] == [f"Python {pythons[0]} to {pythons[-1]}", f"Snakemake {oldest} or newer"]
-    for badge, licence in zip(names[2:], ("Apache-2.0", "CC-BY-NC-4.0"), strict=True):
-        assert badge.endswith(licence.replace("CC-BY-NC-4.0", "CC BY-NC 4.0"))
-        assert licence in project["license"]

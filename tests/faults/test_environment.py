@@ -126,23 +126,21 @@ def test_cpus_are_those_that_the_process_may_use(tmp_path, monkeypatch):
 
 @pytest.mark.case(86)
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "resources",
-    [
-        {"default-resources": {"slurm_partition": 20}},
-        {"set-resources": {"convert": {"slurm_account": 7}}},
-    ],
-)
-def test_names_of_digits_in_a_profile_are_refused_since_groups_add_them_up(tmp_path, resources):
-    (tmp_path / "profile").mkdir()
-    (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(resources))
-    overlay = {"sheet": tiny_cohort(tmp_path, a="segment"), "model": "small"}
-    options = ("--workflow-profile", str(tmp_path / "profile"), "--dry-run")
-    done = run_snakemake(tmp_path, *options, overlay=overlay)
-    assert done.returncode != 0 and "is a name of digits; write \"'" in done.text, done.text
-    quoted = yaml.safe_dump(resources).replace("20", "\"'20'\"").replace("7", "\"'7'\"")
-    (tmp_path / "profile/config.yaml").write_text(quoted)
-    assert run_snakemake(tmp_path, *options, overlay=overlay).returncode == 0
+def test_names_of_digits_in_a_profile_are_refused_since_groups_add_them_up(tmp_path):
+    profile, overlay = tmp_path / "profile", {"sheet": tiny_cohort(tmp_path, a="segment")}
+    profile.mkdir()
+    options = ("--workflow-profile", str(profile), "--dry-run")
+    resources = {"default-resources": {"slurm_partition": 20}}
+    text = yaml.safe_dump(resources | {"set-resources": {"convert": {"slurm_account": 7}}})
+    for name in ("20", "7"):
+        (profile / "config.yaml").write_text(text)
+        done = run_snakemake(tmp_path, *options, overlay=overlay | {"model": "small"})
+        assert done.returncode != 0, done.text
+        assert f"{name}' is a name of digits; write \"'{name}'\"" in done.text, done.text
+        text = text.replace(name, f"\"'{name}'\"")
+    (profile / "config.yaml").write_text(text)
+    done = run_snakemake(tmp_path, *options, overlay=overlay | {"model": "small"})
+    assert done.returncode == 0, done.text
 
 
 @pytest.mark.case(87)

@@ -136,10 +136,7 @@ def compare(content, folder):
     agree = all(
         farthest_mm(SHAPE, volume.affine, other) < ROUNDING_MM
         for matrix in matrices
-        for other in (
-            matrix,
-            from_matvec(matrix[:3, :3] / voxel_sizes(matrix) * sizes, matrix[:3, 3]),
-        )
+        for other in (matrix, resized(matrix, sizes))
     )
     return "consistent" if agree else "nearly consistent", farthest_mm(SHAPE, volume.affine, affine)
 

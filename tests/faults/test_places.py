@@ -1,6 +1,8 @@
-"""Disks that are full or read-only, files that vanish, folders that two runs want (51, 47, 59)."""
+"""Disks that are full, files that vanish, folders that two runs want (51, 47)."""
 
+import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -31,37 +33,25 @@ from quicknat.training import trainer
 pytestmark = pytest.mark.slow  # half a second each, some more
 
 
-def mount(folder, *options):
-    """Mount a file system in memory, or change the options of one."""
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True)
+@contextlib.contextmanager
+def full_disk(room):
+    """Files cannot grow beyond a number of bytes: writing fails in the midst, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of its own, of 8 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or mount(folder, "size=8m").returncode:
-        pytest.skip("needs the right to mount file systems (root)")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+ASIDE = {"dataset_description.json", "labels", "scans.tsv", "tensorboard"}  # whole, but no results
 
 
-def fill(disk, room):
-    """Leave this number of bytes."""
-    state = os.statvfs(disk)
-    with (disk / "filler").open("ab") as stream:
-        stream.write(b"\0" * (state.f_bavail * state.f_frsize - room))
-
-
-ASIDE = {"filler", "dataset_description.json", "labels", "tensorboard"}  # whole, but no results
-
-
-def files(disk):
-    """Results on the disk, and what is half-written."""
-    found = (path.relative_to(disk) for path in disk.rglob("*") if path.is_file())
-    return sorted(str(path) for path in found if not ASIDE & set(path.parts))
+def files(folder):
+    """Results, and what is half-written."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    kept = (path for path in found if not ASIDE & set(path.parts) and path.suffix != ".lock")
+    return sorted(map(str, kept))
 
 
 @pytest.fixture
@@ -106,55 +96,51 @@ def commands(tmp_path, stand_in, stack, monkeypatch):
 
 
 STAGES = ("download", "unpack", "convert", "slice", "train", "segment")
-ROOMS = {"slice": 100_000}  # bytes, where less is enough than of the others
 
 
 @pytest.mark.case(51)
-@pytest.mark.parametrize("stage", STAGES)
-def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, disk, stage):
-    fill(disk, ROOMS.get(stage, 8192))
-    done = commands(stage, disk)
+@pytest.mark.parametrize("stage", STAGES[1:])  # `download` asks first how much room there is
+def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, tmp_path, stage):
+    folder = tmp_path / "out"
+    with full_disk(1000 if stage == "segment" else 8192):  # of each file
+        done = commands(stage, folder)
     assert done.status == 1
-    message = done.err[-1]
-    assert message.startswith("error: ") and str(disk) in message, message
-    assert "room" in message, message
-    assert [path for path in files(disk) if not path.endswith(".lock")] == []
-    (disk / "filler").unlink()
-    done = commands(stage, disk)
+    (message,) = (line for line in done.err if line.startswith("error: "))
+    assert message.startswith(f"error: {folder}") and "room" in message, message
+    assert files(folder) == []
+    done = commands(stage, folder)
     assert done.status == 0, done.err
-    assert files(disk)
+    assert files(folder)
 
 
 @pytest.mark.case(43, 51)
-def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, disk, monkeypatch):
+def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, tmp_path, monkeypatch):
     save, saved = trainer.save_state, []
 
-    def save_and_fill(folder, name, *rest):
-        save(folder, name, *rest)
+    def save_once(folder, name, *rest):
+        with full_disk(4096) if saved else contextlib.nullcontext():
+            save(folder, name, *rest)
         saved.append(name)
-        if len(saved) == 1:
-            fill(disk, 4096)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_state", save_and_fill)
-        done = commands("train", disk)
+        patch.setattr(trainer, "save_state", save_once)
+        done = commands("train", tmp_path / "out")
     assert done.status == 1 and "cannot be written (" in done.err[-1], done.err
-    assert files(disk) == [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]
-    (disk / "filler").unlink()
-    done = commands("train", disk)
+    states = [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]
+    assert files(tmp_path / "out") == states
+    done = commands("train", tmp_path / "out")
     assert done.status == 0 and "resuming in epoch 1" in done.err[0], done.err
-    assert "model/model.safetensors" in files(disk)
+    assert "model/model.safetensors" in files(tmp_path / "out")
 
 
 @pytest.mark.case(51)
 @pytest.mark.parametrize("stage", STAGES)
-def test_read_only_folder_is_refused_by_every_stage(commands, disk, stage):
-    assert mount(disk, "remount", "ro").returncode == 0
-    done = commands(stage, disk)
+def test_folder_that_cannot_be_made_is_refused_by_every_stage(commands, tmp_path, stage):
+    (tmp_path / "file").write_text("mine")
+    done = commands(stage, tmp_path / "file/out")
     assert done.status == 1
-    assert done.err[-1].startswith(f"error: {disk}"), done.err
-    assert "Read-only file system" in done.err[-1]
-    assert files(disk) == []
+    assert done.err[-1].startswith(f"error: {tmp_path / 'file'}"), done.err
+    assert "Not a directory" in done.err[-1] or "File exists" in done.err[-1]
 
 
 CONFORMED = "results/scans/sub-{0}/anat/sub-{0}_space-conformed_T1w.nii.gz"
@@ -171,13 +157,6 @@ class Project:
         sheet = tiny_cohort(folder, t="train", v="val", s="segment")
         self.overlay = {"sheet": sheet, "conform": {"size": 64}, "slices": {"size": 48}}
         self.wanted = [CONFORMED.format(name) for name in ("t", "v", "s")]
-
-    def add(self, name):
-        """Add a scan to segment."""
-        tiny_scan(self.folder / f"{name}.nii.gz")
-        self.wanted.append(CONFORMED.format(name))
-        with (self.folder / "cohort.tsv").open("a") as sheet:
-            sheet.write(f"{name}\t{name}.nii.gz\t\t\tsegment\n")
 
     def before_converting(self, command):
         """Have a shell command run before the conversion of scan s."""
@@ -203,7 +182,7 @@ class Project:
             first = subprocess.Popen(
                 command, cwd=self.folder, stdout=output, stderr=output, env=self.env
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240  # on a busy machine
         while not (self.folder / "at-work").exists():
             assert time.monotonic() < deadline and first.poll() is None, self.output()
             time.sleep(0.02)
@@ -218,7 +197,7 @@ class Project:
 
     def wait_for_jobs(self):
         """Wait until no process works in the folder."""
-        deadline, here = time.monotonic() + 60, str(self.folder)
+        deadline, here = time.monotonic() + 240, str(self.folder)
         while any(p.info["cwd"] == here for p in psutil.process_iter(["cwd"])):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -245,7 +224,7 @@ def test_run_on_other_outputs_leaves_the_temporaries_of_the_first_one_alone(proj
     second = run_snakemake(project.folder, CONFORMED.format("other"), overlay=overlay)
     assert second.returncode == 0 and half.exists(), second.text
     (project.folder / "hold").unlink()
-    assert first.wait(60) == 0, project.output()
+    assert first.wait(240) == 0, project.output()
     assert project.made() == [True] * 3
 
 
@@ -270,18 +249,13 @@ def test_killed_run_is_unlocked_and_then_the_same_command_finishes_it(project):
     assert job_counts(project.run("--dry-run").text) == {}
 
 
-def test_end_of_a_run_removes_what_its_killed_jobs_have_left(project):
-    project.before_converting("echo half > results/scans/.tmp-01ab_9yzT1w.nii.gz; kill -KILL $$")
-    done = project.run("--keep-going")
-    assert done.returncode != 0 and project.made() == [True, True, False], done.text
-    assert not list(project.folder.glob("results/**/.tmp-*"))
-
-
 @pytest.mark.case(1)
 def test_scan_that_vanishes_after_the_check_fails_alone_with_its_name(project):
-    project.before_converting("rm -f s.nii.gz")
+    """And the end of the run removes what a killed job has left."""
+    half = project.leave_half_written()
+    project.before_converting(f"rm -f s.nii.gz; echo half > {half}")
     done = project.run("--keep-going")
-    assert done.returncode != 0
+    assert done.returncode != 0 and not half.exists(), done.text
     (failure,) = read_failed(project.folder / "results/failed.tsv")
     assert (failure.stage, failure.scan) == ("convert", "sub-s")
     assert "s.nii.gz: no such file" in failure.reason
@@ -290,30 +264,10 @@ def test_scan_that_vanishes_after_the_check_fails_alone_with_its_name(project):
     assert again.returncode != 0 and "sub-s: " in again.text and "no such file" in again.text
 
 
-@pytest.mark.case(59)
-def test_clock_that_was_moved_reruns_nothing_needless_and_skips_nothing_new(project):
-    assert project.run().returncode == 0
-
-    def set_clock(days):
-        moment = time.time() + 86400 * days
-        for path in (project.folder / "results").rglob("*"):
-            os.utime(path, (moment, moment))
-
-    for days in (-2, 2):  # results older than the scans, as after a clock went back; or too new
-        set_clock(days)
-        assert job_counts(project.run("--dry-run").text) == {}, days
-    project.add("n")  # its file is older than all results
-    assert job_counts(project.run("--dry-run").text) == {"convert": 1}
-    set_clock(-2)
-    tiny_scan(project.folder / "s.nii.gz", 14)
-    assert job_counts(project.run("--dry-run").text) == {"convert": 2}
-
-
 @pytest.mark.case(51)
-def test_workflow_with_a_read_only_results_folder_stops_before_its_first_job(project, disk):
-    (project.folder / "results").symlink_to(disk)
-    assert mount(disk, "remount", "ro").returncode == 0
+def test_workflow_that_cannot_write_its_results_stops_before_its_first_job(project):
+    (project.folder / "results").write_text("mine")
     done = project.run()
     assert done.returncode != 0
-    assert "results/check.cache.json: cannot be written (Read-only file system)" in done.text
+    assert "results/check.cache.json: cannot be written (" in done.text
     assert "Traceback" not in done.text and "quicknat convert" not in done.text

@@ -1,30 +1,20 @@
 """What happens when the machine fails or something hostile comes in (cases 43 to 60)."""
 
-import io
 import json
-import os
-import resource
-import signal
-import tarfile
-from contextlib import contextmanager
 from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from helpers import tiny_scan, training_arguments
 from in_process import quicknat
-from quicknat.errors import InputError, explained
-from quicknat.files import written_whole
+from quicknat.errors import explained
 from quicknat.images import conform
 from quicknat.images.slices import VIEWS
 from quicknat.model import bundle
 from quicknat.model.network import NetworkSettings, QuickNAT
 from quicknat.segmentation.inference import predict
-from quicknat.training.checkpoint import load_state, save_state
 from quicknat.training.train_step import TrainStep
 
 
@@ -38,30 +28,6 @@ def train(stack, tmp_path):
         return done
 
     return run
-
-
-@pytest.mark.case(43)
-@pytest.mark.parametrize("part", ["weights", "record"])
-def test_state_survives_a_kill_while_the_next_one_is_written(tmp_path, monkeypatch, part):
-    save_state(tmp_path, "1", {}, {"number": 1})
-    child = os.fork()
-    if child == 0:  # dies with half of a file written
-
-        def half(content, path):
-            path.write_bytes(b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        if part == "weights":
-            monkeypatch.setattr(torch, "save", half)
-        else:
-            monkeypatch.setattr(
-                type(tmp_path), "write_text", lambda path, text, _: half(text, path)
-            )
-        save_state(tmp_path, "2", {}, {"number": 2})
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert load_state(tmp_path, {}) == {"number": 1}
-    save_state(tmp_path, "2", {}, {"number": 2})
-    assert load_state(tmp_path, {}) == {"number": 2}
 
 
 @pytest.mark.case(44)
@@ -165,54 +131,6 @@ def test_gpu_that_was_asked_for_is_not_replaced(segmenting, monkeypatch, tmp_pat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = segmenting("--device", "cuda")
     done.refused("--device cuda", "no GPU to use here", "--device cpu", tmp_path / "out")
-
-
-@contextmanager
-def full_disk(room):
-    """Files cannot grow beyond a number of bytes: writing fails in the midst, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-NOISE = np.random.default_rng(0).integers(0, 255, 60_000).astype(np.uint8)
-WRITERS = {
-    "bytes": lambda path: path.write_bytes(NOISE.tobytes()),
-    "numpy": lambda path: np.save(path, NOISE),
-    "torch": lambda path: torch.save(torch.from_numpy(NOISE), path),
-    "safetensors": lambda path: save_file({"a": torch.from_numpy(NOISE)}, path),
-    "nifti": lambda path: nib.save(nib.Nifti1Image(NOISE.reshape(60, 50, 20), np.eye(4)), path),
-}
-
-
-@pytest.mark.case(51)
-@pytest.mark.parametrize("writer", WRITERS)
-def test_full_disk_names_the_file_and_leaves_what_was_there_before(tmp_path, writer):
-    path = tmp_path / ("a.nii.gz" if writer == "nifti" else "a.npy")
-    path.write_text("before")
-    with pytest.raises(InputError) as caught, full_disk(9000), written_whole(path) as (temporary,):
-        WRITERS[writer](temporary)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: cannot be written (") and "make room there" in message
-    assert "\n" not in message
-    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
-
-
-@pytest.mark.case(51)
-def test_unpacking_onto_a_full_disk_does_not_blame_the_archive(tmp_path):
-    archive = tmp_path / "a.tar"
-    with tarfile.open(archive, "w") as tar:
-        info = tarfile.TarInfo("scan.nii")
-        info.size = len(NOISE)
-        tar.addfile(info, io.BytesIO(NOISE.tobytes()))
-    folder = tmp_path / "out"
-    options = ("--member", "scan.nii", "--folder", folder, "--manifest", folder / "list.txt")
-    with full_disk(2000):
-        done = quicknat("unpack", archive, *options)
-    done.refused(folder / "scan.nii", "cannot be written", "make room", folder)
 
 
 @pytest.mark.case(51)

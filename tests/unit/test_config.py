@@ -41,6 +41,8 @@ REFUSED = {
         {"finetune": {"learning_rate": float("nan")}},
         "'finetune.learning_rate' is NaN; must be a finite number",
     ),
+    "infinite": ({"conform": {"spacing_mm": float("inf")}}, "'conform.spacing_mm' is Infinity; mu"),
+    "true for an integer": ({"conform": {"size": True}}, "'conform.size' is true; must be a valid"),
     "wrong multiple": ({"slices": {"size": 100}}, "must be a multiple of 16"),
     "out of range": (
         {"network": {"dropout": 1.5}},

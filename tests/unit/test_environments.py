@@ -36,13 +36,6 @@ def test_lock_pins_every_dependency_to_a_version_that_the_project_allows():
         assert requirement.specifier.contains(Version(versions[requirement.name.lower()]))
 
 
-def test_lock_pulls_no_cuda_and_no_torchvision():
-    unwanted = [
-        name for name in locked() if re.search(r"nvidia|cuda|triton|^torch(vision)?$", name)
-    ]
-    assert unwanted == []
-
-
 @pytest.mark.parametrize("name", ["imaging", "torch"])
 def test_conda_environment_asks_for_the_same_versions(name):
     described = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
@@ -68,12 +61,6 @@ def test_torch_environment_holds_every_dependency_of_training():
     assert DEPENDENCIES.keys() | train <= {CONDA_NAMES.get(name, name) for name in names}
 
 
-def test_samseg_environment_pins_the_version_that_was_tried():
-    described = yaml.safe_load((ROOT / "envs" / "samseg.yaml").read_text())
-    (wanted,) = [part["pip"] for part in described["dependencies"] if isinstance(part, dict)]
-    assert wanted == ["numpy<2", "samseg==0.4a0"]  # its only release; it needs NumPy 1
-
-
 def test_image_installs_what_the_lock_and_the_makefile_say():
     recipe = (ROOT / "Dockerfile").read_text()
     default = re.search(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
@@ -88,19 +75,12 @@ def test_image_installs_what_the_lock_and_the_makefile_say():
             assert f"!{path}\n" in (ROOT / ".dockerignore").read_text()
 
 
-def test_lock_files_name_no_package_index():
+def test_lock_files_name_no_package_index_no_cuda_and_no_torchvision():
     for name in ("requirements.lock", "requirements-test.lock"):
         lines = (ROOT / name).read_text().splitlines()
         assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), name
-
-
-def test_hosted_tests_run_our_script_on_every_python_that_is_promised():
-    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
-    steps = [step.get("run") for step in jobs["tests"]["steps"]]
-    assert any(step and step.startswith("bash .ci/run") for step in steps)
-    promised = {c.split(" :: ")[-1] for c in PROJECT["classifiers"] if " :: Python :: 3." in c}
-    assert set(jobs["tests"]["strategy"]["matrix"]["python"]) == promised
-    assert all(SpecifierSet(PROJECT["requires-python"]).contains(version) for version in promised)
+    names = locked()
+    assert not [name for name in names if re.search("nvidia|cuda|triton|^torch(vision)?$", name)]
 
 
 def test_citation_names_the_version_of_the_package_and_the_licence_of_its_code():

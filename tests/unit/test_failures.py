@@ -122,16 +122,12 @@ def test_only_the_last_attempt_counts(run):
         run.fail("finetune", "axial", f"error: attempt {attempt}\n")
         run.group_error(run.begin("slice", "sub-1", "error: x\n"))
     assert run.reasons() == {("finetune", "axial"): "attempt 2", ("slice", "sub-1"): "x"}
-    run.begin("finetune", "axial", "done\n")
+    run.fail("finetune", "axial")  # before it wrote to its log
     run.begin("slice", "sub-1", "done\n")
-    assert run.failures() == []
-
-
-def test_log_of_an_earlier_attempt_explains_nothing(run):
-    run.fail("finetune", "axial", "error: of yesterday\n")
-    run.fail("finetune", "axial")
     (failure,) = run.failures()
     assert failure.reason == NOT_BEGUN and failure.excerpt == ""
+    run.begin("finetune", "axial", "done\n")
+    assert run.failures() == []
 
 
 def test_cluster_says_why_a_job_ended(run, tmp_path):
@@ -195,19 +191,15 @@ def test_of_a_submission_those_jobs_failed_that_say_so_or_were_at_work(run, tmp_
     assert run.reasons() == expected | {("slice", "sub-3"): "x"}
 
 
-def test_jobs_that_the_user_interrupts_are_no_failures(run):
-    run.fail("convert", "sub-1", "error: x\n")
-    number = run.begin("finetune", "axial", "epoch 1\n")
-    run.snakemake.info("Terminating processes on user request, this might take some time.")
-    run.error(number)
-    assert list(run.reasons()) == [("convert", "sub-1")]
-
-
-def test_log_records_of_an_unknown_kind_do_not_end_the_run(run, monkeypatch):
+def test_jobs_that_the_user_interrupts_are_no_failures(run, monkeypatch):
+    """Nor do records of an unknown kind end the run."""
     monkeypatch.setattr(logging, "raiseExceptions", False)  # no traceback among the tests' output
     run.snakemake.info("what is this", extra={"event": "job_info"})
     run.snakemake.info(None)
     run.fail("convert", "sub-1", "error: x\n")
+    number = run.begin("finetune", "axial", "epoch 1\n")
+    run.snakemake.info("Terminating processes on user request, this might take some time.")
+    run.error(number)
     assert list(run.reasons()) == [("convert", "sub-1")]
 
 
@@ -262,6 +254,9 @@ def test_command_shows_the_failures_with_the_ends_of_their_logs(tmp_path):
     assert done.output.endswith("2 failed\n")
 
 
+ENDS = ("dseg.nii.gz", "volumes.tsv", "qc.json")
+
+
 @pytest.fixture
 def results(tmp_path):
     """A model, and scans a, b and c segmented with it and scored."""
@@ -272,7 +267,7 @@ def results(tmp_path):
     for name in "abc":
         folder = tmp_path / f"segmentations/{name}/anat"
         folder.mkdir(parents=True)
-        for end in ("dseg.nii.gz", "dseg.stats", "volumes.tsv", "qc.json"):
+        for end in (*ENDS, "dseg.stats"):
             (folder / f"{name}_desc-quicknat_{end}").touch()
         (folder / f"{name}_desc-quicknat_dseg.json").write_text(json.dumps(made_by))
         (tmp_path / f"metrics/{name}.tsv").touch()
@@ -285,23 +280,18 @@ def outdate(path):
     os.utime(path, (1, 1))
 
 
-INCOMPLETE = {
-    "no label map": (Path.unlink, "segmentations/b/anat/b_desc-quicknat_dseg.nii.gz"),
-    "no volumes": (Path.unlink, "segmentations/b/anat/b_desc-quicknat_volumes.tsv"),
-    "no quality": (Path.unlink, "segmentations/b/anat/b_desc-quicknat_qc.json"),
-    "no provenance": (Path.unlink, "segmentations/b/anat/b_desc-quicknat_dseg.json"),
-    "an earlier model": (
-        lambda path: path.write_text('{"model": {"sha256": "of the model before"}}'),
-        "segmentations/b/anat/b_desc-quicknat_dseg.json",
-    ),
-    "damaged provenance": (
-        lambda path: path.write_text("{"),
-        "segmentations/b/anat/b_desc-quicknat_dseg.json",
-    ),
-    "no pictures": (Path.unlink, "report/figures/b/thumbnail.jpg"),
-    "pictures of the segmentation before": (outdate, "report/figures/b/thumbnail.jpg"),
-    "no scores": (Path.unlink, "metrics/b.tsv"),
-    "scores of the segmentation before": (outdate, "metrics/b.tsv"),
+OF_B = "segmentations/b/anat/b_desc-quicknat_"
+RECORD, PICTURE, SCORES = f"{OF_B}dseg.json", "report/figures/b/thumbnail.jpg", "metrics/b.tsv"
+INCOMPLETE = {  # what has become of a file of scan b
+    **{
+        f"no {path}": (Path.unlink, path)
+        for path in (*(OF_B + end for end in ENDS), RECORD, PICTURE, SCORES)
+    },
+    **{f"{path} of the segmentation before": (outdate, path) for path in (PICTURE, SCORES)},
+    **{
+        f"provenance {text}": (lambda path, text=text: path.write_text(text), RECORD)
+        for text in ('{"model": {"sha256": "of the model before"}}', "{")
+    },
 }
 
 
@@ -312,4 +302,4 @@ def test_scan_without_a_current_file_is_not_complete(results, what):
     change, path = INCOMPLETE[what]
     change(results / path)
     assert complete_scans(results, names, tested) == ["a", "c"]
-    assert complete_scans(results, names) == (["a", "b", "c"] if "scores" in what else ["a", "c"])
+    assert complete_scans(results, names) == (["a", "b", "c"] if path == SCORES else ["a", "c"])

@@ -1,5 +1,9 @@
 """Half-written files go, and nothing else does."""
 
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
 from quicknat.files import folder_written_whole, remove_temporaries, written_whole
 
 
@@ -28,3 +32,18 @@ def test_names_of_temporaries_are_those_that_writers_give(tmp_path):
         assert remove_temporaries(tmp_path) == 1 and left(tmp_path) == ["a.tsv"]
         folder.mkdir(parents=True)
     assert left(tmp_path) == ["a.tsv", "folder"]
+
+
+def test_file_whose_writing_fails_keeps_its_content_and_leaves_no_other(tmp_path):
+    (tmp_path / "a.tsv").write_text("before")
+    with pytest.raises(ValueError), written_whole(tmp_path / "a.tsv") as (temporary,):
+        temporary.write_text("half")
+        raise ValueError
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_file_that_a_library_makes_private_may_be_read_by_whom_the_user_lets_read(tmp_path):
+    (tmp_path / "usual").touch()
+    with written_whole(tmp_path / "a.safetensors") as (temporary,):
+        save_file({"a": np.zeros(3)}, temporary)
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode

@@ -32,14 +32,6 @@ def test_class_absent_from_training_has_weight_zero_and_moves_no_other():
     )
 
 
-def test_edge_is_where_the_central_difference_of_the_labels_is_not_zero():
-    labels = torch.tensor([[[0, 0, 0, 1, 1, 1]]]).expand(1, 4, 6)
-    expected = [False, False, True, True, False, False]
-    assert edges(labels)[0].tolist() == [expected] * 4
-    gradient = np.gradient(labels[0].numpy().astype(float))
-    np.testing.assert_array_equal(edges(labels)[0].numpy(), np.any(np.array(gradient) != 0, axis=0))
-
-
 def test_dice_loss_is_zero_for_certain_truth_and_one_minus_overlap_otherwise():
     labels = torch.tensor([[[0, 1], [1, 1]]])
     sure = F.one_hot(labels, 2).movedim(-1, 1).float() * 200 - 100

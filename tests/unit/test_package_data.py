@@ -25,22 +25,15 @@ FINDERS = {"label table": (label_table, LABEL_TABLES), "model": (model_folder, M
 
 
 @pytest.mark.parametrize("kind", FINDERS)
-def test_bundled_name_is_itself_wherever_one_works(kind, tmp_path, monkeypatch):
+def test_bundled_name_is_itself_and_anything_else_a_path_or_refused(kind, tmp_path, monkeypatch):
     find, bundled = FINDERS[kind]
     monkeypatch.chdir(tmp_path)
     for name, path in bundled.items():
         (tmp_path / name).mkdir()
         assert find(name) == path and path.exists()
         assert find(f"./{name}") == Path(name)
-
-
-@pytest.mark.parametrize("kind", FINDERS)
-def test_anything_else_is_a_path_or_refused_with_the_names(kind, tmp_path, monkeypatch):
-    find, bundled = FINDERS[kind]
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    assert find("mine") == Path("mine")
-    for path in ("mine.tsv", "a/b", "/a"):  # whoever reads it says what is wrong with it
+    for path in ("mine", "mine.tsv", "a/b", "/a"):  # whoever reads it says what is wrong with it
         assert find(path) == Path(path)
     for name in ("other", "x" * 5000, "a\0b", "QuickNAT28"):
         with pytest.raises(InputError, match=f"allowed: {', '.join(bundled)}, or a path"):

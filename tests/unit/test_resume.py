@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,6 @@ from quicknat.config import Network
 from quicknat.errors import InputError, Interrupted
 from quicknat.training import trainer
 from quicknat.training.checkpoint import (
-    differences,
     load_state,
     remove_states,
     save_state,
@@ -60,12 +60,17 @@ def train(stacks, protocol):
 
 @pytest.fixture
 def train_until_cut(train, monkeypatch):
-    """Train until the power fails after `steps` steps, or in the validation."""
+    """Train until the power fails after `steps` steps, or in the validation.
+
+    With "stop" a signal comes in the last step instead.
+    """
 
     def run(folder, steps, *rest, **options):
-        with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        with monkeypatch.context() as patch, pytest.raises((PowerCut, Interrupted)):
             if steps == "validation":
                 patch.setattr(trainer, "validate", cut)
+            elif steps == "stop":
+                patch.setattr(trainer.Trainer, "_check_finite", request_stop)
             else:
                 cut_after(patch, steps, cut)
             train(folder, *rest, **options)
@@ -93,6 +98,10 @@ def cut(*_):
     raise PowerCut
 
 
+def request_stop(trained):
+    trained.stop_requested = trained.step == len(trained.batches)
+
+
 def assert_same_model(one, two):
     weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
@@ -101,42 +110,35 @@ def assert_same_model(one, two):
     pd.testing.assert_frame_equal(*(table.drop(columns=timing) for table in tables))
 
 
+CUTS = {  # where the power fails, and whether images are synthesized from a label map as well
+    "in epoch 1": (3, False),
+    "in epoch 3": (13, False),
+    "synthetic": (5, True),
+    "in the last validation": ("validation", False),
+    "after the last step": ("stop", False),
+}
+SLOW = {"in epoch 1", "synthetic"}
+
+
 @pytest.mark.case(45)
 @pytest.mark.parametrize(
-    ("steps", "synthetic"),
-    [pytest.param(3, False, marks=pytest.mark.slow), (13, False),
-     pytest.param(5, True, marks=pytest.mark.slow)],
-)  # fmt: skip
+    "where", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CUTS]
+)
 def test_weights_after_a_cut_equal_those_of_a_training_without(
-    train, train_until_cut, stacks, tmp_path, steps, synthetic
+    train, train_until_cut, stacks, tmp_path, where
 ):
-    """Trained on images, or on images synthesized from a label map as well."""
-    tissues = [tmp_path / "sub-1_tissues.npy"] * synthetic
+    steps, synthetic = CUTS[where]
+    options = {"tissues": [tmp_path / "sub-1_tissues.npy"] * synthetic}
+    if "last" in where:
+        options["settings"] = changed(SETTINGS, epochs=1)
     data = np.load(stacks[0][0])
     data[:, 0] //= 50
     np.save(tmp_path / "sub-1_tissues.npy", data)
-    train(tmp_path / "whole", tissues=tissues)
-    train_until_cut(tmp_path / "cut", steps, tissues=tissues)
-    train(tmp_path / "cut", tissues=tissues)
+    train(tmp_path / "whole", **options)
+    train_until_cut(tmp_path / "cut", steps, **options)
+    train(tmp_path / "cut", **options)
     assert_same_model(tmp_path / "whole", tmp_path / "cut")
     assert not (tmp_path / "cut/state").exists()
-
-
-def start_training(stacks, folder, output):
-    """`quicknat train` in a session of its own, for a few seconds."""
-    command = training_arguments(
-        folder, stacks[0], output, stacks[1], epochs=4, batch_size=1, checkpoint_minutes=0,
-        network=Network(filters=8),
-    )  # fmt: skip
-    command = [sys.executable, "-m", "quicknat", *command]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def wait_for_state(process, folder, pattern):
-    deadline = time.monotonic() + 120
-    while not list((folder / "state").glob(pattern)):
-        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
 
 
 @pytest.mark.case(46)
@@ -149,12 +151,13 @@ def wait_for_state(process, folder, pattern):
     ],
 )
 def test_signal_saves_and_the_next_call_goes_on(train, tmp_path, monkeypatch, caplog, number):
+    settings = changed(LATE, epochs=1)
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="epoch 1 after step 3"):
         cut_after(patch, 3, lambda _: os.kill(os.getpid(), number))
-        train(tmp_path / "m", LATE)
+        train(tmp_path / "m", settings)
     assert [path.name for path in (tmp_path / "m/state").glob("*.pt")] == ["00001-0000003.pt"]
     with caplog.at_level(logging.INFO):
-        train(tmp_path / "m", LATE)
+        train(tmp_path / "m", settings)
     assert "resuming in epoch 1 after 3 of its 5 steps" in caplog.text
 
 
@@ -227,27 +230,6 @@ def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_
     assert not (tmp_path / "m/model.safetensors").exists()
 
 
-@pytest.mark.case(45)
-@pytest.mark.parametrize("where", ["validation", "last step"])
-def test_training_that_was_cut_at_its_very_end_keeps_its_last_epoch(
-    train, train_until_cut, tmp_path, monkeypatch, where
-):
-    settings = changed(SETTINGS, epochs=1)
-    train(tmp_path / "whole", settings)
-    if where == "validation":
-        train_until_cut(tmp_path / "cut", where, settings)
-    else:
-        with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            patch.setattr(trainer.Trainer, "_check_finite", request_stop)
-            train(tmp_path / "cut", settings)
-    train(tmp_path / "cut", settings)
-    assert_same_model(tmp_path / "whole", tmp_path / "cut")
-
-
-def request_stop(trained):
-    trained.stop_requested = trained.step == len(trained.batches)
-
-
 def test_patience_ends_a_training_that_gets_no_better(train, tmp_path):
     still = changed(SETTINGS, epochs=9, learning_rate=1e-12, optimizer="sgd", patience=2)
     train(tmp_path / "m", still)
@@ -270,69 +252,45 @@ def test_damaged_state_gives_way_to_the_one_before_it(tmp_path, caplog):
 
 
 @pytest.mark.case(43)
-@pytest.mark.parametrize("removed", [0, 1, 2])
+@pytest.mark.parametrize(("removed", "found"), [(0, 2), (1, 2), (2, None)])
 def test_states_of_a_finished_training_are_never_in_the_way_after_a_kill_while_they_are_removed(
-    tmp_path, monkeypatch, removed
+    tmp_path, monkeypatch, removed, found
 ):
     for number in (1, 2):
         save_state(tmp_path, f"{number}", {}, {"number": number})
-    unlink = type(tmp_path).unlink
-
-    def unlink_so_many(path, **options):
-        nonlocal removed
-        if removed == 0:
-            raise PowerCut
-        removed -= 1
-        unlink(path, **options)
-
-    def remove_half(folder):
-        (tmp_path / "2.pt").rename(tmp_path.with_name("gone.pt"))
-        raise PowerCut
-
-    expected = {"number": 2} if removed < 2 else None
+    removals = iter([Path.unlink] * removed)
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(type(tmp_path), "unlink", unlink_so_many)
-        patch.setattr(shutil, "rmtree", remove_half)
+        patch.setattr(Path, "unlink", lambda path: next(removals, cut)(path))
+        patch.setattr(shutil, "rmtree", cut)
         remove_states(tmp_path)
-    assert load_state(tmp_path, {}) == expected
-
-
-@pytest.mark.case(55)
-def test_state_loads_no_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.system, ("touch /tmp/never",)
-
-    save_state(tmp_path, "1", {}, {"evil": Evil()})
-    with pytest.raises(Exception, match="(?i)weights.only"):
-        load_state(tmp_path, {})
-
-
-def test_differences_are_few_and_short():
-    old = {"training scan": {f"sub-{n}": "0" * 64 for n in range(9)}, "setting": {"epochs": 3}}
-    new = {"training scan": {f"sub-{n}": "1" * 64 for n in range(9)}, "setting": {"epochs": 4}}
-    found = differences(old, new)
-    assert found[0] == "setting epochs was 3, is 4" and found[1] == "training scan sub-0 changed"
-    assert found[-1] == "and 5 more" and len(found) == 6
-    assert differences(old, old) == []
+    assert load_state(tmp_path, {}) == (found and {"number": found})
 
 
 @pytest.mark.case(43, 45, 46)
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(stacks, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)]
+)
+def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(
+    stacks, tmp_path, number, status
+):
     def start(folder):
-        return start_training(stacks, tmp_path, folder)
+        command = training_arguments(
+            tmp_path, stacks[0], folder, stacks[1], epochs=4, batch_size=1, checkpoint_minutes=0,
+            network=Network(filters=8),
+        )  # fmt: skip
+        command = [sys.executable, "-m", "quicknat", *command]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     whole, broken = start(tmp_path / "whole"), start(tmp_path / "broken")
-    wait_for_state(broken, tmp_path / "broken", "00002-000000[3-9].json")
-    os.killpg(broken.pid, number)
+    deadline = time.monotonic() + 280
+    while not list((tmp_path / "broken/state").glob("00002-000000[3-9].json")):
+        assert time.monotonic() < deadline and broken.poll() is None, broken.stderr.read()
+        time.sleep(0.005)
+    broken.send_signal(number)
     message = broken.communicate()[1]
-    if number == signal.SIGKILL:
-        assert broken.returncode == -number, message
-    else:
-        assert broken.returncode == 75, message
-        assert "by a signal; run the same command again" in message
+    assert broken.returncode == status, message
+    assert status < 0 or "by a signal; run the same command again" in message
     assert not (tmp_path / "broken/model.safetensors").exists()
     message = whole.communicate()[1]
     assert whole.returncode == 0, message

@@ -87,49 +87,37 @@ def with_changed_scan(folder, stacks):
     np.save(stacks[0], np.load(stacks[0])[1:])
 
 
-FILES = {  # what the log says, and the change that it says so of
+def called_with(**options):
+    return lambda folder, stacks: options
+
+
+CHANGES = {  # what the log says, and what is changed: the model, its scans, or the call
     "holds no finished model": without_model,
     "has changed since the model was made": with_other_weights,
     "training scan coronal has changed or was removed": with_changed_scan,
     "its classes differ": described(lambda view: view["classes"].reverse()),
     "'kernel' is 7, but was removed": described(lambda view: view["network"].update(kernel=7)),
     "lacks information about the model": described(lambda view: view.update(data=None)),
+    "setting epochs was 1, is 2": called_with(settings=changed(MODEL, epochs=2)),
+    "setting learning_rate was 0.001": called_with(settings=changed(MODEL, learning_rate=0.1)),
+    "the network has changed": called_with(
+        settings=changed(MODEL, network=Network(filters=6, dropout=0.0))
+    ),
+    "the initial weights": lambda folder, stacks: {"initial": folder / "axial.safetensors"},
+    "no scan is new": lambda folder, stacks: {"train": stacks[:1]},
+    "training scan coronal has": lambda folder, stacks: {"train": stacks[1:]},
 }
 
 
-@pytest.mark.parametrize("reason", FILES)
-def test_other_model_or_changed_scan_forbids_it_and_the_log_says_why(
-    present, protocol, caplog, reason
-):
-    FILES[reason](*present)
+@pytest.mark.parametrize("reason", CHANGES)
+def test_any_other_change_forbids_it_and_the_log_says_why(present, protocol, caplog, reason):
+    options = CHANGES[reason](*present) or {}
     with caplog.at_level("INFO"):
-        made = prepared(present, protocol)
-    assert made.warm_start is None and made.settings == MODEL and made.initial is None
+        made = prepared(present, protocol, **options)
+    initial = options.get("initial")
+    assert made.warm_start is None and made.initial == (str(initial) if initial else None)
+    assert made.settings == options.get("settings", MODEL)
     assert "coronal: no warm start, because " in caplog.text and reason in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"settings": changed(MODEL, epochs=2)}, "setting epochs was 1, is 2"),
-        ({"settings": changed(MODEL, learning_rate=0.1)}, "setting learning_rate was 0.001"),
-        ({"settings": changed(MODEL, network=Network(filters=6, dropout=0.0))}, "the network"),
-        ({"initial": True}, "the initial weights have changed"),
-        ({"train": 0}, "no scan is new"),
-        ({"train": 1}, "training scan coronal has changed or was removed"),
-    ],
-)
-def test_any_other_change_forbids_it(present, protocol, caplog, changes, reason):
-    (folder, stacks), changes = present, dict(changes)
-    if "initial" in changes:
-        changes["initial"] = folder / "axial.safetensors"
-    if "train" in changes:
-        changes["train"] = [stacks[changes["train"]]]
-    with caplog.at_level("INFO"):
-        made = prepared(present, protocol, **changes)
-    usual = changes.get("initial")
-    assert made.warm_start is None and made.initial == (str(usual) if usual else None)
-    assert reason in caplog.text
 
 
 def train(present, protocol, output, stacks):

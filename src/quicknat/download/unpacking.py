@@ -115,10 +115,8 @@ def unpack(archive: str | Path, patterns: Sequence[str], folder: str | Path) -> 
                 if pattern.lower() not in matched:
                     problem = f"has no member '{pattern}'"
                     raise InputError(archive, problem, "check the path in the sheet")
-    except (FileNotFoundError, PermissionError):
-        raise  # the message suffices
     except UNREADABLE as error:
-        if getattr(error, "errno", None) in UNWRITTEN:
-            raise  # a problem with the folder, which the error names
+        if getattr(error, "errno", None) in UNWRITTEN or getattr(error, "filename", None):
+            raise  # a problem with the folder, or a missing archive, which the error names
         raise InputError(archive, f"the archive is damaged ({error})", "fetch it again") from error
     return sorted(written)

@@ -25,6 +25,7 @@ REFERENCES = {  # as cited in the methods paragraph: key in references.bib
     "OASIS; Marcus et al., 2007": "marcus2007oasis",
     "Mölder et al., F1000Research 10:33 (2021)": "molder2021snakemake",
 }
+Origin = Literal["bundled", "fine-tuned", "own"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ModelCard:
     version: str
     sha256: str
     licence: str
-    origin: Literal["bundled", "fine-tuned", "own"]
+    origin: Origin
 
 
 @cache
@@ -63,23 +64,20 @@ def _own_starts(entry: dict[str, Any]) -> list[str]:
 def model_card(described: dict[str, Any], identity: str) -> ModelCard:
     """Return the card of a model, by the content of its ``bundle.json`` and that file's SHA-256."""
     names, weights = _bundled()
-    made_by = str(described.get("quicknat", "unknown"))
+    views = described["views"].values()
+    starts = {start for view in views for start in (*view.get("ancestors", []), *_own_starts(view))}
+    grid = f"{described['protocol']}, {described['conform']['spacing_mm']:g} mm"
+    licence = BUNDLED_LICENCE
+    origin: Origin = "bundled"
     if identity in names:
         name = f"bundled model {names[identity]}"
-        return ModelCard(name, made_by, identity, BUNDLED_LICENCE, "bundled")
-    starts = {
-        start
-        for entry in described["views"].values()
-        for start in (*entry.get("ancestors", []), *_own_starts(entry))
-    }
-    grid = f"{described['protocol']}, {described['conform']['spacing_mm']:g} mm"
-    if {entry.get("sha256") for entry in described["views"].values()} & weights:
+    elif {view.get("sha256") for view in views} & weights:
         name = f"bundled weights with other settings ({grid})"
-        return ModelCard(name, made_by, identity, BUNDLED_LICENCE, "bundled")
-    if starts & weights:
-        name = f"model fine-tuned from the bundled weights ({grid})"
-        return ModelCard(name, made_by, identity, BUNDLED_LICENCE, "fine-tuned")
-    return ModelCard(f"own model ({grid})", made_by, identity, OWN_LICENCE, "own")
+    elif starts & weights:
+        name, origin = f"model fine-tuned from the bundled weights ({grid})", "fine-tuned"
+    else:
+        name, licence, origin = f"own model ({grid})", OWN_LICENCE, "own"
+    return ModelCard(name, str(described.get("quicknat", "unknown")), identity, licence, origin)
 
 
 def read_card(folder: str | Path) -> ModelCard | None:

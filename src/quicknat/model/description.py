@@ -11,20 +11,17 @@ from quicknat.config import Fraction, Network, Side
 from quicknat.validation import Checked
 
 
-def _file_here(name: str) -> str:
-    if not re.fullmatch(r"[^/\\]{1,99}", name):
-        raise ValueError("value should name a file here")
-    return name
+def _fits(pattern: str, what: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"value should {what}")
+        return text
+
+    return AfterValidator(check)
 
 
-def _digest(text: str) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", text):
-        raise ValueError("value should be a SHA-256")
-    return text
-
-
-FileHere = Annotated[str, AfterValidator(_file_here)]
-Sha256 = Annotated[str, AfterValidator(_digest)]
+FileHere = Annotated[str, _fits(r"[^/\\]{1,99}", "name a file here")]
+Sha256 = Annotated[str, _fits("[0-9a-f]{64}", "be a SHA-256")]
 NotNegative = Annotated[float, Field(ge=0)]
 Ranges = Annotated[list[list[float]], Field(min_length=2, max_length=2)]  # of each class
 

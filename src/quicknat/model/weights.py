@@ -83,23 +83,17 @@ def load_weights(
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         found = described.get("view"), list(described.get("classes", []))
     except Exception as error:  # safetensors raises many kinds; all mean the same here
-        raise InputError(
-            path, f"holds no weights ({_first_line(error)})", "copy or train it again"
-        ) from error
+        problem = f"holds no weights ({one_line(error)})"
+        raise InputError(path, problem, "copy or train it again") from error
     if found[0] != view:
-        raise InputError(
-            path, f"is for the {found[0] or 'unknown'} view, not the {view} one",
-            "give that view's own weights",
-        )  # fmt: skip
+        problem = f"is for the {found[0] or 'unknown'} view, not the {view} one"
+        raise InputError(path, problem, "give that view's own weights")
     if len(found[1]) != len(classes):
         raise InputError(path, f"has {len(found[1])} classes, not {len(classes)}", OWN_TABLE)
     for number, (theirs, ours) in enumerate(zip(found[1], classes, strict=True)):
         if theirs != ours:
-            raise InputError(
-                path,
-                f"is for another label table: its class {number} is '{theirs}', not '{ours}'",
-                OWN_TABLE,
-            )
+            problem = f"is for another label table: its class {number} is '{theirs}', not '{ours}'"
+            raise InputError(path, problem, OWN_TABLE)
     state = widened(state, network.settings.slices) if fewer_slices else state
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in state.items()}
@@ -111,11 +105,6 @@ def load_weights(
     if next(network.parameters()).is_meta:
         network.to_empty(device="cpu")
     network.load_state_dict(state)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines[1:] if line), lines[0]) if lines else type(error).__name__
 
 
 def _their_key(name: str, kind: SqueezeExcitation) -> str:
@@ -189,10 +178,9 @@ def read_authors_weights(path: str | Path) -> QuickNAT:
     except FileNotFoundError:
         raise InputError(path, "no such file", "check its path") from None
     except pickle.UnpicklingError as error:
-        raise InputError(
-            path, "holds more than tensors, so loading it would run its code",
-            "where you trust it, save its state_dict() with torch.save",
-        ) from error  # fmt: skip
+        problem = "holds more than tensors, so loading it would run its code"
+        fix = "where you trust it, save its state_dict() with torch.save"
+        raise InputError(path, problem, fix) from error
     except Exception as error:  # torch raises many kinds; all mean the same here
         reason = one_line(error)[:200]
         raise InputError(path, f"is no torch file ({reason})", "fetch it again") from error
