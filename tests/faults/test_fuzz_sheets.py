@@ -142,7 +142,7 @@ def validated(config: object) -> None:
     """As the workflow checks a configuration: it is usable, or refused in one line."""
     EXAMPLES[os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]] += 1
     try:
-        found = Config.read(config, notify=None)
+        found = Config.read(config)
         check_consistency(found)
     except InputError as error:
         text = str(error)
