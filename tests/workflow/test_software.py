@@ -83,18 +83,17 @@ def test_every_rule_names_an_environment_that_is_there():
             assert (ROOT / path[1]).is_file(), name
 
 
-def test_environments_of_our_own_code_get_our_own_code():
+def test_environment_of_our_own_code_gets_our_own_code():
     """The one of SAMSEG does not: there the `quicknat` of the outer environment starts it."""
-    for name in ("imaging", "torch"):
-        script = (ROOT / f"envs/{name}.post-deploy.sh").read_text()
-        assert "pip install" in script and '"${QUICKNAT_SOURCE:-.}"' in script
+    script = (ROOT / "envs/torch.post-deploy.sh").read_text()
+    assert "pip install" in script and '"${QUICKNAT_SOURCE:-.}"' in script
 
 
 @pytest.mark.slow
-def test_conda_makes_the_two_environments_of_a_run(tmp_path, environment, cohort):
+def test_conda_makes_the_environment_of_a_run(tmp_path, environment, cohort):
     done = run_snakemake(tmp_path, "--dry-run", "--sdm", "conda", overlay=cohort, env=environment)
     made = re.findall(r"Conda environment \S*(envs/\w+\.yaml) will be created", done.text)
-    assert sorted(made) == ["envs/imaging.yaml", "envs/torch.yaml"], done.text
+    assert made == ["envs/torch.yaml"], done.text
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ if METHOD == "atlas":
         benchmark:
             "<results>/benchmarks/auto_label/{scan}.tsv"
         conda:
-            "../../envs/imaging.yaml"
+            "../../envs/torch.yaml"
         params:
             atlases=lambda wc, input: [
                 part
@@ -46,7 +46,7 @@ else:
             "<results>/benchmarks/auto_label_external/{scan}.tsv"
         localrule: STORAGE
         conda:
-            f"../../envs/{'samseg' if METHOD == 'samseg' else 'imaging'}.yaml"
+            f"../../envs/{'samseg' if METHOD == 'samseg' else 'torch'}.yaml"
         threads: 4  # to limit parallel jobs: each needs up to 8 GB
         resources:
             gpu=0,
