@@ -90,13 +90,6 @@ def test_environment_of_our_own_code_gets_our_own_code():
 
 
 @pytest.mark.slow
-def test_conda_makes_the_environment_of_a_run(tmp_path, environment, cohort):
-    done = run_snakemake(tmp_path, "--dry-run", "--sdm", "conda", overlay=cohort, env=environment)
-    made = re.findall(r"Conda environment \S*(envs/\w+\.yaml) will be created", done.text)
-    assert made == ["envs/torch.yaml"], done.text
-
-
-@pytest.mark.slow
 def test_job_under_conda_runs_this_workflows_code_in_the_new_environment(
     tmp_path, environment, cohort
 ):
