@@ -52,13 +52,10 @@ else:
             gpu=0,
         params:
             **LABEL_TABLE,
-            image=row("image"),
-            orientation=row("orientation"),
             method=METHOD,
             subjects=config["auto_labels"]["subjects_dir"],
             license=untracked(config["auto_labels"]["license"]),
         shell:
-            "quicknat auto-label {input.scan:q} --method {params.method:q} --image {params.image:q}"
-            " --orientation={params.orientation:q} --protocol {params.protocol:q}"
+            "quicknat auto-label {input.scan:q} --method {params.method:q} --protocol {params.protocol:q}"
             " --subjects-dir {params.subjects:q} --license={params.license:q} --gpus {resources.gpu}"
             " --threads {threads} --output {output:q} &> {log:q}"
