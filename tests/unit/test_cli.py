@@ -116,9 +116,10 @@ def test_without_a_model_a_bundled_one_is_taken(option, model, tmp_path):
 
 
 def test_report_has_the_note_and_the_ages_beside_the_sheet(tmp_path, protocol):
-    made_up_results(tmp_path / "results", [one_scan("1", "segment")], protocol)
+    made_up_results(tmp_path / "results", [one_scan("1")], protocol)
+    rows = ["subject image labels label_convention split", "1 a.nii l.nii freesurfer test"]
     files = {
-        "cohort.tsv": "subject\timage\tsplit\n1\ta\tsegment\n",
+        "cohort.tsv": "\n".join(row.replace(" ", "\t") for row in rows),
         "cohort.md": "Labelled by hand.",
         "participants.tsv": "participant_id\tage\nsub-1\t71\n",
         "list.txt": "sub-1\n",
