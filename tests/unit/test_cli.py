@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers import LABELS, ROOT
-from made_up_results import made_up_results, one_scan
 from quicknat.cli import app
 
 
@@ -113,25 +112,6 @@ def test_without_a_model_a_bundled_one_is_taken(option, model, tmp_path):
     done = quicknat("segment", tmp_path / "no.nii", "--output", tmp_path / "out", *option)
     assert done.returncode == 1 and f"weights/{model} on " in done.stderr
     assert "not for commercial use" in done.stderr
-
-
-def test_report_has_the_note_and_the_ages_beside_the_sheet(tmp_path, protocol):
-    made_up_results(tmp_path / "results", [one_scan("1")], protocol)
-    rows = ["subject image labels label_convention split", "1 a.nii l.nii freesurfer test"]
-    files = {
-        "cohort.tsv": "\n".join(row.replace(" ", "\t") for row in rows),
-        "cohort.md": "Labelled by hand.",
-        "participants.tsv": "participant_id\tage\nsub-1\t71\n",
-        "list.txt": "sub-1\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    page = tmp_path / "results/report/index.html"
-    arguments = ["report", tmp_path / "cohort.tsv", "--results", tmp_path / "results", "--static"]
-    arguments += ["--segmented", tmp_path / "list.txt", "--output", page]
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    assert done.exit_code == 0, done.exception
-    assert "Labelled by hand." in page.read_text() and "age 71 to 71" in page.read_text()
 
 
 HEAVY = {"torch", "monai", "torchio", "SimpleITK", "matplotlib", "pandas", "scipy", "nibabel"}

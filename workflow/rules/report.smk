@@ -3,7 +3,6 @@
 # Makes:    results/report/index.html           the cohort
 #           results/report/{scan}.html          each segmented scan, except for those of chunks
 #           results/report/{figures,volumes,assets}/
-from quicknat.cohort.paths import beside
 from quicknat.package_data import SCORE_FIGURES
 from quicknat.report.inputs import ENDS, session_tables
 
@@ -11,8 +10,15 @@ from quicknat.report.inputs import ENDS, session_tables
 report: f"{TEMPLATES}/workflow.rst"
 
 
+# optional files of a cohort: a note on its scores, demographics, ages or dates of sessions
+COHORT_FILES = {
+    "note": Path(PATHS.sheet).with_suffix(".md"),
+    "participants": Path(PATHS.sheet).with_name("participants.tsv"),
+    "sessions": Path(PATHS.sheet).with_name("sessions.tsv"),
+}
 REPORT_OPTIONS = [
     *("--protocol", config["protocol"]),
+    *(f"--{name}={path}" for name, path in COHORT_FILES.items() if path.exists()),
     *([f"--given-model={config['model']}"] if RUN.model else []),
     *([] if config["report"]["interactive"] else ["--static"]),
     *(f"--chunk={chunk}" for chunk in PLAN.chunks),
@@ -117,7 +123,7 @@ rule report:
         contents=lambda wildcards: [
             RUN.label_table_digest,
             *map(file_digest, sorted(path for path in TEMPLATES.rglob("*") if path.is_file())),
-            *map(file_digest, beside(PATHS.sheet).values()),
+            *map(file_digest, COHORT_FILES.values()),
             *map(file_digest, session_tables(PLAN.scans.values(), PATHS.sheet)),
         ],
         interactive=config["report"]["interactive"],

@@ -121,6 +121,15 @@ def report(
         Path | None, typer.Option(help="index.html to write, with other files beside it.")
     ] = None,
     protocol: ProtocolFile = QUICKNAT28,
+    note: Annotated[
+        Path | None, typer.Option(help="Text file: how to read this cohort's scores.")
+    ] = None,
+    participants: Annotated[
+        Path | None, typer.Option(help="BIDS participants.tsv: age, sex, handedness.")
+    ] = None,
+    sessions: Annotated[
+        Path | None, typer.Option(help="Table of sessions: age or acq_time of each.")
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Table of verdicts, if bad scans were skipped.")
     ] = None,
@@ -142,9 +151,6 @@ def report(
 ) -> None:
     """Write the HTML report of a results folder, or one scan's page as a single file to mail.
 
-    It has a note on the scores (`cohort.md` beside `cohort.tsv`), and ages and dates of sessions
-    (`participants.tsv`, `sessions.tsv` there).
-
     Example: `quicknat report --single-file sub-01` writes `sub-01.html`, from the report in
     `results/report`. For the report itself see `workflow/rules/report.smk`, which makes its inputs.
     """
@@ -162,7 +168,6 @@ def report(
 
     from quicknat.cohort.check import BAD, read_verdicts
     from quicknat.cohort.participants import read_participants
-    from quicknat.cohort.paths import beside
     from quicknat.cohort.sheet import read_sheet
     from quicknat.failures import read_failed
     from quicknat.images.labels import Protocol
@@ -186,11 +191,10 @@ def report(
         tested = {scan.id for scan in scans if scan.split == "test"}
         shown = complete_scans(results, shown, tested)
         chunks = complete_chunks(results, chunk or ())
-    known = {kind: path for kind, path in beside(sheet).items() if path.exists()}
-    tables = {known[kind]: scans for kind in ("sessions", "participants") if kind in known}
+    tables = {path: scans for path in (sessions, participants) if path}
     inputs = ReportInputs(
         title=f"QuickNAT on the cohort '{sheet.stem}'",
-        note=read_note(known["note"]) if "note" in known else "",
+        note=read_note(note) if note else "",
         results=results,
         scans=scans,
         segmented=shown,
@@ -199,8 +203,8 @@ def report(
         skipped=skipped,
         failed=failures,
         people=(
-            read_participants(known["participants"], [scan.subject for scan in scans])
-            if "participants" in known
+            read_participants(participants, [scan.subject for scan in scans])
+            if participants
             else pd.DataFrame()
         ),
         times=read_times(tables, session_tables(scans, sheet)),

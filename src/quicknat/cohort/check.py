@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from quicknat.cohort.examine import File, Finding, examine_files, explain
-from quicknat.cohort.participants import read_participants, repeated_participants
-from quicknat.cohort.paths import CohortPaths, beside, find_all, find_one
+from quicknat.cohort.participants import PARTICIPANTS, read_participants, repeated_participants
+from quicknat.cohort.paths import CohortPaths, find_all, find_one
 from quicknat.cohort.sheet import LOCAL, Fault, Scan, examine_sheet, side
 from quicknat.errors import InputError
 from quicknat.files import columns, read_records, write_records
@@ -177,7 +177,7 @@ def check_scans(
 
 def _check_participants(sheet: str, scans: Sequence[Scan]) -> list[Verdict]:
     """Return verdicts on the table of participants, and a warning if several may be one."""
-    table = beside(sheet)["participants"]
+    table = Path(sheet).parent / PARTICIPANTS
     found = [(sheet, WARNING, repeated_participants(scans))]
     if table.exists():
         subjects = list(dict.fromkeys(scan.subject for scan in scans))

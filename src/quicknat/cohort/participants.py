@@ -15,6 +15,7 @@ from quicknat.cohort.naming import letters_and_digits, name_parts, possible_visi
 from quicknat.cohort.sheet import Scan, read_table, side
 from quicknat.errors import InputError, notice
 
+PARTICIPANTS = "participants.tsv"
 NAMED = 3  # examples in a message
 # data sets of the same people, by the names of their subjects in our sheets. All 35 scans of MALC
 # are of OASIS-1 participants; they are among the 45 training scans in the README of SLANT

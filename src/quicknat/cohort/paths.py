@@ -62,16 +62,6 @@ def with_header(path: Path) -> list[Path]:
     return [path, *filter(Path.exists, headers)] if path.suffix.lower() == ".img" else [path]
 
 
-def beside(sheet: str | Path) -> dict[str, Path]:
-    """Return the files that may lie beside a sheet: a note on its scores, ages, dates of sessions.
-
-    They are in BIDS' form, but for the note: a text file with the name of the sheet.
-    """
-    sheet = Path(sheet)
-    tables = {name: sheet.with_name(f"{name}.tsv") for name in ("participants", "sessions")}
-    return {"note": sheet.with_suffix(".md"), **tables}
-
-
 @dataclass(frozen=True)
 class CohortPaths:
     """A sheet, its sources by name, and the folders of their files.
