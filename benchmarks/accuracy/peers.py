@@ -20,6 +20,7 @@ Without a GPU, time is CPU time: see ``our_run.Stopwatch``.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -33,7 +34,6 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from choices import unweighted
 from our_run import OurRun, Segmenter, parameters
 from peer_networks import train_network
 
@@ -41,7 +41,8 @@ from quicknat.files import written_whole
 from quicknat.hardware import device_name, gpu_works, keep_freed_memory
 from quicknat.images.conform import load_conformed, record_grid
 from quicknat.images.slices import VIEWS
-from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.model.bundle import Bundle, load_bundle, read_description
+from quicknat.model.losses import prior_offsets
 from quicknat.segmentation.inference import segment
 
 CORONAL = {"coronal": 1.0, "axial": 0.0, "sagittal": 0.0}  # weights of the views
@@ -68,6 +69,18 @@ def segmenter(bundle: Bundle) -> Segmenter:
         return segment(bundle, image, grid.affine, record_grid(record)).labels
 
     return labels
+
+
+def unweighted(bundle: Bundle, model: Path, fraction: float) -> Bundle:
+    """Return the model with this prior correction (its own is 0)."""
+    described = read_description(model)
+    if described["prior_correction"]:
+        raise SystemExit(f"{model}: was made with a prior correction already")
+    networks = {view: copy.deepcopy(network) for view, network in bundle.networks.items()}
+    for view, network in networks.items():
+        offsets = prior_offsets(described["views"][view]["class_weights"], fraction)
+        network.get_parameter("classifier.bias").data += offsets
+    return replace(bundle, networks=networks)
 
 
 def measure_ours(run: OurRun, ours: Bundle) -> tuple[Tables, Facts]:

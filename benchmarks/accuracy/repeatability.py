@@ -3,14 +3,12 @@
     python benchmarks/accuracy/repeatability.py T1w.nii.gz OTHER.nii.gz --output repeat.tsv
 
 Turning changes the header alone, as if the head had lain otherwise: nothing is interpolated but by
-the segmentation itself, and all label maps of a scan lie on the same voxels. Scans that really were
-repeated are compared with ``--retest FIRST --retest SECOND``, by volume alone.
+the segmentation itself, and all label maps of a scan lie on the same voxels.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -57,56 +55,40 @@ def noisy(volume: Volume, random: np.random.Generator) -> Volume:
     return replace(volume, data=np.hypot(data + real, imaginary))
 
 
-def compare(
-    one: np.ndarray, other: np.ndarray, names: list[str], voxel_mm3: Sequence[float] = (1, 1)
-) -> Iterator[dict]:
-    """Per structure the change of volume, in percent of the two volumes' mean."""
-    for index, name in enumerate(names[1:], start=1):
-        a, b = (
-            (part == index).sum() * size for part, size in zip((one, other), voxel_mm3, strict=True)
-        )
-        if a + b:
-            yield {"structure": name, "change_percent": 200 * abs(a - b) / (a + b)}
+def compare(one: np.ndarray, other: np.ndarray, names: list[str], scan: str) -> pd.DataFrame:
+    """Per structure Dice, and the change of volume in percent of the two volumes' mean."""
+    a, b = (np.bincount(part.ravel(), minlength=len(names)) for part in (one, other))
+    dice, _ = overlap(count_pairs(other, one, len(names), scan))
+    table = pd.DataFrame(
+        {
+            "structure": names,
+            "change_percent": 200 * abs(a - b) / np.maximum(a + b, 1),
+            "dice": dice,
+        }
+    )
+    return table[a + b > 0].iloc[1:]
 
 
 def main(
-    scans: Annotated[list[Path] | None, typer.Argument(help="T1w scans.")] = None,
+    scans: Annotated[list[Path], typer.Argument(help="T1w scans.")],
     output: Annotated[Path, typer.Option(help="TSV of all changes.")] = Path("repeat.tsv"),
     model: ModelFolder = BUNDLED_MODEL,
-    retest: Annotated[
-        list[Path] | None, typer.Option(help="Two scans of one participant; give it twice a pair.")
-    ] = None,
     times: Annotated[int, typer.Option(min=1, help="Copies of each kind.")] = 3,
     threads: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Segment every scan and its changed copies, and print how far volumes move."""
     torch.set_num_threads(threads)
     bundle = load_bundle(model)
-    names = bundle.protocol.names
-    rows = []
-    for path in scans or []:
+    parts = []
+    for path in scans:
         volume = read_volume(path)
         first = labels_of(bundle, volume)
         for kind, number in itertools.product((turned, noisy), range(times)):
-            copy = kind(volume, np.random.default_rng(number))
-            second = labels_of(bundle, copy)
-            dice, _ = overlap(count_pairs(second, first, len(names), path.name))
-            rows += [
-                {"scan": path.name, "change": kind.__name__, **row,
-                 "dice": dice[names.index(row["structure"])]}
-                for row in compare(first, second, names)
-            ]  # fmt: skip
+            second = labels_of(bundle, kind(volume, np.random.default_rng(number)))
+            found = compare(first, second, bundle.protocol.names, path.name)
+            parts.append(found.assign(scan=path.name, change=kind.__name__))
             print(path.name, kind.__name__, number, flush=True)
-    pairs = retest or []
-    for one, other in zip(pairs[::2], pairs[1::2], strict=True):
-        volumes = [read_volume(path) for path in (one, other)]
-        sizes = [abs(float(np.linalg.det(v.affine[:3, :3]))) for v in volumes]
-        first, second = (labels_of(bundle, volume) for volume in volumes)
-        rows += [
-            {"scan": one.name, "change": "retest", "dice": np.nan, **row}
-            for row in compare(first, second, names, sizes)
-        ]
-    table = pd.DataFrame(rows)
+    table = pd.concat(parts)[["scan", "change", "structure", "change_percent", "dice"]]
     table.to_csv(output, sep="\t", index=False, float_format="%.4f")
     print(
         "| change | scans | median change of volume | mean | 95 % interval | Dice |\n|-|-|-|-|-|-|"

@@ -1,7 +1,6 @@
 """What a run of the whole workflow on small real heads leaves (its fixture is in conftest.py)."""
 
 import json
-import os
 
 import pandas as pd
 import pytest
@@ -54,20 +53,3 @@ def test_snakemake_report(project):
     page = (project.folder / "report.html").read_text()
     assert "Training" in page and "Segmentations" in page
     assert "star" in page  # of the caption of the learning curves
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("arguments", "ran"),
-    [
-        (("--until", "slice", "--forcerun", "convert"), "slice"),
-        (("--forcerun", "curves", "pictures", "metrics"), "report"),
-    ],
-)
-def test_imaging_environment(project, arguments, ran):
-    """Rules of the environment without torch do without it."""
-    for name in ("torch", "torchio", "monai"):
-        (project.folder / "blocked").mkdir(exist_ok=True)
-        (project.folder / f"blocked/{name}.py").write_text("raise ImportError('blocked')")
-    project.env = os.environ | {"PYTHONPATH": str(project.folder / "blocked")}
-    assert f"(Rule: {ran})" in project.run("--verbose", *arguments)

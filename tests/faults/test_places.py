@@ -75,8 +75,8 @@ def commands(tmp_path, stand_in, stack, monkeypatch):
     with tarfile.open(archive, "w") as tar:
         tar.add(scan, "scan.nii.gz")
     table = tmp_path / "sources.tsv"
-    row = f"a\tfile\t{archive.as_uri()}\tsha256:{sha256(archive)}"
-    table.write_text(f"source\tkind\turl\tchecksum\n{row}\n")
+    row = f"a\tfile\t{archive.as_uri()}\t*\tsha256:{sha256(archive)}"
+    table.write_text(f"source\tkind\turl\tmembers\tchecksum\n{row}\n")
 
     def run(name, folder):
         return quicknat(*{

@@ -3,7 +3,6 @@
 import re
 import tomllib
 
-import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -36,14 +35,18 @@ def test_lock_pins_every_dependency_to_a_version_that_the_project_allows():
         assert requirement.specifier.contains(Version(versions[requirement.name.lower()]))
 
 
-@pytest.mark.parametrize("name", ["imaging", "torch"])
-def test_conda_environment_asks_for_the_same_versions(name):
-    described = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
-    *lines, last = described["dependencies"]
-    if isinstance(last, dict):  # of pip alone
-        assert {Requirement(line) for line in last["pip"]} <= set(EXTRAS)
-        last = "pip"
-    for line in [*lines, last]:
+def test_lock_pulls_no_cuda_and_no_torchvision():
+    unwanted = [
+        name for name in locked() if re.search(r"nvidia|cuda|triton|^torch(vision)?$", name)
+    ]
+    assert unwanted == []
+
+
+def test_conda_environment_has_every_dependency_in_the_same_versions():
+    described = yaml.safe_load((ROOT / "envs" / "torch.yaml").read_text())
+    *lines, of_pip = described["dependencies"]
+    assert {Requirement(line) for line in of_pip["pip"]} <= set(EXTRAS)
+    for line in lines:
         package, _, version = line.partition(" ")
         if package == "pip":
             continue
@@ -52,11 +55,7 @@ def test_conda_environment_asks_for_the_same_versions(name):
             continue
         requirement = LIBRARY[CONDA_NAMES.get(package, package)]
         assert version == str(requirement.specifier), package
-
-
-def test_torch_environment_holds_every_dependency_of_training():
-    described = yaml.safe_load((ROOT / "envs" / "torch.yaml").read_text())
-    names = {line.split(" ")[0] for line in described["dependencies"]}
+    names = {line.split(" ")[0] for line in lines}
     train = {Requirement(line).name.lower() for line in OPTIONAL["train"]}
     assert DEPENDENCIES.keys() | train <= {CONDA_NAMES.get(name, name) for name in names}
 

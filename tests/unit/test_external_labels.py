@@ -92,7 +92,7 @@ def arguments(folder):
 
 @pytest.fixture
 def conformed(tmp_path, scan):
-    """The conformed scan, the raw one, and the conformed grid."""
+    """The conformed scan and its grid."""
     raw = save(tmp_path / "raw.nii.gz", scan.data.astype(np.int16), scan.affine)
     image, grid, record = conform_file(raw, "", 8.0, 32)
     affine = grid.affine.copy()
@@ -101,7 +101,7 @@ def conformed(tmp_path, scan):
     path = tmp_path / "sub-01_ses-2_space-conformed_T1w.nii.gz"
     save_nifti(path, image, grid)
     path.with_name("sub-01_ses-2_space-conformed_T1w.json").write_text(json.dumps(record))
-    return path, raw, grid
+    return path, grid
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -109,8 +109,8 @@ def test_stand_in_labels_become_classes_on_the_conformed_grid(
     method, provide, conformed, settings, labels, protocol
 ):
     provide(method)
-    path, raw, grid = conformed
-    found = label_scan(path, raw, "", protocol, method, settings)
+    path, grid = conformed
+    found = label_scan(path, protocol, method, settings)
     truth = conform_labels(labels, "freesurfer", protocol, grid)[1]
     np.testing.assert_array_equal(found, truth)
     assert len(np.unique(found)) > 20
@@ -146,7 +146,12 @@ def test_stated_orientation_of_an_analyze_scan_reaches_the_stand_in(
     picture = nib.AnalyzeImage(flipped, None)
     picture.header.set_zooms((4, 4, 4))
     nib.save(picture, tmp_path / "raw.img")
-    label_scan(conformed[0], tmp_path / "raw.img", "LAS", protocol, "samseg", settings)
+    path, _ = conformed
+    sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
+    record = json.loads(sidecar.read_text())
+    record |= {"source": str(tmp_path / "raw.img"), "orientation": "LAS"}
+    sidecar.write_text(json.dumps(record))
+    label_scan(path, protocol, "samseg", settings)
     seen = nib.load(tmp_path / "seen.nii.gz")
     assert nib.aff2axcodes(seen.affine) == ("L", "A", "S") and seen.header["sform_code"] == 1
     np.testing.assert_array_equal(np.asarray(seen.dataobj), flipped)
@@ -233,7 +238,7 @@ def test_labels_that_lie_beside_the_scan_are_refused(settings, conformed, labels
     elsewhere[0, 3] += 600
     nib.save(nib.MGHImage(labels.data, elsewhere), aseg)
     with pytest.raises(InputError, match=r"aseg\.mgz: does not overlap its scan"):
-        label_scan(*conformed[:2], "", protocol, "recon-all", settings)
+        label_scan(conformed[0], protocol, "recon-all", settings)
 
 
 @pytest.mark.case(47)
@@ -263,14 +268,14 @@ def test_lock_of_a_killed_recon_all_is_removed(host, provide, scan, settings):
 def test_stopped_recon_all_leaves_neither_process_nor_lock(
     number, provide, conformed, tmp_path, settings
 ):
-    path, raw, _ = conformed
+    path, _ = conformed
     lock = settings.subjects_dir / "sub-01_ses-2/scripts/IsRunning.lh+rh"
     work = (
         f'mkdir -p "{lock.parent}"; echo "HOST node17" > "{lock}"; echo $$ > FOLDER/pid; sleep 99'
     )
     provide("recon-all", last_line=f"{work} & wait")
     command = [sys.executable, "-m", "quicknat", "auto-label", path, "--method", "recon-all"]
-    command += ["--output", tmp_path / "dseg.nii.gz", "--image", raw, "--license", settings.license]
+    command += ["--output", tmp_path / "dseg.nii.gz", "--license", settings.license]
     command += ["--protocol", LABELS / "quicknat28.tsv", "--subjects-dir", settings.subjects_dir]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

@@ -254,8 +254,8 @@ def command(tmp_path, by_hand, output):
     """`quicknat download` of a source that no network gives, with an environment of choice."""
     table = tmp_path / "sources.tsv"
     table.write_text(
-        "source\tkind\turl\tmirrors\tchecksum\n"
-        f"one\thttps\thttps://x.invalid/a.zip\tfile:///no, {by_hand.as_uri()}/mirror\t{SHA256}\n"
+        "source\tkind\turl\tmembers\tmirrors\tchecksum\n"
+        f"one\thttps\thttps://x.invalid/a.zip\t*\tfile:///no, {by_hand.as_uri()}/mirror\t{SHA256}\n"
     )
 
     def run(*options, **environment):

@@ -6,7 +6,7 @@ import pytest
 
 from helpers import LABELS
 from in_process import quicknat
-from quicknat.images.volumes import read_volume
+from quicknat.images.volumes import Volume, read_volume
 from quicknat.synthesis.warping import warp
 
 BRIGHTNESS = np.array([0, 200, 120, 40], np.float32)  # air, white matter, cortex, a ventricle
@@ -24,13 +24,14 @@ def test_small_ventricle_grows_to_that_of_the_other_brain_and_stays_dark():
     young, old = brain(4), brain(8)
     noise = np.random.default_rng(0).normal(0, 5, young.shape)
     image = (BRIGHTNESS[young] + noise).astype(np.float32)
-    copy, classes = warp(image, young, old, spacing_mm=4.0)
+    volumes = [Volume(data, np.diag([4.0, 4, 4, 1]), None) for data in (image, young, old)]
+    copy, classes, _ = warp(*volumes, spacing_mm=4.0)
     grown = (classes == 3).sum() / (old == 3).sum()
     assert 0.7 < grown < 1.3 and (young == 3).sum() < 0.3 * (old == 3).sum()
     assert set(np.unique(classes)) == {0, 1, 2, 3}
     for index in range(4):  # what is deformed alike still fits
         assert abs(np.median(copy[classes == index]) - BRIGHTNESS[index]) < 15
-    again = warp(image, young, old, spacing_mm=4.0)
+    again = warp(*volumes, spacing_mm=4.0)
     np.testing.assert_array_equal(again[0], copy)
     np.testing.assert_array_equal(again[1], classes)
 

@@ -19,7 +19,7 @@ if METHOD == "atlas":
         benchmark:
             "<results>/benchmarks/auto_label/{scan}.tsv"
         conda:
-            "../../envs/imaging.yaml"
+            "../../envs/torch.yaml"
         params:
             atlases=lambda wc, input: [
                 part
@@ -46,19 +46,16 @@ else:
             "<results>/benchmarks/auto_label_external/{scan}.tsv"
         localrule: STORAGE
         conda:
-            f"../../envs/{'samseg' if METHOD == 'samseg' else 'imaging'}.yaml"
+            f"../../envs/{'samseg' if METHOD == 'samseg' else 'torch'}.yaml"
         threads: 4  # to limit parallel jobs: each needs up to 8 GB
         resources:
             gpu=0,
         params:
             **LABEL_TABLE,
-            image=row("image"),
-            orientation=row("orientation"),
             method=METHOD,
             subjects=config["auto_labels"]["subjects_dir"],
             license=untracked(config["auto_labels"]["license"]),
         shell:
-            "quicknat auto-label {input.scan:q} --method {params.method:q} --image {params.image:q}"
-            " --orientation={params.orientation:q} --protocol {params.protocol:q}"
+            "quicknat auto-label {input.scan:q} --method {params.method:q} --protocol {params.protocol:q}"
             " --subjects-dir {params.subjects:q} --license={params.license:q} --gpus {resources.gpu}"
             " --threads {threads} --output {output:q} &> {log:q}"

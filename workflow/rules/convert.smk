@@ -17,7 +17,7 @@ rule convert:
         "<results>/benchmarks/convert/{scan}.tsv"
     localrule: STORAGE
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         image=row("image"),
         orientation=row("orientation"),
@@ -44,7 +44,7 @@ rule convert_labels:
         "<results>/benchmarks/convert_labels/{scan}.tsv"
     localrule: STORAGE
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         **LABEL_TABLE,
         labels=row("labels"),

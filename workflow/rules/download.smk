@@ -27,7 +27,7 @@ rule download:
         source=ARCHIVES,
     localrule: True
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         sources=untracked(RUN.sources),
         # no mirrors, so that a new one does not rerun this; no password, since logs show this
@@ -52,7 +52,7 @@ rule unpack:
         source=ARCHIVES,
     localrule: STORAGE
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         sources=untracked(RUN.sources),
         members=lambda wc: [

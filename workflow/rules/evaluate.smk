@@ -44,7 +44,7 @@ rule metrics:
     benchmark:
         "<results>/benchmarks/metrics/all.tsv"
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     shell:
         "{{ quicknat gather <(printf '%s\\n' {input.scores:q}) --output {output.scores:q};"
         " quicknat gather <(printf '%s\\n' {input.views:q}) --output {output.views:q};"

@@ -31,7 +31,7 @@ rule pictures:
         "<results>/benchmarks/pictures/{scan}.tsv"
     localrule: STORAGE  # it reads the original
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         protocol=untracked(config["protocol"]),
         table=RUN.label_table_digest,

@@ -44,7 +44,7 @@ rule curves:
     benchmark:
         "<results>/benchmarks/curves/all.tsv"
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     shell:
         "quicknat curves {input:q} --output {output.png:q} &> {log:q}"
 
@@ -71,7 +71,7 @@ rule score_figures:
     benchmark:
         "<results>/benchmarks/score_figures/all.tsv"
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         **LABEL_TABLE,
         sheet=untracked(PATHS.sheet),
@@ -106,7 +106,7 @@ rule report:
         "<results>/benchmarks/report/page.tsv"
     localrule: STORAGE
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         # contents of files instead of paths, so that they can be moved
         sheet=untracked(PATHS.sheet),

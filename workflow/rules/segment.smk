@@ -114,7 +114,7 @@ rule volumes:
     benchmark:
         "<results>/benchmarks/volumes/all.tsv"
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         folder=subpath(output.volumes, parent=True),
     shell:

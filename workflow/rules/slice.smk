@@ -19,7 +19,7 @@ rule slice:
     benchmark:
         "<results>/benchmarks/slice/{scan}.tsv"
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         **LABEL_TABLE,
         size=config["slices"]["size"],
@@ -44,7 +44,7 @@ rule slice_tissues:
         "<results>/benchmarks/slice_tissues/{scan}.tsv"
     localrule: STORAGE
     conda:
-        "../../envs/imaging.yaml"
+        "../../envs/torch.yaml"
     params:
         **LABEL_TABLE,
         labels=row("labels"),

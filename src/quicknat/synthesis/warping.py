@@ -37,8 +37,8 @@ def grid_around(classes: Volume, spacing_mm: float) -> Grid:
 
 
 def warp(
-    image: np.ndarray, classes: np.ndarray, like: np.ndarray, spacing_mm: float, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+    image: Volume, classes: Volume, like: Volume, spacing_mm: float, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray, Grid]:
     """Warp a scan and its labels to the shape of another label map.
 
     Images made from the label maps are registered, in which each structure has its mean intensity
@@ -46,51 +46,38 @@ def warp(
     the other map only approximately.
 
     Args:
-        image: float32 (X, Y, Z), RAS+.
-        classes: uint8 class indices, same shape.
-        like: uint8 class indices of the other map, on its own grid of the same spacing.
-        spacing_mm: voxel size.
+        image, classes: scan, and its class indices (uint8), on any grids.
+        like: class indices of the other map.
+        spacing_mm: voxel size of the result.
         threads: for SimpleITK.
 
     Returns:
-        The image and its classes on the grid of `like`, float32 and uint8.
+        Image (float32), classes (uint8), and their grid, around the labels of `like`.
+
+    Raises:
+        InputError: a map has no labels.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    count = int(max(classes.max(), like.max())) + 1
-    voxels = np.bincount(classes.ravel(), minlength=count)
-    brightness = np.bincount(classes.ravel(), image.ravel(), count) / np.maximum(voxels, 1)
+    here, there = (grid_around(volume, spacing_mm) for volume in (classes, like))
+    data, own = resample(image, here), resample_labels(classes, here)
+    other = resample_labels(like, there)
+    count = int(max(own.max(), other.max())) + 1
+    voxels = np.bincount(own.ravel(), minlength=count)
+    brightness = np.bincount(own.ravel(), data.ravel(), count) / np.maximum(voxels, 1)
     brightness[0] = 0
     fixed, moving = (
         sitk.SmoothingRecursiveGaussian(
             to_image(brightness[labels].astype(np.float32), spacing_mm), BLUR_MM
         )
-        for labels in (like, classes)
+        for labels in (other, own)
     )
     affine = affine_map(fixed, moving, seed=0)
     moved = sitk.Resample(moving, fixed, affine, sitk.sitkLinear)
     smooth = deformation(fixed, moved, ITERATIONS, SMOOTHNESS)
     transform = sitk.CompositeTransform([affine, smooth])
-    picture, labels = to_image(image.astype(np.float32), spacing_mm), to_image(classes, spacing_mm)
+    picture, labels = to_image(data.astype(np.float32), spacing_mm), to_image(own, spacing_mm)
     return (
         sitk.GetArrayFromImage(sitk.Resample(picture, fixed, transform, sitk.sitkLinear)),
         sitk.GetArrayFromImage(sitk.Resample(labels, fixed, transform, sitk.sitkLabelLinear)),
+        there,
     )
-
-
-def warp_scan(
-    image: Volume, classes: Volume, like: Volume, spacing_mm: float, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """Warp volumes on any grids to voxels of this size, see :func:`warp`.
-
-    Returns:
-        Image (float32), classes (uint8), and their grid.
-
-    Raises:
-        InputError: a map has no labels.
-    """
-    here, there = (grid_around(volume, spacing_mm) for volume in (classes, like))
-    data, found = warp(
-        resample(image, here), resample_labels(classes, here), resample_labels(like, there),
-        spacing_mm, threads,
-    )  # fmt: skip
-    return data, found, there

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from quicknat.config import current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 
@@ -79,7 +78,7 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
             saved = json.loads(record.read_bytes())
             if sha256(path) != saved["sha256"]:
                 raise ValueError("its checksum is wrong")
-            changes = differences(current_settings(saved["fingerprint"], record), fingerprint)
+            changes = differences(saved["fingerprint"], fingerprint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: ignored, because it is damaged (%s)", path, error)
             continue
