@@ -1,8 +1,9 @@
-"""All settings of a run: names, defaults, bounds, descriptions."""
+"""All settings of a run: names, also those of earlier versions, defaults, bounds, descriptions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +11,9 @@ from pydantic import ConfigDict, Field
 
 from quicknat.errors import InputError
 from quicknat.reruns import stable_path
-from quicknat.validation import Checked, checked
+from quicknat.validation import Checked, checked, dotted, shown
+
+log = logging.getLogger(__name__)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(multiple_of=16)]
@@ -22,12 +25,18 @@ class Settings(Checked):
     model_config = ConfigDict(extra="forbid")
 
     @classmethod
-    def read(cls, values: Any, where: str | Path = "configuration") -> Self:
+    def read(
+        cls,
+        values: Mapping[str, Any],
+        where: str | Path = "configuration",
+        notify: Callable[[str], object] | None = log.warning,
+    ) -> Self:
         """Return validated settings with defaults filled in.
 
         Args:
-            values: parsed YAML or JSON.
+            values: parsed YAML or JSON; sections are mappings.
             where: origin of the settings, named in messages.
+            notify: called with a notice for each setting with an old name; None: no notices.
 
         Raises:
             InputError: a key is unknown or missing, or a value is not allowed; the outermost
@@ -35,7 +44,7 @@ class Settings(Checked):
         """
         if not isinstance(values, Mapping):  # an empty YAML file, for example
             raise InputError(where, "is not a mapping of settings", "write 'key: value' lines")
-        return checked(cls, values, where)
+        return checked(cls, current_settings(values, where, notify), where)
 
 
 class Conform(Settings):
@@ -56,10 +65,11 @@ class Report(Settings):
 
 
 class AutoLabels(Settings):
-    method: Literal["atlas", "recon-all", "synthseg", "samseg"] = "atlas"
+    method: Literal["atlas", "recon-all", "synthseg", "samseg", "precomputed"] = "atlas"
     """How to label pre-training scans that have no labels. atlas: multi-atlas registration and
     majority vote (minutes); recon-all (hours), synthseg (minutes): FreeSurfer, which must be on
-    PATH; samseg: in an environment of its own (10 to 25 minutes)."""
+    PATH; samseg: in an environment of its own (10 to 25 minutes); precomputed: do not label, the
+    sheet must list labels for every scan."""
     atlases: list[str] = Field([])
     """atlas: labelled training scans (sub-X) to register to each unlabelled scan."""
     license: str = ""
@@ -239,3 +249,62 @@ def check_consistency(config: Config) -> None:
     total = weights.axial + weights.coronal + weights.sagittal
     if abs(total - 1) > 1e-6:
         raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
+
+
+# of earlier versions, in configurations and model files: names, values
+RENAMED = {"dice_over": "dice_reduction", "mirror": "flip", "step_epochs": "lr_step_epochs"}
+VALUES = {
+    "squeeze_excitation": {"NONE": "none", "CSE": "cse", "SSE": "sse", "CSSE": "scse"},
+}
+# removed settings: the value that equals current behaviour, and what to do about others
+GONE = {
+    "accumulate": (1, "remove it, and raise 'batch_size' instead"),
+    "devices": (1, "remove it: each view uses one GPU, and 'batch_size' is the slices of a step"),
+    "kernel": (5, "remove it: the large convolutions are always 5 × 5"),
+    "keep_slices": (None, "remove it: slices are always kept"),
+    "workers": (None, "remove it: batches are made on the training's device"),
+}
+FREEZE = "copy results/model to another folder, and set 'model' to it"
+
+
+def current_settings(
+    values: Mapping[str, Any],
+    where: str | Path,
+    notify: Callable[[str], object] | None = None,
+    section: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return settings of any version, including those in sections, under their current names.
+
+    Args:
+        values: settings under old or new names; unknown ones are kept.
+        where: origin of the settings, named in messages.
+        notify: called with a notice for each old or removed name; None: no notices.
+        section: the section of these settings.
+
+    Raises:
+        InputError: a setting asks for a removed feature, or is given under both names.
+    """
+    found: dict[str, Any] = {}
+    notice = notify or (lambda line: None)
+    for key, value in values.items():
+        path = dotted([*section, key])
+        if key in GONE:
+            harmless, fix = GONE[key]
+            if harmless is not None and value != harmless:
+                raise InputError(where, f"'{path}' is {shown(value)}, but was removed", fix)
+            notice(f"{where}: '{path}' is no longer a setting; remove it")
+            continue
+        if key == "new_scans" and value == "freeze":
+            raise InputError(where, f"'{path}' is freeze, which was removed", FREEZE)
+        name = RENAMED.get(key, key)
+        if name != key:
+            if name in values:
+                raise InputError(where, f"'{path}' is the old name of '{name}'", "remove it")
+            notice(f"{where}: '{path}' is now '{dotted([*section, name])}'; please rename it")
+        if isinstance(value, str) and value in VALUES.get(name, {}):
+            notice(f"{where}: '{path}: {value}' is now '{VALUES[name][value]}'; please rename it")
+            value = VALUES[name][value]
+        if isinstance(value, dict) and not section:
+            value = current_settings(value, where, notify, (key,))
+        found[name] = value
+    return found

@@ -155,9 +155,12 @@ def atlases(config: Config, unlabelled: Sequence[str], train: Sequence[str]) -> 
     Raises:
         InputError: there are scans to label, but no way to do it is configured.
     """
-    chosen = config.auto_labels.atlases
-    if not unlabelled or config.auto_labels.method != "atlas":
+    method, chosen = config.auto_labels.method, config.auto_labels.atlases
+    if not unlabelled or method not in ("atlas", "precomputed"):
         return ()
+    if method == "precomputed":
+        problem = f"{unlabelled[0]} has no labels, and 'auto_labels.method' is precomputed"
+        raise InputError(config.sheet, problem, "add its labels, or choose another method")
     if not chosen or set(chosen) - set(train):
         problem = f"{unlabelled[0]} has no labels, and 'auto_labels.atlases' is {chosen}"
         raise InputError("configuration", problem, f"allowed: {', '.join(train)}")

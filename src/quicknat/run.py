@@ -74,7 +74,7 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
     Raises:
         InputError: names the first problem.
     """
-    chosen = Config.read(config)
+    chosen = Config.read(config, notify=log.warning if check else None)  # jobs need not repeat it
     if check:
         check_temporary_folder()
     model = _model_path(chosen.model, base)

@@ -108,9 +108,12 @@ def decide_no_weight(project):
 
 
 def old_names(project):
-    """Return to the column names of earlier versions."""
+    """Return to the names of earlier versions."""
     project.header = project.header.replace("label_convention", "protocol")
     project.header = project.header.replace("split", "use").replace("participant", "person")
+    project.set("training", dice_over="batch", mirror=False, accumulate=1)
+    project.set("network", squeeze_excitation="CSSE")
+    project.settings["keep_slices"] = False
 
 
 def all_that_reruns_nothing(project):

@@ -119,6 +119,24 @@ def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(files, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("kernel", "refusal"),
+    [(5, None), (7, "'kernel' is 7, but was removed"), ([], "'kernel' is")],
+)
+def test_network_of_an_earlier_version_is_read_unless_its_kernel_is_another(
+    files, model, tmp_path, kernel, refusal
+):
+    write(tmp_path, with_network(files, squeeze_excitation="CSSE", kernel=kernel))
+    if refusal is None:
+        ours, theirs = (load_bundle(folder).networks["coronal"] for folder in (model, tmp_path))
+        assert ours.settings == theirs.settings
+        return
+    with pytest.raises(
+        InputError, match=rf"bundle\.json: {refusal}.*; remove it: the large convolutions"
+    ):
+        load_bundle(tmp_path)
+
+
 @functools.cache
 def reference() -> bytes:
     with tempfile.TemporaryDirectory() as folder:

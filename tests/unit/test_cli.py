@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from helpers import LABELS, ROOT
 from quicknat.cli import app
+from quicknat.cli.app import current_names
 
 
 def quicknat(*arguments):
@@ -83,6 +84,30 @@ MISUSE = [
 def test_misuse_exits_with_status_2_and_says_what_is_wrong(arguments, reason):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2 and reason in done.output
+
+
+OLD_NAMES = {
+    "reshape": ["reshape", "a.nii", "--numbering", "freesurfer"],
+    "--use": ["sheet", "absent", "--use", "train", "--protocol=freesurfer"],
+    "--numbering": ["convert-labels", "a.nii", "--numbering=freesurfer"],
+    "--like-numbering": ["warp", "a.nii", "--like-numbering", "freesurfer"],
+}
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_old_name_is_read_with_a_notice_and_hidden_from_the_help(name, monkeypatch, caplog):
+    monkeypatch.delenv("QUICKNAT_NOTICES", raising=False)
+    done = CliRunner().invoke(app, OLD_NAMES[name])
+    assert "No such" not in done.output
+    assert any(f"{name}' is now '" in line for line in caplog.messages), caplog.text
+    command = OLD_NAMES[name][0].replace("reshape", "warp")
+    assert f"{name} " not in CliRunner().invoke(app, [command, "--help"]).output
+    assert f" {name} " not in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_new_names_and_arguments_after_two_dashes_give_no_notice():
+    assert current_names(["warp", "--", "--numbering"]) == ["warp", "--", "--numbering"]
+    assert current_names(["convert", "--protocol", "x"]) == ["convert", "--protocol", "x"]
 
 
 def test_debug_shows_the_traceback(tmp_path):

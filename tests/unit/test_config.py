@@ -1,4 +1,4 @@
-"""Settings are refused with the key's name and what would be right."""
+"""Settings are refused with the key's name and what would be right; old names are read."""
 
 from dataclasses import fields
 from typing import get_args
@@ -128,6 +128,71 @@ def test_every_setting_is_described():
         section = section_model(field)
         for key, one in section.model_fields.items() if section else [(name, field)]:
             assert one.description, f"{name}.{key}"
+
+
+OLD = {
+    "dice_over": ({"training": {"dice_over": "slice"}}, "training.dice_reduction", "slice"),
+    "mirror": ({"training": {"mirror": True}}, "training.flip", True),
+    "mirror passes": ({"aggregation": {"mirror": True}}, "aggregation.flip", True),
+    "step_epochs": ({"pretrain": {"step_epochs": 3}}, "pretrain.lr_step_epochs", 3),
+    "NONE": ({"network": {"squeeze_excitation": "NONE"}}, "network.squeeze_excitation", "none"),
+    "CSSE": ({"network": {"squeeze_excitation": "CSSE"}}, "network.squeeze_excitation", "scse"),
+}
+
+
+@pytest.mark.parametrize("what", OLD)
+def test_old_name_is_read_with_a_notice_that_has_the_new_one(what):
+    changes, path, value = OLD[what]
+    notices = []
+    section, key = path.split(".")
+    found = Config.read(merged(changes), notify=notices.append).model_dump()
+    assert found[section][key] == value
+    (notice,) = notices
+    assert notice.startswith("configuration: '") and "\n" not in notice
+    assert (path if what not in ("NONE", "CSSE") else f"is now '{value}'") in notice
+    assert Config.read(merged(changes), notify=None) == Config.read(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"training": {"accumulate": 1}}, {"training": {"devices": 1}}, {"network": {"kernel": 5}}],
+)
+def test_setting_that_is_gone_is_ignored_where_it_asks_for_what_happens_anyway(changes):
+    notices = []
+    assert Config.read(merged(changes), notify=notices.append) == Config.read(merged({}))
+    (notice,) = notices
+    assert notice.endswith("is no longer a setting; remove it")
+    assert Config.read(merged({}) | {"keep_slices": False}) == Config.read(merged({}))
+
+
+GONE = {
+    "accumulate": ({"training": {"accumulate": 2}}, "raise 'batch_size' instead"),
+    "devices": ({"training": {"devices": 2}}, "each view uses one GPU"),
+    "kernel": ({"network": {"kernel": 3}}, "convolutions are always 5 × 5"),
+    "freeze": (
+        {"training": {"new_scans": "freeze"}},
+        "copy results/model to another folder, and set 'mod",
+    ),
+    "both names": (
+        {"finetune": {"step_epochs": 3, "lr_step_epochs": 3}},
+        "'finetune.step_epochs' is the old name of 'lr_step_epochs'; remove it",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", GONE)
+def test_setting_that_asks_for_what_is_gone_is_refused_with_what_to_do(what):
+    changes, message = GONE[what]
+    with pytest.raises(InputError) as error:
+        Config.read(merged(changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_old_names_are_read_in_settings_of_a_training_too():
+    old = {"epochs": 1, "learning_rate": 1, "dice_over": "slice", "network": {"kernel": 5}}
+    notices = []
+    assert TrainingSettings.read(old, notify=notices.append).dice_reduction == "slice"
+    assert len(notices) == 2
 
 
 @pytest.mark.parametrize(

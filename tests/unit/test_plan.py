@@ -26,12 +26,12 @@ SEGMENT, UNLABELLED = scan("s", "segment", labels=False), scan("p", "pretrain", 
 BARE = scan("m", "pretrain", image=False)
 
 
-def settings(**sections):
+def settings(notify=None, **sections):
     """Return the demo's settings with some keys of some sections changed."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     for name, value in sections.items():
         config[name] = {**config.get(name, {}), **value} if isinstance(value, dict) else value
-    return Config.read(config)
+    return Config.read(config, notify=notify)
 
 
 def planned(scans, skipped=(), **sections):
@@ -48,10 +48,11 @@ def test_demo_uses_every_stage():
 
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "workflow/configs").glob("*.yaml")), ids=str)
-def test_configurations_of_the_repository_are_valid(overlay):
-    config = settings(**yaml.safe_load(overlay.read_text()))
+def test_configurations_of_the_repository_are_valid_and_without_a_notice(overlay):
+    notices = []
+    config = settings(notices.append, **yaml.safe_load(overlay.read_text()))
     check_consistency(config)
-    assert plan(config, read_sheet(ROOT / config.sheet)).train
+    assert plan(config, read_sheet(ROOT / config.sheet)).train and notices == []
 
 
 def test_scans_are_sorted_whatever_the_order_of_rows():
@@ -184,6 +185,11 @@ REFUSED = {
         [*COHORT, UNLABELLED],
         {"auto_labels": {"atlases": ["sub-v"]}},
         "'auto_labels.atlases' is ['sub-v']; allowed: sub-t1",
+    ),
+    "labels that were to be there": (
+        [*COHORT, UNLABELLED],
+        {"auto_labels": {"method": "precomputed"}},
+        "sub-p has no labels, and 'auto_labels.method' is precomputed",
     ),
     "label maps where images are to be trained on": (
         [*COHORT, BARE],

@@ -1,5 +1,6 @@
 """A training that ended too early goes on as if it had not."""
 
+import json
 import logging
 import os
 import shutil
@@ -187,6 +188,25 @@ def test_state_of_another_training_is_refused_with_what_differs(
     assert "validation scan sub-2 is gone" in refusal(stacks=(stacks[0], []))
     np.save(stacks[0][0], np.ones((11, 2, 32, 32), np.uint8))
     assert "training scan sub-1 changed" in refusal()
+
+
+def test_state_of_an_earlier_version_is_resumed_unless_it_has_what_is_gone(
+    train, train_until_cut, tmp_path, caplog
+):
+    train_until_cut(tmp_path / "m", 3)
+    (record, _) = sorted((tmp_path / "m/state").glob("*.json"), reverse=True)
+    described = json.loads(record.read_text())
+    described["fingerprint"]["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
+    setting = described["fingerprint"]["setting"]
+    setting |= {"dice_over": setting.pop("dice_reduction"), "accumulate": 2, "devices": 1}
+    record.write_text(json.dumps(described))
+    with pytest.raises(InputError, match="'setting.accumulate' is 2, but was removed; remove it"):
+        train(tmp_path / "m")
+    setting["accumulate"] = 1
+    record.write_text(json.dumps(described))
+    with caplog.at_level(logging.INFO):
+        train(tmp_path / "m")
+    assert "resuming in epoch 1 after 2 of its 5 steps" in caplog.text
 
 
 @pytest.mark.case(57)

@@ -64,6 +64,17 @@ def described(change):
     return apply
 
 
+def test_model_with_the_old_names_of_its_settings_allows_it(present, protocol):
+    def rename(view):
+        view["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
+        training = view["training"]
+        training |= {"dice_over": training.pop("dice_reduction"), "mirror": training.pop("flip")}
+        training |= {"step_epochs": training.pop("lr_step_epochs"), "accumulate": 1, "devices": 1}
+
+    described(rename)(*present)
+    assert prepared(present, protocol).warm_start
+
+
 def without_model(folder, stacks):
     (folder / "bundle.json").unlink()
 
@@ -85,6 +96,7 @@ CHANGES = {  # what the log says, and what is changed: the model, its scans, or 
     "has changed since the model was made": with_other_weights,
     "training scan coronal has changed or was removed": with_changed_scan,
     "its classes differ": described(lambda view: view["classes"].reverse()),
+    "'kernel' is 7, but was removed": described(lambda view: view["network"].update(kernel=7)),
     "lacks information about the model": described(lambda view: view.update(data=None)),
     "setting epochs was 1, is 2": called_with(settings=changed(MODEL, epochs=2)),
     "setting learning_rate was 0.001": called_with(settings=changed(MODEL, learning_rate=0.1)),

@@ -8,9 +8,10 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 import quicknat
 from quicknat.errors import (
@@ -18,13 +19,51 @@ from quicknat.errors import (
     Interrupted,
     for_users,
     missing_extra,
+    notice,
     one_line,
     printable,
 )
 from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
 
+RENAMED_COMMANDS = {"reshape": "warp"}  # old name: new name
+RENAMED_OPTIONS = {  # by command
+    "sheet": {"--use": "--split", "--protocol": "--label-convention"},
+    "convert-labels": {"--numbering": "--label-convention"},
+    "slice-tissues": {"--numbering": "--label-convention"},
+    "synthesize": {"--numbering": "--label-convention"},
+    "warp": {
+        "--numbering": "--label-convention", "--like-numbering": "--like-label-convention"
+    },
+}  # fmt: skip
+
+
+def current_names(arguments: list[str]) -> list[str]:
+    """Replace old names of a command and its options, with a notice for each."""
+    command, *rest = arguments
+    if command in RENAMED_COMMANDS:
+        notice(f"'quicknat {command}' is now 'quicknat {RENAMED_COMMANDS[command]}'")
+        command = RENAMED_COMMANDS[command]
+    renamed = RENAMED_OPTIONS.get(command, {})
+    options = rest.index("--") if "--" in rest else len(rest)
+    for position, argument in enumerate(rest[:options]):
+        name, equals, value = argument.partition("=")
+        if name in renamed:
+            notice(f"'quicknat {command} {name}' is now '{renamed[name]}'")
+            rest[position] = f"{renamed[name]}{equals}{value}"
+    return [command, *rest]
+
+
+class Commands(TyperGroup):
+    """A group of commands that accepts their old names too."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments begin with."""
+        return super().resolve_command(ctx, current_names(args))
+
+
 app = typer.Typer(
     name="quicknat",
+    cls=Commands,
     help="QuickNAT: segment T1-weighted brain MRI, and train its networks.",
     epilog="To segment: `quicknat segment SCAN --output FOLDER`. To train on your own scans: "
     "`quicknat sheet FOLDER --output cohort.tsv`, `quicknat check cohort.tsv`, then `snakemake "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import quicknat
+from quicknat.config import current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 from quicknat.images.labels import Protocol
@@ -106,6 +107,8 @@ def write_bundle(
     for view in VIEWS:
         folder = Path(models[view])
         described = json.loads((folder / "model.json").read_bytes())
+        for part in ("network", "training"):
+            described[part] = current_settings(described[part], folder / "model.json")
         if described.get("grid_format") != GRID_FORMAT:
             raise InputError(folder, "was made by an earlier version", "train it again")
         wanted = (view, protocol.name, [slice_size] * 2)
@@ -165,6 +168,10 @@ def read_description(folder: str | Path) -> dict:
     if not isinstance(views, dict) or set(views) != set(VIEWS):
         named = ", ".join(views) if isinstance(views, dict) else "none"
         raise InputError(folder, f"has the views {named}, not all three", "bundle it again")
+    for entry in views.values():
+        for part in ("network", "training"):
+            if isinstance(entry, dict) and isinstance(entry.get(part), dict):
+                entry[part] = current_settings(entry[part], folder / "bundle.json")
     checked(Description, described, folder / "bundle.json")
     classes = {view: entry["network"]["n_classes"] for view, entry in views.items()}
     stats = described["population"]

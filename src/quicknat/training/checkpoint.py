@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from quicknat.config import current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 
@@ -78,7 +79,7 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
             saved = json.loads(record.read_bytes())
             if sha256(path) != saved["sha256"]:
                 raise ValueError("its checksum is wrong")
-            changes = differences(saved["fingerprint"], fingerprint)
+            changes = differences(current_settings(saved["fingerprint"], record), fingerprint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: ignored, because it is damaged (%s)", path, error)
             continue

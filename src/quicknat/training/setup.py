@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from quicknat.config import TrainingSettings
+from quicknat.config import TrainingSettings, current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
@@ -151,13 +151,16 @@ def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any])
         entry = json.loads((folder / "bundle.json").read_bytes())["views"][view]
         if entry["sha256"] != sha256(start.weights):
             return f"{start.weights} has changed since the model was made"
-        then, network = entry["training"], {"slices": 1} | entry["network"]
+        then = current_settings(entry["training"], folder / "bundle.json")
+        network = {"slices": 1} | current_settings(entry["network"], folder / "bundle.json")
         data = {part: entry["data"][part] for part in ("training scan", "validation scan")}
         epochs = (entry["warm_start"] or {}).get("stage_epochs", then["epochs"])
         initial, classes = entry["initial_sha256"], entry["classes"]
         network.pop("n_classes")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{folder / 'bundle.json'} lacks information about the model ({error!r})"
+    except InputError as error:
+        return error.problem
     if classes != fingerprint["protocol"]["classes"]:
         return "its classes differ"
     if network != fingerprint["network"]:
