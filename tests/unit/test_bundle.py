@@ -184,7 +184,8 @@ def test_licence_of_the_bundled_weights_holds_for_what_starts_from_them():
         assert card.licence.startswith("CC BY-NC 4.0") and "fine-tuned" in card.name
     edited = model_card(described(), "of a bundle.json that somebody edited")
     assert edited.licence.startswith("CC BY-NC 4.0") and edited.origin == "bundled"
-    own = model_card(described(sha256="trained", initial_sha256=None, warm_start=None), "other")
+    none = {"initial_sha256": None, "warm_start": None, "ancestors": []}
+    own = model_card(described(sha256="trained", **none), "other")
     assert own.licence == OWN_LICENCE and own.name == "own model (quicknat28, 1.5 mm)"
 
 

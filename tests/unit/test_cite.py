@@ -26,7 +26,7 @@ def test_bundled_model_is_named_with_version_structures_and_licence(name):
 def test_own_model_is_described_by_its_bundle_alone():
     bundle = read_description(MODELS["small"]) | {"mirror": True, "prior_correction": 0.0}
     for view in bundle["views"].values():
-        view |= {"training_scans": ["sub-1", "sub-2"]}
+        view |= {"training_scans": ["sub-1", "sub-2"], "ancestors": []}
         view["network"]["squeeze_excitation"] = "none"
         view |= {"sha256": "0" * 64, "initial_sha256": None, "warm_start": None}
     text = methods(bundle, model_card(bundle, "another's"), workflow=True)
@@ -54,7 +54,7 @@ def test_licence_and_data_follow_the_weights_and_not_the_folder_name(tmp_path):
         bundle = json.loads((MODELS["small"] / "bundle.json").read_bytes())
         for view in bundle["views"].values():
             view |= {"sha256": "0" * 64, "initial_sha256": initial, "warm_start": None}
-            view["training_scans"] = ["sub-1"]
+            view |= {"training_scans": ["sub-1"], "ancestors": []}
         (folder / "bundle.json").write_text(json.dumps(bundle))
         text = CliRunner().invoke(app, ["cite", str(folder)]).output
         assert re.search(r"The model was trained on 1 scan\b", text) and "model small" not in text

@@ -51,21 +51,21 @@ def _bundled() -> tuple[dict[str, str], set[str]]:
     names = {sha256(folder / "bundle.json"): name for name, folder in MODELS.items()}
     entries = [entry for each in views for entry in each.values()]
     # with what they were trained from: earlier bundled weights
-    weights = {part for entry in entries for part in (entry["sha256"], *_own_starts(entry))}
+    weights = {entry["sha256"] for entry in entries}.union(*map(_starts, entries))
     return names, weights
 
 
-def _own_starts(entry: dict[str, Any]) -> list[str]:
-    """Return the SHA-256 of the weights that a view's training started from."""
+def _starts(entry: dict[str, Any]) -> set[str]:
+    """Return the SHA-256 of all weights that a view's training, and theirs, started from."""
     starts = entry.get("initial_sha256"), (entry.get("warm_start") or {}).get("sha256")
-    return [start for start in starts if start]
+    return {start for start in (*starts, *entry.get("ancestors", [])) if start}
 
 
 def model_card(described: dict[str, Any], identity: str) -> ModelCard:
     """Return the card of a model, by the content of its ``bundle.json`` and that file's SHA-256."""
     names, weights = _bundled()
     views = described["views"].values()
-    starts = {start for view in views for start in (*view.get("ancestors", []), *_own_starts(view))}
+    starts = set().union(*map(_starts, views))
     grid = f"{described['protocol']}, {described['conform']['spacing_mm']:g} mm"
     licence = BUNDLED_LICENCE
     origin: Origin = "bundled"
