@@ -252,7 +252,8 @@ def close_run(jobs: Sequence[FailedJob], table: str | Path) -> str:
     """
     failures = find_failures(jobs)
     more = len(failures) - PRINTED
-    hint = f"to see their logs: quicknat failures {shlex.quote(str(table))}"
+    where = shlex.quote(str(Path(table).absolute()))  # Snakemake may work in another folder
+    hint = f"to see their logs: quicknat failures {where}"
     try:
         write_failed(table, failures)
     except (OSError, InputError) as error:  # a full disk may be the reason for the failures

@@ -215,6 +215,7 @@ def test_sheet_keeps_all_scans_of_a_visit_and_says_which_are_special(tmp_path):
     said = "\n".join(done.err)
     assert "3 without labels: sub-002S0413_run-1" in said
     assert "4 are one of several of a visit" in said
+    assert "give split exclude to unwanted ones" in said
     assert "not a plain scan of the whole head: sub-01_acq-hippoc" in said
 
 

@@ -1,6 +1,8 @@
 """The batch scripts beside the profile, with stand-ins for what they start."""
 
+import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -56,6 +58,23 @@ def test_array_task_segments_its_part_of_the_scans(cluster, folder):
     )  # fmt: skip
     said = (folder / "said-1.txt").read_text()
     assert "--output out --tables out/tables/1 --threads 2 --allow-bad" in said
+
+
+def test_scripts_use_the_active_environment_in_a_folder_without_one(folder):
+    mine = folder / "mine"
+    mine.mkdir()
+    (mine / "scans.txt").write_text("/data/a.nii.gz\n")
+    programs = folder / ".venv/bin"
+    (programs / "snakemake").write_text('#!/bin/bash\necho "$@"\n')
+    path = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "1"}
+    for script, arguments in (("segment_array", ["scans.txt", "out"]), ("snakemake", ["--cores"])):
+        done = subprocess.run(
+            ["bash", SCRIPTS / f"{script}.sbatch", *arguments],
+            cwd=mine, env={**os.environ, **path}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "--workflow-profile workflow/profiles/slurm --cores\n"
+    assert (mine / "list-1.tsv").read_text() == "a\t/data/a.nii.gz\t\n"
 
 
 def test_snakemake_as_a_job_has_no_variables_of_slurm_and_is_interrupted(cluster, folder):

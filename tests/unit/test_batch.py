@@ -225,8 +225,9 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="is not a scan"):
         find_scans([tmp_path / "plain/._b.nii"])
-    with pytest.raises(InputError, match="holds no T1w scan"):
-        find_scans([tmp_path / "empty"])
+    for folder in ("empty", "bids/sub-01"):  # the second holds some, but further down
+        with pytest.raises(InputError, match="holds no T1w scan itself; .* --participant-label"):
+            find_scans([tmp_path / folder])
 
 
 def test_subjects_dir_gives_each_subjects_scan_by_its_folders_name(tmp_path):

@@ -1,6 +1,7 @@
 """The command line: bad input gives one line, status 1 and no file; misuse gives status 2."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from helpers import LABELS, ROOT
 from quicknat.cli import app
-from quicknat.cli.app import current_names
+from quicknat.cli.app import current_names, set_up_log
 
 
 def quicknat(*arguments):
@@ -186,6 +187,16 @@ def test_quiet_says_nothing_of_what_went_well_and_verbose_says_more(tmp_path, he
     assert said["--quiet"] == ""
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO quicknat\.", said["--verbose"])
     assert said[None] and said[None].strip() in said["--verbose"]
+
+
+def test_other_packages_write_only_warnings_to_the_log(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    set_up_log()
+    logging.getLogger("onnx_ir.passes").info("Replaced initializer 'val_511'")
+    logging.getLogger("onnx_ir.passes").warning("cannot be exported")
+    logging.getLogger("quicknat.model.export").info("wrote bundle")
+    assert capsys.readouterr().err == "cannot be exported\nwrote bundle\n"
 
 
 def test_quiet_draws_no_progress_bar_on_a_terminal_either(monkeypatch):

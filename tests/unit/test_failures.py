@@ -235,6 +235,8 @@ def test_end_of_a_run_tells_the_first_failures_and_where_the_rest_is(run):
     assert "logs/convert/sub-19.log" in text and "sub-20" not in text
     assert "and 5 more, see results/failed.tsv" in text
     assert "run the same command again" in text
+    # the command works in any folder, also with --directory
+    assert f"quicknat failures {Path.cwd()}/results/failed.tsv\n" in text
     assert [failure.scan for failure in read_failed("results/failed.tsv")][-1] == "sub-24"
 
 

@@ -150,3 +150,6 @@ def test_command_writes_three_tables_or_none(tmp_path, demo_dseg, protocol):
     (tmp_path / "none").mkdir()
     done = evaluate_files(tmp_path / "none", reference, reference, "--sagittal", moved)
     done.refused("moved.nii.gz: is not aligned with its image", folder=tmp_path / "none")
+    # the prediction has the scan's grid: the reference is the map to correct
+    done = evaluate_files(tmp_path / "none", reference, save(tmp_path / "cut.nii.gz", labels[1:]))
+    done.refused("cut.nii.gz: has shape", folder=tmp_path / "none")

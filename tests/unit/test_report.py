@@ -133,6 +133,9 @@ def test_participants_are_text_by_id_wherever_the_column_stands(tmp_path, protoc
     assert inputs.known(scans[1]) == {"age": "n/a", "sex": "n/a"}
     described = demographics(inputs.people, ["sub-1", "sub-2"])
     assert described == ["age 7 to 7, median 7 (known for 1)"]
+    path.write_text("participant_id\tage\nsub-1\t89+\nsub-2\t71\n")  # BIDS: older than 89
+    described = demographics(read_participants(path), ["sub-1", "sub-2"])
+    assert described == ["age 71 to 89, median 80 (known for 2)"]
 
 
 def test_note_that_is_missing_or_in_another_encoding_is_refused(tmp_path):

@@ -108,7 +108,10 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
 def test_farthest_points_are_named_by_abbreviation_and_scan(protocol):
     table = metrics(2)
     table.loc[4, "volume_mm3"] = 3 * table.loc[4, "reference_mm3"]
-    names = [text.get_text() for text in draw("bland_altman", table, protocol).axes[0].texts]
+    axis = draw("bland_altman", table, protocol).axes[0]
+    names = [text.get_text() for text in axis.texts]
+    points = next(line for line in axis.lines if line.get_marker() == "o")
+    assert points.get_zorder() > max(text.get_zorder() for text in axis.texts)
     assert "R-Put, sub-1" in names and len(names) <= score_figures.NAMED
 
 

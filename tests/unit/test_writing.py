@@ -1,10 +1,12 @@
 """Sheets as `quicknat sheet` writes and changes them, and ratings of their scans."""
 
+from dataclasses import replace
+
 import pytest
 
 from data_sets import surfer, tree
 from quicknat.cohort.paths import find_one
-from quicknat.cohort.sheet import SCANS, read_sheet
+from quicknat.cohort.sheet import SCANS, Scan, read_sheet
 from quicknat.cohort.survey import survey
 from quicknat.cohort.writing import (
     add_to_sheet,
@@ -85,6 +87,22 @@ def test_new_scans_are_added_to_a_sheet_and_the_rest_of_it_stays(grown, columns)
     assert new == 1 and (found[0].id, found[0].split) == ("sub-anna", "val")
     assert add_to_sheet(scans, sheet)[1] == 0
     assert sheet.read_text() == f"{text}\n{cleo}\n"
+
+
+def test_labels_that_a_sheet_lacks_are_named(tmp_path, caplog):
+    sheet = tmp_path / "cohort.tsv"
+    scans = [Scan(subject=name, image=f"{name}.nii", split="segment") for name in ("a", "b", "c")]
+    write_sheet(scans, sheet)
+    text = sheet.read_text()
+    labelled = {"labels": "a_dseg.nii", "label_convention": "freesurfer", "split": "auto"}
+    add_to_sheet([replace(scans[0], **labelled), *scans[1:]], sheet)
+    assert "1 have labels now, but not in the sheet" in caplog.text
+    assert caplog.text.rstrip().endswith("label_convention, split: sub-a")
+    assert sheet.read_text() == text  # a split is the user's to choose
+    sheet.write_text(text.replace("a.nii\t\t\t\tsegment", "a.nii\tmine.nii\t\tfreesurfer\tval"))
+    caplog.clear()
+    add_to_sheet([replace(scans[0], **labelled)], sheet)
+    assert caplog.text == ""
 
 
 def test_new_scans_go_into_the_columns_that_a_sheet_has(grown, tmp_path):

@@ -218,10 +218,13 @@ def options(
 
 
 def set_up_log(level: int = logging.INFO, verbose: bool = False) -> None:
-    """Write log lines of a level and above to standard error."""
+    """Write log lines of a level and above to standard error; of other packages only warnings."""
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s"
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter(form))
+    handler.addFilter(
+        lambda line: line.levelno >= logging.WARNING or line.name.startswith(log.name)
+    )
     logging.basicConfig(level=level, handlers=[handler])
 
 

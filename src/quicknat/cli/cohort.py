@@ -163,16 +163,17 @@ def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None
         log.info("  %d without labels: %s", len(bare), names(bare))
     visits = Counter((row.subject, row.session) for row in rows)
     if repeated := [row for row in rows if visits[row.subject, row.session] > 1]:
-        log.info("  %d are one of several of a visit: %s; see 'split=exclude'",
+        log.info("  %d are one of several of a visit: %s; give split exclude to unwanted ones",
                  len(repeated), names(repeated))  # fmt: skip
     if partial := [row for row in rows if PARTIAL.search(row.entities)]:
         log.warning("  by name not a plain scan of the whole head: %s", names(partial))
     if warning := repeated_participants(scans):
         log.warning("warning: %s", warning)
+    give = "in the sheet, give some scans split"
     if splits["train"] and not splits["val"]:
-        log.info("  no validation scan: the weights of the last epoch will be kept; see 'split'")
+        log.info("  no validation scan: the weights of the last epoch will be kept; %s val", give)
     if splits["train"] and not splits["test"]:
-        log.info("  no test scan: there will be no scores; see 'split'")
+        log.info("  no test scan: there will be no scores; %s test", give)
     if not splits["train"] and splits["segment"] + splits["test"]:
         setting = shlex.quote(f"sheet={sheet}")
         log.info("  no training scan: use a bundled model, --config %s model=1mm", setting)

@@ -62,8 +62,8 @@ def evaluate(
     table, ours, theirs = Protocol.read(protocol), read_volume(prediction), read_volume(reference)
     given = {"coronal": coronal, "axial": axial, "sagittal": sagittal}
     views = {view: read_volume(path) for view, path in given.items() if path}
-    for volume in (ours, *views.values()):
-        require_same_grid(volume.path, volume, theirs)
+    for volume in (theirs, *views.values()):
+        require_same_grid(volume.path, volume, ours)
     last = len(table.names) - 1
     maps = {view: as_bytes(volume, last) for view, volume in views.items()}
     found = as_bytes(ours, last)

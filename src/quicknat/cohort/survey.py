@@ -233,7 +233,8 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
                 log.info("left out: %s: %s", path / other, reason)
         if not named:
             require_not_dicom(path)
-            raise InputError(path, "holds no T1w scan", "name the files themselves")
+            fix = "name the files, or the BIDS data set and --participant-label"
+            raise InputError(path, "holds no T1w scan itself", fix)
         found += named
     if not found:
         raise InputError(paths[0], "is not a scan", "name T1w scans, or folders of them")

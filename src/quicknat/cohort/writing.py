@@ -86,10 +86,10 @@ def write_sheet(scans: Sequence[Scan], output: str | Path, overwrite: bool = Fal
 
 
 def _scan(line: str, columns: Sequence[str]) -> Scan:
-    """Return name and image of the scan in a sheet's line, which may be commented out."""
+    """Return name and files of the scan in a sheet's line, which may be commented out."""
     cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
     row = dict(zip(columns, cells, strict=False))  # editors strip trailing tabs
-    known = {key: row.get(key, "") for key in ("subject", "session", "entities", "image")}
+    known = {key: row.get(key, "") for key in ("subject", "session", "entities", "image", "labels")}
     return Scan(**known, split="")
 
 
@@ -117,6 +117,10 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
             new.append(scan)
         elif same_name is not None and not fnmatch.fnmatchcase(image, same_name):
             others.append(f"{scan.id}, {image}")
+    bare = {scan.id for scan in there if scan.image and not scan.labels}
+    if labelled := [scan.id for scan in scans if scan.labels and scan.id in bare]:
+        what = "have labels now, but not in the sheet; fill in labels, label_convention, split"
+        log.warning("%s: %d %s: %s", sheet, len(labelled), what, ", ".join(labelled))
     if others:
         what = "scans are not added, since the sheet has their names with other images"
         log.warning("%s: %d %s: %s …", sheet, len(others), what, others[0])

@@ -99,7 +99,7 @@ def ood_flags(
             for k in np.flatnonzero(beyond).tolist()
             if k and scan.voxels[k]  # absent ones have a flag of their own
         ],
-        "far from the training scans' volumes: ",
+        "on the model's grid, volumes far from the training scans': ",
     )
     least, most = (np.array(side) for side in training["asymmetry"])
     sides = asymmetry(scan.voxels, partner)

@@ -152,9 +152,12 @@ def _model_content(
     bundle, digest = json.loads(path.read_bytes()), file_digest(path)
     networks = []
     for view, entry in bundle["views"].items():
-        stages = [histories[stage, view] for stage in STAGES if (stage, view) in histories]
-        times = [duration(history["seconds"].sum()) for history in stages]
-        networks.append({**entry, "time": " + ".join(times)})
+        times = [
+            f"{title.lower()} {duration(histories[stage, view]['seconds'].sum())}"
+            for stage, title in STAGES.items()
+            if (stage, view) in histories
+        ]
+        networks.append({**entry, "time": ", ".join(times)})
     return {
         "bundle": bundle,
         "model_digest": digest[:12],
@@ -239,7 +242,7 @@ def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
     known, words = people.reindex(list(dict.fromkeys(subjects))), []
     for column in (name for name in DEMOGRAPHICS if name in known):
         values = known[column].replace("n/a", np.nan).dropna()
-        numbers = pd.to_numeric(values, errors="coerce").dropna()
+        numbers = pd.to_numeric(values.str.removesuffix("+"), errors="coerce").dropna()  # 89+
         if column == "age" and len(numbers):
             low, middle, high = numbers.min(), numbers.median(), numbers.max()
             words.append(f"age {low:g} to {high:g}, median {middle:g} (known for {len(numbers)})")

@@ -124,8 +124,9 @@ def _scatter(
     """
     few = len(points) <= 200
     x, y = (points[name] for name in place)
+    # above the labels, which would hide some
     axis.plot(x, y, "o", color=POINT, ms=5 if few else 3, alpha=0.7 if few else 0.25, mew=0,
-              rasterized=len(points) > MANY_POINTS)  # fmt: skip
+              rasterized=len(points) > MANY_POINTS, zorder=4)  # fmt: skip
     axis.set(**settings)
     axis.grid()
     short = _short(protocol)
