@@ -319,3 +319,9 @@ def test_command_checks_a_sheet(cohort, monkeypatch):
     cohort.arguments()
     assert run(sheet, "--output", cohort.table).exit_code == 1
     assert run(sheet, cohort.folder / "b.nii.gz").exit_code == 2  # a sheet among files
+
+
+def test_row_with_several_errors_counts_once():
+    bad = [Verdict("sub-1", "", "a.nii", "bad", text) for text in ("no split", "no source")]
+    with pytest.raises(InputError, match=r"1 cannot be used; repair the sheet\n.*split\n.*source"):
+        require_usable_scans(bad, True, "sheet.tsv", "stop")

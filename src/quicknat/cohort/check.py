@@ -257,7 +257,8 @@ def require_usable_scans(
     if bad and (faulty or on_bad_scan == "stop"):
         skip = "repair these, or leave them out: --config on_bad_scan=skip"
         fix = "repair the sheet" if faulty else skip
-        raise InputError(sheet, "\n  ".join([f"{len(bad)} cannot be used; {fix}", *lines]))
+        scans = len({verdict.scan for verdict in bad})  # a row may have several errors
+        raise InputError(sheet, "\n  ".join([f"{scans} cannot be used; {fix}", *lines]))
     for line in lines:
         log.warning("skipped: %s", line)
     for verdict in verdicts:
