@@ -42,10 +42,10 @@ def test_weights_of_a_network_that_saw_fewer_slices_begin_with_what_it_found(
     with pytest.raises(InputError, match="is for another network"):
         load_weights(five, saved, "axial", CLASSES)
     if between == 3:
-        load_weights(three, saved, "axial", CLASSES, fewer_slices=True)
+        load_weights(three, saved, "axial", CLASSES, to_train=True)
         saved = tmp_path / "three.safetensors"
         save_weights(saved, three.state_dict(), "axial", CLASSES)
-    load_weights(five, saved, "axial", CLASSES, fewer_slices=True)
+    load_weights(five, saved, "axial", CLASSES, to_train=True)
     slices = torch.rand(2, 5, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(five(slices), one(slices[:, 2:3]))
@@ -67,6 +67,22 @@ def test_weights_of_another_view_or_label_table_or_network_are_refused(
 ):
     with pytest.raises(InputError, match=reason):
         load_weights(network, saved, view, classes)
+
+
+def test_network_to_train_takes_what_classes_of_another_label_table_have_by_name(saved, caplog):
+    caplog.set_level("INFO")
+    known, network = QuickNAT(3, SMALL), QuickNAT(4, SMALL)
+    load_weights(known, saved, "axial", CLASSES)
+    own = network.classifier.weight[1].clone()
+    load_weights(network, saved, "axial", ["Background", "Fluid", "White", "Grey"], to_train=True)
+    theirs, ours = (net.state_dict() for net in (known, network))
+    for key, value in theirs.items():
+        chosen = ours[key][[0, 3, 2]] if key.startswith("classifier.") else ours[key]
+        torch.testing.assert_close(chosen, value, rtol=0, atol=0)
+    torch.testing.assert_close(ours["classifier.weight"][1], own, rtol=0, atol=0)
+    assert "random weights for its missing classes Fluid" in caplog.text
+    with pytest.raises(InputError, match="is for another network"):
+        load_weights(QuickNAT(2, NetworkSettings(8, "scse")), saved, "axial", ["A", "B"], True)
 
 
 @pytest.mark.case(55)

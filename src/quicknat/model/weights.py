@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
 import warnings
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from quicknat.errors import InputError, one_line
 from quicknat.model.network import NetworkSettings, QuickNAT, SqueezeExcitation
+
+log = logging.getLogger(__name__)
 
 # what is multiplied with the slices themselves
 FIRST_LAYERS = re.compile(r"encoders\.0\.(norms\.\d\.(weight|bias|running_.*)|convs\.\d\.weight)")
@@ -62,17 +65,34 @@ def widened(state: Mapping[str, Tensor], slices: int) -> dict[str, Tensor]:
     return found
 
 
+def reclassified(
+    state: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str], network: QuickNAT
+) -> dict[str, Tensor]:
+    """Return a network's weights for `network`, which has other classes.
+
+    Classes of the same name keep their weights; the others have those of `network`.
+    """
+    found, shared = dict(state), [name for name in ours if name in theirs]
+    to, from_ = ([names.index(name) for name in shared] for names in (ours, theirs))
+    for key, own in network.classifier.state_dict(prefix="classifier.").items():
+        if key in state and state[key].shape == (len(theirs), *own.shape[1:]):
+            found[key] = own.clone()
+            found[key][to] = state[key][from_]
+    return found
+
+
 def load_weights(
     network: QuickNAT,
     path: str | Path,
     view: str,
     classes: Sequence[str],
-    fewer_slices: bool = False,
+    to_train: bool = False,
 ) -> None:
     """Load weights into a network of exactly that shape, view and label table.
 
-    A network on the device ``meta`` comes to the CPU once the file is known to fit. With
-    `fewer_slices` the weights may be those of a network that saw fewer, see :func:`widened`.
+    A network on the device ``meta`` comes to the CPU once the file is known to fit. A network
+    `to_train` may have other classes, see :func:`reclassified`, and see more slices, see
+    :func:`widened`.
 
     Raises:
         InputError: the file is damaged, or holds another network's weights.
@@ -91,16 +111,23 @@ def load_weights(
             path, f"is for the {found[0] or 'unknown'} view, not the {view} one",
             "give that view's own weights",
         )  # fmt: skip
-    if len(found[1]) != len(classes):
-        raise InputError(path, f"has {len(found[1])} classes, not {len(classes)}", OWN_TABLE)
-    for number, (theirs, ours) in enumerate(zip(found[1], classes, strict=True)):
-        if theirs != ours:
-            raise InputError(
-                path,
-                f"is for another label table: its class {number} is '{theirs}', not '{ours}'",
-                OWN_TABLE,
-            )
-    state = widened(state, network.settings.slices) if fewer_slices else state
+    theirs = found[1]
+    if to_train:
+        state = widened(state, network.settings.slices)
+        if theirs != list(classes):
+            state = reclassified(state, theirs, classes, network)
+            if new := [name for name in classes if name not in theirs]:
+                log.info("%s: random weights for its missing classes %s", path, ", ".join(new))
+    elif len(theirs) != len(classes):
+        raise InputError(path, f"has {len(theirs)} classes, not {len(classes)}", OWN_TABLE)
+    else:
+        for number, (name, own) in enumerate(zip(theirs, classes, strict=True)):
+            if name != own:
+                raise InputError(
+                    path,
+                    f"is for another label table: its class {number} is '{name}', not '{own}'",
+                    OWN_TABLE,
+                )
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     for key in sorted(wanted.keys() | shapes.keys()):
