@@ -130,7 +130,7 @@ class Training(SharedSettings):
     initial_model: str = ""
     """Model that supplies the initial weights: a bundled one (1mm, small), or the path of a model
     folder, relative to the workflow's folder or absolute. `network` must match it; structures that
-    it lacks begin with random weights. Empty: random weights."""
+    it lacks begin as background. Empty: random weights."""
     warm_start_epochs: int = Field(2, ge=1)
     """warm_start: epochs of fine-tuning."""
 

@@ -66,18 +66,22 @@ def widened(state: Mapping[str, Tensor], slices: int) -> dict[str, Tensor]:
 
 
 def reclassified(
-    state: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str], network: QuickNAT
+    state: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Return a network's weights for `network`, which has other classes.
+    """Return a network's weights for one with other classes.
 
-    Classes of the same name keep their weights; the others have those of `network`.
+    Classes of the same name keep their weights. The background's probability is divided equally
+    between it and new classes, which were part of it (Cermelli et al., CVPR 2020): those of the
+    others stay the same, while random weights would begin with a larger loss than no training.
     """
-    found, shared = dict(state), [name for name in ours if name in theirs]
-    to, from_ = ([names.index(name) for name in shared] for names in (ours, theirs))
-    for key, own in network.classifier.state_dict(prefix="classifier.").items():
-        if key in state and state[key].shape == (len(theirs), *own.shape[1:]):
-            found[key] = own.clone()
-            found[key][to] = state[key][from_]
+    rows = [theirs.index(name) if name in theirs else 0 for name in ours]  # 0: the background
+    found = dict(state)
+    for key in ("classifier.weight", "classifier.bias"):
+        if key in state and len(state[key]) == len(theirs):
+            found[key] = state[key][rows]
+            if key.endswith("bias"):
+                background = torch.tensor(rows) == 0
+                found[key][background] -= background.sum().log()
     return found
 
 
@@ -115,9 +119,9 @@ def load_weights(
     if to_train:
         state = widened(state, network.settings.slices)
         if theirs != list(classes):
-            state = reclassified(state, theirs, classes, network)
+            state = reclassified(state, theirs, classes)
             if new := [name for name in classes if name not in theirs]:
-                log.info("%s: random weights for its missing classes %s", path, ", ".join(new))
+                log.info("%s: new classes, background until now: %s", path, ", ".join(new))
     elif len(theirs) != len(classes):
         raise InputError(path, f"has {len(theirs)} classes, not {len(classes)}", OWN_TABLE)
     else:
