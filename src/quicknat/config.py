@@ -129,8 +129,8 @@ class Training(SharedSettings):
     warm_start: continue fine-tuning for a few epochs."""
     initial_model: str = ""
     """Model that supplies the initial weights: a bundled one (1mm, small), or the path of a model
-    folder, relative to the workflow's folder or absolute. Label table and `network` must match it.
-    Empty: random weights."""
+    folder, relative to the workflow's folder or absolute. `network` must match it; structures that
+    it lacks begin as background. Empty: random weights."""
     warm_start_epochs: int = Field(2, ge=1)
     """warm_start: epochs of fine-tuning."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from quicknat.cohort.examine import Finding, read_cache
 from quicknat.cohort.participants import trained_on
 from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import examine_sheet, read_sources
-from quicknat.config import Config, check_consistency
+from quicknat.config import Config, Network, check_consistency
 from quicknat.errors import InputError
 from quicknat.files import as_tsv, check_temporary_folder
 from quicknat.hardware import available_cpus
 from quicknat.images.labels import Protocol
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES, read_description, require_files
+from quicknat.model.description import TrainedNetwork
 from quicknat.package_data import MODELS, label_table
 from quicknat.plan import Plan, chunked, plan
 from quicknat.reruns import LOOKS, stable_path, table_digest
@@ -109,6 +110,8 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
     for folder in filter(None, (model, initial) if check else ()):
         described = Path(folder, "bundle.json").exists()  # initial weights need no description
         views = read_description(folder)["views"].values() if described else ()
+        if not model:
+            require_same_network(views, chosen.network)
         if warning := trained_on(views, scans):
             log.warning("%s: %s", folder, warning)
     skipped = [verdict.scan for verdict in verdicts if verdict.verdict == BAD]
@@ -125,6 +128,24 @@ def load_run(config: Mapping[str, Any], base: str, results: str, raw: str, check
         verdicts,
         findings,
     )
+
+
+def require_same_network(views: Iterable[Mapping[str, Any]], network: Network) -> None:
+    """Refuse initial weights of another network before anything is computed.
+
+    Args:
+        views: entries of the initial model's ``bundle.json``.
+        network: of this run; it may see more slices.
+
+    Raises:
+        InputError: names the first setting that differs.
+    """
+    for initial in (TrainedNetwork(**entry["network"]) for entry in views):
+        for key in ("filters", "squeeze_excitation", "slices"):
+            own, theirs = getattr(network, key), getattr(initial, key)
+            if own != theirs and not (key == "slices" and own > theirs):
+                problem = f"'network.{key}' is {own}, but {theirs} in 'training.initial_model'"
+                raise InputError("configuration", problem, f"set it to {theirs}")
 
 
 def require_for_storage(config: Mapping[str, Any]) -> None:

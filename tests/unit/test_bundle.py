@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers import LABELS
+from quicknat.config import Network
 from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
@@ -16,7 +17,7 @@ from quicknat.model.bundle import BUNDLE_FILES, load_bundle, read_description, w
 from quicknat.model.card import OWN_LICENCE, model_card, read_card
 from quicknat.model.export import metadata
 from quicknat.package_data import MODELS
-from quicknat.run import given_settings, require_usable
+from quicknat.run import given_settings, require_same_network, require_usable
 
 TABLE = "quicknat28"
 
@@ -150,6 +151,16 @@ def test_model_for_another_label_table_is_refused(own, tmp_path, protocol):
     Protocol("mine", table).write(mine)
     with pytest.raises(InputError, match="has other structures than"):
         require_usable(own, mine, "results/model")
+
+
+def test_initial_weights_of_another_network_are_refused_before_anything_is_computed():
+    views = read_description(MODELS["small"])["views"].values()
+    for own in ({}, {"slices": 3}, {"dropout": 0.0}):
+        require_same_network(views, Network(**{"filters": 24} | own))
+    with pytest.raises(InputError, match=r"'network.filters' is 16, but 24 in .*; set it to 24"):
+        require_same_network(views, Network(filters=16))
+    with pytest.raises(InputError, match="'network.squeeze_excitation' is none, but scse in"):
+        require_same_network(views, Network(filters=24, squeeze_excitation="none"))
 
 
 def test_folder_that_the_run_writes_to_is_refused(own, tmp_path):

@@ -86,6 +86,12 @@ def test_loss_that_is_not_finite_stops_and_leaves_no_model(stack, tmp_path, prot
     assert not (tmp_path / "m/model.safetensors").exists()
 
 
+def test_structures_that_no_training_scan_has_are_named(stack, tmp_path, protocol, caplog):
+    prepare_training("coronal", protocol, [stack], [], settings(), tmp_path / "m", None, 1)
+    absent = ", ".join(protocol.names[5:])  # the stack holds classes 1 to 4
+    assert f"coronal: never found, since no training scan has it: {absent}" in caplog.text
+
+
 def test_empty_training_set_is_refused(tmp_path, protocol):
     with pytest.raises(InputError, match="split=train"):
         train_view("coronal", protocol, [], [], settings(), tmp_path)

@@ -42,10 +42,10 @@ def test_weights_of_a_network_that_saw_fewer_slices_begin_with_what_it_found(
     with pytest.raises(InputError, match="is for another network"):
         load_weights(five, saved, "axial", CLASSES)
     if between == 3:
-        load_weights(three, saved, "axial", CLASSES, fewer_slices=True)
+        load_weights(three, saved, "axial", CLASSES, to_train=True)
         saved = tmp_path / "three.safetensors"
         save_weights(saved, three.state_dict(), "axial", CLASSES)
-    load_weights(five, saved, "axial", CLASSES, fewer_slices=True)
+    load_weights(five, saved, "axial", CLASSES, to_train=True)
     slices = torch.rand(2, 5, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(five(slices), one(slices[:, 2:3]))
@@ -67,6 +67,23 @@ def test_weights_of_another_view_or_label_table_or_network_are_refused(
 ):
     with pytest.raises(InputError, match=reason):
         load_weights(network, saved, view, classes)
+
+
+def test_network_to_train_takes_what_classes_of_another_label_table_have_by_name(saved, caplog):
+    caplog.set_level("INFO")
+    known, network = QuickNAT(3, SMALL).eval(), QuickNAT(5, SMALL).eval()
+    load_weights(known, saved, "axial", CLASSES)
+    classes = ["Background", "Fluid", "White", "Lesion", "Grey"]
+    load_weights(network, saved, "axial", classes, to_train=True)
+    slices = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        theirs, ours = (net(slices).softmax(dim=1) for net in (known, network))
+    torch.testing.assert_close(ours[:, [4, 2]], theirs[:, [1, 2]])
+    for part in (0, 1, 3):
+        torch.testing.assert_close(ours[:, part], theirs[:, 0] / 3)
+    assert "new classes, background until now: Fluid, Lesion" in caplog.text
+    with pytest.raises(InputError, match="is for another network"):
+        load_weights(QuickNAT(2, NetworkSettings(8, "scse")), saved, "axial", ["A", "B"], True)
 
 
 @pytest.mark.case(55)

@@ -58,6 +58,7 @@ def test_first_stage_starts_from_the_initial_model(dry_run, tmp_path, first):
     overlay = {
         "protocol": "./mine.tsv",
         "training": {"initial_model": "given" if pretrained else "small"},
+        "network": {"filters": 24},  # of `small`
         "pretrain": {"source": "synthetic"} if pretrained else None,
     }
     text = dry_run("--printshellcmds", rows=[HEADER, *TRAIN, VAL], overlay=overlay).text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
 import warnings
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from quicknat.errors import InputError, one_line
 from quicknat.model.network import NetworkSettings, QuickNAT, SqueezeExcitation
+
+log = logging.getLogger(__name__)
 
 # what is multiplied with the slices themselves
 FIRST_LAYERS = re.compile(r"encoders\.0\.(norms\.\d\.(weight|bias|running_.*)|convs\.\d\.weight)")
@@ -62,17 +65,38 @@ def widened(state: Mapping[str, Tensor], slices: int) -> dict[str, Tensor]:
     return found
 
 
+def reclassified(
+    state: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return a network's weights for one with other classes.
+
+    Classes of the same name keep their weights. The background's probability is divided equally
+    between it and new classes, which were part of it (Cermelli et al., CVPR 2020): those of the
+    others stay the same, while random weights would begin with a larger loss than no training.
+    """
+    rows = [theirs.index(name) if name in theirs else 0 for name in ours]  # 0: the background
+    found = dict(state)
+    for key in ("classifier.weight", "classifier.bias"):
+        if key in state and len(state[key]) == len(theirs):
+            found[key] = state[key][rows]
+            if key.endswith("bias"):
+                background = torch.tensor(rows) == 0
+                found[key][background] -= background.sum().log()
+    return found
+
+
 def load_weights(
     network: QuickNAT,
     path: str | Path,
     view: str,
     classes: Sequence[str],
-    fewer_slices: bool = False,
+    to_train: bool = False,
 ) -> None:
     """Load weights into a network of exactly that shape, view and label table.
 
-    A network on the device ``meta`` comes to the CPU once the file is known to fit. With
-    `fewer_slices` the weights may be those of a network that saw fewer, see :func:`widened`.
+    A network on the device ``meta`` comes to the CPU once the file is known to fit. A network
+    `to_train` may have other classes, see :func:`reclassified`, and see more slices, see
+    :func:`widened`.
 
     Raises:
         InputError: the file is damaged, or holds another network's weights.
@@ -88,13 +112,20 @@ def load_weights(
     if found[0] != view:
         problem = f"is for the {found[0] or 'unknown'} view, not the {view} one"
         raise InputError(path, problem, "give that view's own weights")
-    if len(found[1]) != len(classes):
-        raise InputError(path, f"has {len(found[1])} classes, not {len(classes)}", OWN_TABLE)
-    for number, (theirs, ours) in enumerate(zip(found[1], classes, strict=True)):
-        if theirs != ours:
-            problem = f"is for another label table: its class {number} is '{theirs}', not '{ours}'"
-            raise InputError(path, problem, OWN_TABLE)
-    state = widened(state, network.settings.slices) if fewer_slices else state
+    theirs = found[1]
+    if to_train:
+        state = widened(state, network.settings.slices)
+        if theirs != list(classes):
+            state = reclassified(state, theirs, classes)
+            if new := [name for name in classes if name not in theirs]:
+                log.info("%s: new classes, background until now: %s", path, ", ".join(new))
+    elif len(theirs) != len(classes):
+        raise InputError(path, f"has {len(theirs)} classes, not {len(classes)}", OWN_TABLE)
+    else:
+        for number, (name, own) in enumerate(zip(theirs, classes, strict=True)):
+            if name != own:
+                problem = f"is for another label table: its class {number} is '{name}', not '{own}'"
+                raise InputError(path, problem, OWN_TABLE)
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     for key in sorted(wanted.keys() | shapes.keys()):

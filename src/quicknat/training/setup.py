@@ -93,6 +93,9 @@ def prepare_training(
             "check its label maps",
         )  # fmt: skip
     scans, training_sums, boxes = training.survey(len(names))
+    counts = np.sum([scan.voxels for scan in scans], axis=0)
+    if absent := [name for name, count in zip(names, counts, strict=True) if not count]:
+        log.warning("%s: never found, since no training scan has it: %s", view, ", ".join(absent))
     validation_sums = validating.survey(len(names))[1]
     fingerprint = {
         "setting": settings.model_dump(exclude=RUNTIME_ONLY | {"network"}),
@@ -125,7 +128,7 @@ def prepare_training(
         threads=threads,
         boxes=boxes,
         slice_shape=training.stacks[0].shape[2:],
-        counts=np.sum([scan.voxels for scan in scans], axis=0),
+        counts=counts,
         training_stats=summarise(scans, protocol.partners(view)),
         fingerprint=fingerprint,
         warm_start=warm,

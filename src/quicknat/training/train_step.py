@@ -98,7 +98,7 @@ class TrainStep:
         torch.manual_seed(settings.seed)
         network = QuickNAT(len(setup.classes), NetworkSettings(**settings.network.model_dump()))
         if setup.initial:
-            load_weights(network, setup.initial, setup.view, setup.classes, fewer_slices=True)
+            load_weights(network, setup.initial, setup.view, setup.classes, to_train=True)
         # torch accepts this for modules, but its type hints do not
         self.network: QuickNAT = network.to(  # type: ignore[call-overload]
             self.device, memory_format=torch.channels_last
