@@ -51,5 +51,5 @@ def test_report(finished):
 def test_snakemake_report(project):
     project.run("--report", "report.html")
     page = (project.folder / "report.html").read_text()
-    assert "Training" in page and "Segmentations" in page
+    assert "Training" in page and "in the middle slice of each view" in page
     assert "star" in page  # of the caption of the learning curves

@@ -158,12 +158,10 @@ def test_class_of_several_structures_has_no_freesurfer_number():
     known = freesurfer_structures(tissues)
     assert known["freesurfer_id"].isna().tolist() == [False, True, True, True]
     assert known["brain"].tolist() == [False, False, True, True]  # CSF is none
-    table = tissues.table.assign(freesurfer=["0", "4", "1001-1035,2001-2035", "2,41"])  # parcels
-    assert freesurfer_structures(Protocol("own", table))["brain"].tolist()[1:] == [
-        False,
-        True,
-        True,
-    ]
+    for parcels in ("1001-1035,2001-2035", "11101-11175,12101-12175"):  # aparc, aparc.a2009s
+        table = tissues.table.assign(freesurfer=["0", "4", parcels, "2,41"])
+        brain = freesurfer_structures(Protocol("own", table))["brain"]
+        assert brain.tolist() == [False, False, True, True]
     with pytest.raises(InputError, match="CSF has no single FreeSurfer number"):
         stored_values(tissues, "freesurfer")
 

@@ -102,6 +102,8 @@ def test_labels_that_a_sheet_lacks_are_named(tmp_path, caplog):
     sheet.write_text(text.replace("a.nii\t\t\t\tsegment", "a.nii\tmine.nii\t\tfreesurfer\tval"))
     caplog.clear()
     add_to_sheet([replace(scans[0], **labelled)], sheet)
+    sheet.write_text(text.replace("a.nii\t\t\t\tsegment", "a.nii\t\t\t\texclude"))
+    add_to_sheet([replace(scans[0], **labelled)], sheet)
     assert caplog.text == ""
 
 

@@ -18,6 +18,7 @@ from quicknat.errors import InputError, notice
 from quicknat.files import written_whole
 
 log = logging.getLogger(__name__)
+NAMED = 3  # scans, in a message
 
 RATINGS = ("pass", "doubtful", "fail")
 
@@ -89,7 +90,7 @@ def _scan(line: str, columns: Sequence[str]) -> Scan:
     """Return name and files of the scan in a sheet's line, which may be commented out."""
     cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
     row = dict(zip(columns, cells, strict=False))  # editors strip trailing tabs
-    known = {key: row.get(key, "") for key in ("subject", "session", "entities", "image", "labels")}
+    known = {key: row.get(key, "") for key in ("subject", "session", "entities", "image")}
     return Scan(**known, split="")
 
 
@@ -117,10 +118,6 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
             new.append(scan)
         elif same_name is not None and not fnmatch.fnmatchcase(image, same_name):
             others.append(f"{scan.id}, {image}")
-    bare = {scan.id for scan in there if scan.image and not scan.labels}
-    if labelled := [scan.id for scan in scans if scan.labels and scan.id in bare]:
-        what = "have labels now, but not in the sheet; fill in labels, label_convention, split"
-        log.warning("%s: %d %s: %s", sheet, len(labelled), what, ", ".join(labelled))
     if others:
         what = "scans are not added, since the sheet has their names with other images"
         log.warning("%s: %d %s: %s …", sheet, len(others), what, others[0])
@@ -133,7 +130,13 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
     text += "" if text.endswith("\n") else line_end
     rows = rows.reindex(columns=columns, fill_value="")  # unknown columns are invalid
     text += _as_tsv(rows, header=False).replace("\n", line_end)
-    return _write(sheet, text), len(new)
+    written = _write(sheet, text)
+    bare = {scan.id for scan in written if not scan.labels and scan.split != "exclude"}
+    if labelled := [scan.id for scan in scans if scan.labels and scan.id in bare]:
+        what = "have labels now, but not in the sheet; fill in labels, label_convention, split"
+        more = " …" if len(labelled) > NAMED else ""
+        log.warning("%s: %d %s: %s", sheet, len(labelled), what, ", ".join(labelled[:NAMED]) + more)
+    return written, len(new)
 
 
 def failed_scans(path: str | Path) -> list[str]:

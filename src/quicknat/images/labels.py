@@ -37,8 +37,11 @@ ASEG = {
 }  # fmt: skip
 # ventricles, cerebrospinal fluid, fifth ventricle, cerebral exterior
 NOT_BRAIN = {4, 5, 14, 15, 24, 43, 44, 72, 1, 40}
-# white matter and cortex of both sides; the cortex may be in parcels
-CEREBRUM = ({2}, {41}, {3, *range(1000, 1036)}, {42, *range(2000, 2036)})
+# white matter and cortex of both sides, whole or in parcels of Desikan-Killiany or Destrieux
+CEREBRUM = (
+    {2, *range(3000, 3036), *range(13100, 13176)}, {41, *range(4000, 4036), *range(14100, 14176)},
+    {3, *range(1000, 1036), *range(11100, 11176)}, {42, *range(2000, 2036), *range(12100, 12176)},
+)  # fmt: skip
 
 # the side as a word of a name, or at its beginning: Left-Thalamus, lh_thalamus, LeftThalamus
 LEFT, RIGHT = (

@@ -242,7 +242,8 @@ def demographics(people: pd.DataFrame, subjects: Sequence[str]) -> list[str]:
     known, words = people.reindex(list(dict.fromkeys(subjects))), []
     for column in (name for name in DEMOGRAPHICS if name in known):
         values = known[column].replace("n/a", np.nan).dropna()
-        numbers = pd.to_numeric(values.str.removesuffix("+"), errors="coerce").dropna()  # 89+
+        # an age may be 89+
+        numbers = pd.to_numeric(values.astype(str).str.removesuffix("+"), errors="coerce").dropna()
         if column == "age" and len(numbers):
             low, middle, high = numbers.min(), numbers.median(), numbers.max()
             words.append(f"age {low:g} to {high:g}, median {middle:g} (known for {len(numbers)})")

@@ -268,9 +268,15 @@ def segment_all(
             warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None
             for _ in pool.map(keep, tasks) if pool else map(keep, tasks):
                 pass
-    finally:  # also of what was finished before Ctrl-C
-        if tables or not chosen.folder_per_scan:  # else a rule gathers them
-            write_tables()
+    except BaseException:
+        if not tables and not chosen.folder_per_scan:  # of what ended before Ctrl-C
+            try:
+                write_tables()
+            except Exception as error:
+                log.warning("no tables: %s", for_users(error))
+        raise
+    if tables or not chosen.folder_per_scan:  # else a rule gathers them
+        write_tables()
     return [ended[task.name] for task in tasks]
 
 
