@@ -12,7 +12,9 @@ import time
 
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from helpers import (
     ROOT,
@@ -25,8 +27,9 @@ from helpers import (
 )
 from in_process import quicknat
 from quicknat.cohort.check import read_verdicts
+from quicknat.errors import InputError
 from quicknat.failures import read_failed
-from quicknat.files import sha256
+from quicknat.files import sha256, written_whole
 from quicknat.model import bundle
 from quicknat.training import trainer
 
@@ -113,6 +116,15 @@ def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, tm
     assert files(folder)
 
 
+@pytest.mark.case(51)
+def test_full_disk_is_named_for_weights_too_whose_library_has_errors_of_its_own(tmp_path):
+    path = tmp_path / "model.safetensors"
+    refusal = pytest.raises(InputError, match="model.*cannot be written")
+    with full_disk(4096), refusal as refused, written_whole(path) as (temporary,):
+        save_file({"weight": torch.zeros(10_000)}, temporary)
+    assert "room" in refused.value.fix and not list(tmp_path.iterdir())
+
+
 @pytest.mark.case(43, 51)
 def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, tmp_path, monkeypatch):
     save, saved = trainer.save_state, []
@@ -129,7 +141,7 @@ def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, tmp_
     states = [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]
     assert files(tmp_path / "out") == states
     done = commands("train", tmp_path / "out")
-    assert done.status == 0 and "resuming in epoch 1" in done.err[0], done.err
+    assert done.status == 0 and "resuming in epoch 1" in "\n".join(done.err), done.err
     assert "model/model.safetensors" in files(tmp_path / "out")
 
 

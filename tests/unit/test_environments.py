@@ -53,6 +53,12 @@ def test_conda_environment_has_every_dependency_in_the_same_versions():
     assert DEPENDENCIES.keys() | train <= {CONDA_NAMES.get(name, name) for name in names}
 
 
+def test_samseg_environment_pins_the_version_that_was_tried():
+    described = yaml.safe_load((ROOT / "envs" / "samseg.yaml").read_text())
+    (wanted,) = [part["pip"] for part in described["dependencies"] if isinstance(part, dict)]
+    assert wanted == ["numpy<2", "samseg==0.4a0"]  # its only release; it needs NumPy 1
+
+
 def test_image_installs_what_the_lock_and_the_makefile_say():
     recipe = (ROOT / "Dockerfile").read_text()
     default = re.search(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]

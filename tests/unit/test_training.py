@@ -86,6 +86,13 @@ def test_loss_that_is_not_finite_stops_and_leaves_no_model(stack, tmp_path, prot
     assert not (tmp_path / "m/model.safetensors").exists()
 
 
+def test_history_has_the_learning_rate_that_each_epoch_began_with(stack, tmp_path, protocol):
+    chosen = settings(epochs=3, optimizer="sgd", lr_step_epochs=1, learning_rate=0.01)
+    train_view("coronal", protocol, [stack], [], chosen, tmp_path / "m")
+    history = pd.read_csv(tmp_path / "m/history.tsv", sep="\t")
+    assert history["learning_rate"].tolist() == pytest.approx([0.01, 0.001, 0.0001])
+
+
 def test_structures_that_no_training_scan_has_are_named(stack, tmp_path, protocol, caplog):
     prepare_training("coronal", protocol, [stack], [], settings(), tmp_path / "m", None, 1)
     absent = ", ".join(protocol.names[5:])  # the stack holds classes 1 to 4

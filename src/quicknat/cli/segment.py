@@ -28,7 +28,7 @@ from quicknat.package_data import MODELS, model_folder
 log = logging.getLogger(__name__)
 
 
-Fast = Annotated[bool, typer.Option("--fast", help="Like --model small: less than half the time.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Like --model small: quicker, less accurate.")]
 OverwriteDone = Annotated[
     bool,
     typer.Option(
@@ -169,7 +169,7 @@ def segment(
     outcomes = segment_all(bundle, tasks, output, options, overwrite, tables, sources)
     failed = [outcome for outcome in outcomes if outcome.status == FAILED]
     if failed and len(outcomes) > 1:
-        for outcome in failed:
+        for outcome in failed if len(failed) > 1 else ():
             log.error("  %s: %s", outcome.name, outcome.reason)
         first = f"{failed[0].name}: {failed[0].reason}"
         log.error("error: %d of %d scans failed; %s", len(failed), len(outcomes), first)
