@@ -38,7 +38,8 @@ def test_given_model(finished, tmp_path):
     assert [page.name for page in pages] == ["index.html", "sub-e2.html", "sub-s2.html"]
     assert [dead_links(page) for page in pages] == [[], [], []]
     page = pages[0].read_text()
-    assert "the finished model <strong>a&#39;s model</strong> segmented this cohort" in page
+    name = str(given).replace("'", "&#39;")
+    assert f"the finished model <strong>{name}</strong> segmented this cohort" in page
     assert "1 of the test scans may have been trained on" in page and 'id="training"' not in page
 
     # the same model elsewhere is the same model; with other weights of the views it is another
