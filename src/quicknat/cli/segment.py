@@ -56,7 +56,7 @@ Numbers = Annotated[
 Mgz = Annotated[bool, typer.Option("--mgz", help="Write the label map as MGZ too.")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Slices per forward pass; by default 4 on a CPU, 32 on a GPU."),
+    typer.Option(min=1, help="Slices per forward pass; by default 1 on a CPU, 32 on a GPU."),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU if there is one.")
@@ -159,7 +159,7 @@ def segment(
     if model in MODELS.values():
         log.info("not for commercial use (CC BY-NC 4.0), not a medical device: see README.md there")
     keep_freed_memory()
-    batch_size = batch_size or (32 if on_gpu else 4)
+    batch_size = batch_size or (32 if on_gpu else 1)  # alone a slice stays in a CPU's cache
     any_precision = precision == "auto"
     options = Options(
         conformed, orientation, uncertainty, batch_size, views, any_precision, label_convention,

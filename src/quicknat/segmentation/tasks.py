@@ -47,7 +47,7 @@ class Options:
     conformed: bool = False
     orientation: str = ""
     samples: int = 0
-    batch_size: int = 4
+    batch_size: int = 1
     views: bool = False
     any_precision: bool = False
     label_convention: str = ""
