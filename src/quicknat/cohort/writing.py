@@ -87,7 +87,7 @@ def write_sheet(scans: Sequence[Scan], output: str | Path, overwrite: bool = Fal
 
 
 def _scan(line: str, columns: Sequence[str]) -> Scan:
-    """Return name and files of the scan in a sheet's line, which may be commented out."""
+    """Return name and image of the scan in a sheet's line, which may be commented out."""
     cells = [cell.strip() for cell in line.lstrip("# ").split("\t")]
     row = dict(zip(columns, cells, strict=False))  # editors strip trailing tabs
     known = {key: row.get(key, "") for key in ("subject", "session", "entities", "image")}
