@@ -13,7 +13,7 @@ from quicknat.files import sha256
 
 pytestmark = pytest.mark.slow
 SEGMENTED = {"segment": 2, "pictures": 2, "volumes": 1, "report": 1}
-SCORED = {"evaluate": 1, "metrics": 1, "score_figures": 1}
+SCORED = {"evaluate": 1, "metrics": 1}
 
 
 def test_given_model(finished, tmp_path):

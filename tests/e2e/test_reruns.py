@@ -22,10 +22,10 @@ pytestmark = pytest.mark.slow
 # jobs, from the end of the workflow to its beginning
 REPORT = {"report": 1}
 SEGMENT_S = {"segment": 1, "pictures": 1, "volumes": 1, **REPORT}
-SCORE = {"evaluate": 1, "metrics": 1, "score_figures": 1}
+SCORE = {"evaluate": 1, "metrics": 1}
 SEGMENT_ALL = {**SEGMENT_S, **SCORE, "segment": 2, "pictures": 2}
 BUNDLE = {"bundle": 1, **SEGMENT_ALL}
-FINETUNE = {"finetune": 3, "curves": 1, **BUNDLE}
+FINETUNE = {"finetune": 3, **BUNDLE}
 PRETRAIN = {"pretrain": 3, **FINETUNE}
 NEW_TO_SEGMENT = {"convert": 1, **SEGMENT_S}
 NEW_TO_TRAIN = {"convert": 1, "convert_labels": 1, "slice": 1, **FINETUNE}
@@ -166,10 +166,7 @@ LONG = {
     "no pre-trained networks": (delete("results/models/pretrain"), {}),
     "no model": (delete("results/model"), BUNDLE),
     "no segmentation": (delete("results/segmentations/sub-s1"), SEGMENT_S),
-    "no report": (
-        delete("results/report"),
-        {"curves": 1, "score_figures": 1, "pictures": 2, **REPORT},
-    ),
+    "no report": (delete("results/report"), {"pictures": 2, **REPORT}),
     "no records of Snakemake": (delete(".snakemake"), {}),
 }
 CHANGES = QUICK | LONG

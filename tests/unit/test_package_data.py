@@ -111,7 +111,10 @@ def test_segments_from_a_wheel_in_an_empty_folder_with_no_extra(elsewhere, head,
     assert (folder / "out/sub-a/anat/sub-a_desc-quicknat_dseg.nii.gz").exists()
     said = quicknat("export", "small", "--output", "monai", fails=True)
     assert said.splitlines()[-1].endswith("pip install '.[train]'")
-    said = quicknat("curves", "history.tsv", "--output", "curves.png", fails=True)
+    (folder / "list.txt").write_text("")
+    said = quicknat(
+        "report", "cohort.tsv", "--segmented", "list.txt", "--output", "index.html", fails=True
+    )
     assert said.splitlines()[-1].endswith("pip install '.[report]'")
     # with the other packages; of a folder in a .pth file, the .pth files are not read, which lead
     # to the checkout

@@ -40,7 +40,7 @@ def test_program_labels_the_raw_scan_instead_of_atlases_and_nothing_is_scored(dr
     done = dry_run("--printshellcmds", rows=rows, overlay=overlay)
     counts = job_counts(done.text)
     assert counts["auto_label_external"] == 1 and counts["slice"] == 4 and counts["segment"] == 1
-    assert not {"auto_label", "evaluate", "metrics", "score_figures"} & set(counts)
+    assert not {"auto_label", "evaluate", "metrics"} & set(counts)
     (command,) = re.findall(r"quicknat auto-label .*", done.text)
     assert "--method recon-all" in command
     assert "--subjects-dir /fs --license='my fs.txt' " in command
@@ -87,7 +87,7 @@ def test_finished_model_segments_on_its_own_grid_and_nothing_is_trained(dry_run,
     overlay = {"model": str(model), "conform": {"spacing_mm": 1.0, "size": 256}}
     done = dry_run("--printshellcmds", rows=rows, overlay=overlay)
     jobs = {"copy_model": 1, "convert": 4, "convert_labels": 1, "segment": 4, "volumes": 1}
-    jobs |= {"evaluate": 1, "metrics": 1, "score_figures": 1, "pictures": 4, "report": 1}
+    jobs |= {"evaluate": 1, "metrics": 1, "pictures": 4, "report": 1}
     assert job_counts(done.text) == jobs, done.text
     assert len(re.findall(r"quicknat convert .* --spacing 4.0 --size 64", done.text)) == 4
 
@@ -104,7 +104,7 @@ def test_many_scans_are_segmented_in_chunks_and_not_read_before(dry_run, model, 
     overlay = {"model": str(model), "scans_per_job": 4}
     done = dry_run("--printshellcmds", rows=rows, overlay=overlay)
     jobs = {"copy_model": 1, "convert": 1, "convert_labels": 1, "segment": 1, "volumes": 1}
-    jobs |= {"evaluate": 1, "metrics": 1, "score_figures": 1, "pictures": 1, "report": 1}
+    jobs |= {"evaluate": 1, "metrics": 1, "pictures": 1, "report": 1}
     assert job_counts(done.text) == jobs | {"segment_chunk": 2}, done.text
     assert set(re.findall(r"--allow-bad", done.text)) == set()
     done = dry_run(rows=[*rows, "b2|absent.nii.gz|||segment|"], overlay=overlay)

@@ -1,4 +1,4 @@
-# Draw the figures, and write the report's pages.
+# Draw the cohort's figures, and write the report's pages.
 # Requires: histories, metrics, segmentations.
 # Makes:    results/report/index.html           the cohort
 #           results/report/{scan}.html          each segmented scan, except for those of chunks
@@ -18,6 +18,9 @@ REPORT_OPTIONS = [
 ]
 
 
+FIGURES = ({"curves": "learning curves"} if PLAN.stages else {}) | (
+    SCORE_FIGURES if PLAN.test else {}
+)
 REPORTED = [
     *BUNDLED,
     *expand(f"{SEGMENTED}_{{end}}", scan=PLAN.single, end=ENDS),
@@ -28,66 +31,11 @@ REPORTED = [
 ]
 
 
-rule curves:
-    input:
-        expand("<results>/models/{stage}/{view}/history.tsv", stage=PLAN.stages, view=VIEWS),
-    output:
-        png=report(
-            "<results>/report/figures/curves.png",
-            caption=f"{TEMPLATES}/curves.rst",
-            category="Training",
-            labels={"figure": "learning curves"},
-        ),
-        svg="<results>/report/figures/curves.svg",
-    log:
-        "<results>/logs/curves/all.log",
-    benchmark:
-        "<results>/benchmarks/curves/all.tsv"
-    conda:
-        "../../envs/torch.yaml"
-    shell:
-        "quicknat curves {input:q} --output {output.png:q} &> {log:q}"
-
-
-rule score_figures:
-    input:
-        metrics=rules.metrics.output.scores,
-        confusion=rules.metrics.output.confusion,
-        # test scans only, so that other segmented scans do not rerun this
-        volumes=expand(f"{SEGMENTED}_volumes.tsv", scan=PLAN.test),
-    output:
-        expand("<results>/report/figures/{name}.svg", name=SCORE_FIGURES),
-        **{
-            name: report(
-                f"<results>/report/figures/{name}.png",
-                caption=f"{TEMPLATES}/{name}.rst",
-                category="Scores",
-                labels={"figure": title},
-            )
-            for name, title in SCORE_FIGURES.items()
-        },
-    log:
-        "<results>/logs/score_figures/all.log",
-    benchmark:
-        "<results>/benchmarks/score_figures/all.tsv"
-    conda:
-        "../../envs/torch.yaml"
-    params:
-        **LABEL_TABLE,
-        sheet=untracked(PATHS.sheet),
-        # the part of the sheet that matters: means are over participants
-        participants=[f"{name} {PLAN.scans[name].participant}" for name in PLAN.test],
-        folder=subpath(output.dice, parent=True),
-    shell:
-        "quicknat score-figures {input.metrics:q} --confusion {input.confusion:q}"
-        " --volumes <(printf '%s\\n' {input.volumes:q}) --sheet {params.sheet:q} --protocol {params.protocol:q}"
-        " --output {params.folder:q} &> {log:q}"
-
-
 rule report:
     input:
-        curves=rules.curves.output if PLAN.stages else [],
-        scores=rules.score_figures.output if PLAN.test else [],
+        histories=expand(
+            "<results>/models/{stage}/{view}/history.tsv", stage=PLAN.stages, view=VIEWS
+        ),
         metrics=rules.metrics.output if PLAN.test else [],
         pictures=expand(PICTURES, scan=PLAN.single),
         qc=expand(f"{SEGMENTED}_qc.json", scan=PLAN.single),
@@ -97,9 +45,19 @@ rule report:
         # read from the results folder, which storage leaves empty
         read=REPORTED if STORAGE else [],
     output:
+        **{
+            name: report(
+                f"<results>/report/figures/{name}.png",
+                caption=f"{TEMPLATES}/{name}.rst",
+                category="Training" if name == "curves" else "Scores",
+                labels={"figure": title},
+            )
+            for name, title in FIGURES.items()
+        },
         page="<results>/report/index.html",
         pages=expand("<results>/report/{scan}.html", scan=PLAN.single),
         assets=directory("<results>/report/assets"),
+        vector=expand("<results>/report/figures/{name}.svg", name=FIGURES),
     log:
         "<results>/logs/report/page.log",
     benchmark:
@@ -119,7 +77,7 @@ rule report:
         ],
         interactive=config["report"]["interactive"],
         title=Path(PATHS.sheet).stem,
-        cohort=[f"{name} {scan.split}" for name, scan in PLAN.scans.items()],
+        cohort=[f"{name} {scan.split} {scan.participant}" for name, scan in PLAN.scans.items()],
         segmented=PLAN.single,
         skipped=RUN.skipped,
         check=untracked(RUN.skipped_table),

@@ -1,4 +1,4 @@
-"""Figures and the report: `curves`, `score-figures`, `scan-pictures`, `report`, `failures`."""
+"""Pictures and pages: `scan-pictures`, `report`, `failures`."""
 
 from __future__ import annotations
 
@@ -10,69 +10,8 @@ from typing import Annotated
 import typer
 
 from quicknat.cli.app import QUICKNAT28, STEPS, ProtocolFile, app, read_list
-from quicknat.errors import InputError
 
 log = logging.getLogger(__name__)
-
-
-@app.command(rich_help_panel=STEPS)
-def curves(
-    histories: Annotated[list[Path], typer.Argument(help="Files …/{stage}/{view}/history.tsv.")],
-    output: Annotated[Path, typer.Option(help="PNG to write; an SVG goes beside it.")],
-) -> None:
-    """Draw training and validation curves of all views and stages.
-
-    Example: `quicknat curves results/models/*/*/history.tsv --output curves.png`
-    """
-    import pandas as pd
-
-    from quicknat.images.slices import VIEWS
-    from quicknat.report.figures import STAGES, save, training_curves
-
-    for path in histories:
-        if path.parts[-3:-2] not in [(stage,) for stage in STAGES] or path.parts[-2] not in VIEWS:
-            folders = f"{'|'.join(STAGES)}/{'|'.join(VIEWS)}"
-            raise InputError(path, "path lacks stage and view", f"move it to {folders}/")
-    tables = {(p.parts[-3], p.parts[-2]): pd.read_csv(p, sep="\t") for p in histories}
-    save(training_curves(tables), output, output.with_suffix(".svg"), dpi=160)
-
-
-@app.command("score-figures", rich_help_panel=STEPS)
-def draw_scores(
-    metrics: Annotated[Path, typer.Argument(help="Metrics of all scans.")],
-    confusion: Annotated[Path, typer.Option(help="Confused voxels, of all scans.")],
-    volumes: Annotated[Path, typer.Option(help="List of the scans' …_volumes.tsv, one per line.")],
-    sheet: Annotated[Path, typer.Option(help="The sheet, which names the participants.")],
-    output: Annotated[Path, typer.Option(help="Folder for the figures, PNG and SVG.")],
-    protocol: ProtocolFile = QUICKNAT28,
-) -> None:
-    """Draw the figures of scores: Dice, Bland–Altman, confusion, uncertainty.
-
-    Example: `quicknat score-figures results/metrics.tsv --confusion results/metrics/confusion.tsv
-    --volumes list.txt --sheet cohort.tsv --output figures`
-    """
-    import pandas as pd
-
-    from quicknat.cohort.sheet import read_sheet
-    from quicknat.evaluation.scores import stack_tables, with_uncertainty
-    from quicknat.images.labels import Protocol
-    from quicknat.report import score_figures
-    from quicknat.report.figures import save
-    from quicknat.report.structures import paired_order, structures
-
-    table = Protocol.read(protocol)
-    order = paired_order(structures(table))
-    participants = {scan.id: scan.participant for scan in read_sheet(sheet)}
-    found = pd.read_csv(metrics, sep="\t")
-    points = with_uncertainty(found, stack_tables(read_list(volumes)))
-    figures = {
-        "dice": score_figures.dice(found, order, participants),
-        "bland_altman": score_figures.bland_altman(found, table),
-        "confusion": score_figures.confusion(pd.read_csv(confusion, sep="\t"), table),
-        "uncertainty": score_figures.uncertainty(points, table),
-    }
-    for name, figure in figures.items():
-        save(figure, output / f"{name}.png", output / f"{name}.svg", dpi=160)
 
 
 @app.command("scan-pictures", rich_help_panel=STEPS)
@@ -156,6 +95,7 @@ def report(
     from quicknat.cohort.sheet import read_sheet
     from quicknat.failures import read_failed
     from quicknat.images.labels import Protocol
+    from quicknat.report.cohort_figures import write_figures
     from quicknat.report.inputs import (
         ReportInputs,
         cohort_files,
@@ -199,6 +139,8 @@ def report(
         given=str(given_model or ""),
         interactive=interactive,
     )
+    if inputs.complete:
+        write_figures(inputs, output.parent / "figures")
     write_report(inputs, output)
     log.info("wrote %s", output)
 

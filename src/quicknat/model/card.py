@@ -51,21 +51,21 @@ def _bundled() -> tuple[dict[str, str], set[str]]:
     names = {sha256(folder / "bundle.json"): name for name, folder in MODELS.items()}
     entries = [entry for each in views for entry in each.values()]
     # with what they were trained from: earlier bundled weights
-    weights = {entry["sha256"] for entry in entries}.union(*map(_starts, entries))
+    weights = {entry["sha256"] for entry in entries}.union(*map(starts, entries))
     return names, weights
 
 
-def _starts(entry: dict[str, Any]) -> set[str]:
+def starts(entry: dict[str, Any]) -> set[str]:
     """Return the SHA-256 of all weights that a view's training, and theirs, started from."""
-    starts = entry.get("initial_sha256"), (entry.get("warm_start") or {}).get("sha256")
-    return {start for start in (*starts, *entry.get("ancestors", [])) if start}
+    direct = entry.get("initial_sha256"), (entry.get("warm_start") or {}).get("sha256")
+    return {start for start in (*direct, *entry.get("ancestors", [])) if start}
 
 
 def model_card(described: dict[str, Any], identity: str) -> ModelCard:
     """Return the card of a model, by the content of its ``bundle.json`` and that file's SHA-256."""
     names, weights = _bundled()
     views = described["views"].values()
-    starts = set().union(*map(_starts, views))
+    ancestors = set().union(*map(starts, views))
     grid = f"{described['protocol']}, {described['conform']['spacing_mm']:g} mm"
     licence = BUNDLED_LICENCE
     origin: Origin = "bundled"
@@ -73,7 +73,7 @@ def model_card(described: dict[str, Any], identity: str) -> ModelCard:
         name = f"bundled model {names[identity]}"
     elif {view.get("sha256") for view in views} & weights:
         name = f"bundled weights with other settings ({grid})"
-    elif starts & weights:
+    elif ancestors & weights:
         name, origin = f"model fine-tuned from the bundled weights ({grid})", "fine-tuned"
     else:
         name, licence, origin = f"own model ({grid})", OWN_LICENCE, "own"

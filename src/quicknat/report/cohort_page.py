@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import product
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -17,7 +16,6 @@ import pandas as pd
 import quicknat
 from quicknat.cohort.participants import trained_on
 from quicknat.evaluation import scores
-from quicknat.images.slices import VIEWS
 from quicknat.model.card import methods, model_card
 from quicknat.report.charts import bias_chart, dice_chart, hd95_chart, view_chart
 from quicknat.report.cohort_qc import cohort_quality
@@ -43,7 +41,7 @@ def scored_content(inputs: ReportInputs) -> dict:
         return {}
     those, order = inputs.structures, paired_order(inputs.structures)
     views, confusion = (inputs.table(f"metrics/{name}.tsv") for name in ("views", "confusion"))
-    participants = {scan.id: scan.participant for scan in inputs.scans}
+    participants = inputs.participants
     tables = {
         "scans": scores.by_scan(metrics),
         "structures": scores.by_structure(metrics, order, participants),
@@ -90,8 +88,6 @@ def cohort_content(inputs: ReportInputs) -> dict[str, Any]:
     those, volumes = inputs.structures, inputs.volumes
     scored = scored_content(inputs)
     overview = _overview_rows(inputs, scored)
-    # networks trained by an earlier run have nothing to do with a given model
-    histories = {} if inputs.given else _histories(inputs.results / "models")
     splits = pd.Series([scan.split for scan in inputs.scans]).value_counts()
     quality: dict[str, Any] = {"n_scans": 0}
     change: dict[str, Any] = {}
@@ -111,13 +107,13 @@ def cohort_content(inputs: ReportInputs) -> dict[str, Any]:
         "correct": _how_to_correct(inputs, quality),
         "change": change,
         "ranges": [] if volumes is None else _volume_ranges(volumes, paired_order(those)),
-        "overfitting": overfitting(histories),
+        "overfitting": overfitting(inputs.histories),
         "view_colors": VIEW_COLORS,
         "colors": dict(zip(inputs.protocol.names, inputs.protocol.table["color"], strict=True)),
         "splits": [(name, int(splits[name])) for name in SPLITS if name in splits],
         "demographics": demographics(inputs.people, [f"sub-{s.subject}" for s in inputs.scans]),
         "sagittal_classes": inputs.protocol.n_classes("sagittal"),
-        **_model_content(inputs, histories),
+        **_model_content(inputs),
         "times": run_times(inputs.results / "benchmarks").to_dict("records"),
         "software": _versions(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -142,15 +138,13 @@ def _how_to_correct(inputs: ReportInputs, quality: dict[str, Any]) -> dict[str, 
     }
 
 
-def _model_content(
-    inputs: ReportInputs, histories: Mapping[tuple[str, str], pd.DataFrame]
-) -> dict[str, Any]:
+def _model_content(inputs: ReportInputs) -> dict[str, Any]:
     """Return what is known of the model, which is not there if training failed."""
     path = inputs.results / "model" / "bundle.json"
     if not path.exists():
         return {"bundle": None, "model_digest": "", "trained_on": ""}
     bundle, digest = json.loads(path.read_bytes()), file_digest(path)
-    networks = []
+    histories, networks = inputs.histories, []
     for view, entry in bundle["views"].items():
         times = [
             f"{title.lower()} {duration(histories[stage, view]['seconds'].sum())}"
@@ -216,12 +210,6 @@ def _chunked(folders: Sequence[Path]) -> dict[str, Any]:
     rows = {"failed": failed, "flagged": flagged.loc[worst]}
     shown = {name: part.head(MOST_ROWS).to_dict("records") for name, part in rows.items()}
     return {**shown, "n_done": len(table) - len(failed), "n_flagged": len(flagged)}
-
-
-def _histories(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the histories of the trained networks by stage and view, in order."""
-    found = {key: folder.joinpath(*key, "history.tsv") for key in product(STAGES, VIEWS)}
-    return {key: pd.read_csv(path, sep="\t") for key, path in found.items() if path.exists()}
 
 
 def _volume_ranges(volumes: pd.DataFrame, order: Sequence[str]) -> list[dict]:

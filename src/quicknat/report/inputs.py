@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -16,10 +17,14 @@ from quicknat.cohort.participants import PARTICIPANTS
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
 from quicknat.failures import Failure
+from quicknat.files import sha256
 from quicknat.images.labels import Protocol
+from quicknat.images.slices import VIEWS
+from quicknat.model.card import starts
 from quicknat.report.structures import Structure, structures
 from quicknat.reruns import file_digest
 from quicknat.segmentation.tasks import SCANS
+from quicknat.training.history import STAGES
 
 VOLUMES = "segmentations/volumes.tsv"
 # the per-scan tables from which a complete run gathers each table
@@ -78,6 +83,32 @@ class ReportInputs:
     def metrics(self) -> pd.DataFrame | None:
         """Scores of all test scans."""
         return self.table("metrics.tsv")
+
+    @cached_property
+    def participants(self) -> dict[str, str]:
+        """Return the participant of each scan."""
+        return {scan.id: scan.participant for scan in self.scans}
+
+    @cached_property
+    def histories(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """Return the histories of the trained networks by stage and view, in order.
+
+        Of a given model there are none, though an earlier run may have left some.
+        """
+        found: dict[tuple[str, str], pd.DataFrame] = {}
+        for stage, view in product(STAGES, () if self.given else VIEWS):
+            folder = self.results / "models" / stage / view
+            if (path := folder / "history.tsv").exists() and self._led_to_model(folder):
+                found[stage, view] = pd.read_csv(path, sep="\t")
+        return found
+
+    def _led_to_model(self, folder: Path) -> bool:
+        """Return whether the model's network of a view began with the weights of pre-training."""
+        bundle, weights = self.results / "model/bundle.json", folder / "model.safetensors"
+        if folder.parent.name != "pretrain" or not (bundle.exists() and weights.exists()):
+            return True
+        entry = json.loads(bundle.read_bytes())["views"][folder.name]
+        return sha256(weights) in starts(entry)
 
     def table(self, path: str) -> pd.DataFrame | None:
         """Return a table of all scans, or None.

@@ -78,7 +78,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
     content = cohort_content(inputs)
     overview, figures = content["overview"], list[str]()
     if inputs.complete:
-        figures += [] if inputs.given else ["curves"]
+        figures += ["curves"] if inputs.histories else []
         figures += SCORE_FIGURES if content["scores"] else []
     _write_assets(inputs, folder / "assets", content["change"])
     shared = {

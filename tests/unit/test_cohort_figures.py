@@ -1,14 +1,20 @@
 """Figures of trainings and scores: drawn from any number of scans, the same bytes each time."""
 
+import json
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import made_up_results
-from in_process import quicknat
 from quicknat.cohort.sheet import Scan
 from quicknat.evaluation import scores
-from quicknat.report import score_figures
+from quicknat.files import sha256
+from quicknat.images.slices import VIEWS
+from quicknat.package_data import SCORE_FIGURES
+from quicknat.report import cohort_figures
 from quicknat.report.cohort_page import scored_content
 from quicknat.report.figures import plt, save, training_curves
 
@@ -22,11 +28,11 @@ def metrics(n_scans):
 def draw(name, table, protocol):
     """A figure of the cohort by its name."""
     if name == "dice":
-        return score_figures.dice(table, STRUCTURES)
+        return cohort_figures.dice(table, STRUCTURES)
     if name == "uncertainty":
         points = table.assign(uncertainty=1 - table["dice"]).dropna(subset="dice")
-        return score_figures.uncertainty(points.reset_index(drop=True), protocol)
-    return getattr(score_figures, name)(table, protocol)
+        return cohort_figures.uncertainty(points.reset_index(drop=True), protocol)
+    return getattr(cohort_figures, name)(table, protocol)
 
 
 @pytest.fixture(autouse=True)
@@ -75,24 +81,12 @@ def test_figures_and_page_take_the_same_means_over_the_people_of_the_sheet(
         Scan(subject=s, image="a.nii", split="test", participant=p) for s, p in participants.items()
     ]
     inputs = made_up_results.made_up_results(tmp_path, scans, protocol)
-    rows = ["subject\timage\tlabels\tlabel_convention\tsplit\tparticipant"]
-    rows += [f"{s}\ta.nii\tb.nii\tfreesurfer\ttest\t{p}" for s, p in participants.items()]
-    (sheet := tmp_path / "cohort.tsv").write_text("\n".join(rows))
-    made_up_results.split_tables(inputs)
-    volumes = tmp_path.glob("segmentations/sub-*/anat/*_volumes.tsv")
-    (tmp_path / "list.txt").write_text("\n".join(map(str, volumes)))
     drawn = {}
     monkeypatch.setattr(
-        "quicknat.report.figures.save",
-        lambda figure, png, *_, **__: drawn.update({png.stem: figure}),
+        cohort_figures, "save", lambda figure, png, *_, **__: drawn.update({png.stem: figure})
     )
-    options = {
-        "confusion": tmp_path / "metrics/confusion.tsv", "volumes": tmp_path / "list.txt",
-        "sheet": sheet, "output": tmp_path,
-    }  # fmt: skip
-    given = [f"--{name}={value}" for name, value in options.items()]
-    done = quicknat("score-figures", tmp_path / "metrics.tsv", *given)
-    assert done.status == 0, str(done)
+    cohort_figures.write_figures(inputs, tmp_path)
+    assert list(drawn) == ["curves", *SCORE_FIGURES]
     page = scored_content(inputs)
     dice = inputs.table("metrics.tsv").groupby("subject")["dice"].mean().to_list()
     assert page["mean"][0] == pytest.approx((sum(dice[:2]) / 2 + dice[2] + dice[3]) / 3)
@@ -112,7 +106,7 @@ def test_farthest_points_are_named_by_abbreviation_and_scan(protocol):
     names = [text.get_text() for text in axis.texts]
     points = next(line for line in axis.lines if line.get_marker() == "o")
     assert points.get_zorder() > max(text.get_zorder() for text in axis.texts)
-    assert "R-Put, sub-1" in names and len(names) <= score_figures.NAMED
+    assert "R-Put, sub-1" in names and len(names) <= cohort_figures.NAMED
 
 
 def test_title_of_uncertainty_tells_the_rank_correlation(protocol):
@@ -128,7 +122,7 @@ def test_confusion_matrix_writes_large_shares_and_leaves_absent_classes_out(prot
          ("sub-1", "Brain stem", "Background", 10)],
         columns=["subject", "reference", "prediction", "voxels"],
     )  # fmt: skip
-    axis = score_figures.confusion(table, protocol).axes[0]
+    axis = cohort_figures.confusion(table, protocol).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["BG", "BS"]
     assert [text.get_text() for text in axis.texts] == ["100", "10", "90"]
     assert scores.confusion_matrix(table, protocol.names).to_numpy().sum() == 2
@@ -168,3 +162,20 @@ def test_files_are_the_same_each_time_and_say_no_date(tmp_path, protocol):
         assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
     text = (tmp_path / "one.svg").read_text()
     assert text.lstrip().startswith("<?xml") and "dc:date" not in text
+
+
+def test_pretraining_of_an_earlier_configuration_is_left_out(tmp_path, protocol):
+    """The networks were trained again without it; what it left in the folder is not theirs."""
+    scans = [Scan(subject="1", image="a.nii", split="segment")]
+    inputs = made_up_results.made_up_results(tmp_path, scans, protocol)
+    fine = [("finetune", view) for view in VIEWS]
+    for view in VIEWS:
+        folder = tmp_path / "models/pretrain" / view
+        shutil.copytree(tmp_path / "models/finetune" / view, folder)
+        (folder / "model.safetensors").write_bytes(b"weights")
+    assert list(inputs.histories) == fine
+    bundle = json.loads((tmp_path / "model/bundle.json").read_text())
+    for entry in bundle["views"].values():
+        entry["initial_sha256"] = sha256(tmp_path / "models/pretrain/axial/model.safetensors")
+    (tmp_path / "model/bundle.json").write_text(json.dumps(bundle))
+    assert list(replace(inputs).histories) == [("pretrain", view) for view in VIEWS] + fine

@@ -1,8 +1,9 @@
-"""Draw a cohort's scores in figures that suit one test scan as well as hundreds."""
+"""Draw a cohort's training and scores in figures that suit one test scan as well as hundreds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from matplotlib.ticker import StrMethodFormatter
 
 from quicknat.evaluation import scores
 from quicknat.images.labels import Protocol
-from quicknat.report.figures import INK, plt
+from quicknat.report.figures import INK, plt, save, training_curves
+from quicknat.report.inputs import ReportInputs
 from quicknat.report.structures import paired_order, structures
 
 # Okabe–Ito, colour-blind-safe; one per scan, if there are enough
@@ -22,6 +24,22 @@ MANY_POINTS = 3000  # above this, SVG files hold the points as a bitmap, or they
 NAMED = 5  # farthest points to label
 HALO = {"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5}
 PLAIN = StrMethodFormatter("{x:g}")
+
+
+def write_figures(inputs: ReportInputs, folder: Path) -> None:
+    """Write the figures that a complete run has data for, as PNG and SVG, to a folder."""
+    figures = {"curves": training_curves(inputs.histories)} if inputs.histories else {}
+    if (metrics := inputs.metrics) is not None:
+        table, people = inputs.protocol, inputs.participants
+        points = scores.with_uncertainty(metrics, inputs.volumes)
+        figures |= {
+            "dice": dice(metrics, paired_order(inputs.structures), people),
+            "bland_altman": bland_altman(metrics, table),
+            "confusion": confusion(inputs.table("metrics/confusion.tsv"), table),
+            "uncertainty": uncertainty(points, table),
+        }
+    for name, figure in figures.items():
+        save(figure, folder / f"{name}.png", folder / f"{name}.svg", dpi=160)
 
 
 def _axis(width: float, height: float) -> Any:  # whose figure is a Figure, not a SubFigure
