@@ -91,6 +91,7 @@ def stack(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
     """A model folder from three very brief real trainings, with the settings `MODEL`."""
+    from quicknat.config import Aggregation
     from quicknat.images.slices import VIEWS
     from quicknat.model.bundle import write_bundle
     from quicknat.training.trainer import train_view
@@ -102,9 +103,6 @@ def model(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Path:
         stack[:, 1] = random.integers(0, protocol.n_classes(view), (8, 48, 48))
         np.save(folder / f"{view}.npy", stack)
         train_view(view, protocol, [folder / f"{view}.npy"], [], MODEL, folder / "views" / view)
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    write_bundle(
-        {view: folder / "views" / view for view in VIEWS},
-        protocol, weights, 4.0, 64, 48, folder / "model",
-    )  # fmt: skip
+    views = {view: folder / "views" / view for view in VIEWS}
+    write_bundle(views, protocol, Aggregation(), 4.0, 64, 48, folder / "model")
     return folder / "model"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from quicknat.errors import InputError
 from quicknat.reruns import stable_path
@@ -170,7 +170,10 @@ class TrainingSettings(SharedSettings, Stage):
 
 
 class Aggregation(Settings):
-    """Weights of the views, which must add up to 1, test-time augmentation, prior correction."""
+    """Weights of the views, which must add up to 1, test-time augmentation, prior correction.
+
+    `quicknat bundle --aggregation` takes it.
+    """
 
     axial: Fraction = 0.4
     """Weight of the axial view."""
@@ -187,6 +190,13 @@ class Aggregation(Settings):
     """Strength of the prior correction (logit adjustment) at segmentation, since class weights make
     networks overestimate small structures; 0.8 after long training, 0 after short training or with
     class_weight_power 1."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        total = self.axial + self.coronal + self.sagittal
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"weights of the views should add up to 1, not {total:g}")
+        return self
 
 
 class Config(Settings):
@@ -245,10 +255,6 @@ def check_consistency(config: Config) -> None:
     if initial and stable_path(initial) == "results/model":
         fix = "copy it to another folder first: this workflow overwrites it"
         raise InputError("configuration", f"'training.initial_model' is {initial}", fix)
-    weights = config.aggregation
-    total = weights.axial + weights.coronal + weights.sagittal
-    if abs(total - 1) > 1e-6:
-        raise InputError("configuration", f"'aggregation' adds up to {total:g}", "must be 1")
 
 
 # of earlier versions, in configurations and model files: names, values

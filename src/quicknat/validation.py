@@ -52,7 +52,8 @@ def checked(model: type[Model], values: Any, where: str | Path) -> Model:
         raise InputError(where, f"'{dotted(path)}' is missing", "add it")
     # "Input should be greater than …"
     rule = error["msg"].split(" or instance of")[0].partition(" should ")[2]
-    raise InputError(where, f"'{dotted(path)}' is {shown(error['input'])}", f"must {rule}")
+    what = f"'{dotted(path)}' is" if path else "is"
+    raise InputError(where, f"{what} {shown(error['input'])}", f"must {rule}")
 
 
 def section_model(field: FieldInfo) -> type[Checked] | None:

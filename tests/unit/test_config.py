@@ -9,6 +9,7 @@ import yaml
 from helpers import ROOT
 from quicknat import config as settings
 from quicknat.config import (
+    Aggregation,
     Config,
     Network,
     TrainingSettings,
@@ -86,8 +87,10 @@ def test_missing_setting_is_named_unless_it_is_there_under_a_wrong_name():
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match=r"'slices.size' is 512; must be at most conform.size"):
         check_consistency(Config.read(merged({"slices": {"size": 512}})))
-    with pytest.raises(InputError, match="'aggregation' adds up to 1.2; must be 1"):
-        check_consistency(Config.read(merged({"aggregation": {"axial": 0.6}})))
+    with pytest.raises(InputError, match="^configuration: 'aggregation' is .* up to 1, not 1.2$"):
+        Config.read(merged({"aggregation": {"axial": 0.6}}))
+    with pytest.raises(InputError, match="^--aggregation: is {.*}; must add up to 1, not 1.2$"):
+        Aggregation.read({"axial": 0.6}, "--aggregation")
     with pytest.raises(InputError, match="copy it to another folder first"):
         check_consistency(Config.read(merged({"training": {"initial_model": "results/model/"}})))
     check_consistency(Config.read(merged({})))

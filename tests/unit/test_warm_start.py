@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import MODEL, changed
-from quicknat.config import Network
+from quicknat.config import Aggregation, Network
 from quicknat.files import sha256
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import write_bundle
@@ -154,8 +154,7 @@ def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
         renamed = json.loads((views[view] / "model.json").read_text()) | {"view": view}
         (views[view] / "model.json").write_text(json.dumps(renamed))
     views["coronal"] = tmp_path / "whole"
-    weights = {"coronal": 0.4, "axial": 0.4, "sagittal": 0.2}
-    write_bundle(views, protocol, weights, 4.0, 64, 48, folder)
+    write_bundle(views, protocol, Aggregation(), 4.0, 64, 48, folder)
     np.save(tmp_path / "newer.npy", np.load(stacks[0])[::2])
     made = prepared(present, protocol, train=[*stacks, tmp_path / "newer.npy"])
     assert made.warm_start["sha256"] == sha256(tmp_path / "whole/model.safetensors")

@@ -113,9 +113,7 @@ else:
         conda:
             "../../envs/torch.yaml"
         params:
-            aggregation=json.dumps({view: config["aggregation"][view] for view in VIEWS}),
-            passes=[f"--{key}" for key in ("flip", "shift") if config["aggregation"][key]],
-            prior=config["aggregation"]["prior_correction"],
+            aggregation=json.dumps(config["aggregation"]),
             spacing=config["conform"]["spacing_mm"],
             size=config["conform"]["size"],
             slice_size=config["slices"]["size"],
@@ -125,6 +123,5 @@ else:
             folder=subpath(output[0], parent=True),
         shell:
             "quicknat bundle {params.models:q} --protocol {params.protocol:q}"
-            " --aggregation {params.aggregation:q} {params.passes:q}"
-            " --prior-correction {params.prior:q} --spacing {params.spacing} --size {params.size}"
+            " --aggregation {params.aggregation:q} --spacing {params.spacing} --size {params.size}"
             " --slice-size {params.slice_size} --output {params.folder:q} &> {log:q}"

@@ -79,35 +79,27 @@ def train(
 def bundle(
     models: Annotated[Path, typer.Argument(help="Folder with one trained model per view.")],
     output: Annotated[Path, typer.Option(help="Model folder to write.")],
-    aggregation: Annotated[str, typer.Option(help="Weight of each view, as JSON.")],
+    aggregation: Annotated[
+        str, typer.Option(help="The section 'aggregation' of the configuration, as JSON.")
+    ],
     protocol: ProtocolFile = QUICKNAT28,
     spacing: Spacing = 1.0,
     size: Size = 256,
     slice_size: SliceSize = 256,
-    flip: Annotated[
-        bool, typer.Option(help="Test-time augmentation: also segment left–right flips.")
-    ] = False,
-    shift: Annotated[
-        bool, typer.Option(help="Test-time augmentation: also segment half-voxel shifts.")
-    ] = False,
-    prior_correction: Annotated[
-        float, typer.Option(help="Strength of prior correction (logit adjustment).", min=0, max=1)
-    ] = 0.0,
 ) -> None:
     """Combine the networks of the three views into one self-contained model folder.
 
     Example: `quicknat bundle results/models/finetune --output results/model
     --aggregation '{"axial": 0.4, "coronal": 0.4, "sagittal": 0.2}'`
     """
+    from quicknat.config import Aggregation
     from quicknat.images.labels import Protocol
     from quicknat.images.slices import VIEWS
     from quicknat.model.bundle import write_bundle
 
-    write_bundle(
-        {view: models / view for view in VIEWS}, Protocol.read(protocol),
-        parsed_json(aggregation, "--aggregation"), spacing, size, slice_size, output, flip, shift,
-        prior_correction,
-    )  # fmt: skip
+    chosen = Aggregation.read(parsed_json(aggregation, "--aggregation"), "--aggregation")
+    folders, table = {view: models / view for view in VIEWS}, Protocol.read(protocol)
+    write_bundle(folders, table, chosen, spacing, size, slice_size, output)
     log.info("wrote %s", output)
 
 

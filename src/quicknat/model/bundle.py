@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import quicknat
-from quicknat.config import current_settings
+from quicknat.config import Aggregation, current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
 from quicknat.images.labels import Protocol
@@ -26,9 +26,7 @@ if TYPE_CHECKING:  # the workflow reads descriptions of models, and shall not wa
 
     from quicknat.model.network import QuickNAT
 
-# With 5 and before, conforming moved labels, see quicknat.reruns.GRID_FORMAT. The small bundled
-# model was trained so, too, and is taken until it is trained again: its card says it.
-FORMAT = 6
+FORMAT = 6  # with 5 and before, conforming moved labels, see quicknat.reruns.GRID_FORMAT
 BUNDLE_FILES = (
     *(f"{view}.safetensors" for view in VIEWS),
     "labels.tsv",
@@ -73,36 +71,26 @@ class Bundle:
 
 
 def write_bundle(
-    models: dict[str, str | Path],
+    models: Mapping[str, str | Path],
     protocol: Protocol,
-    weights: dict[str, float],
+    aggregation: Aggregation,
     spacing_mm: float,
     conform_size: int,
     slice_size: int,
     output: str | Path,
-    flip: bool = False,
-    shift: bool = False,
-    prior_correction: float = 0.0,
 ) -> None:
     """Gather three trained views into one folder.
 
     Args:
         models: folder of each view's trained model.
-        weights: fraction of each view in the aggregate; must add up to 1.
+        aggregation: how to put the views together.
         spacing_mm, conform_size, slice_size: the grid that the views were trained on.
-        flip, shift: test-time augmentation, see :class:`Bundle`.
-        prior_correction: fraction of the log of the loss's class weights that is subtracted from
-            the logits, see :func:`quicknat.model.losses.prior_offsets`.
         output: folder to write to; its ``bundle.json`` comes last.
 
     Raises:
         InputError: views trained for another protocol or slice size.
     """
     output = Path(output)
-    total = sum(weights.get(view, 0) for view in VIEWS)
-    if set(weights) != set(VIEWS) or abs(total - 1) > 1e-6:
-        problem = f"the weights of {', '.join(VIEWS)} add up to {total:g}, not 1"
-        raise InputError("aggregation", problem, "change them")
     stats, views = {}, {}
     for view in VIEWS:
         folder = Path(models[view])
@@ -128,10 +116,10 @@ def write_bundle(
             "labels": {"file": "labels.tsv", "sha256": sha256(labels)},
             "conform": {"spacing_mm": spacing_mm, "size": conform_size},
             "slices": {"size": slice_size},
-            "aggregation": {view: weights[view] for view in VIEWS},
-            "mirror": flip,
-            "shift": shift,
-            "prior_correction": prior_correction,
+            "aggregation": {view: getattr(aggregation, view) for view in VIEWS},
+            "mirror": aggregation.flip,
+            "shift": aggregation.shift,
+            "prior_correction": aggregation.prior_correction,
             "views": views,
             "population": stats["coronal"],
             "quicknat": quicknat.__version__,
