@@ -3,7 +3,6 @@
     python benchmarks/inference.py compare T1w.nii.gz
     python benchmarks/inference.py device T1w.nii.gz --device cuda --scans 20
     python benchmarks/inference.py agreement T1w.nii.gz … --model results/model
-    python benchmarks/inference.py runtimes T1w.nii.gz OTHER_T1w.nii.gz
 
 The plain way runs every slice of the conformed cube through each view's network, in fp32, and keeps
 three whole volumes of probabilities. Each run is a process of its own, started in turn. With
@@ -19,14 +18,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 import typer
 from processes import Measured, measure
-from torch.nn import functional as F
 
 from quicknat.evaluation.metrics import count_pairs, overlap
 from quicknat.hardware import computes_in_bfloat16, keep_freed_memory
@@ -34,12 +32,9 @@ from quicknat.images.conform import conform_file, record_grid
 from quicknat.images.slices import AXIS
 from quicknat.images.volumes import read_volume, save_nifti
 from quicknat.model.bundle import Bundle, load_bundle, with_winograd
-from quicknat.model.network import QuickNAT
-from quicknat.model.views import filled_slices
 from quicknat.package_data import model_folder
 from quicknat.segmentation.batch import segment_file
 from quicknat.segmentation.inference import segment
-from quicknat.segmentation.intracranial import brain_box, find_cavity
 from quicknat.segmentation.native import to_native
 from quicknat.segmentation.tasks import Options, Task
 
@@ -193,106 +188,6 @@ def agreement(
             pairs = count_pairs(labels, exact, len(bundle.protocol.names), scan.name)
             dice = np.nanmean(overlap(pairs)[0][1:])
             print(f"{scan.name}, {way}: {same:.2%} of brain voxels, mean Dice {dice:.4f}")
-
-
-class Exportable(torch.nn.Module):
-    """A network whose unpooling other runtimes know. Of equal pixels the first wins, as before."""
-
-    def __init__(self, network: QuickNAT) -> None:
-        super().__init__()
-        self.network = network
-        self.places = torch.arange(4.0).view(1, 1, 1, 2, 1, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        network, skips, chosen = self.network, [], []
-        for encoder, gate in zip(network.encoders, network.encoder_gates, strict=True):
-            skips.append(skip := gate(encoder(x)))
-            x = F.max_pool2d(skip, 2)
-            place = torch.where(skip[:, :, 1::2, 0::2] == x, 2.0, 3.0)
-            place = torch.where(skip[:, :, 0::2, 1::2] == x, 1.0, place)
-            place = torch.where(skip[:, :, 0::2, 0::2] == x, 0.0, place)
-            chosen.append(place[:, :, :, None, :, None] == self.places)
-        x = network.bottleneck(x)
-        for level in reversed(range(len(skips))):
-            x = torch.where(chosen[level], x[:, :, :, None, :, None], 0.0)
-            x = torch.cat((skips[level], x.reshape(skips[level].shape)), dim=1)
-            x = network.decoder_gates[level](network.decoders[level](x))
-        return network.classifier(x).softmax(dim=1)
-
-
-def coronal_slices(scan: Path, bundle: Bundle, count: int) -> torch.Tensor:
-    """Return slices (count, 1, H, W) of a scan, cut to the brain as `quicknat segment` does."""
-    image, grid, _ = conform_file(scan, "", bundle.spacing_mm, bundle.conform_size)
-    cavity = find_cavity(image, grid.affine, bundle.spacing_mm, torch.device("cpu"))
-    box = cavity and brain_box(cavity, grid.affine, len(image), bundle.slice_size)
-    window = torch.from_numpy(image[box or ...].copy())
-    numbers = filled_slices(window, "coronal")
-    chosen = numbers[torch.linspace(0, len(numbers) - 1, count + 2).long()[1:-1]]
-    return window.movedim(1, 0)[chosen][:, None].float() / 255
-
-
-@app.command()
-def runtimes(
-    scan: Annotated[Path, typer.Argument(help="A T1w scan.")],
-    calibration: Annotated[Path, typer.Argument(help="Another, for the ranges of int8.")],
-    batches: Annotated[int, typer.Option(help="Of four slices; the first warms up.")] = 4,
-    model: Model = "1mm",
-) -> None:
-    """Compare CPU time and labels of coronal slices with those of other runtimes, one thread.
-
-    Needs nncf, onnxruntime, onnxscript, openvino. With OV_CPU_MAX_ISA=AVX2 besides the variables
-    above OpenVINO computes as without AVX-512; ONNX Runtime has no such setting.
-    """
-    import nncf  # type: ignore[import-not-found]
-    import onnxruntime  # type: ignore[import-untyped]
-    import openvino  # type: ignore[import-not-found]
-
-    torch.set_num_threads(1)
-    bundles = {way: load(way, model_folder(model)) for way in WAYS}
-    ways: dict[str, Any] = {
-        way: lambda x, network=bundle.networks["coronal"]: network(
-            torch.from_numpy(x).to(memory_format=torch.channels_last)
-        ).softmax(dim=1)
-        for way, bundle in bundles.items()
-    }
-    slices = coronal_slices(scan, bundles["fp32"], 4 * batches)
-    with tempfile.TemporaryDirectory() as folder:
-        network = Exportable(bundles["fp32"].networks["coronal"]).eval()
-        program: Any = torch.onnx.export(network, (slices[:4],), input_names=["x"], verbose=False)
-        program.save(f"{folder}/network.onnx")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(f"{folder}/network.onnx", options)
-        graph = openvino.Core().read_model(f"{folder}/network.onnx")
-    ways["ONNX Runtime fp32"] = lambda x: session.run(None, {"x": x})[0]
-    parts = [part for part in graph.get_ordered_ops() if part.get_type_name() == "Convolution"]
-    names = [part.get_friendly_name() for part in (*parts[:4], parts[-1])]  # as in_bfloat16
-    others = coronal_slices(calibration, bundles["fp32"], 12)
-    others = F.pad(
-        others, (0, slices.shape[3] - others.shape[3], 0, slices.shape[2] - others.shape[2])
-    )
-    ranges = nncf.Dataset([some.numpy() for some in others.split(4)])
-    int8 = nncf.quantize(graph, ranges, ignored_scope=nncf.IgnoredScope(names=names))
-    for way, chosen in {"fp32": graph, "bf16": graph, "int8": int8}.items():
-        hint = "bf16" if way == "bf16" else "f32"
-        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": hint}
-        compiled = openvino.compile_model(chosen, "CPU", settings)
-        ways[f"OpenVINO {way}"] = lambda x, compiled=compiled: compiled([x])[0].copy()
-    made = []
-    for some in slices.split(4):
-        for way, probabilities in ways.items():
-            start = time.process_time()
-            with torch.inference_mode():
-                labels = np.asarray(probabilities(some.numpy())).argmax(axis=1)
-            made.append({"way": way, "s": (time.process_time() - start) / 4, "labels": labels})
-    table = pd.DataFrame(made).groupby("way", sort=False)
-    exact = np.stack(list(table.get_group("fp32")["labels"]))
-    for way, runs in table:
-        labels = np.stack(list(runs["labels"]))
-        same = (labels == exact)[(labels > 0) | (exact > 0)].mean()
-        pairs = count_pairs(labels, exact, len(bundles["fp32"].protocol.names), scan.name)
-        dice = np.nanmean(overlap(pairs)[0][1:])
-        print(f"{way}: {runs['s'][1:].median():.3f} s/slice, {same:.2%}, mean Dice {dice:.4f}")
 
 
 if __name__ == "__main__":
