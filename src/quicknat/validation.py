@@ -43,17 +43,22 @@ def checked(model: type[Model], values: Any, where: str | Path) -> Model:
     # unknown before missing: a misspelt key gives both
     error = min(errors, key=lambda e: (len(e["loc"]), e["type"] not in UNKNOWN))
     path = error["loc"]
+    section: type[BaseModel] = model
+    for part in path[:-1]:
+        field = section.model_fields.get(str(part))
+        section = (field and section_model(field)) or section
     if error["type"] in UNKNOWN:
-        section: type[BaseModel] = model
-        for part in path[:-1]:
-            section = section_model(section.model_fields[str(part)]) or section
         raise InputError(where, *unknown_key(path, list(section.model_fields)))
     if error["type"] == "missing":
         raise InputError(where, f"'{dotted(path)}' is missing", "add it")
     # "Input should be greater than …"
     rule = error["msg"].split(" or instance of")[0].partition(" should ")[2]
     what = f"'{dotted(path)}' is" if path else "is"
-    raise InputError(where, f"{what} {shown(error['input'])}", f"must {rule}")
+    setting = section.model_fields.get(str(path[-1])) if path else None
+    described = (setting.description if setting else None) or ""
+    meaning = " ".join(described.split()).partition(". ")[0].rstrip(".")
+    meaning = f" ({meaning})" if meaning else ""
+    raise InputError(where, f"{what} {shown(error['input'])}", f"must {rule}{meaning}")
 
 
 def section_model(field: FieldInfo) -> type[Checked] | None:

@@ -18,8 +18,9 @@ SEGMENT_THREADS = lambda wildcards: (
     if GPU
     else max(1, min(4, (workflow.cores or 8) // 2))
 )
-# reproducible fp32 in training implies the same here
-PRECISION = "fp32" if config["training"]["precision"] == "32-true" else "auto"
+# reproducible fp32 in training implies the same here; a given model was trained elsewhere
+REPRODUCIBLE = config["training"]["precision"] == "32-true" and not RUN.model
+PRECISION = "fp32" if REPRODUCIBLE else "auto"
 
 
 rule segment:

@@ -38,7 +38,10 @@ RENAMED_OPTIONS = {  # by command
 
 
 def current_names(arguments: list[str]) -> list[str]:
-    """Replace old names of a command and its options, with a notice for each."""
+    """Replace old names of a command and its options, with a notice for each.
+
+    Options may be written with underscores, as BIDS Apps are used to.
+    """
     command, *rest = arguments
     if command in RENAMED_COMMANDS:
         notice(f"'quicknat {command}' is now 'quicknat {RENAMED_COMMANDS[command]}'")
@@ -47,6 +50,9 @@ def current_names(arguments: list[str]) -> list[str]:
     options = rest.index("--") if "--" in rest else len(rest)
     for position, argument in enumerate(rest[:options]):
         name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+            rest[position] = f"{name}{equals}{value}"
         if name in renamed:
             notice(f"'quicknat {command} {name}' is now '{renamed[name]}'")
             rest[position] = f"{renamed[name]}{equals}{value}"
@@ -88,7 +94,10 @@ ProtocolFile = Annotated[
 QUICKNAT28 = Path("quicknat28")  # the default protocol, by name
 MODEL_HELP = f"Bundled model ({', '.join(MODELS)}), or the path of a model folder."
 ModelFolder = Annotated[
-    Path, typer.Option("--model", parser=model_folder, metavar="NAME|FOLDER", help=MODEL_HELP)
+    Path | None,
+    typer.Option(
+        "--model", parser=model_folder, metavar="NAME|FOLDER", help=MODEL_HELP, show_default="1mm"
+    ),
 ]
 BUNDLED_MODEL = Path("1mm")  # the default model, by name
 Orientation = Annotated[
@@ -116,25 +125,16 @@ SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a mult
 
 Participants = Annotated[
     list[str] | None,
-    typer.Option(
-        "--participant-label", "--participant_label", metavar="LABEL",
-        help="Only these participants (repeatable, or with commas).",
-    ),
-]  # fmt: skip
+    typer.Option(metavar="LABEL", help="Only these participants (repeatable, or with commas)."),
+]
 Sessions = Annotated[
     list[str] | None,
-    typer.Option(
-        "--session-label", "--session_label", metavar="LABEL",
-        help="Only these sessions (repeatable, or with commas).",
-    ),
-]  # fmt: skip
+    typer.Option(metavar="LABEL", help="Only these sessions (repeatable, or with commas)."),
+]
 FilterFile = Annotated[
     Path | None,
-    typer.Option(
-        "--bids-filter-file", "--bids_filter_file",
-        help="Only scans with these entities: JSON as fMRIPrep reads it, its 't1w'.",
-    ),
-]  # fmt: skip
+    typer.Option(help="Only scans with these entities: JSON as fMRIPrep reads it, its 't1w'."),
+]
 
 
 def nifti_name(path: Path) -> Path:

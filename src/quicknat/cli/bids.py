@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 import typer
 
 from quicknat.cli.app import (
-    BUNDLED_MODEL,
     FilterFile,
     ModelFolder,
     Orientation,
@@ -37,7 +36,7 @@ from quicknat.hardware import available_cpus
 
 log = logging.getLogger(__name__)
 
-LISTS = ("--participant-label", "--participant_label", "--session-label", "--session_label")
+LISTS = ("--participant-label", "--session-label")
 
 
 Level = Literal["participant", "group"]
@@ -58,11 +57,10 @@ def bids(
         bool,
         typer.Option(
             "--skip-bids-validation",
-            "--skip_bids_validation",
             help="Do without the dataset_description.json that BIDS requires.",
         ),
     ] = False,
-    model: ModelFolder = BUNDLED_MODEL,
+    model: ModelFolder = None,
     fast: Fast = False,
     label_convention: Numbers = "",
     mgz: Mgz = False,
@@ -108,12 +106,15 @@ def bids(
 def separated(arguments: list[str]) -> list[str]:
     """Repeat the name of an option before each of its values: BIDS Apps take lists of labels.
 
-    An option without any value stays, so that it is refused and does not select everything.
+    Names of options may have underscores. An option without any value stays, so that it is refused
+    and does not select everything.
     """
     result: list[str] = []
     option = ""
     for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
         if argument.startswith("-"):
+            name, equals, value = argument.partition("=")
+            argument = f"{name.replace('_', '-')}{equals}{value}"
             option = argument if argument in LISTS else ""
             result += [] if option and not after.startswith("-") else [argument]
         else:

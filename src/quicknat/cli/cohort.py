@@ -6,6 +6,7 @@ import logging
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
@@ -122,12 +123,18 @@ def sheet(
     if not found.scans:
         raise InputError(data, f"has no usable scan (layout {found.layout})", "see reasons above")
     chosen = selection.of(found.scans, attrgetter("id"), data)
+    if add and not label_convention:  # that of the sheet, if it has one
+        stated = {scan.label_convention for scan in read_sheet(output)} - {""}
+        label_convention = stated.pop() if len(stated) == 1 else ""
     rows = resolve(chosen, split or "", label_convention)
     log.info("%s: %d scans of %d participants (layout %s)",
              data, len(rows), len({row.participant for row in rows}), found.layout)  # fmt: skip
     if add:
         scans, new = add_to_sheet(rows, output)
-        log.info("%s: %d of them are new, for a total of %d", output, new, len(scans))
+        log.info("%s: %d of them are new, for a total of %d", output, len(new), len(scans))
+        rows = [row for row in rows if row.id in new]
+        for scan in (scan for scan in scans if scan.id in new):
+            log.info("  new: %s, %s", scan.id, scan.split)
     else:
         scans = write_sheet(rows, output, overwrite)
     if failed:
@@ -191,7 +198,10 @@ def check(
         typer.Option(help="Folder that archives are unpacked into.", envvar="MONAI_DATA_DIRECTORY"),
     ] = Path("results/raw"),
     protocol: ProtocolFile = QUICKNAT28,
-    output: Annotated[Path, typer.Option(help="Table of verdicts to write.")] = Path("check.tsv"),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Table of verdicts to write.", show_default="check.tsv, for a sheet"),
+    ] = None,
     orientation: Orientation = "",
     threads: Threads = min(4, available_cpus()),
 ) -> None:
@@ -208,10 +218,13 @@ def check(
     from quicknat.cohort.sheet import Scan, read_sources
     from quicknat.cohort.survey import find_images
 
-    is_sheet = [path.suffix.lower() == ".tsv" for path in what]
+    is_sheet = [path.suffix.lower() in (".tsv", ".csv", ".txt") for path in what]
     if any(is_sheet) and len(what) > 1:
         raise typer.BadParameter("give one sheet, or image files")
-    with open_cache(output) as cache:
+    if is_sheet[0]:
+        output = output or Path("check.tsv")
+    opened: AbstractContextManager[dict] = open_cache(output) if output else nullcontext({})
+    with opened as cache:
         if is_sheet[0]:
             if sources is None and SOURCES.exists():
                 sources = SOURCES
@@ -224,7 +237,8 @@ def check(
             ]
             verdicts = check_scans(scans, CohortPaths("", {}, str(raw)), None, cache, threads)
     typer.echo(printable(as_text(verdicts)))
-    write_verdicts(output, verdicts)
-    typer.echo(printable(f"table: {output}"))
+    if output:
+        write_verdicts(output, verdicts)
+        typer.echo(printable(f"table: {output}"))
     if any(verdict.verdict == BAD for verdict in verdicts):
         raise typer.Exit(1)

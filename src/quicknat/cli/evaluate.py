@@ -32,7 +32,7 @@ def evaluate(
         str,
         typer.Option(
             help="Numbers in the reference: freesurfer or neuromorphometrics; by default those of "
-            "the label table."
+            "the label table. Those of the prediction are in its sidecar."
         ),
     ] = "",
     coronal: ViewMap = None,
@@ -53,6 +53,7 @@ def evaluate(
     from quicknat.files import require_absent, written_whole
     from quicknat.images.labels import Protocol
     from quicknat.images.volumes import as_bytes, read_volume, require_same_grid
+    from quicknat.segmentation.outputs import stated_convention
 
     if not overwrite:
         require_absent([output])
@@ -65,8 +66,13 @@ def evaluate(
     for volume in (theirs, *views.values()):
         require_same_grid(volume.path, volume, ours)
     last = len(table.names) - 1
-    maps = {view: as_bytes(volume, last) for view, volume in views.items()}
-    found = as_bytes(ours, last)
+    made = stated_convention(prediction)  # with --label-convention freesurfer
+    if made not in ("", table.name):
+        found = table.remap(ours.data, made, prediction)
+        maps = {view: table.remap(volume.data, made, volume.path) for view, volume in views.items()}
+    else:
+        found = as_bytes(ours, last)
+        maps = {view: as_bytes(volume, last) for view, volume in views.items()}
     if label_convention:
         truth = table.remap(theirs.data, label_convention, reference)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,11 +24,12 @@ from quicknat.cli.app import (
 )
 from quicknat.errors import InputError
 from quicknat.hardware import available_cpus
-from quicknat.package_data import MODELS, model_folder
+from quicknat.package_data import MODELS
 
 log = logging.getLogger(__name__)
 
 
+WORKFLOW = "For the workflow"  # a heading of --help
 Fast = Annotated[bool, typer.Option("--fast", help="Like --model small: quicker, less accurate.")]
 OverwriteDone = Annotated[
     bool,
@@ -69,14 +71,16 @@ Precision = Annotated[
 
 @app.command()
 def segment(
-    output: Annotated[Path, typer.Option(help="Results go to OUTPUT/sub-X/[ses-Y/]anat/.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder of the results: sub-X/anat or sub-X/ses-Y/anat in it.")
+    ],
     images: Annotated[
         list[Path] | None,
         typer.Argument(
             help="T1w scans (NIfTI, MGZ, Analyze), folders of them, BIDS data sets, SUBJECTS_DIRs."
         ),
     ] = None,
-    model: ModelFolder = BUNDLED_MODEL,
+    model: ModelFolder = None,
     fast: Fast = False,
     name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
     participant_label: Participants = None,
@@ -84,24 +88,42 @@ def segment(
     bids_filter_file: FilterFile = None,
     listed: Annotated[
         Path | None,
-        typer.Option("--list", help="Instead of IMAGES: a TSV of name, scan and orientation."),
+        typer.Option(
+            "--list",
+            rich_help_panel=WORKFLOW,
+            help="Instead of IMAGES: a TSV of name, scan and orientation.",
+        ),
     ] = None,
     tables: Annotated[
         Path | None,
-        typer.Option(help="Folder of the tables of these scans; default: OUTPUT, of all there."),
+        typer.Option(
+            rich_help_panel=WORKFLOW,
+            help="Folder of the tables of these scans; default: OUTPUT, of all there.",
+        ),
     ] = None,
     allow_bad: Annotated[
-        bool, typer.Option("--allow-bad", help="Exit status 0 if only unreadable scans failed.")
+        bool,
+        typer.Option(
+            "--allow-bad",
+            rich_help_panel=WORKFLOW,
+            help="Exit status 0 if only unreadable scans failed.",
+        ),
     ] = False,
     orientation: Orientation = "",
     conformed: Annotated[
-        bool, typer.Option("--conformed", help="Inputs are outputs of 'quicknat convert'.")
+        bool,
+        typer.Option(
+            "--conformed",
+            rich_help_panel=WORKFLOW,
+            help="Inputs are outputs of 'quicknat convert'.",
+        ),
     ] = False,
     folder_per_scan: Annotated[
         bool,
         typer.Option(
             "--folder-per-scan",
-            help="For the workflow: results in OUTPUT/{name}/anat/, no tables of all.",
+            rich_help_panel=WORKFLOW,
+            help="Results in OUTPUT/{name}/anat/, no tables of all.",
         ),
     ] = False,
     overwrite: OverwriteDone = False,
@@ -129,9 +151,9 @@ def segment(
         raise typer.BadParameter("--name is for a single image")
     if listed and (participant_label or session_label or bids_filter_file):
         raise typer.BadParameter("--list names the scans: options that select some are for IMAGES")
-    if fast and model != model_folder(BUNDLED_MODEL):
+    if fast and model:
         raise typer.BadParameter("--fast is a model of its own: leave out --model")
-    model = MODELS["small"] if fast else model
+    model = model or MODELS["small" if fast else BUNDLED_MODEL.name]
 
     import torch
 
@@ -142,6 +164,10 @@ def segment(
     from quicknat.segmentation.outputs import DESCRIPTION
     from quicknat.segmentation.tasks import FAILED, Options, find_scans, is_bad, read_tasks
 
+    sources = [path for path in images or [] if (path / DESCRIPTION).is_file()]
+    if any(path.resolve() == output.resolve() for path in sources):
+        fix = "choose a folder of its own, e.g. derivatives/quicknat in it"
+        raise InputError(output, "is the data set itself", fix)
     selection = Selection.read(participant_label or (), session_label or (), bids_filter_file)
     tasks = read_tasks(listed) if listed else find_scans(images or [], name, selection)
     torch.set_num_threads(threads)
@@ -165,9 +191,11 @@ def segment(
         conformed, orientation, uncertainty, batch_size, views, any_precision, label_convention,
         mgz, folder_per_scan,
     )  # fmt: skip
-    sources = [path for path in images or [] if (path / DESCRIPTION).is_file()]
     outcomes = segment_all(bundle, tasks, output, options, overwrite, tables, sources)
     failed = [outcome for outcome in outcomes if outcome.status == FAILED]
+    if len(outcomes) > 1:
+        counts = Counter(outcome.status for outcome in outcomes)
+        log.info("%d scans: %s", len(outcomes), ", ".join(f"{n} {s}" for s, n in counts.items()))
     if failed and len(outcomes) > 1:
         for outcome in failed if len(failed) > 1 else ():
             log.error("  %s: %s", outcome.name, outcome.reason)

@@ -138,7 +138,11 @@ def _compare(cases: Sequence[_Case], findings: Mapping[File, Finding]) -> None:
     for group in same.values():
         leak = len({side(case.scan.split) for case in group} - {""}) > 1
         for case in group:
-            others = [f"{c.scan.id} ({c.scan.split})" for c in group if c is not case]
+            others = [
+                f"{c.scan.id} ({c.scan.split})" if c.scan.split else c.scan.id
+                for c in group
+                if c is not case
+            ]
             more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
             names = ", ".join(others[:NAMED]) + more
             if others and leak:

@@ -135,15 +135,15 @@ def examine_labels(path: Path, orientation: str, convention: str, protocol: Prot
     """Read a label map, and check it without its image by the classes of a protocol."""
     try:
         volume = read_volume(path, orientation)
-        classes = protocol.remap(volume.data, convention, path)
     except (InputError, OSError) as error:
         return Finding(explain(error, path))
-    swapped = "left and right are swapped; flip the labels or repair the header"
-    return Finding(
-        problem=swapped if sides_swapped(classes, volume.affine, protocol) else "",
-        shape=list(volume.shape),
-        affine=volume.affine.tolist(),
-    )
+    problem, swapped = "", "left and right are swapped; flip the labels or repair the header"
+    try:
+        classes = protocol.remap(volume.data, convention, path)
+        problem = swapped if sides_swapped(classes, volume.affine, protocol) else ""
+    except InputError as error:
+        problem = explain(error, path)
+    return Finding(problem, shape=list(volume.shape), affine=volume.affine.tolist())
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -161,6 +162,10 @@ def read_table(path: str | Path, comments: bool = False, **options: Any) -> pd.D
     if not isinstance(table.index, pd.RangeIndex):  # pandas would use the first cell as an index
         raise InputError(path, "has rows with more cells than its header", "remove the extra cells")
     table.columns = [str(column).strip() for column in table.columns]
+    for mark in ";,":
+        if len(table.columns) == 1 and mark in table.columns[0]:
+            problem = f"has columns that '{mark}' separates"
+            raise InputError(path, problem, "save it as tab-separated text")
     if table.columns.has_duplicates:
         twice = table.columns[table.columns.duplicated()][0]
         raise InputError(path, f"has two columns named '{twice}'", "remove one")
@@ -269,7 +274,7 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
     rows, wrong = _examine_rows(read_rows(path), SCANS, path)
     faults = [Fault(error, Scan(**row) if row else None) for error, row in wrong]
     scans: list[Scan] = []
-    names: set[str] = set()
+    names = Counter(row.id for row in rows if row.split != "exclude")
     first_of: dict[str, Scan] = {}  # by participant, of those on a side
     for row in rows:
         who, source = row.participant or row.subject, row.source or LOCAL
@@ -282,7 +287,7 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
             continue
         first = first_of.setdefault(who, scan) if side(split) else scan
         for is_wrong, problem, fix in (
-            (scan.id in names, "is in two rows", "remove one, or give each a session or entities"),
+            (names[scan.id] > 1, "is in two rows", "remove one, or give each a session"),
             (split in ("train", "val", "test") and not scan.labels,
              f"has split={split} but no labels", "name them, or use pretrain/segment"),
             (not scan.image and not (split == "pretrain" and scan.labels),
@@ -299,7 +304,6 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
             what = f"participant '{who}' is in {first.split} ({first.id}) and in {split}"
             fix = "keep all scans of a participant in one split"
             faults.append(Fault(InputError(path, f"{what} ({scan.id})", fix), scan))
-        names.add(scan.id)
         scans.append(scan)
     if not scans and not faults:
         faults.append(Fault(InputError(path, "lists no scan", "add rows, or remove split=exclude")))

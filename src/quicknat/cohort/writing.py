@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from quicknat.cohort.paths import find_all
 from quicknat.cohort.sheet import LOCAL, Scan, read_cells, read_rows, read_sheet
 from quicknat.errors import InputError, notice
 from quicknat.files import written_whole
@@ -94,11 +95,12 @@ def _scan(line: str, columns: Sequence[str]) -> Scan:
     return Scan(**known, split="")
 
 
-def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], int]:
+def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], list[str]]:
     """Append rows for scans that a sheet lacks; leave everything else in it unchanged.
 
     A scan is there if its image is, or its subject, session and entities, also in rows that are
-    commented out. Return all scans as they will be read, and the number of new ones.
+    commented out. Return all scans as they will be read, and the names of the new ones. Log
+    warnings about scans that have labels now, and about rows whose image is gone.
 
     Raises:
         InputError: the sheet does not exist, lacks a column that a new scan needs, or would become
@@ -136,7 +138,12 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
         what = "have labels now, but not in the sheet; fill in labels, label_convention, split"
         more = " …" if len(labelled) > NAMED else ""
         log.warning("%s: %d %s: %s", sheet, len(labelled), what, ", ".join(labelled[:NAMED]) + more)
-    return written, len(new)
+    local = [scan for scan in written if scan.source == LOCAL and scan.image]
+    if gone := [scan.id for scan in local if not find_all(sheet.parent / scan.image)]:
+        more = " …" if len(gone) > NAMED else ""
+        log.warning("%s: images of %d rows are gone: %s", sheet, len(gone),
+                    ", ".join(gone[:NAMED]) + more)  # fmt: skip
+    return written, [scan.id for scan in new]
 
 
 def failed_scans(path: str | Path) -> list[str]:

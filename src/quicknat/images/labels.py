@@ -20,6 +20,7 @@ CONVENTIONS = ("freesurfer", "neuromorphometrics")
 COLUMNS = ["index", "name", "abbreviation", "color", *CONVENTIONS, "partner", "sagittal"]
 EXAMPLE = f"compare it with {LABEL_TABLES['quicknat28']}"
 MAX_CLASSES = 256  # label maps are stored in bytes
+LISTED = 10  # unknown values, in a message
 
 # structures that our networks may segment, from FreeSurfer 7's FreeSurferColorLUT.txt
 ASEG = {
@@ -216,12 +217,15 @@ class Protocol:
             )
         unknown = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if v not in known]
         if unknown:
-            listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown[:5])
-            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown[:LISTED])
+            more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
+            column = "index" if convention == self.name else convention
             raise InputError(
                 where,
-                f"label value {listed}{more} is not in the {convention} convention",
-                "check the sheet's 'label_convention', or add the value to the label table",
+                f"label value {listed}{more} is in no row of the label table '{self.name}', "
+                f"column {column}",
+                "check the sheet's 'label_convention', or add the value to that table (to row 0 if "
+                "it is to be background)",
             )
         lookup = np.array([known[int(value)] for value in values], dtype=np.uint8)
         mapped = lookup[np.searchsorted(values, source)]

@@ -67,7 +67,7 @@ def _environment() -> Environment:
 
 
 def write_report(inputs: ReportInputs, output: Path) -> None:
-    """Write the cohort's page, the scans' pages and `assets/`; remove pages of other scans.
+    """Write the cohort's page, the scans' pages and `assets/`; remove those of other scans.
 
     If jobs failed, only the cohort's page, `output`, is written.
 
@@ -110,6 +110,9 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         for path in [*folder.glob("sub-*.html"), folder / INCOMPLETE]:
             if path not in pages:
                 path.unlink(missing_ok=True)
+        for path in [*folder.glob("figures/sub-*"), *folder.glob("volumes/sub-*.js")]:
+            if path.stem not in names:  # its images, too, since people mail this folder
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     with written_whole(*pages) as temporaries:
         for temporary, text in zip(temporaries, pages.values(), strict=True):
             temporary.write_text(text, encoding="utf-8")

@@ -27,6 +27,8 @@ WANTED = ("cortex", "white matter", "lateral ventricle", "hippocampus")  # by mo
 PANEL = 300  # height of a panel, in its own units
 MOST_LINES = 500  # of a panel
 UNKNOWN = ("", "n/a", "na", "nan", "null", "none")
+# names of first sessions, which the alphabet may put last
+FIRST = re.compile(r" (pre|bl|base|baseline|screening)(?![a-z])", re.IGNORECASE)
 
 
 def read_times(
@@ -100,10 +102,11 @@ def _date(text: str) -> float:
     )
 
 
-def _natural(text: str) -> tuple[tuple[int, str], ...]:
-    """Return a key that sorts numbers in a text by their value."""
-    parts = re.split(r"(\d+)", text)
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
+def _by_name(key: str) -> tuple[bool, tuple[tuple[int, str], ...]]:
+    """Return what sorts "subject session": first sessions, then the others, numbers by value."""
+    parts = re.split(r"(\d+)", key)
+    natural = ((int(part), "") if part.isdigit() else (-1, part) for part in parts)
+    return not FIRST.search(key), tuple(natural)
 
 
 def visits(
@@ -112,7 +115,8 @@ def visits(
     """Return volumes per visit of the participants with several, in order of time.
 
     Scans of one visit are averaged. Years since the first visit are from dates, else from ages,
-    and NaN unless they are known for all of a participant's visits and increase.
+    and NaN unless they are known for all of a participant's visits and differ: then the visits are
+    in the order of their names.
 
     Returns:
         participant, visit, scan (the visit's first), years, then volumes in mm³: the brain if
@@ -133,7 +137,7 @@ def visits(
     table["age"], table["date"] = known["age"].to_numpy(), known["date"].to_numpy()
     kinds = {"visit": "first", "scan": "first", **dict.fromkeys([*sums, "age", "date"], "mean")}
     merged = table.groupby(["participant", "key"], as_index=False).agg(kinds)
-    merged = merged.sort_values("key", key=lambda texts: texts.map(_natural)).assign(years=np.nan)
+    merged = merged.sort_values("key", key=lambda texts: texts.map(_by_name)).assign(years=np.nan)
     parts = []
     for _, part in merged.groupby("participant"):
         for kind in ("age", "date"):
@@ -211,6 +215,7 @@ def change_content(
         "shown_headings": [f"#{name}" for name in shown],
         "yearly": yearly,
         "timed": bool(change["years"].notna().any()),
+        "by_name": bool(change["years"].isna().any()),
         "unit": unit,
         "people": len(people),
         "few": len(people) <= ALL_LINKED,

@@ -162,11 +162,13 @@ def write_scan(
     }
     if options.views:
         provenance["views"] = MERGED
-    volumes, sums = write_segmentation(
+    volumes, sums, flags = write_segmentation(
         result, bundle, task.name, scan.record, provenance, output, options
     )
     found = int((volumes["voxels"] > 0).sum())
     brain = f", brain {sums['brain'] / 1000:.0f} ml" if "brain" in sums else ""
+    if flags:
+        log.warning("%s: quality flags: %s", task.name, ", ".join(flags))
     return f"{found} of {len(volumes)} structures{brain}"
 
 
@@ -269,6 +271,8 @@ def segment_all(
             for _ in pool.map(keep, tasks) if pool else map(keep, tasks):
                 pass
     except BaseException:
+        log.warning("stopped: %d of %d scans are finished; the same command goes on",
+                    len(ended), len(tasks))  # fmt: skip
         if not tables and not chosen.folder_per_scan:  # of what ended before Ctrl-C
             try:
                 write_tables()

@@ -30,6 +30,9 @@ MODEL = DATA / "intracranial"
 AROUND_MM = (4, 16)  # from the cavity: skull and scalp
 MIN_BRIGHT = 0.25  # fraction of that shell that is brighter than air in a head with its skull
 MAX_CUT_MM2 = 500  # of the cavity in the outermost slice on a side of the field of view
+MAX_FLAT_MM2 = (
+    4000  # of its own outermost slice; 9 to 1640 in 13 scans, 11,358 where half is missing
+)
 MIN_HELD = 0.9  # fraction of the labelled voxels inside the cavity; the cortex may reach beyond
 FAR_MM = 5  # from the centre of the nearest voxel inside: of 19 labelled scans 0 to 0.1 % lie there
 MOST_STRAY = 0.03  # of all labelled voxels
@@ -236,13 +239,17 @@ def _why_not(mask: np.ndarray, cavity: Cavity, brain: np.ndarray, voxel_mm3: flo
         return "no cranial cavity was found"
     window, outwards = cavity.window, cavity.outwards_mm
     near, far = AROUND_MM
-    upper = cavity.middle  # above face and neck
-    shell = window[:, :, upper:][((near < outwards) & (outwards < far))[:, :, upper:]]
-    if (bright := np.mean(shell > BRIGHT)) < MIN_BRIGHT:
+    shell = (near < outwards) & (outwards < far)
+    shell[:, :, : cavity.middle] = False  # face and neck
+    if (bright := np.mean(window[shell] > BRIGHT)) < MIN_BRIGHT:
         return f"the scan is skull-stripped: {bright:.0%} of what surrounds the brain is bright"
     faces = [mask.take(end, axis).sum() for axis in range(3) for end in (0, -1)]
     if max(faces) * voxel_mm3 ** (2 / 3) > MAX_CUT_MM2:
         return "the field of view ends inside the cranial cavity"
+    where, voxel_mm2 = np.argwhere(cavity.inside), cavity.grid.affine[0, 0] ** 2
+    ends = [(0, where[:, 0].min()), *enumerate(where.max(axis=0)), (1, where[:, 1].min())]
+    if max(cavity.inside.take(end, axis).sum() for axis, end in ends) * voxel_mm2 > MAX_FLAT_MM2:
+        return "the cranial cavity ends in a plane: a part of the head is missing"
     if brain.any() and (held := mask[brain].mean()) < MIN_HELD:
         return f"only {held:.0%} of the labelled voxels lie in the cranial cavity that was found"
     return ""

@@ -80,6 +80,15 @@ def output_files(output: str | Path, name: str, options: Options | None = None) 
     return {key: folder / f"{name}_{end}" for key, end in FILES.items() if key not in left_out}
 
 
+def stated_convention(labels: Path) -> str:
+    """Return the label convention that the sidecar of a label map of ours states; "" for none."""
+    sidecar = labels.with_name(labels.name.removesuffix(".nii.gz") + ".json")
+    try:
+        return str(json.loads(sidecar.read_bytes())["how"]["label_convention"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""  # of another program
+
+
 def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     """Return reasons to look at a segmentation before using it."""
     missing = list(volumes["name"][volumes["voxels"] == 0])
@@ -121,7 +130,7 @@ def write_segmentation(
     provenance: dict,
     output: Path,
     options: Options,
-) -> tuple[pd.DataFrame, dict[str, float]]:
+) -> tuple[pd.DataFrame, dict[str, float], list[str]]:
     """Write all files of a segmented scan, or none; remove those that an earlier call added.
 
     Args:
@@ -131,7 +140,7 @@ def write_segmentation(
         output, options: see :func:`output_files`.
 
     Returns:
-        The table of volumes, and the totals in mm³.
+        The table of volumes, the totals in mm³, and the names of the quality flags.
 
     Raises:
         InputError: the label map cannot have this convention, or a file cannot be written.
@@ -142,7 +151,8 @@ def write_segmentation(
     volumes = volume_table(result, protocol)
     cavity = result.intracranial
     sums = totals(volumes, protocol, cavity.volume_mm3)
-    mask = MASK | {"IntracranialVolume": cavity.volume_mm3, "WhyNoVolume": cavity.reason}
+    mask = MASK | {"IntracranialVolume": cavity.volume_mm3}
+    mask |= {"WhyNoVolume": cavity.reason} if cavity.reason else {}
     flags = quality_flags(volumes, record)
     partner, mm3 = protocol.partners("coronal"), bundle.spacing_mm**3
     flags += ood_flags(result.statistics, bundle.training_stats, protocol.names, partner, mm3)
@@ -168,7 +178,7 @@ def write_segmentation(
         if options.mgz:
             nib.save(nib.MGHImage(values[result.labels], result.grid.affine), paths["mgz"])
         save_nifti(paths["dseg"], values[result.labels], result.grid)
-    return volumes, sums
+    return volumes, sums, [flag["flag"] for flag in flags]
 
 
 def write_description(output: Path, sources: Sequence[Path] = ()) -> None:
@@ -196,6 +206,8 @@ def require_bids(folder: Path) -> dict:
         described = json.loads(path.read_bytes())
         absent = [key for key in ("Name", "BIDSVersion") if key not in described]
         problem = f"lacks {' and '.join(absent)}" if absent else ""
+    except FileNotFoundError:
+        problem = "is missing, which makes a folder a BIDS data set"
     except (OSError, ValueError, TypeError, RecursionError) as error:
         problem = f"cannot be read ({one_line(error)})"
     if problem:

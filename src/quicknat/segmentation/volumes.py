@@ -67,10 +67,15 @@ def stats_text(
 ) -> str:
     """Return the volumes in the form of FreeSurfer's ``aseg.stats``, which its scripts read.
 
-    Totals are its measures. Classes that are several of FreeSurfer's structures have no row.
+    Totals are its measures. Classes that are several of FreeSurfer's structures have no row. In a
+    label table without any of FreeSurfer's numbers, rows have its own indices and names.
     """
     known = freesurfer_structures(protocol)[1:]
-    table = volumes.assign(label=known["freesurfer_name"].array).dropna(subset="freesurfer_id")
+    table = volumes.assign(label=known["freesurfer_name"].array)
+    if known["freesurfer_id"].isna().all():
+        names = table["name"].str.replace(" ", "-")
+        table = table.assign(freesurfer_id=table["index"], label=names)
+    table = table.dropna(subset="freesurfer_id")
     return filled(
         "aseg.stats.j2",
         version=quicknat.__version__,
