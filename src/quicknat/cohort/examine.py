@@ -23,7 +23,12 @@ import quicknat
 from quicknat.cohort.paths import with_header
 from quicknat.errors import InputError, one_line
 from quicknat.files import sha256, written_whole
-from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND, has_noisy_background
+from quicknat.images.intensities import (
+    DENOISE,
+    NOISY_BACKGROUND,
+    has_noisy_background,
+    looks_like_labels,
+)
 from quicknat.images.labels import Protocol, freesurfer_structures, side
 from quicknat.images.placement import forms_apart_mm
 from quicknat.images.volumes import Volume, read_scan, read_volume
@@ -31,7 +36,6 @@ from quicknat.progress import no_bar
 
 CHECKS = 3  # version of what is checked: an earlier verdict may have missed something
 THICK_MM = 2.5  # the networks are trained on scans with thinner slices
-ALIKE = 0.5  # fraction of equal neighbours: up to 0.1 in T1w scans, 0.9 in label maps
 HEAD_MM = (100, 500)  # a field of view outside these limits holds no head, or has wrong units
 
 
@@ -65,13 +69,6 @@ def _content(volume: Volume) -> str:
     return hashlib.sha256(f"{data.shape}".encode() + data.data).hexdigest()
 
 
-def _piecewise_constant(data: np.ndarray) -> bool:
-    """Return whether most bright voxels equal their neighbour along the first axis."""
-    here, there = data[:-1], data[1:]
-    bright = np.minimum(here, there) > data.mean()
-    return bool(np.count_nonzero(bright & (here == there)) > ALIKE * np.count_nonzero(bright))
-
-
 def _oddities(volume: Volume) -> list[str]:
     """Return warnings about a usable scan."""
     sizes = voxel_sizes(volume.affine)
@@ -81,7 +78,7 @@ def _oddities(volume: Volume) -> list[str]:
         found.append(f"voxels of {voxel} mm are thicker than {THICK_MM} mm")
     if extent.min() < HEAD_MM[0] or extent.max() > HEAD_MM[1]:
         found.append(f"the field of view is {' × '.join(f'{mm:.0f}' for mm in extent)} mm")
-    if all(_piecewise_constant(np.moveaxis(volume.data, axis, 0)) for axis in range(3)):
+    if looks_like_labels(volume.data):
         found.append("looks like a label map, which belongs in the column 'labels'")
     apart = forms_apart_mm(volume.shape, volume.transforms)
     if apart >= sizes.min() / 2:

@@ -21,7 +21,12 @@ from pydantic import ConfigDict, Field
 
 from quicknat.errors import InputError
 from quicknat.files import sha256
-from quicknat.images.intensities import AIR, PERCENTILES, has_noisy_background
+from quicknat.images.intensities import (
+    AIR,
+    PERCENTILES,
+    has_noisy_background,
+    looks_like_labels,
+)
 from quicknat.images.labels import Protocol
 from quicknat.images.placement import usable_affine
 from quicknat.images.resampling import canonical, moved, resample, resample_labels
@@ -210,6 +215,7 @@ def conform(volume: Volume, spacing_mm: float, size: int) -> tuple[np.ndarray, G
         "intensity_at_0_and_255": scaling,
         "head_outside_fraction": round(lost, 4),
         "noisy_background": has_noisy_background(volume.data),
+        "looks_like_labels": looks_like_labels(volume.data),
         "filled_with": [str(value) for value in volume.filled],
         "grid_format": GRID_FORMAT,
     }

@@ -17,6 +17,7 @@ MIN_FILLED = 0.01  # fraction of all voxels; fewer hardly affect percentiles
 QUARTER, MIN_OVERFLOWED = 1 << 13, 0.001  # of the largest int16; fraction of voxels
 NOISY_BACKGROUND = "noise of full range where there is no signal, as in MP2RAGE's UNI images"
 DENOISE = "use the denoised image (UNI-DEN), or denoise it, e.g. with LayNii's LN_MP2RAGE_DNOISE"
+ALIKE = 0.5  # fraction of equal neighbours: up to 0.1 in T1w scans, 0.9 in label maps
 NOISY = 0.1  # of the robust range: median difference of neighbours in noise of full range
 
 
@@ -134,3 +135,14 @@ def has_noisy_background(data: np.ndarray) -> bool:
     )
     corners = sorted(roughness(data[corner]) for corner in product(*ends))
     return corners[-2] > NOISY and roughness(data[middle]) < NOISY
+
+
+def looks_like_labels(data: np.ndarray) -> bool:
+    """Return whether most bright voxels equal their neighbours along every axis."""
+    mean = data.mean()
+    for axis in range(3):
+        here, there = np.moveaxis(data, axis, 0)[:-1], np.moveaxis(data, axis, 0)[1:]
+        bright = (here > mean) & (there > mean)
+        if np.count_nonzero(bright & (here == there)) <= ALIKE * np.count_nonzero(bright):
+            return False
+    return True
