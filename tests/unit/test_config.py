@@ -33,7 +33,7 @@ REFUSED = {
         {"network": {"squeeze_excitation": "SE"}},
         "'network.squeeze_excitation' is \"SE\"; must be 'none', 'cse', 'sse' or 'scse'",
     ),
-    "wrong type": ({"finetune": {"epochs": "many"}}, "is \"many\"; must be a valid integer"),
+    "wrong type": ({"finetune": {"epochs": "many"}}, 'is "many"; must be a valid integer'),
     "float for an integer": ({"slices": {"size": 96.0}}, "'slices.size' is 96.0; must be a valid"),
     "not a number": ({"finetune": {"learning_rate": float("nan")}}, "is NaN; must be a finite"),
     "infinite": ({"conform": {"spacing_mm": float("inf")}}, "'conform.spacing_mm' is Infinity; mu"),
