@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -21,10 +22,11 @@ from helpers import (
     add_source,
     job_counts,
     run_snakemake,
+    save,
     tiny_cohort,
-    tiny_labels,
     tiny_scan,
     training_arguments,
+    write_conformed,
 )
 from in_process import quicknat
 from quicknat.cohort.check import read_verdicts
@@ -62,16 +64,9 @@ def files(folder):
 def commands(tmp_path, stand_in, stack, monkeypatch):
     """Commands of the workflow's stages by name, each of which writes to a folder."""
     scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)
-    conformed, classes = tmp_path / "conformed.nii.gz", tmp_path / "classes.nii.gz"
-    for done in (
-        quicknat("-q", "convert", scan, "--output", conformed, "--spacing", 2, "--size", 48),
-        quicknat(
-            "-q", "convert-labels", tiny_labels(tmp_path / "labels.nii.gz", 48),
-            "--scan", conformed, "--label-convention", "freesurfer", "--protocol", "quicknat28",
-            "--output", classes, "--native", tmp_path / "native.nii.gz",
-        ),
-    ):  # fmt: skip
-        assert done.status == 0, done.err
+    conformed = tmp_path / "conformed.nii.gz"
+    image, grid = write_conformed(scan, conformed, 2, 48)
+    classes = save(tmp_path / "classes.nii.gz", (image > 0).astype(np.uint8), grid.affine)
     model = stand_in(lambda x: (x > 0.3).long())
     monkeypatch.setattr(bundle, "load_bundle", lambda folder, device, bf16: model)
     archive = tmp_path / "a.tar"

@@ -179,19 +179,14 @@ REFUSED = {
         UNLABELLED_ROWS, {"auto_labels": {"method": "precomputed"}},
         "sub-p has no labels, and 'auto_labels.method' is precomputed",
     ),
-    "label maps where images are to be trained on": (
-        [*COHORT, BARE], {}, "'pretrain.source' is automatic",
-    ),
-    "no settings to pre-train with": (
-        [*COHORT, BOTH], {"pretrain": None}, "'pretrain' is missing",
-    ),
+    "label maps instead of images": ([*COHORT, BARE], {}, "'pretrain.source' is automatic"),
+    "no settings to pre-train": ([*COHORT, BOTH], {"pretrain": None}, "'pretrain' is missing"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_done_is_refused(case):
     scans, sections, message = REFUSED[case]
-    config = settings(**sections)
     with pytest.raises(InputError) as error:
-        plan(config, scans)
+        planned(scans, **sections)
     assert message in str(error.value)
