@@ -112,6 +112,11 @@ def test_help_loads_no_heavy_library_so_that_it_comes_at_once():
     assert HEAVY & imported_by("import quicknat.cli") == set()
 
 
+def test_looking_at_a_data_set_and_checking_it_need_no_torch():
+    modules = ("cohort.survey", "cohort.writing", "cohort.check")
+    assert "torch" not in imported_by("; ".join(f"import quicknat.{name}" for name in modules))
+
+
 NOT_TO_SEGMENT = {"SimpleITK", "torchio", "snakemake", "tensorboard", "monai", "matplotlib"}
 
 

@@ -1,7 +1,5 @@
 """`quicknat sheet`: names of scans, links, what is refused, and the command itself."""
 
-import subprocess
-import sys
 from typing import get_args
 
 import pytest
@@ -125,9 +123,3 @@ def test_scans_rated_fail_are_excluded_in_a_new_sheet_and_in_an_old_one(tmp_path
     assert done.exit_code == 0 and "not in the sheet: sub-c" in said
     assert [scan.id for scan in read_sheet(tmp_path / "cohort.tsv")] == ["sub-b"]
     assert "\texclude" in (tmp_path / "cohort.tsv").read_text()
-
-
-def test_looking_at_a_data_set_and_checking_it_need_no_torch():
-    modules = "quicknat.cohort.survey, quicknat.cohort.writing, quicknat.cohort.check"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
