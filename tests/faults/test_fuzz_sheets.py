@@ -122,16 +122,11 @@ VALUES = st.recursive(
 
 def laughs(depth: int = 60) -> list:
     """A "billion laughs": 2**60 texts if written out, a few lists as YAML's aliases make them."""
-    value = ["ha", "ha"]
-    for _ in range(depth):
-        value = [value, value]
-    return value
+    return [laughs(depth - 1)] * 2 if depth else ["ha", "ha"]
 
 
-def circle() -> list:
-    value: list = []
-    value.append(value)
-    return value
+CIRCLE: list = []
+CIRCLE.append(CIRCLE)
 
 
 @given(changed(DEFAULT, VALUES))
@@ -150,14 +145,13 @@ def test_any_configuration_is_accepted_or_refused_in_one_line(config):
         assert isinstance(found.conform.size, int) and found.conform.size <= 1024
 
 
-@pytest.mark.parametrize("value", [laughs(), circle(), "x" * 10**6], ids=["laughs", "circle", "x"])
+@pytest.mark.parametrize("value", [laughs(), CIRCLE, "x" * 10**6], ids=["laughs", "circle", "x"])
 @pytest.mark.parametrize("where", ["sheet", "conform", "auto_labels", "unknown"])
 def test_endless_value_is_refused_in_a_short_line(value, where):
-    config = {**DEFAULT, where: value}
     if where == "sheet" and isinstance(value, str):
-        value = config["sheet"] = [value]  # else it is a path like another
+        value = [value]  # else it is a path like another
     with pytest.raises(InputError) as error:
-        Config.read(config)
+        Config.read({**DEFAULT, where: value})
     assert where in str(error.value) and len(str(error.value)) < 1000
 
 
@@ -210,14 +204,13 @@ def test_any_label_table_is_read_or_refused_in_one_line(content):
 
 
 def test_label_table_with_more_classes_than_a_byte_holds_is_refused(tmp_path):
-    lines = TABLE.decode().splitlines()[:2]
-    cells = dict(zip(lines[0].split("\t"), lines[1].split("\t"), strict=True))
+    header, background, *_ = TABLE.decode().splitlines()
+    cells = dict(zip(header.split("\t"), background.split("\t"), strict=True))
+    lines = [header, background]
     for index in range(1, 300):
-        row = cells | {
-            "index": str(index), "name": f"n{index}", "abbreviation": f"a{index}",
-            "freesurfer": "", "neuromorphometrics": "", "partner": "", "sagittal": str(index),
-        }  # fmt: skip
-        lines.append("\t".join(row.values()))
+        own = {"index": index, "sagittal": index, "name": f"n{index}", "abbreviation": f"a{index}"}
+        own |= dict.fromkeys(["freesurfer", "neuromorphometrics", "partner"], "")
+        lines.append("\t".join(map(str, (cells | own).values())))
     (tmp_path / "many.tsv").write_text("\n".join(lines) + "\n")
     with pytest.raises(InputError, match="has 300 classes; use at most 256"):
         Protocol.read(tmp_path / "many.tsv")
@@ -229,10 +222,8 @@ def test_any_table_of_results_is_read_or_refused_in_one_line(content, command):
         table, listing = root / "in/table.tsv", root / "in/list.txt"
         table.write_bytes(content)
         listing.write_text(f"{table}\n")
-        if command != "failures":
-            done = quicknat(command, listing, "--output", root / "out/all.tsv")
-        else:
-            done = quicknat("failures", table)
+        arguments = [table] if command == "failures" else [listing, "--output", root / "out/a.tsv"]
+        done = quicknat(command, *arguments)
         if done.status:
             done.refused(table)
             assert contents(root / "out") == {}

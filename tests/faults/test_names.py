@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from data_sets import ids, surfer, tree
-from helpers import LABELS, ROOT, save, tiny_labels, tiny_scan
+from helpers import LABELS, ROOT, save, tiny_cohort, tiny_labels, tiny_scan
 from in_process import quicknat
 from quicknat.cohort.check import check_cohort
 from quicknat.cohort.naming import default_name, possible_visits
@@ -66,6 +66,15 @@ def named(subject, split, session=""):
     return Scan(subject=subject, image="", split=split, session=session)
 
 
+def participants_verdict(sheet):
+    """What `quicknat check` says of the participants of a sheet: a warning."""
+    paths = CohortPaths(str(sheet), {}, "")
+    verdicts, faulty = check_cohort(paths, LABELS / "quicknat28.tsv", {}, 1)
+    (found,) = [verdict for verdict in verdicts if verdict.scan == "(participants)"]
+    assert (found.verdict, faulty) == ("warning", False)
+    return found.reason
+
+
 @pytest.mark.case(61)
 def test_sheet_and_check_warn_of_participants_that_may_be_one(tmp_path):
     names = [f"p{n}_v{visit}" for n in range(20) for visit in (1, 2)]
@@ -73,12 +82,9 @@ def test_sheet_and_check_warn_of_participants_that_may_be_one(tmp_path):
     done = quicknat("sheet", root, "--output", tmp_path / "cohort.tsv")
     warning = "p0_v1, p0_v2 (and 19 more groups) look like scans of one participant"
     assert done.status == 0 and any(warning in line for line in done.err)
-    paths = CohortPaths(str(tmp_path / "cohort.tsv"), {}, "")
-    verdicts, faulty = check_cohort(paths, LABELS / "quicknat28.tsv", {}, 1)
-    (found,) = [verdict for verdict in verdicts if verdict.scan == "(participants)"]
-    assert (found.verdict, faulty) == ("warning", False) and warning in found.reason
+    assert warning in participants_verdict(tmp_path / "cohort.tsv")
     scans = read_sheet(tmp_path / "cohort.tsv")
-    people = [Scan(**{**vars(scan), "participant": scan.subject[:-2]}) for scan in scans]
+    people = [replace(scan, participant=scan.subject[:-2]) for scan in scans]
     assert repeated_participants(people) == ""
     ukb = [f"sub-10000{k}_2_{visit}_T1w.nii.gz" for k in "123" for visit in "01"]
     scans = [replace(scan, split="train") for scan in survey(tree(tmp_path / "ukb", *ukb)).scans]
@@ -89,16 +95,18 @@ def test_sheet_and_check_warn_of_participants_that_may_be_one(tmp_path):
 @pytest.mark.case(63)
 def test_result_of_another_scan_of_the_same_name_is_not_replaced(stand_in, tmp_path, head_file):
     bundle = stand_in(lambda brightness: (brightness > 0.4).long())
-    paths = [tmp_path / folder / "scan.nii.gz" for folder in "ab"]
-    for number, path in enumerate(paths):
-        path.parent.mkdir()
-        image = nib.load(head_file)
+    image, paths = nib.load(head_file), [tmp_path / folder / "scan.nii.gz" for folder in "ab"]
+
+    def save_brighter(path, number):
+        path.parent.mkdir(exist_ok=True)
         save(path, np.asarray(image.dataobj) + number, image.affine)
 
     def status(path, **options):
         (outcome,) = segment_all(bundle, find_scans([path]), tmp_path / "out", **options)
         return outcome.status, outcome.reason
 
+    for number, path in enumerate(paths):
+        save_brighter(path, number)
     assert status(paths[0]) == ("done", "")
     record = tmp_path / "out/sub-scan/anat/sub-scan_desc-quicknat_dseg.json"
     before = record.read_bytes()
@@ -109,45 +117,41 @@ def test_result_of_another_scan_of_the_same_name_is_not_replaced(stand_in, tmp_p
     assert status(paths[1], overwrite=True) == ("done", "")
     moved = paths[1].rename(tmp_path / "scan.nii.gz")
     assert status(moved)[0] == "skipped"  # the same scan elsewhere
-    save(moved, np.asarray(nib.load(head_file).dataobj) + 2, nib.load(head_file).affine)
+    save_brighter(moved, 2)
     record.write_text(record.read_text().replace(str(paths[1]), str(moved)))
     assert status(moved) == ("done", "")  # changed in place
 
 
 @pytest.mark.case(63)
-def test_every_step_refuses_to_replace_the_result_of_another_scan(tmp_path):
-    small = ("--spacing", 2, "--size", 16)
-    scans = [tiny_scan(tmp_path / f"{name}.nii.gz") for name in "ab"]
-    labels, conformed = tiny_labels(tmp_path / "labels.nii.gz"), tmp_path / "c_T1w.nii.gz"
-    classes, native = tmp_path / "dseg.nii.gz", tmp_path / "native.nii.gz"
-    steps = {
-        "convert": (scans[0], "--output", conformed, *small),
-        "convert-labels": (
-            labels, "--scan", conformed, "--label-convention", "freesurfer",
-            "--output", classes, "--native", native,
-        ),
-        "auto-label": (
-            conformed, "--atlas", conformed, "--atlas-labels", classes, "--output",
-            tmp_path / "auto.nii.gz",
-        ),
-        "slice": (conformed, classes, "--folder", tmp_path / "s", "--name", "x", "--size", 16),
-        "slice-tissues": (
-            labels, "--folder", tmp_path / "s", "--name", "x_tissues", *small, "--slice-size", 16,
-        ),
-        "slice-png": (tmp_path / "s/axial/x.npy", "--output", tmp_path / "png"),
-        "evaluate": (classes, classes, "--name", "x", "--output", tmp_path / "x.tsv"),
-    }  # fmt: skip
+def test_every_step_refuses_to_replace_the_result_of_another_scan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_scan(tmp_path / "a.nii.gz"), tiny_scan(tmp_path / "b.nii.gz")
+    tiny_labels(tmp_path / "labels.nii.gz")
     (tmp_path / "auto.nii.gz").touch()  # as labelled before
-    for command, arguments in steps.items():
+    steps = [
+        "convert a.nii.gz --output c_T1w.nii.gz --spacing 2 --size 16",
+        "convert-labels labels.nii.gz --scan c_T1w.nii.gz --label-convention freesurfer"
+        " --output dseg.nii.gz --native native.nii.gz",
+        "slice c_T1w.nii.gz dseg.nii.gz --folder s --name x --size 16",
+        "slice-tissues labels.nii.gz --folder s --name x_tissues --spacing 2 --size 16"
+        " --slice-size 16",
+        "slice-png s/axial/x.npy --output png",
+        "evaluate dseg.nii.gz dseg.nii.gz --name x --output x.tsv",
+        "auto-label c_T1w.nii.gz --atlas c_T1w.nii.gz --atlas-labels dseg.nii.gz"
+        " --output auto.nii.gz",
+    ]
+    for step in steps:
+        command, *arguments = step.split()
         if command != "auto-label":
             assert quicknat("-q", command, *arguments).status == 0, command
-        again = (scans[1], *arguments[1:]) if command == "convert" else arguments
-        done = quicknat("-q", command, *again)
+        if command == "convert":
+            arguments[0] = "b.nii.gz"
+        done = quicknat("-q", command, *arguments)
         assert done.status == 1 and "--overwrite" in done.err[0], (command, done)
         if command not in ("auto-label", "convert"):
-            assert quicknat("-q", command, *again, "--overwrite").status == 0, command
-    assert quicknat("-q", "convert", *steps["convert"]).status == 0  # the same scan
-    assert json.loads((tmp_path / "c_T1w.json").read_text())["source"] == str(scans[0])
+            assert quicknat("-q", command, *arguments, "--overwrite").status == 0, command
+    assert quicknat("-q", *steps[0].split()).status == 0  # the same scan
+    assert json.loads((tmp_path / "c_T1w.json").read_text())["source"] == "a.nii.gz"
 
 
 @pytest.mark.case(63)
@@ -248,20 +252,16 @@ def test_participants_of_several_sessions_count_once_and_absent_ones_are_told(tm
     (tmp_path / "participants.tsv").write_text(
         "participant_id\tsession_id\tage\nsub-a\tses-1\t30\nsub-a\tses-2\t31\nsub-c\tses-1\t9\n"
     )
-    paths = CohortPaths(str(tmp_path / "c.tsv"), {}, "")
-    verdicts, faulty = check_cohort(paths, LABELS / "quicknat28.tsv", {}, 1)
-    (found,) = [verdict for verdict in verdicts if verdict.scan == "(participants)"]
-    assert (found.verdict, faulty) == ("warning", False)
-    assert "has no row for 1 of 3 subjects, e.g. sub-b" in found.reason
+    reason = participants_verdict(tmp_path / "c.tsv")
+    assert "has no row for 1 of 3 subjects, e.g. sub-b" in reason
     assert read_participants(tmp_path / "participants.tsv").loc["sub-a", "age"] == "30"
 
 
 @pytest.mark.case(68)
 def test_empty_rows_of_a_spreadsheet_are_no_rows(tmp_path):
-    sheet = tmp_path / "c.tsv"
     rows = ["subject\timage\tsplit", "a\ta.nii\tsegment", "\t\t", " \t\t", "b\tb.nii\tsegment", ""]
-    sheet.write_text("\n".join(rows))
-    assert [scan.id for scan in read_sheet(sheet)] == ["sub-a", "sub-b"]
+    (tmp_path / "c.tsv").write_text("\n".join(rows))
+    assert [scan.id for scan in read_sheet(tmp_path / "c.tsv")] == ["sub-a", "sub-b"]
 
 
 @pytest.mark.case(69)
@@ -273,12 +273,7 @@ def test_scores_of_a_model_on_participants_that_it_was_trained_on_are_warned_of(
     assert "same names, sub-2." in trained_on(before, [named("2", "test")])
     for scan in (named("OAS10061", "segment"), named("OAS20061", "test")):
         assert trained_on(views, [scan]) == ""
-    tiny_scan(tmp_path / "a.nii")
-    tiny_labels(tmp_path / "l.nii")
-    (tmp_path / "c.tsv").write_text(
-        "subject\timage\tlabels\tlabel_convention\tsplit\nOAS10061\ta.nii\tl.nii\tfreesurfer\ttest\n"
-    )
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    config |= {"sheet": str(tmp_path / "c.tsv"), "model": "small"}
+    config |= {"sheet": tiny_cohort(tmp_path, OAS10061="test"), "model": "small"}
     load_run(config, ".", str(tmp_path / "results"), str(tmp_path / "raw"), check=True)
     assert "MALC and OASIS-1 share participants" in caplog.text

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -18,18 +19,20 @@ from safetensors.torch import save_file
 
 from helpers import (
     ROOT,
+    add_source,
     job_counts,
     run_snakemake,
+    save,
     tiny_cohort,
-    tiny_labels,
     tiny_scan,
     training_arguments,
+    write_conformed,
 )
 from in_process import quicknat
 from quicknat.cohort.check import read_verdicts
 from quicknat.errors import InputError
 from quicknat.failures import read_failed
-from quicknat.files import sha256, written_whole
+from quicknat.files import written_whole
 from quicknat.model import bundle
 from quicknat.training import trainer
 
@@ -39,12 +42,12 @@ pytestmark = pytest.mark.slow  # half a second each, some more
 @contextlib.contextmanager
 def full_disk(room):
     """Files cannot grow beyond a number of bytes: writing fails in the midst, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 ASIDE = {"dataset_description.json", "labels", "scans.tsv", "tensorboard"}  # whole, but no results
@@ -61,25 +64,15 @@ def files(folder):
 def commands(tmp_path, stand_in, stack, monkeypatch):
     """Commands of the workflow's stages by name, each of which writes to a folder."""
     scan = tiny_scan(tmp_path / "sub-1_T1w.nii.gz", 48)
-    labels = tiny_labels(tmp_path / "labels.nii.gz", 48)
-    conformed, native = tmp_path / "conformed.nii.gz", tmp_path / "native.nii.gz"
-    protocol = ("--protocol", "quicknat28")
-    done = quicknat("-q", "convert", scan, "--output", conformed, "--spacing", 2, "--size", 48)
-    assert done.status == 0, done.err
-    classes = tmp_path / "classes.nii.gz"
-    given = (*protocol, "--scan", conformed, "--label-convention", "freesurfer")
-    done = quicknat(
-        "-q", "convert-labels", labels, *given, "--output", classes, "--native", native
-    )  # fmt: skip
-    assert done.status == 0, done.err
+    conformed = tmp_path / "conformed.nii.gz"
+    image, grid = write_conformed(scan, conformed, 2, 48)
+    classes = save(tmp_path / "classes.nii.gz", (image > 0).astype(np.uint8), grid.affine)
     model = stand_in(lambda x: (x > 0.3).long())
     monkeypatch.setattr(bundle, "load_bundle", lambda folder, device, bf16: model)
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(scan, "scan.nii.gz")
-    table = tmp_path / "sources.tsv"
-    row = f"a\tfile\t{archive.as_uri()}\t*\tsha256:{sha256(archive)}"
-    table.write_text(f"source\tkind\turl\tmembers\tchecksum\n{row}\n")
+    table = add_source(tmp_path, archive)
 
     def run(name, folder):
         return quicknat(*{
@@ -88,8 +81,8 @@ def commands(tmp_path, stand_in, stack, monkeypatch):
                        "--manifest", folder / "a.txt"),
             "convert": ("convert", scan, "--output", folder / "sub-1.nii.gz", "--size", 48,
                         "--spacing", 2),
-            "slice": ("slice", conformed, classes, *protocol, "--folder", folder, "--name", "sub-1",
-                      "--size", 48),
+            "slice": ("slice", conformed, classes, "--protocol", "quicknat28", "--folder", folder,
+                      "--name", "sub-1", "--size", 48),
             "train": training_arguments(tmp_path, [stack], folder / "model", epochs=2),
             "segment": ("segment", scan, "--model", "./stand-in", "--output", folder,
                         "--threads", 1),
@@ -119,10 +112,10 @@ def test_full_disk_stops_a_stage_which_ends_well_once_there_is_room(commands, tm
 @pytest.mark.case(51)
 def test_full_disk_is_named_for_weights_too_whose_library_has_errors_of_its_own(tmp_path):
     path = tmp_path / "model.safetensors"
-    refusal = pytest.raises(InputError, match="model.*cannot be written")
-    with full_disk(4096), refusal as refused, written_whole(path) as (temporary,):
+    refusal = pytest.raises(InputError, match="model.*cannot be written.*room")
+    with full_disk(4096), refusal, written_whole(path) as (temporary,):
         save_file({"weight": torch.zeros(10_000)}, temporary)
-    assert "room" in refused.value.fix and not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.case(43, 51)
@@ -149,10 +142,9 @@ def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, tmp_
 @pytest.mark.parametrize("stage", STAGES)
 def test_folder_that_cannot_be_made_is_refused_by_every_stage(commands, tmp_path, stage):
     (tmp_path / "file").write_text("mine")
-    done = commands(stage, tmp_path / "file/out")
-    assert done.status == 1
-    assert done.err[-1].startswith(f"error: {tmp_path / 'file'}"), done.err
-    assert "Not a directory" in done.err[-1] or "File exists" in done.err[-1]
+    (*_, message) = commands(stage, tmp_path / "file/out").err
+    assert message.startswith(f"error: {tmp_path / 'file'}")
+    assert "Not a directory" in message or "File exists" in message
 
 
 CONFORMED = "results/scans/sub-{0}/anat/sub-{0}_space-conformed_T1w.nii.gz"

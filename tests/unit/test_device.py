@@ -98,7 +98,6 @@ def moved_to(bundle, device):
 
 
 GRIDS = {
-    "same": lambda grid: grid,
     "finer": lambda grid: Grid((80, 100, 90), grid.affine @ np.diag([0.6, 0.5, 0.6, 1])),
     "coarser": lambda grid: Grid((30, 25, 40), grid.affine @ np.diag([2, 2, 1.5, 1])),
 }
@@ -117,10 +116,8 @@ def test_labels_are_those_of_the_cpu_and_no_slice_is_waited_for(model, head, dev
     assert np.count_nonzero(on_cpu.labels) > 500
     np.testing.assert_array_equal(there.labels, on_cpu.labels)
     np.testing.assert_array_equal(there.entropy, on_cpu.entropy)
-    for name, values in on_cpu.uncertainty.items():
-        np.testing.assert_array_equal(there.uncertainty[name], values)
-    for view, labels in on_cpu.views.items():
-        np.testing.assert_array_equal(there.views[view], labels)
+    np.testing.assert_equal(there.uncertainty, on_cpu.uncertainty)
+    np.testing.assert_equal(there.views, on_cpu.views)
     assert fake.waits.total() < 35, fake.waits  # by view and map, not by slice
 
 
@@ -141,14 +138,13 @@ def test_scan_is_segmented_although_the_memory_of_the_gpu_is_full(
     assert device_of(bundle).type == on
 
 
-@pytest.fixture
-def in_background(monkeypatch):
-    """Scans are read and written in the background, as beside a GPU."""
+def work_in_background(monkeypatch):
+    """Have scans read and written in the background, as beside a GPU."""
     monkeypatch.setattr(batch, "device_of", lambda bundle: torch.device("cuda"))
 
 
 def test_scans_read_and_written_meanwhile_have_the_results_of_those_in_turn(
-    model, head_file, tmp_path, request
+    model, head_file, tmp_path, monkeypatch
 ):
     files = [tmp_path / f"sub-{number}.nii.gz" for number in range(3)]
     for path in files:
@@ -156,22 +152,19 @@ def test_scans_read_and_written_meanwhile_have_the_results_of_those_in_turn(
     files[1].write_bytes(head_file.read_bytes()[:5000])
     bundle, tasks = load_bundle(model), find_scans(files)
     in_turn = segment_all(bundle, tasks, tmp_path / "in_turn")
-    request.getfixturevalue("in_background")
+    work_in_background(monkeypatch)
     meanwhile = segment_all(bundle, tasks, tmp_path / "meanwhile")
     assert [outcome.status for outcome in meanwhile] == ["done", "failed", "done"]
-    assert [replace(outcome, seconds=0) for outcome in meanwhile] == [
-        replace(outcome, seconds=0) for outcome in in_turn
-    ]
+    for one, other in zip(in_turn, meanwhile, strict=True):
+        assert replace(one, seconds=0) == replace(other, seconds=0)
     for end in ("dseg.nii.gz", "uncertainty.nii.gz", "volumes.tsv"):
-        one, other = (
-            tmp_path / way / f"sub-2/anat/sub-2_desc-quicknat_{end}"
-            for way in ("in_turn", "meanwhile")
-        )
+        name = f"sub-2/anat/sub-2_desc-quicknat_{end}"
+        one, other = (tmp_path / way / name for way in ("in_turn", "meanwhile"))
         assert one.read_bytes() == other.read_bytes()
 
 
 def test_interruption_ends_the_command_and_begins_no_other_scan(
-    model, head_file, tmp_path, monkeypatch, in_background
+    model, head_file, tmp_path, monkeypatch
 ):
     begun = []
 
@@ -179,6 +172,7 @@ def test_interruption_ends_the_command_and_begins_no_other_scan(
         begun.append(scan)
         raise KeyboardInterrupt
 
+    work_in_background(monkeypatch)
     monkeypatch.setattr(batch, "segment_scan", interrupted)
     tasks = [Task(head_file, f"sub-{number}") for number in range(50)]
     with pytest.raises(KeyboardInterrupt):

@@ -11,52 +11,35 @@ from packaging.version import Version
 from helpers import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DEPENDENCIES = {r.name.lower(): r for r in map(Requirement, PROJECT["dependencies"])}
+
+
+def by_name(lines):
+    return {r.name.lower(): r for r in map(Requirement, lines) if r.name != "quicknat"}
+
+
+DEPENDENCIES = by_name(PROJECT["dependencies"])
 OPTIONAL = PROJECT["optional-dependencies"]
-EXTRAS = [r for group in OPTIONAL.values() for r in map(Requirement, group) if r.name != "quicknat"]
-LIBRARY = DEPENDENCIES | {
-    r.name.lower(): r for r in map(Requirement, OPTIONAL["train"] + OPTIONAL["report"])
-}
+EXTRAS = by_name(line for group in OPTIONAL.values() for line in group)
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
-
-
-def locked():
-    lines = [
-        line
-        for name in ("requirements.lock", "requirements-test.lock")
-        for line in (ROOT / name).read_text().splitlines()
-    ]
-    return dict(line.lower().split("==") for line in lines)
+LOCKED = "".join((ROOT / f"requirements{end}.lock").read_text() for end in ("", "-test"))
+VERSIONS = dict(line.lower().split("==") for line in LOCKED.splitlines())
 
 
 def test_lock_pins_every_dependency_to_a_version_that_the_project_allows():
-    versions = locked() | {"torch": "2.13.0"}  # the Makefile installs torch, of a chosen build
-    for requirement in [*DEPENDENCIES.values(), *EXTRAS]:
-        assert requirement.specifier.contains(Version(versions[requirement.name.lower()]))
+    versions = VERSIONS | {"torch": "2.13.0"}  # the Makefile installs torch, of a chosen build
+    for name, requirement in (DEPENDENCIES | EXTRAS).items():
+        assert requirement.specifier.contains(Version(versions[name])), name
 
 
 def test_conda_environment_has_every_dependency_in_the_same_versions():
-    described = yaml.safe_load((ROOT / "envs" / "torch.yaml").read_text())
-    *lines, of_pip = described["dependencies"]
-    assert {Requirement(line) for line in of_pip["pip"]} <= set(EXTRAS)
-    for line in lines:
-        package, _, version = line.partition(" ")
-        if package == "pip":
-            continue
-        if package == "python":
-            assert version == PROJECT["requires-python"]
-            continue
-        requirement = LIBRARY[CONDA_NAMES.get(package, package)]
-        assert version == str(requirement.specifier), package
-    names = {line.split(" ")[0] for line in lines}
-    train = {Requirement(line).name.lower() for line in OPTIONAL["train"]}
-    assert DEPENDENCIES.keys() | train <= {CONDA_NAMES.get(name, name) for name in names}
-
-
-def test_samseg_environment_pins_the_version_that_was_tried():
-    described = yaml.safe_load((ROOT / "envs" / "samseg.yaml").read_text())
-    (wanted,) = [part["pip"] for part in described["dependencies"] if isinstance(part, dict)]
-    assert wanted == ["numpy<2", "samseg==0.4a0"]  # its only release; it needs NumPy 1
+    *lines, of_pip = yaml.safe_load((ROOT / "envs/torch.yaml").read_text())["dependencies"]
+    assert {Requirement(line) for line in of_pip["pip"]} <= set(EXTRAS.values())
+    versions = dict(line.partition(" ")[::2] for line in lines if line != "pip")
+    assert versions.pop("python") == PROJECT["requires-python"]
+    versions = {CONDA_NAMES.get(name, name): version for name, version in versions.items()}
+    for name, version in versions.items():
+        assert version == str((DEPENDENCIES | EXTRAS)[name].specifier), name
+    assert DEPENDENCIES.keys() | by_name(OPTIONAL["train"]).keys() <= versions.keys()
 
 
 def test_image_installs_what_the_lock_and_the_makefile_say():
@@ -74,11 +57,9 @@ def test_image_installs_what_the_lock_and_the_makefile_say():
 
 
 def test_lock_files_name_no_package_index_no_cuda_and_no_torchvision():
-    for name in ("requirements.lock", "requirements-test.lock"):
-        lines = (ROOT / name).read_text().splitlines()
-        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), name
-    names = locked()
-    assert not [name for name in names if re.search("nvidia|cuda|triton|^torch(vision)?$", name)]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in LOCKED.splitlines())
+    foreign = "nvidia|cuda|triton|^torch(vision)?$"
+    assert not [name for name in VERSIONS if re.search(foreign, name)]
 
 
 def test_citation_names_the_version_of_the_package_and_the_licence_of_its_code():

@@ -21,12 +21,11 @@ from quicknat.errors import InputError
 from quicknat.images.labels import Protocol
 from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
 
-FINDERS = {"label table": (label_table, LABEL_TABLES), "model": (model_folder, MODELS)}
 
-
-@pytest.mark.parametrize("kind", FINDERS)
-def test_bundled_name_is_itself_and_anything_else_a_path_or_refused(kind, tmp_path, monkeypatch):
-    find, bundled = FINDERS[kind]
+@pytest.mark.parametrize(("find", "bundled"), [(label_table, LABEL_TABLES), (model_folder, MODELS)])
+def test_bundled_name_is_itself_and_anything_else_a_path_or_refused(
+    find, bundled, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     for name, path in bundled.items():
         (tmp_path / name).mkdir()
