@@ -120,14 +120,6 @@ def test_values_come_back_nearly_as_they_were(written):
         assert away.mean() < 1 / 128 and np.percentile(away, 99) < 1 / 16, key
 
 
-def test_outlines_have_the_same_bright_colour_left_and_right(protocol):
-    partners = protocol.partners("coronal")
-    for colors in outline_colors(protocol):
-        found = colors.astype(int)
-        assert (found[1:] @ (0.299, 0.587, 0.114)).min() >= 128
-        assert all((found[k] == found[p]).all() for k, p in enumerate(partners) if p > 0)
-
-
 def test_centre_of_a_structure_lies_in_it_or_in_the_reference_and_absent_ones_have_none(written):
     both = ball(TURNED)[1]
     layers, again = (written(TURNED, labels=both * (both == 1), reference=both) for _ in "12")
@@ -167,11 +159,15 @@ def test_empty_prediction_shows_the_whole_scan_and_another_grid_is_refused_by_na
 
 
 @pytest.mark.parametrize("table", sorted(LABELS.glob("*.tsv")), ids=lambda path: path.stem)
-def test_colour_blind_colours_differ_between_neighbours_and_twins_share_a_hue(table):
+def test_colours_are_told_apart_and_go_with_those_of_the_other_side(table):
     protocol = Protocol.read(table)
-    colors = colour_blind_colors(protocol).astype(int)
-    assert np.abs(np.diff(colors[1:], axis=0)).sum(axis=1).min() > 60
-    assert len({tuple(color) for color in colors}) == len(colors)
-    for index, partner in enumerate(protocol.partners("coronal")):
-        if partner > index:
-            assert np.allclose(colors[partner], 0.68 * colors[index], atol=1)
+    partners = protocol.partners("coronal")
+    pairs = [(index, partner) for index, partner in enumerate(partners) if partner > index]
+    safe = colour_blind_colors(protocol).astype(int)
+    assert np.abs(np.diff(safe[1:], axis=0)).sum(axis=1).min() > 60  # neighbours
+    assert len({tuple(color) for color in safe}) == len(safe)
+    for index, partner in pairs:
+        assert np.allclose(safe[partner], 0.68 * safe[index], atol=1)
+    for outlines in outline_colors(protocol):
+        assert (outlines[1:].astype(int) @ (0.299, 0.587, 0.114)).min() >= 128  # bright
+        assert all((outlines[index] == outlines[partner]).all() for index, partner in pairs)
