@@ -209,6 +209,9 @@ WRONG = {
     "'population.outside' is [0.1]; must have at least 2 items": ("population", "outside", [0.1]),
     "'views.axial.network.slices' is 2; must be 1, 3, 5 or 7": ("axial", "slices", 2),
     "'views.axial.network.n_classes' is missing; add it": ("axial", "n_classes", None),
+    "unknown key 'views.axial.network.filter'; did you mean 'filters'? allowed here: filters,": (
+        "axial", "filter", 8
+    ),
 }  # fmt: skip
 
 
