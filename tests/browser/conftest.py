@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -40,25 +41,20 @@ class Opened:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Callable]:
-    """Start a browser with these arguments more; all are closed at the end."""
+    """Start a browser with these arguments more; all end with the driver."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"there is no browser here: no {', '.join(NAMES)}")
     root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with api.sync_playwright() as playwright:
-        started = {}
 
+        @functools.cache
         def start(*arguments: str):
-            if arguments not in started:
-                started[arguments] = playwright.chromium.launch(
-                    executable_path=program, args=[*ARGUMENTS, *root, *arguments]
-                )
-            return started[arguments]
+            every = [*ARGUMENTS, *root, *arguments]
+            return playwright.chromium.launch(executable_path=program, args=every)
 
         yield start
-        for browser in started.values():
-            browser.close()
 
 
 @pytest.fixture

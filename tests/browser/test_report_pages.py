@@ -13,7 +13,6 @@ from quicknat.report.layers import Layers, write_viewer_volumes
 from quicknat.report.pages import write_report
 from quicknat.report.standalone import write_single_file
 
-SERIOUS = ("serious", "critical")
 WITHIN_S = 5
 
 
@@ -42,6 +41,11 @@ def large(tmp_path_factory, protocol):
 
 def rows(page, name):
     return page.locator(f"table[data-name={name}] tbody tr")
+
+
+def wait_for_viewer(page):
+    page.locator("#viewer").scroll_into_view_if_needed()
+    page.wait_for_function("!document.querySelector('[data-viewer=controls]').disabled")
 
 
 def saved(page, button, path):
@@ -118,8 +122,14 @@ def test_tables_sort_by_number_and_by_keyboard_and_are_saved_as_they_stand(brows
     assert head[:2] == ["Scan", "Dice"] and [line[1] for line in lines] == ascending[::-1]
 
 
-def test_layers_of_the_mosaics_are_switched_without_script(browse, small):
+def test_mosaics_are_switched_and_mirrored_without_script(browse, small):
     page = browse(small / "sub-2.html", java_script_enabled=False).page
+
+    def ends(view):
+        letters = page.locator(f".{view} .tile").first.locator("b").all()
+        boxes = {one.inner_text(): one.bounding_box()["x"] for one in letters}
+        return min(boxes, key=boxes.get) + max(boxes, key=boxes.get)
+
     outlines, safe, reference = (
         page.locator(f".sheets .{layer}").first
         for layer in ("prediction.own", "prediction.safe", "reference")
@@ -130,16 +140,6 @@ def test_layers_of_the_mosaics_are_switched_without_script(browse, small):
     assert safe.is_visible() and not outlines.is_visible() and reference.is_visible()
     page.locator("input[value=prediction]").uncheck()
     assert not safe.is_visible()
-
-
-def test_radiological_view_mirrors_slices_and_letters_but_no_sagittal_one(browse, small):
-    page = browse(small / "sub-2.html", java_script_enabled=False).page
-
-    def ends(view):
-        letters = page.locator(f".{view} .tile").first.locator("b").all()
-        boxes = {one.inner_text(): one.bounding_box()["x"] for one in letters}
-        return min(boxes, key=boxes.get) + max(boxes, key=boxes.get)
-
     views = ("axial", "coronal", "sagittal")
     mirrored = "getComputedStyle(document.querySelector('.axial .sheets')).transform"
     assert [ends(view) for view in views] == ["LR", "LR", "PA"]
@@ -149,7 +149,9 @@ def test_radiological_view_mirrors_slices_and_letters_but_no_sagittal_one(browse
     assert page.evaluate(mirrored) == "matrix(-1, 0, 0, 1, 0, 0)"
 
 
-def test_slice_is_enlarged_by_keyboard_and_arrow_keys_lead_to_the_next(browse, small):
+def test_page_of_a_scan_enlarges_slices_saves_volumes_and_leads_to_structures(
+    browse, small, tmp_path
+):
     page = browse(small / "sub-2.html").page
     page.locator(".axial .tile").first.press("Enter")
     large = page.get_by_role("dialog").locator(".tile")
@@ -158,38 +160,26 @@ def test_slice_is_enlarged_by_keyboard_and_arrow_keys_lead_to_the_next(browse, s
     assert "z = −5 mm" in large.get_attribute("aria-label")
     page.keyboard.press("Escape")
     assert not large.is_visible()
-
-
-def test_table_of_volumes_is_saved_with_a_column_for_each_side(browse, small, tmp_path):
-    page = browse(small / "sub-2.html").page
     lines = saved(page, page.get_by_role("button", name="Save as TSV").first, tmp_path / "t.tsv")
     assert lines[0][:3] == ["Structure", "Volume (mm³), left", "Volume (mm³), right"]
     assert len({len(line) for line in lines}) == 1
     table = pd.read_csv(tmp_path / "t.tsv", sep="\t", index_col=0)
     assert table.select_dtypes(exclude="number").empty
     assert table["Asymmetry (%)"].min() < 0
-
-
-def test_single_file_shows_viewer_and_slices_with_nothing_beside_it(browse, small, tmp_path):
-    write_single_file(small / "sub-3.html", tmp_path / "mail.html")
-    opened = browse(tmp_path / "mail.html")
-    page = opened.page
-    page.locator("#viewer").scroll_into_view_if_needed()
-    page.wait_for_function("!document.querySelector('[data-viewer=controls]').disabled")
-    assert page.locator("a:not([href^='#'])").count() == 0
-    assert [one for one in opened.requests if one.startswith("file:")] == [
-        (tmp_path / "mail.html").resolve().as_uri()
-    ]
-
-
-def test_name_in_the_table_of_volumes_leads_to_the_structure_in_the_viewer(browse, small):
-    page = browse(small / "sub-1.html").page
-    page.locator("#viewer").scroll_into_view_if_needed()
-    page.wait_for_function("!document.querySelector('[data-viewer=controls]').disabled")
+    wait_for_viewer(page)
     page.get_by_role("link", name="Cerebral cortex").click()
     page.wait_for_function(
         "document.querySelector('[data-viewer=where]').textContent.includes('Left cerebral cortex')"
     )
+
+
+def test_single_file_shows_viewer_and_slices_with_nothing_beside_it(browse, small, tmp_path):
+    write_single_file(small / "sub-3.html", mail := tmp_path / "mail.html")
+    opened = browse(mail)
+    wait_for_viewer(opened.page)
+    assert opened.page.locator("a:not([href^='#'])").count() == 0
+    files = [one for one in opened.requests if one.startswith("file:")]
+    assert files == [mail.resolve().as_uri()]
 
 
 @pytest.mark.parametrize("name", ["index.html", "sub-1.html"])
@@ -200,5 +190,5 @@ def test_page_fits_its_window_and_has_no_serious_barrier(browse, small, name, wi
     page.wait_for_load_state()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     violations = axe.run(page, options={"preload": False}).response["violations"]
-    found = [one for one in violations if one["impact"] in SERIOUS]
+    found = [one for one in violations if one["impact"] in ("serious", "critical")]
     assert [(v["id"], [node["html"][:200] for node in v["nodes"][:3]]) for v in found] == []

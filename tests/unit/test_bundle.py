@@ -22,46 +22,51 @@ from quicknat.run import given_settings, require_same_network, require_usable
 TABLE = "quicknat28"
 
 
+@pytest.fixture
+def own(model, tmp_path):
+    """A copy of the model, to change."""
+    return shutil.copytree(model, tmp_path / "given")
+
+
+def edit(description, **values):
+    """Change values of a JSON file."""
+    description.write_text(json.dumps(json.loads(description.read_text()) | values))
+
+
 @pytest.mark.parametrize("name", ["coronal.safetensors", "labels.tsv"])
-def test_model_with_a_changed_byte_is_refused(model, tmp_path, name):
-    copy = tmp_path / "model"
-    shutil.copytree(model, copy)
-    content = bytearray((copy / name).read_bytes())
+def test_model_with_a_changed_byte_is_refused(own, name):
+    content = bytearray((own / name).read_bytes())
     content[-3] ^= 1
-    (copy / name).write_bytes(content)
+    (own / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: has changed"):
-        load_bundle(copy)
+        load_bundle(own)
 
 
-def changed(model, folder, **values):
-    """A copy of a model whose description was edited."""
-    shutil.copytree(model, folder)
-    described = json.loads((folder / "bundle.json").read_text())
-    (folder / "bundle.json").write_text(json.dumps({**described, **values}))
-    return folder
+def renamed(protocol):
+    """A label table with another name of class 14."""
+    names = protocol.table["name"].replace({"Brain stem": "Brainstem"})
+    return Protocol("mine", protocol.table.assign(name=names))
 
 
 @pytest.mark.case(56)
-def test_model_with_another_label_table_or_views_exchanged_is_refused(model, tmp_path, protocol):
-    described = json.loads((model / "bundle.json").read_text())
-    views = described["views"]
+def test_model_with_another_label_table_or_views_exchanged_is_refused(own, protocol):
+    views = json.loads((own / "bundle.json").read_text())["views"]
     exchanged = {**views, "axial": views["coronal"], "coronal": views["axial"]}
+    edit(own / "bundle.json", views=exchanged)
     with pytest.raises(InputError, match=r"axial\.safetensors: is for the axial view, not the cor"):
-        load_bundle(changed(model, tmp_path / "exchanged", views=exchanged))
-    two = {view: views[view] for view in ("axial", "coronal")}
+        load_bundle(own)
+    edit(own / "bundle.json", views={view: views[view] for view in ("axial", "coronal")})
     with pytest.raises(InputError, match="has the views axial, coronal, not all three"):
-        load_bundle(changed(model, tmp_path / "two", views=two))
-    other = changed(model, tmp_path / "other")
-    table = protocol.table.copy()
-    table["name"] = table["name"].replace({"Brain stem": "Brainstem"})
-    Protocol("x", table).write(other / "labels.tsv")
-    labels = {"file": "labels.tsv", "sha256": sha256(other / "labels.tsv")}
-    with pytest.raises(InputError, match="another label table: its class 14 is 'Brain stem', not"):
-        load_bundle(changed(other, tmp_path / "renamed", labels=labels))
-    Protocol.read(LABELS / "tissues4.tsv").write(other / "labels.tsv")
-    labels = {"file": "labels.tsv", "sha256": sha256(other / "labels.tsv")}
-    with pytest.raises(InputError, match="network has 28 classes, the label table 4"):
-        load_bundle(changed(other, tmp_path / "fewer", labels=labels))
+        load_bundle(own)
+    for table, reason in (
+        (renamed(protocol), "another label table: its class 14 is 'Brain stem', not"),
+        (Protocol.read(LABELS / "tissues4.tsv"), "network has 28 classes, the label table 4"),
+    ):
+        table.write(own / "labels.tsv")
+        labels = {"file": "labels.tsv", "sha256": sha256(own / "labels.tsv")}
+        edit(own / "bundle.json", views=views, labels=labels)
+        with pytest.raises(InputError, match=reason):
+            load_bundle(own)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +91,12 @@ def bundled(views, output, protocol, **options):
 def test_views_of_earlier_versions_and_of_different_protocols_are_not_bundled(
     model, tmp_path, protocol
 ):
-    views, out = model.parent / "views", tmp_path / "out"
+    views = shutil.copytree(model.parent / "views", tmp_path / "views")
     with pytest.raises(InputError, match="train it again"):
-        bundled(views, out, Protocol("quicknat33", protocol.table))
-    earlier = shutil.copytree(views, tmp_path / "earlier")
-    described = json.loads((earlier / "coronal/model.json").read_text())
-    (earlier / "coronal/model.json").write_text(json.dumps(described | {"grid_format": 1}))
+        bundled(views, tmp_path / "out", Protocol("quicknat33", protocol.table))
+    edit(views / "coronal/model.json", grid_format=1)
     with pytest.raises(InputError, match="earlier version; train it again"):
-        bundled(earlier, out, protocol)
+        bundled(views, tmp_path / "out", protocol)
 
 
 def test_prior_correction_is_in_the_network_and_not_in_its_file(model, tmp_path, protocol):
@@ -105,12 +108,6 @@ def test_prior_correction_is_in_the_network_and_not_in_its_file(model, tmp_path,
     assert moved.abs().max() > 0
     assert "prior correction 80%" in (tmp_path / "README.md").read_text()
     assert sha256(tmp_path / "axial.safetensors") == sha256(model / "axial.safetensors")
-
-
-@pytest.fixture
-def own(model, tmp_path):
-    """A copy of the model, to change."""
-    return shutil.copytree(model, tmp_path / "given")
 
 
 def test_model_brings_its_grid_its_protocol_and_how_it_segments(model):
@@ -128,15 +125,17 @@ def test_model_brings_its_grid_its_protocol_and_how_it_segments(model):
 
 
 @pytest.mark.parametrize("name", BUNDLE_FILES)
-def test_model_that_lacks_a_file_is_refused(own, name):
+def test_model_that_lacks_a_file_or_is_in_the_folder_of_the_run_is_refused(own, tmp_path, name):
+    (tmp_path / "link").symlink_to(own)
+    with pytest.raises(InputError, match="'model' is .*; copy it to another folder first"):
+        require_usable(tmp_path / "link", TABLE, own)
     (own / name).unlink()
     with pytest.raises(InputError, match=f"{name}.*; (copy|name)"):
         require_usable(own, TABLE, "results/model")
 
 
 def test_model_for_another_label_table_is_refused(own, tmp_path, protocol):
-    described = json.loads((own / "bundle.json").read_text())
-    (own / "bundle.json").write_text(json.dumps(described | {"protocol": "mine"}))
+    edit(own / "bundle.json", protocol="mine")
     mine = tmp_path / "mine.tsv"
     assert given_settings(own, "quicknat28")["protocol"] == "mine"
     with pytest.raises(InputError, match=r"'mine', which is no bundled one; copy its labels\.tsv"):
@@ -144,9 +143,7 @@ def test_model_for_another_label_table_is_refused(own, tmp_path, protocol):
     assert given_settings(own, str(mine))["protocol"] == str(mine)
     shutil.copy(own / "labels.tsv", mine)
     require_usable(own, mine, "results/model")
-    table = protocol.table.copy()
-    table["name"] = table["name"].replace({"Brain stem": "Brainstem"})
-    Protocol("mine", table).write(mine)
+    renamed(protocol).write(mine)
     with pytest.raises(InputError, match="has other structures than"):
         require_usable(own, mine, "results/model")
 
@@ -161,17 +158,10 @@ def test_initial_weights_of_another_network_are_refused_before_anything_is_compu
         require_same_network(views, Network(filters=24, squeeze_excitation="none"))
 
 
-def test_folder_that_the_run_writes_to_is_refused(own, tmp_path):
-    (tmp_path / "link").symlink_to(own)
-    with pytest.raises(InputError, match="'model' is .*; copy it to another folder first"):
-        require_usable(tmp_path / "link", TABLE, own)
-
-
 def described(**changed):
+    """The description of a bundled model, with other values in the entry of each view."""
     found = json.loads((MODELS["small"] / "bundle.json").read_bytes())
-    for entry in found["views"].values():
-        entry.update(changed)
-    return found
+    return found | {"views": {view: found["views"][view] | changed for view in VIEWS}}
 
 
 def test_bundled_model_keeps_name_and_licence_in_another_folder(tmp_path):
@@ -183,18 +173,17 @@ def test_bundled_model_keeps_name_and_licence_in_another_folder(tmp_path):
 
 def test_licence_of_the_bundled_weights_holds_for_what_starts_from_them():
     weights = json.loads((MODELS["1mm"] / "bundle.json").read_bytes())["views"]["axial"]["sha256"]
-    ways = (
+    none = {"sha256": "trained", "initial_sha256": None, "warm_start": None, "ancestors": []}
+    for start in (
         {"initial_sha256": weights},
         {"warm_start": {"sha256": weights}},
         {"ancestors": [weights]},
-    )
-    for changed in ways:
-        card = model_card(described(sha256="trained", **changed), "other")
-        assert card.licence.startswith("CC BY-NC 4.0") and "fine-tuned" in card.name
+    ):
+        card = model_card(described(**none | start), "other")
+        assert card.licence.startswith("CC BY-NC 4.0") and "fine-tuned" in card.name, start
     edited = model_card(described(), "of a bundle.json that somebody edited")
     assert edited.licence.startswith("CC BY-NC 4.0") and edited.origin == "bundled"
-    none = {"initial_sha256": None, "warm_start": None, "ancestors": []}
-    own = model_card(described(sha256="trained", **none), "other")
+    own = model_card(described(**none), "other")
     assert own.licence == OWN_LICENCE and own.name == "own model (quicknat28, 1.5 mm)"
 
 
@@ -217,12 +206,12 @@ WRONG = {
     "'conform.spacing_mm' is NaN; must be a finite number": ("conform", "spacing_mm", float("nan")),
     "'labels.file' is \"../a\"; must name a file here": ("labels", "file", "../a"),
     "'labels.sha256' is \"1\"; must be a SHA-256": ("labels", "sha256", "1"),
+    "'population.outside' is [0.1]; must have at least 2 items": ("population", "outside", [0.1]),
+    "'views.axial.network.slices' is 2; must be 1, 3, 5 or 7": ("axial", "slices", 2),
     "'views.axial.network.n_classes' is missing; add it": ("axial", "n_classes", None),
     "unknown key 'views.axial.network.filter'; did you mean 'filters'? allowed here: filters,": (
         "axial", "filter", 8
     ),
-    "'views.axial.network.slices' is 2; must be 1, 3, 5 or 7": ("axial", "slices", 2),
-    "'population.outside' is [0.1]; must have at least 2 items": ("population", "outside", [0.1]),
 }  # fmt: skip
 
 

@@ -12,10 +12,10 @@ from quicknat.reruns import LOOKS, stable_path, table_digest, weight_determining
 def test_path_reads_the_same_from_wherever_it_is_named(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
-    assert stable_path("sheets/../data/a.nii") == stable_path(tmp_path / "project/data/a.nii")
-    assert stable_path("data/a.nii") == "data/a.nii"
-    assert stable_path("../raw/a.nii") == stable_path(tmp_path / "raw/a.nii")
-    assert stable_path("../raw/a.nii") == str(tmp_path / "raw/a.nii")
+    for path in ("sheets/../data/a.nii", tmp_path / "project/data/a.nii", "data/a.nii"):
+        assert stable_path(path) == "data/a.nii"
+    for path in ("../raw/a.nii", tmp_path / "raw/a.nii"):
+        assert stable_path(path) == str(tmp_path / "raw/a.nii")
 
 
 def test_settings_that_determine_no_weight_are_not_compared():
@@ -45,17 +45,14 @@ def test_table_is_compared_by_its_cells_but_for_columns_left_out(tmp_path):
 
 def test_job_depends_on_what_can_change_under_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("a.nii", "pair.img", "pair.hdr"):
+    for name in ("a.nii", "pair.img", "pair.hdr", "PAIR_2.img", "PAIR_2.HDR"):
         (tmp_path / name).touch()
     kinds = {"zip": "https", "made": "demo"}
     sources = {name: Source(source=name, kind=kind, url="") for name, kind in kinds.items()}
-    paths = CohortPaths(str(tmp_path / "sheet.tsv"), sources, "raw")
-    assert paths.inputs("local", "a.nii") == ["a.nii"]
-    assert paths.inputs("local", "pair.img") == ["pair.img", "pair.hdr"]
-    (tmp_path / "PAIR_2.img").touch()
-    (tmp_path / "PAIR_2.HDR").touch()
-    assert paths.inputs("local", "A.NII") == ["a.nii"]  # as the job finds it
-    assert paths.inputs("local", "pair_?.img") == ["PAIR_2.img", "PAIR_2.HDR"]
-    assert paths.inputs("local", "gone.nii") == []  # its job says so, and others go on
-    assert paths.inputs("zip", "*/a.nii") == ["raw/zip.members.txt"]
-    assert paths.inputs("made", "b.img") == ["raw/made.members.txt"]
+    inputs = CohortPaths(str(tmp_path / "sheet.tsv"), sources, "raw").inputs
+    assert inputs("local", "pair.img") == ["pair.img", "pair.hdr"]
+    assert inputs("local", "A.NII") == ["a.nii"]  # as the job finds it
+    assert inputs("local", "pair_?.img") == ["PAIR_2.img", "PAIR_2.HDR"]
+    assert inputs("local", "gone.nii") == []  # its job says so, and others go on
+    assert inputs("zip", "*/a.nii") == ["raw/zip.members.txt"]
+    assert inputs("made", "b.img") == ["raw/made.members.txt"]

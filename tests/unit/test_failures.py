@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from quicknat.cli import app
+from in_process import quicknat
 from quicknat.errors import InputError
 from quicknat.failures import (
     NO_OUTPUT,
@@ -100,7 +99,6 @@ REASONS = {
     TRACEBACK
     + "\nDuring handling:\n\nTraceback (most recent call last):\nKeyError: 7\n": "KeyError: 7",
     "": SILENT,
-    "epoch 1\nepoch 2\n": f"{SILENT} (last line: epoch 2)",
     " 10%\r 20%\r 30%\r\n": f"{SILENT} (last line:  30%)",
     # of a program that a command started, long before its end
     "error: no display\n" + "at work\n" * 30: f"{SILENT} (last line: at work)",
@@ -209,10 +207,13 @@ ROWS = [
 ]
 
 
-def test_table_gives_back_what_was_written_and_goes_when_nothing_failed(tmp_path):
+def test_table_is_read_and_shown_as_written_and_goes_when_nothing_failed(tmp_path):
     table = tmp_path / "failed.tsv"
     write_failed(table, ROWS)
     assert read_failed(table) == ROWS and list(tmp_path.iterdir()) == [table]
+    done = quicknat("failures", table)
+    assert done.status == 0 and done.out[-1] == "2 failed" and "    | one" in done.out
+    assert any("finetune  axial  größer <b>" in line for line in done.out)
     for _ in range(2):
         assert close_run([], table) == "" and read_failed(table) == []
     assert list(tmp_path.iterdir()) == []
@@ -238,58 +239,21 @@ def test_end_of_a_run_tells_the_first_failures_and_where_the_rest_is(run):
     # the command works in any folder, also with --directory
     assert f"quicknat failures {Path.cwd()}/results/failed.tsv\n" in text
     assert [failure.scan for failure in read_failed("results/failed.tsv")][-1] == "sub-24"
+    text = close_run(run.jobs.failed, "results/failed.tsv/table.tsv")  # in no folder
+    assert "\n  convert  sub-00  bad 0\n" in text
+    assert "error: results/failed.tsv/table.tsv: cannot be written" in text
 
 
-def test_failures_are_told_also_where_the_table_cannot_be_written(run, tmp_path):
-    run.fail("convert", "sub-1", "error: No space left on device\n")
-    (tmp_path / "results").touch()  # no folder
-    text = close_run(run.jobs.failed, "results/failed.tsv")
-    assert "convert  sub-1  No space left" in text
-    assert "error: results/failed.tsv: cannot be written" in text
-
-
-def test_command_shows_the_failures_with_the_ends_of_their_logs(tmp_path):
-    write_failed(tmp_path / "failed.tsv", ROWS)
-    done = CliRunner().invoke(app, ["failures", str(tmp_path / "failed.tsv")])
-    assert done.exit_code == 0
-    assert "finetune  axial  größer <b>" in done.output and "    | one\n" in done.output
-    assert done.output.endswith("2 failed\n")
-
-
-ENDS = ("dseg.nii.gz", "volumes.tsv", "qc.json")
-
-
-@pytest.fixture
-def results(tmp_path):
-    """A model, and scans a, b and c segmented with it and scored."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/bundle.json").write_text("{}")
-    (tmp_path / "metrics").mkdir()
-    made_by = {"model": {"sha256": hashlib.sha256(b"{}").hexdigest()}}
-    for name in "abc":
-        folder = tmp_path / f"segmentations/{name}/anat"
-        folder.mkdir(parents=True)
-        for end in (*ENDS, "dseg.stats"):
-            (folder / f"{name}_desc-quicknat_{end}").touch()
-        (folder / f"{name}_desc-quicknat_dseg.json").write_text(json.dumps(made_by))
-        (tmp_path / f"metrics/{name}.tsv").touch()
-        (tmp_path / f"report/figures/{name}").mkdir(parents=True)
-        (tmp_path / f"report/figures/{name}/thumbnail.jpg").touch()
-    return tmp_path
-
-
-def outdate(path):
-    os.utime(path, (1, 1))
-
-
-OF_B = "segmentations/b/anat/b_desc-quicknat_"
-RECORD, PICTURE, SCORES = f"{OF_B}dseg.json", "report/figures/b/thumbnail.jpg", "metrics/b.tsv"
+RECORD = "segmentations/{0}/anat/{0}_desc-quicknat_dseg.json"
+PICTURE, SCORES = "report/figures/{0}/thumbnail.jpg", "metrics/{0}.tsv"
+ENDS = ("dseg.nii.gz", "dseg.stats", "volumes.tsv", "qc.json")
+FILES = [*(RECORD.replace("dseg.json", end) for end in ENDS), RECORD, PICTURE, SCORES]
 INCOMPLETE = {  # what has become of a file of scan b
+    **{f"no {path}": (Path.unlink, path) for path in FILES},
     **{
-        f"no {path}": (Path.unlink, path)
-        for path in (*(OF_B + end for end in ENDS), RECORD, PICTURE, SCORES)
+        f"{path} of the segmentation before": (lambda path: os.utime(path, (1, 1)), path)
+        for path in (PICTURE, SCORES)
     },
-    **{f"{path} of the segmentation before": (outdate, path) for path in (PICTURE, SCORES)},
     **{
         f"provenance {text}": (lambda path, text=text: path.write_text(text), RECORD)
         for text in ('{"model": {"sha256": "of the model before"}}', "{")
@@ -298,10 +262,14 @@ INCOMPLETE = {  # what has become of a file of scan b
 
 
 @pytest.mark.parametrize("what", INCOMPLETE)
-def test_scan_without_a_current_file_is_not_complete(results, what):
+def test_scan_without_a_current_file_is_not_complete(tmp_path, what):
+    made_by = {"model": {"sha256": hashlib.sha256(b"{}").hexdigest()}}
+    for file in ("model/bundle.json", *(file.format(name) for name in "abc" for file in FILES)):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("{}" if "bundle" in file else json.dumps(made_by))
     names, tested = ["a", "b", "c", "d"], ["a", "b", "d"]
-    assert complete_scans(results, names, tested) == ["a", "b", "c"]
+    assert complete_scans(tmp_path, names, tested) == ["a", "b", "c"]
     change, path = INCOMPLETE[what]
-    change(results / path)
-    assert complete_scans(results, names, tested) == ["a", "c"]
-    assert complete_scans(results, names) == (["a", "b", "c"] if path == SCORES else ["a", "c"])
+    change(tmp_path / path.format("b"))
+    assert complete_scans(tmp_path, names, tested) == ["a", "c"]
+    assert complete_scans(tmp_path, names) == (["a", "b", "c"] if path == SCORES else ["a", "c"])

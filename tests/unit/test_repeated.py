@@ -19,28 +19,35 @@ def scan(subject, session="", entities="", participant=""):
                 split="segment", participant=participant or subject)  # fmt: skip
 
 
-def volumes(protocol, sizes):
+def volumes(protocol, scans, sizes):
     """Volumes of scans, all structures of the same size."""
-    parts = []
-    for name, size in sizes.items():
-        part = pd.DataFrame({"name": protocol.names[1:], "volume_mm3": float(size)})
-        parts.append(part.assign(subject=name))
+    parts = [
+        pd.DataFrame({"subject": one.id, "name": protocol.names[1:], "volume_mm3": float(size)})
+        for one, size in zip(scans, sizes, strict=True)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
-def times(text, tmp_path):
+def visits_of(protocol, scans, sizes, known=NO_TIMES):
+    return visits(volumes(protocol, scans, sizes), scans, structures(protocol), known)
+
+
+def content_of(protocol, table, scans, paged=()):
+    return change_content(table, scans, structures(protocol), NO_TIMES, paged)
+
+
+def times(text, tmp_path, scans=()):
     path = tmp_path / "sessions.tsv"
     path.write_text(text)
-    return read_times({path: []}, {})
+    return read_times({path: list(scans)}, {})
 
 
 def test_change_is_per_cent_of_the_first_visit_and_per_year_where_ages_are_known(
     tmp_path, protocol
 ):
     scans = [scan("1", "a"), scan("1", "b"), scan("2", "a"), scan("2", "b"), scan("3", "a")]
-    sizes = dict(zip([s.id for s in scans], (1000, 900, 1000, 1100, 1000), strict=True))
     ages = "participant_id\tsession_id\tage\nsub-1\tses-a\t70\nsub-1\tses-b\t72\n2\ta\tn/a\n"
-    table = visits(volumes(protocol, sizes), scans, structures(protocol), times(ages, tmp_path))
+    table = visits_of(protocol, scans, (1000, 900, 1000, 1100, 1000), times(ages, tmp_path))
     assert list(table["participant"]) == ["1", "1", "2", "2"]
     change = changes(table).set_index(["participant", "structure"])
     assert change.at[("1", "Brain"), "percent"] == pytest.approx(-10)
@@ -51,13 +58,12 @@ def test_change_is_per_cent_of_the_first_visit_and_per_year_where_ages_are_known
 
 
 def test_dates_order_visits_and_come_before_ages_in_whole_years(tmp_path, protocol):
-    scans = [scan("1", "a"), scan("1", "b")]
-    sizes = {"sub-1_ses-a": 900, "sub-1_ses-b": 1000}
     dates = (
         "participant_id\tsession_id\tacq_time\tage\n"
         "sub-1\tses-a\t2021-07-01T10:00:00\t70\nsub-1\tses-b\t2021-01-01T10:00:00Z\t70\n"
     )
-    table = visits(volumes(protocol, sizes), scans, structures(protocol), times(dates, tmp_path))
+    scans = [scan("1", "a"), scan("1", "b")]
+    table = visits_of(protocol, scans, (900, 1000), times(dates, tmp_path))
     assert list(table["visit"]) == ["b", "a"]
     assert table["years"].iloc[1] == pytest.approx(181 / 365.25, abs=1e-3)
     assert changes(table)["percent"].iloc[0] == pytest.approx(-10)
@@ -65,28 +71,25 @@ def test_dates_order_visits_and_come_before_ages_in_whole_years(tmp_path, protoc
 
 def test_visits_without_times_are_in_the_order_of_their_numbers_and_runs_are_averaged(protocol):
     scans = [scan("1", "10"), scan("1", "2", "run-1"), scan("1", "2", "run-2")]
-    sizes = {scans[0].id: 1000, scans[1].id: 900, scans[2].id: 1100}
-    table = visits(volumes(protocol, sizes), scans, structures(protocol), NO_TIMES)
+    table = visits_of(protocol, scans, (1000, 900, 1100))
     assert list(table["visit"]) == ["2", "10"] and list(table["Putamen"]) == [2000, 2000]
     assert table["years"].isna().all()
 
 
 def test_two_subjects_of_one_participant_are_visits_and_two_runs_are_not(protocol):
-    scans = [scan("X1", participant="X"), scan("X2", participant="X"),
-             scan("Y", entities="run-1"), scan("Y", entities="run-2")]  # fmt: skip
-    sizes = {s.id: 1000 + k for k, s in enumerate(scans)}
-    table = visits(volumes(protocol, sizes), scans, structures(protocol), NO_TIMES)
+    subjects = [scan("X1", participant="X"), scan("X2", participant="X")]
+    runs = [scan("Y", entities="run-1"), scan("Y", entities="run-2")]
+    table = visits_of(protocol, [*subjects, *runs], (1000, 1001, 1002, 1003))
     assert list(table["visit"]) == ["X1", "X2"]
-    single = change_content(volumes(protocol, sizes), scans[2:], structures(protocol), NO_TIMES, [])
-    assert single == {}
+    assert content_of(protocol, volumes(protocol, runs, (1, 2)), runs) == {}
 
 
 def test_absent_structure_has_no_per_cent(protocol):
     scans = [scan("1", "a"), scan("1", "b")]
-    table = volumes(protocol, {scans[0].id: 1000, scans[1].id: 1000})
-    table.loc[table["name"].isin(["3rd ventricle"]), "volume_mm3"] = 0
-    content = change_content(table, scans, structures(protocol), NO_TIMES, [])
-    row = next(row for row in content["summary"] if row["structure"] == "3rd ventricle")
+    table = volumes(protocol, scans, (1000, 1000))
+    table.loc[table["name"] == "3rd ventricle", "volume_mm3"] = 0
+    summary = content_of(protocol, table, scans)["summary"]
+    row = next(row for row in summary if row["structure"] == "3rd ventricle")
     assert row["n"] == 0 and np.isnan(row["mean"])
 
 
@@ -95,18 +98,14 @@ def test_age_or_date_that_is_none_is_unknown(tmp_path, cell, caplog):
     text = f"participant_id\tsession_id\tage\tacq_time\nsub-1\ta\t{cell}\t{cell}\n"
     found = times(text, tmp_path)
     assert found.isna().all(axis=None) and list(found.index) == [("1", "a")]
-    notices = caplog.text
-    assert notices.count("is not used") == (0 if cell in ("", "N/A") else 2)
+    assert caplog.text.count("is not used") == (0 if cell in ("", "N/A") else 2)
     assert times("participant_id\tage\nsub-1\t70\n", tmp_path).empty  # without sessions
 
 
 def test_ids_are_matched_as_those_of_participants_are(tmp_path):
-    path = tmp_path / "sessions.tsv"
-    path.write_text(
-        "participant_id\tsession_id\tage\n1\t1\t70\n002_S_0413\tses-m12\t71\n3\tA\t72\n"
-    )
+    text = "participant_id\tsession_id\tage\n1\t1\t70\n002_S_0413\tses-m12\t71\n3\tA\t72\n"
     scans = [scan("01", "01"), scan("01", "02"), scan("002S0413", "m12"), scan("3", "a")]
-    found = read_times({path: scans}, {})["age"]
+    found = times(text, tmp_path, scans)["age"]
     assert found.to_dict() == {("01", "01"): 70, ("002S0413", "m12"): 71, ("3", "a"): 72}
 
 
@@ -132,9 +131,8 @@ def test_times_in_the_folders_of_a_bids_data_set_are_read_unless_others_are_give
 
 def test_dots_lead_to_last_scans_with_a_page_only(protocol):
     scans = [scan("1", "a"), scan("1", "b"), scan("2", "a"), scan("2", "b")]
-    table = volumes(protocol, {s.id: 1000 + k for k, s in enumerate(scans)})
-    content = change_content(table, scans, structures(protocol), NO_TIMES, ["sub-1_ses-b"])
-    for strip in content["chart"].strips:
+    table = volumes(protocol, scans, (1000, 1001, 1002, 1003))
+    for strip in content_of(protocol, table, scans, ["sub-1_ses-b"])["chart"].strips:
         assert [dot.scan for dot in strip.dots] == ["sub-1_ses-b"] and strip.path.count("M") == 1
 
 

@@ -4,7 +4,6 @@ import logging
 import os
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 
 from quicknat.report import run_log
@@ -38,36 +37,27 @@ def test_line_per_job_with_progress_and_time_left(clock, capsys):
     ]
 
 
-def test_snakemakes_own_lines_are_left_out_but_not_warnings(clock):
-    handler = logging.StreamHandler()
-    handler.name = "DefaultStreamHandler"
-    Terminal(lambda: "").begin([], [handler])
+def test_snakemakes_own_lines_are_left_out_but_not_warnings(capsys):
+    (handler := logging.StreamHandler()).name = "DefaultStreamHandler"
+    (terminal := Terminal(lambda: "all there")).begin([], [handler])
     assert not handler.filter(record())
     assert handler.filter(record(levelno=logging.WARNING))
-
-
-def test_summary_is_printed_where_nothing_has_to_be_done(capsys):
-    Terminal(lambda: "all there").emit(record(msg="Nothing to be done (all requested files …)."))
+    terminal.emit(record(msg="Nothing to be done (all requested files …)."))
     assert capsys.readouterr().err == "all there\n"
 
 
-def test_summary_names_scores_volumes_report_and_log(tmp_path):
-    table = pd.DataFrame({"subject": ["sub-1", "sub-2"], "dice": [0.8, 0.9]})
-    table.to_csv(tmp_path / "metrics.tsv", sep="\t", index=False)
+def test_summary_names_results_but_no_scores_of_an_earlier_model(tmp_path):
+    names = {"sub-1": "1", "sub-2": "2"}
+    assert summary(tmp_path, "Finished", names, 2) == box(["Finished"])
+    (tmp_path / "metrics.tsv").write_text("subject\tdice\nsub-1\t0.8\nsub-2\t0.9\n")
     for name in ("model/bundle.json", "report/index.html", "segmentations/volumes.tsv"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     os.utime(tmp_path / "model/bundle.json", (0, 0))
-    text = summary(tmp_path, "Finished", {"sub-1": "1", "sub-2": "2"}, 2, ["full.log"])
+    text = summary(tmp_path, "Finished", names, 2, ["full.log"])
     assert "Dice    0.850 over 2 participants" in text and "Volumes 2 scans" in text
     assert f"Report  {tmp_path}/report/index.html" in text and "full.log" in text
     assert len({len(line) for line in text.splitlines()}) == 1
-
-
-def test_summary_has_neither_scores_of_an_earlier_model_nor_results_that_are_not_there(tmp_path):
-    assert summary(tmp_path, "Finished", {"sub-1": "1"}, 1) == box(["Finished"])
-    (tmp_path / "metrics.tsv").write_text("subject\tdice\nsub-1\t0.8\n")
-    os.utime(tmp_path / "metrics.tsv", (0, 0))
-    (tmp_path / "model").mkdir()
     (tmp_path / "model/bundle.json").touch()
-    assert summary(tmp_path, "Finished", {"sub-1": "1"}, 1) == box(["Finished"])
+    os.utime(tmp_path / "metrics.tsv", (0, 0))
+    assert "Dice" not in summary(tmp_path, "Finished", names, 2)
