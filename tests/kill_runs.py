@@ -125,32 +125,29 @@ class Killer:
 def comparable(path: Path, name: str) -> bytes | None:
     """A file's bytes without what varies; None if nothing of it can be compared."""
     content = path.read_bytes()
-    for pattern, varying in VARYING.items():
-        if not re.fullmatch(pattern, name):
-            continue
-        if varying is None:
-            return None
-        if isinstance(varying, tuple):
-            return pd.read_csv(path, sep="\t").drop(columns=list(varying)).to_csv().encode()
-        return re.sub(varying, "…", content.decode()).encode()
-    return content
+    varying = next((found for part, found in VARYING.items() if re.fullmatch(part, name)), "")
+    if isinstance(varying, tuple):
+        return pd.read_csv(path, sep="\t").drop(columns=list(varying)).to_csv().encode()
+    if varying:
+        content = re.sub(varying, "…", content.decode()).encode()
+    return None if varying is None else content
 
 
 def differences(reference: Path, other: Path) -> list[str]:
     """Return what differs between two results folders, by file or folder."""
     one, two = (
-        {
-            name: path
-            for path in top.rglob("*")
-            if not re.match(MAY_REMAIN, name := str(path.relative_to(top)))
-        }
+        {name for path in top.rglob("*")
+         if not re.match(MAY_REMAIN, name := str(path.relative_to(top)))}
         for top in (reference, other)
-    )
-    differences = [f"{name}: missing" for name in sorted(one.keys() - two)]
-    differences += [f"{name}: left over" for name in sorted(two.keys() - one)]
-    both = (name for name in sorted(one.keys() & two) if one[name].is_file())
-    differ = (name for name in both if comparable(one[name], name) != comparable(two[name], name))
-    return differences + [f"{name}: differs" for name in differ]
+    )  # fmt: skip
+    found = [f"{name}: missing" for name in one - two] + [
+        f"{name}: left over" for name in two - one
+    ]
+    for name in sorted(one & two):
+        if (reference / name).is_file():
+            same = comparable(reference / name, name) == comparable(other / name, name)
+            found += [] if same else [f"{name}: differs"]
+    return found
 
 
 def kill_runs(
@@ -158,11 +155,7 @@ def kill_runs(
 ) -> tuple[Killer, list[str]]:
     """Kill at least `kills` runs; return the counts, and all differences from a run without.
 
-    Args:
-        folder: to work in, empty or absent; ``folder/run`` is that of the runs.
-        kills: as many, and those of the pass that they end in.
-        seed: of the moments, as far as the machine's own speed leaves them alike.
-        wanted: files to make; by default all.
+    The runs work in ``folder/run``, and make all files unless some are `wanted`.
     """
     make_project(folder)
     killer, found = Killer(folder, seed, wanted), []
@@ -188,11 +181,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="to work in; by default a temporary one")
     options = parser.parse_args()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="quicknat-kills-"))
+    folder = Path(tempfile.mkdtemp(prefix="quicknat-kills-")).resolve()
     print(f"in {folder}", flush=True)
-    killer, found = kill_runs(folder.resolve(), options.kills, options.seed)
+    killer, found = kill_runs(folder, options.kills, options.seed)
     print(f"{killer.runs} runs, {killer.kills} killed")
     print("\n".join(found) or "no differences")
     sys.exit(bool(found))
