@@ -140,9 +140,8 @@ def differences(reference: Path, other: Path) -> list[str]:
          if not re.match(MAY_REMAIN, name := str(path.relative_to(top)))}
         for top in (reference, other)
     )  # fmt: skip
-    found = [f"{name}: missing" for name in one - two] + [
-        f"{name}: left over" for name in two - one
-    ]
+    found = [f"{name}: missing" for name in sorted(one - two)]
+    found += [f"{name}: left over" for name in sorted(two - one)]
     for name in sorted(one & two):
         if (reference / name).is_file():
             same = comparable(reference / name, name) == comparable(other / name, name)
