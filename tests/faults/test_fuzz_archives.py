@@ -92,6 +92,7 @@ def unpack(root, content: bytes, *patterns: str):
 # a line break forged a line of it
 @example(tar([("a\n../x.img", PLAIN, b"1")]), ["*.img"])
 @example(zipped([("", b"1")]), ["*"])
+@example(zipped([("d/", b""), ("d/a.img", b"1")]), ["*"])
 @example(zipped([("d/a.img", b"1"), ("d/a.hdr", b"2")]), ["/etc/passwd", "[!"])
 def test_any_archive_is_unpacked_into_its_folder_or_refused(content, patterns):
     with workplace() as root:
