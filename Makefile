@@ -51,7 +51,7 @@ docs: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m mkdocs build --strict
 
 kills: $(VENV)/.installed-test
-	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/kill_runs.py --kills $(KILLS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" KILLS=$(KILLS) python -m pytest -s tests/faults/test_kills.py
 
 fuzz: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import functools
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
@@ -36,30 +35,25 @@ quicknat = functools.partial(in_process.quicknat, "-q")  # warnings and errors a
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its bytes, links as what they say."""
-    return {
-        str(path.relative_to(folder)): str(path.readlink()).encode()
-        if path.is_symlink()
-        else path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_symlink() or path.is_file()
-    }
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_symlink() or path.is_file():
+            content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+            found[str(path.relative_to(folder))] = content
+    return found
 
 
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
     """A folder with ``in`` and ``out`` for one example; nothing may be written beside the two."""
-    root = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        root = Path(name)
         (root / "in").mkdir()
         (root / "out").mkdir()
         (root / "bystander.txt").write_text("mine")
         yield root
-        strangers = set(contents(root)) - {"bystander.txt"}
-        strangers = {name for name in strangers if not name.startswith(("in/", "out/"))}
-        assert not strangers, f"written outside the target: {strangers}"
-        assert (root / "bystander.txt").read_text() == "mine"
-    finally:
-        shutil.rmtree(root)
+        beside = {k: v for k, v in contents(root).items() if not k.startswith(("in/", "out/"))}
+        assert beside == {"bystander.txt": b"mine"}, "written outside the target"
 
 
 NUMBERS = st.one_of(
@@ -87,24 +81,14 @@ NASTY = st.one_of(
 def damaged(draw: st.DrawFn, content: bytes, head: int = 0) -> bytes:
     """The bytes with some cut off, added, or changed (only among the first `head`, if given)."""
     data = bytearray(content)
-    for _ in range(draw(st.integers(0, 4))):
-        last = min(head or len(data), len(data)) - 1
-        if last < 0:
-            break
-        where = draw(st.integers(0, last))
-        data[where] = draw(
-            st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), st.integers(0, 255))
-        )
-    how = draw(st.sampled_from(["whole", "whole", "cut", "longer", "insert", "remove"]))
+    places = st.integers(0, max(0, min(head or len(data), len(data)) - 1))
+    values = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
+    for where, value in draw(st.lists(st.tuples(places, values), max_size=4)):
+        data[where : where + 1] = bytes([value])
+    how = draw(st.sampled_from(["whole", "whole", "cut", "insert", "remove"]))
     where = draw(st.integers(0, len(data)))
-    if how == "cut":
-        del data[where:]
-    elif how == "longer":
-        data += draw(st.binary(max_size=64))
-    elif how == "insert":
-        data[where:where] = draw(st.binary(max_size=16))
-    elif how == "remove":
-        del data[where : where + draw(st.integers(1, 16))]
+    end = {"cut": len(data), "remove": where + draw(st.integers(1, 16))}.get(how, where)
+    data[where:end] = draw(st.binary(max_size=64)) if how == "insert" else b""
     return bytes(data)
 
 
@@ -114,12 +98,10 @@ def changed(draw: st.DrawFn, settings: dict, values: st.SearchStrategy) -> dict:
     found = copy.deepcopy(settings)
     for _ in range(draw(st.integers(1, 3))):
         part = found
-        while True:
-            known = st.sampled_from(list(part)) if part and draw(st.integers(0, 4)) else NASTY
-            key = draw(known)
-            if not isinstance(part.get(key), dict) or not draw(st.integers(0, 3)):
-                break
+        key = draw(st.sampled_from(list(part)) if draw(st.integers(0, 4)) else NASTY)
+        while part.get(key) and isinstance(part[key], dict) and draw(st.integers(0, 3)):
             part = part[key]
+            key = draw(st.sampled_from(list(part)) if draw(st.integers(0, 4)) else NASTY)
         if draw(st.integers(0, 3)):
             part[key] = draw(values)
         else:

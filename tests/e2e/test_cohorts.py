@@ -21,11 +21,6 @@ SHAPE = (176, 208, 176)
 OASIS = {1: 1000, 2: 1001, 4: 1002, 7: 1006, 14: 1007}  # number on disc 1 -> MALC scan used for it
 
 
-def malc(shared, number):
-    """A real scan in LAS order with its manual labels: image, label map."""
-    return tuple(read_volume(shared / f"data/malc/{number}_{end}.nii.gz") for end in ("SS", "glm"))
-
-
 def save_analyze(path, data):
     """As on the OASIS-1 discs: a big-endian pair, a trailing axis, nothing about orientation."""
     data = np.asarray(ResizeWithPadOrCrop(SHAPE)(data[None])[0])
@@ -41,7 +36,8 @@ def oasis_disc(shared, folder):
     """`disc1` in the layout of OASIS-1, of MALC scans; the tissues stand for FSL's."""
     tissues = Protocol.read(LABELS / "tissues4.tsv")
     for number, source in OASIS.items():
-        image, labels = malc(shared, source)
+        files = [shared / f"data/malc/{source}_{end}.nii.gz" for end in ("SS", "glm")]
+        image, labels = map(read_volume, files)  # a real scan with its manual labels
         assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
         name = f"OAS1_{number:04d}_MR1"
         stem = f"{name}_mpr_{'n3' if number == 7 else 'n4'}_anon_111_t88_masked_gfc"

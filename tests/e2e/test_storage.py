@@ -1,13 +1,10 @@
 """A run whose jobs share no disk: results are in S3, jobs in folders of their own."""
 
 import os
-import socket
-import subprocess
-import sys
-import time
 
 import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 from project import SETTINGS, SMOKE, row, write_scans
 
 from helpers import ROOT, copy_workflow, run_snakemake
@@ -17,30 +14,16 @@ NAMES = ("t1", "v1", "e1")
 
 
 @pytest.fixture
-def s3(tmp_path):
+def s3():
     """Environment and client of an S3 server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "s3.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    url, keys = f"http://127.0.0.1:{port}", {"ACCESS_KEY": "a", "SECRET_KEY": "b"}
-    client = boto3.client(
-        "s3", endpoint_url=url, region_name="us-east-1",
-        aws_access_key_id="a", aws_secret_access_key="b",
-    )  # fmt: skip
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            assert server.poll() is None, (tmp_path / "s3.log").read_text()
-            time.sleep(0.5)
-    settings = keys | {"ENDPOINT_URL": url}
-    yield {f"SNAKEMAKE_STORAGE_S3_{key}": value for key, value in settings.items()}, client
-    server.terminate()
-    server.wait()
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    url, keys = "http://{}:{}".format(*server.get_host_and_port()), ("a", "b")
+    client = boto3.client("s3", "us-east-1", endpoint_url=url, aws_access_key_id=keys[0],
+                          aws_secret_access_key=keys[1])  # fmt: skip
+    names = ("ENDPOINT_URL", "ACCESS_KEY", "SECRET_KEY")
+    yield {f"SNAKEMAKE_STORAGE_S3_{n}": v for n, v in zip(names, (url, *keys), strict=True)}, client
+    server.stop()
 
 
 @pytest.fixture
@@ -53,16 +36,14 @@ def cloud(tmp_path, s3, head, demo_dseg):
     overlay = SETTINGS | {"sheet": "cohort.tsv"}
     overlay.pop("pretrain")
     searched = [str(ROOT / "tests/elsewhere"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | s3[0] | {"ELSEWHERE": str(elsewhere)}
-    environment["PYTHONPATH"] = os.pathsep.join(searched)
+    env = os.environ | s3[0] | {"ELSEWHERE": str(elsewhere)}
+    env["PYTHONPATH"] = os.pathsep.join(searched)
 
-    def run(*arguments, **settings):
+    def run(*arguments):
         options = ["--executor", "elsewhere", "--jobs", "2", "--shared-fs-usage", "none"]
         options += ["--default-storage-provider", "s3"]
-        options += ["--default-storage-prefix", "s3://bucket/run"]
-        return run_snakemake(
-            folder, *options, *arguments, overlay=overlay | settings, env=environment, root=folder
-        )
+        options += ["--default-storage-prefix", "s3://bucket/run", *arguments]
+        return run_snakemake(folder, *options, overlay=overlay, env=env, root=folder)
 
     return run, folder, elsewhere
 

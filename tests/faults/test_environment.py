@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
@@ -26,11 +28,11 @@ ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # files 
 ODD = "a'\"$&;#%`é"
 
 
-def command(*arguments, cwd, **environment):
+def command(*arguments, cwd, stdout=subprocess.PIPE, **environment):
     """Run `quicknat` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "quicknat", *map(str, arguments)],
-        cwd=cwd, capture_output=True, env=os.environ | environment,
+        cwd=cwd, stdout=stdout, stderr=subprocess.PIPE, env=os.environ | environment,
     )  # fmt: skip
 
 
@@ -75,9 +77,8 @@ def test_name_that_is_not_utf_8_is_left_out_of_a_sheet_and_named(tmp_path):
     done = quicknat("sheet", tmp_path / "scans", "--output", tmp_path / "sheet.tsv")
     assert done.status == 0 and any(r"p1\udcff.nii.gz" in line for line in done.err)
     assert "p2.nii.gz" in (tmp_path / "sheet.tsv").read_text("utf-8")
-    checked = quicknat("check", tmp_path / "scans" / os.fsdecode(b"p1\xff.nii.gz"),
-                       "--output", tmp_path / "check.tsv")  # fmt: skip
-    assert checked.status == 0
+    odd = tmp_path / "scans" / os.fsdecode(b"p1\xff.nii.gz")
+    assert quicknat("check", odd, "--output", tmp_path / "check.tsv").status == 0
     assert r"p1\udcff" in (tmp_path / "check.tsv").read_text("utf-8")
 
 
@@ -145,9 +146,7 @@ def test_names_of_digits_in_a_profile_are_refused_since_groups_add_them_up(tmp_p
 
 @pytest.mark.case(87)
 def test_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch):
-    def full(dir):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     files.check_temporary_folder()
     monkeypatch.setattr(files.tempfile, "TemporaryFile", full)
@@ -170,12 +169,9 @@ def test_error_of_the_system_comes_with_advice_that_fits(name):
 @pytest.mark.case(87)
 def test_full_output_of_a_command_is_an_error_of_one_line(tmp_path):
     tiny_scan(tmp_path / "a.nii.gz")
-    with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = subprocess.run(
-            [sys.executable, "-m", "quicknat", "check", "a.nii.gz"],
-            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "make room" in done.stderr
+    with Path("/dev/full").open("w") as full:
+        done = command("check", "a.nii.gz", cwd=tmp_path, stdout=full)
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"make room" in done.stderr
 
 
 @pytest.mark.case(88)
@@ -193,9 +189,7 @@ def test_second_training_in_one_folder_is_refused(tmp_path):
 
 @pytest.mark.case(88)
 def test_folder_without_locks_is_trained_in_and_not_downloaded_to(tmp_path, monkeypatch):
-    def none(*arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
-
+    none = mock.Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
     monkeypatch.setattr("fcntl.flock", none)
     with only_process(tmp_path / "state"):
         pass
@@ -216,12 +210,11 @@ def test_damaged_provenance_makes_a_scan_be_segmented_again(tmp_path, text):
 
 @pytest.mark.case(89)
 def test_cache_of_a_check_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "quicknat.cohort.examine.write_cache",
-        lambda table, cache: (_ for _ in ()).throw(InputError(table, "cannot be written")),
-    )
+    refuse = mock.Mock(side_effect=InputError("check.cache.json", "cannot be written"))
+    monkeypatch.setattr("quicknat.cohort.examine.write_cache", refuse)
     with open_cache(tmp_path / "check.tsv") as cache:
         cache["new"] = None
+    refuse.assert_called_once()
 
 
 @pytest.mark.case(90)
@@ -242,12 +235,9 @@ def test_proxy_and_certificates_are_named(tmp_path, monkeypatch, name, value, sa
 @pytest.mark.case(91)
 @pytest.mark.parametrize("home", ["/dev/null", "/proc/1/none", None])
 def test_training_without_a_home_folder_compiles_in_the_temporary_one(monkeypatch, home):
-    def unknown(user):
-        raise KeyError("getpwuid(): uid not found")
-
     for name in ("HOME", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("pwd.getpwuid", mock.Mock(side_effect=KeyError("uid not found")))
     if home:
         monkeypatch.setenv("HOME", home)
     keep_compiled_code()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import io
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -48,27 +47,26 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
+def used_or_refused(use, path: Path):
+    """What `use` makes of a path; None after a refusal, which must name the path."""
+    try:
+        return use(path)
+    except InputError as error:
+        assert str(path) in str(error) and len(str(error)) < 3000
+
+
 def loaded_or_refused(files: dict[str, bytes]) -> None:
     with workplace() as root:
-        write(root / "in", files)
-        try:
-            bundle = load_bundle(root / "in")
-        except InputError as error:
-            assert str(root / "in") in str(error) and len(str(error)) < 3000
-            return
-        assert set(bundle.networks) == set(bundle.weights) == set(VIEWS)
-        assert 16 <= bundle.conform_size <= 1024 and bundle.spacing_mm > 0
+        bundle = used_or_refused(load_bundle, write(root / "in", files))
+        if bundle:
+            assert set(bundle.networks) == set(bundle.weights) == set(VIEWS)
+            assert 16 <= bundle.conform_size <= 1024 and bundle.spacing_mm > 0
 
 
-@given(st.sampled_from(BUNDLE_FILES), st.data())
-def test_model_with_bytes_changed_is_refused_or_the_same(files, name, data):
-    loaded_or_refused({**files, name: data.draw(damaged(files[name], head=400))})
-
-
-@given(st.sampled_from([*(f"{view}.safetensors" for view in VIEWS), "labels.tsv"]), st.data())
-def test_model_with_bytes_changed_and_checksums_that_fit_is_loaded_or_refused(files, name, data):
-    content = data.draw(damaged(files[name], head=400))
-    loaded_or_refused(stated({**files, name: content}))
+@given(st.sampled_from(BUNDLE_FILES), st.booleans(), st.data())
+def test_model_with_bytes_changed_is_loaded_or_refused(files, name, checksums_fit, data):
+    found = {**files, name: data.draw(damaged(files[name], head=400))}
+    loaded_or_refused(stated(found) if checksums_fit and name != "bundle.json" else found)
 
 
 VALUES = st.one_of(NUMBERS, NASTY, st.none(), st.just([]), st.just({}), st.booleans())
@@ -89,14 +87,9 @@ def with_network(files: dict[str, bytes], **changes: object) -> dict[str, bytes]
 @pytest.mark.parametrize("filters", [1024, 10**9])
 def test_description_of_a_giant_network_takes_no_memory(files, tmp_path, filters, monkeypatch):
     write(tmp_path, with_network(files, filters=filters))
-    made = []
-    real = QuickNAT.to_empty
-    monkeypatch.setattr(
-        QuickNAT, "to_empty", lambda self, **how: made.append(self) or real(self, **how)
-    )
+    monkeypatch.setattr(QuickNAT, "to_empty", None)  # which takes the memory
     with pytest.raises(InputError, match=r"network|filters"):
         load_bundle(tmp_path)
-    assert made == []
 
 
 @pytest.mark.parametrize(
@@ -119,34 +112,32 @@ def test_command_refuses_a_damaged_model_in_one_line_and_makes_no_folder(files, 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("kernel", "refusal"),
-    [(5, None), (7, "'kernel' is 7, but was removed"), ([], "'kernel' is")],
+def test_network_of_an_earlier_version_is_read_unless_its_kernel_is_another(files, model, tmp_path):
+    write(tmp_path, with_network(files, squeeze_excitation="CSSE", kernel=5))
+    ours, theirs = (load_bundle(folder).networks["coronal"] for folder in (model, tmp_path))
+    assert ours.settings == theirs.settings
+    for kernel in (7, []):
+        write(tmp_path, with_network(files, kernel=kernel))
+        with pytest.raises(InputError, match=r"bundle\.json: 'kernel' is .*; remove it: the large"):
+            load_bundle(tmp_path)
+
+
+def written(write, content: object) -> bytes:
+    stream = io.BytesIO()
+    write(stream, content)
+    return stream.getvalue()
+
+
+WEIGHTS = written(
+    lambda file, tensors: torch.save(tensors, file),
+    {"encode1.conv1.weight": torch.zeros(2, 1, 3, 3)},
 )
-def test_network_of_an_earlier_version_is_read_unless_its_kernel_is_another(
-    files, model, tmp_path, kernel, refusal
-):
-    write(tmp_path, with_network(files, squeeze_excitation="CSSE", kernel=kernel))
-    if refusal is None:
-        ours, theirs = (load_bundle(folder).networks["coronal"] for folder in (model, tmp_path))
-        assert ours.settings == theirs.settings
-        return
-    with pytest.raises(
-        InputError, match=rf"bundle\.json: {refusal}.*; remove it: the large convolutions"
-    ):
-        load_bundle(tmp_path)
+STACK = written(np.save, np.ones((3, 2, 16, 16), np.uint8))
 
 
-@functools.cache
-def reference() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save({"encode1.conv1.weight": torch.zeros(2, 1, 3, 3)}, Path(folder, "a.pth"))
-        return Path(folder, "a.pth").read_bytes()
-
-
-@given(damaged(reference()))
+@given(damaged(WEIGHTS))
 # torch warned of the pickle's protocol, 75, in a second line
-@example(reference().replace(b"\x80\x02", b"\x80\x4b").replace(b"PK\x03", b"\x80K\x03", 1))
+@example(WEIGHTS.replace(b"\x80\x02", b"\x80\x4b").replace(b"PK\x03", b"\x80K\x03", 1))
 def test_any_weights_to_import_are_refused_or_imported(content):
     with workplace() as root:
         path = root / "in/weights.pth.tar"
@@ -159,26 +150,14 @@ def test_any_weights_to_import_are_refused_or_imported(content):
         assert contents(root / "out") == {}
 
 
-@functools.cache
-def stack() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder, "a.npy"), np.ones((3, 2, 16, 16), np.uint8))
-        return Path(folder, "a.npy").read_bytes()
-
-
-@given(damaged(stack(), head=128))
-@example(stack().replace(b"(3, 2, 16, 16)", b"(3, 2, 16, -6)"))
-@example(stack().replace(b"(3, 2, 16, 16), }  ", b"(9999, 2, 16, 16)}"))
+@given(damaged(STACK, head=128))
+@example(STACK.replace(b"(3, 2, 16, 16)", b"(3, 2, 16, -6)"))
+@example(STACK.replace(b"(3, 2, 16, 16), }  ", b"(9999, 2, 16, 16)}"))
 def test_any_stack_is_opened_or_refused(content):
     with workplace() as root:
-        path = root / "in/a.npy"
-        path.write_bytes(content)
-        try:
-            opened = open_stack(path)
-        except InputError as error:
-            assert str(path) in str(error)
-            return
-        assert opened.dtype == np.uint8 and opened.ndim == 4
+        (root / "in/a.npy").write_bytes(content)
+        opened = used_or_refused(open_stack, root / "in/a.npy")
+        assert opened is None or (opened.dtype == np.uint8 and opened.ndim == 4)
         del opened
 
 
@@ -202,8 +181,8 @@ def test_any_sidecar_of_a_conformed_scan_is_used_or_refused(record):
             _, _, found = load_conformed(scan)
         except InputError as error:
             assert str(root / "in/a_T1w") in str(error)
-            return
-        assert record_grid(found).affine.shape == (4, 4)
+        else:
+            assert record_grid(found).affine.shape == (4, 4)
 
 
 ENDLESS = np.diag([1e-203, 1, 1, 1]).tolist()  # would be computed on forever
@@ -223,10 +202,11 @@ def test_sidecar_that_does_not_fit_is_refused(tmp_path, record, slices, message)
         load_conformed(scan)
 
 
-@given(st.one_of(NASTY, st.sampled_from(["[]", "1", "{", "[" * 10**5, '{"epochs": "x"}', "{}"])))
+ARGUMENTS = NASTY.filter(lambda text: not {"\x00", "\ud800"} & set(text))
+
+
+@given(ARGUMENTS | st.sampled_from(["[]", "1", "{", "[" * 10**5, '{"epochs": "x"}', "{}"]))
 def test_any_training_settings_are_refused_before_anything_is_written(text):
-    if "\x00" in text or "\ud800" in text:
-        return  # no argument of a program can be that
     with workplace() as root:
         (root / "in/list.txt").write_text("")
         done = quicknat(

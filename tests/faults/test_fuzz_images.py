@@ -32,9 +32,9 @@ def fields(image: type) -> dict[str, tuple[int, np.dtype]]:
     found = {}
     for name, (kind, start) in image.header_class.template_dtype.fields.items():
         if kind.base.kind in "iuf":
-            parts = [f"{name}{k}" for k in range(math.prod(kind.shape))] if kind.shape else [name]
-            found |= {part: (start + kind.base.itemsize * k, kind.base)
-                      for k, part in enumerate(parts)}  # fmt: skip
+            for k in range(math.prod(kind.shape)):
+                part = f"{name}{k}" if kind.shape else name
+                found[part] = (start + kind.base.itemsize * k, kind.base)
     return found
 
 
@@ -42,41 +42,37 @@ SINGLE = fields(nib.Nifti1Image) | {  # of one file, and of the extension after 
     "magic": (344, np.dtype("<i4")), "extension": (348, np.dtype("i1")),
     "esize": (352, np.dtype("<i4")), "ecode": (356, np.dtype("<i4")),
 }  # fmt: skip
-FORMATS = {  # suffix: class, fields
-    ".nii": (nib.Nifti1Image, SINGLE),
-    ".nii.gz": (nib.Nifti1Image, SINGLE),
-    "2.nii": (nib.Nifti2Image, fields(nib.Nifti2Image)),
-    ".mgz": (nib.MGHImage, fields(nib.MGHImage)),
-    ".mgh": (nib.MGHImage, fields(nib.MGHImage)),
-    ".img": (nib.AnalyzeImage, fields(nib.AnalyzeImage)),
-}
+CLASSES = {
+    ".nii": nib.Nifti1Image, ".nii.gz": nib.Nifti1Image, "2.nii": nib.Nifti2Image,
+    ".mgz": nib.MGHImage, ".mgh": nib.MGHImage, ".img": nib.AnalyzeImage,
+}  # fmt: skip
+FIELDS = {suffix: fields(kind) for suffix, kind in CLASSES.items()}
+FIELDS |= dict.fromkeys((".nii", ".nii.gz"), SINGLE)
 
 
-def blob(dtype=np.int16, shape=(7, 8, 9)) -> np.ndarray:
-    """A bright block in air."""
+SIDES, AFFINE = (7, 8, 9), np.diag([20, 20, 20, 1.0])
+
+
+def made(suffix: str, dtype=np.int16, shape=SIDES, affine=AFFINE) -> dict[str, bytes]:
+    """Bytes of a file of a bright block by its suffix, before compression; a pair has two."""
     data = np.zeros(shape)
     data[tuple(slice(2, -2) for _ in shape)] = 90
-    return (data + np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))).astype(dtype)
-
-
-def made(suffix: str, dtype=np.int16, shape=(7, 8, 9), affine=None) -> dict[str, bytes]:
-    """Bytes of a valid file by its suffix, before compression; a pair has two."""
-    kind, affine = FORMATS[suffix][0], np.diag([20, 20, 20, 1.0]) if affine is None else affine
+    data += np.indices(shape)[0]
     own = {".img": ".img", ".mgz": ".mgh", ".mgh": ".mgh"}.get(suffix, ".nii")
     with tempfile.TemporaryDirectory() as folder:
-        nib.save(kind(blob(dtype, shape), affine), Path(folder, f"scan{own}"))
+        nib.save(CLASSES[suffix](data.astype(dtype), affine), Path(folder, f"scan{own}"))
         files = {file.suffix: file.read_bytes() for file in Path(folder).iterdir()}
     return {(suffix if end == own else end): content for end, content in files.items()}
 
 
-VALID = {suffix: made(suffix) for suffix in FORMATS}
+VALID = {suffix: made(suffix) for suffix in CLASSES}
 
 
 def patched(content: bytes, suffix: str, changes: dict[str, float]) -> bytes:
     """A header with some fields set to a value, or to the nearest that they can hold."""
     data = bytearray(content)
     for name, value in changes.items():
-        start, kind = FORMATS[suffix][1][name]
+        start, kind = FIELDS[suffix][name]
         if kind.kind != "f":
             held = np.iinfo(kind)
             value = 0 if value != value else int(max(held.min, min(value, held.max)))
@@ -88,7 +84,7 @@ def patched(content: bytes, suffix: str, changes: dict[str, float]) -> bytes:
 @st.composite
 def images(draw: st.DrawFn) -> dict[str, bytes]:
     """Files of one image, by suffix: valid, with other header fields, damaged, or incomplete."""
-    suffix = draw(st.sampled_from(list(FORMATS)))
+    suffix = draw(st.sampled_from(list(CLASSES)))
     files = dict(VALID[suffix])
     if draw(st.booleans()):
         dtypes = [np.uint8, np.int16, np.int32, np.float32]
@@ -96,15 +92,14 @@ def images(draw: st.DrawFn) -> dict[str, bytes]:
             dtypes += [np.float64] if suffix == ".img" else [np.float64, np.uint16, np.int64]
             dtypes += [np.complex64]
         shape = tuple(draw(st.lists(st.integers(1, 9), min_size=3, max_size=4)))
-        elements = st.floats(-1e3, 1e3)
-        affine = np.eye(4)
-        numbers = np.array(draw(st.lists(elements, min_size=12, max_size=12))).reshape(3, 4)
-        affine[:3] = numbers.round(6)  # with an axis of 1e-200 mm, nibabel never ends to write it
+        numbers = draw(st.lists(st.floats(-1e3, 1e3), min_size=12, max_size=12))
+        affine = np.array([*numbers, 0, 0, 0, 1]).reshape(4, 4)
+        affine = affine.round(6)  # with an axis of 1e-200 mm, nibabel never ends to write it
         # nibabel itself refuses to write some
         with contextlib.suppress(ValueError, HeaderDataError, np.linalg.LinAlgError):
             files = made(suffix, draw(st.sampled_from(dtypes)), shape, affine)
     header = ".hdr" if suffix == ".img" else suffix
-    names = st.sampled_from(list(FORMATS[suffix][1]))
+    names = st.sampled_from(list(FIELDS[suffix]))
     changes = draw(st.dictionaries(names, NUMBERS, max_size=4))
     with np.errstate(all="ignore"):
         files[header] = patched(files[header], suffix, changes)
@@ -129,20 +124,21 @@ def put(files: dict[str, bytes], folder: Path) -> Path:
     return folder / f"scan{main}"
 
 
+def converted(path: Path, output: Path, *options: object):
+    options = ("--output", output, "--spacing", 10, "--size", 16, *options)
+    return quicknat("convert", path, *options)
+
+
 @given(images(), st.sampled_from(["", "LAS", "LLL", "XYZ"]))
 def test_any_image_is_converted_or_refused_in_one_line_and_leaves_nothing(files, orientation):
     with workplace() as root:
         path = put(files, root / "in")
         before = contents(root / "in")
-        output = root / "out" / "sub-1_T1w.nii.gz"
-        done = quicknat(
-            "convert", path, "--output", output, "--spacing", 10, "--size", 16,
-            f"--orientation={orientation}",
-        )  # fmt: skip
+        done = converted(path, root / "out/a_T1w.nii.gz", f"--orientation={orientation}")
         if done.status == 0:
-            volume = read_volume(output)
+            volume = read_volume(root / "out/a_T1w.nii.gz")
             assert volume.shape == (16, 16, 16) and volume.data.dtype == np.uint8
-            record = json.loads((root / "out/sub-1_T1w.json").read_text())
+            record = json.loads((root / "out/a_T1w.json").read_text())
             assert record["source"] == str(path)
             assert np.isfinite(volume.affine).all() and np.isfinite(record["source_affine"]).all()
         else:
@@ -165,9 +161,7 @@ def test_any_image_gets_a_verdict_of_the_check(files):
 def test_any_label_map_is_converted_or_refused(files):
     with workplace() as root:
         scan = root / "in/sub-1_T1w.nii.gz"
-        whole = put(VALID[".nii"], root / "in")
-        made = quicknat("convert", whole, "--output", scan, "--spacing", 10, "--size", 16)
-        assert made.status == 0
+        assert converted(put(VALID[".nii"], root / "in"), scan).status == 0
         path = put(files, root / "in")
         outputs = [root / "out/dseg.nii.gz", root / "out/native.nii.gz"]
         done = quicknat(
@@ -207,7 +201,6 @@ FOUND = {
     "negative sides": (with_header(".nii", dim1=-7), ""),
     "sides too many": (with_header(".nii", dim0=9), ""),
     "an unknown type": (with_header(".nii", datatype=77), "cannot be read"),
-    "an unknown type of MGZ": (with_header(".mgz", type=77), "cannot be read"),
     "voxels beyond the file": (with_header(".nii", vox_offset=1e9), "is truncated"),
     "voxels before the file": (with_header(".nii", vox_offset=-1e9), ""),
     "voxel sides NaN": (with_header(".nii", pixdim1=NAN), ""),
@@ -216,7 +209,6 @@ FOUND = {
     "an offset beyond all": (with_header(".nii", srow_x3=3e38), "sform holds no usable numbers"),
     "NaN in an MGH's axes": (with_header(".mgh", Mdc0=NAN), ""),
     "a slope beyond all": (with_header(".nii", scl_slope=3e38), "voxels reach"),
-    "a pair without .hdr": ({".img": VALID[".img"][".img"]}, "missing"),
     "a pair cut short": ({**VALID[".img"], ".img": VALID[".img"][".img"][:99]}, "is truncated"),
     "an extension of negative length": (with_extension(-16, b'{"a": 1}'), ""),
 }
@@ -226,14 +218,12 @@ FOUND = {
 def test_damaged_header_is_refused_before_memory_is_taken_for_it(tmp_path, fault):
     files, reason = FOUND[fault]
     path = put(files, tmp_path)
-    output = tmp_path / "out" / "sub-1_T1w.nii.gz"
-    quicknat("convert", tmp_path / "absent.nii", "--output", output)  # imports take memory too
+    output = tmp_path / "out/a_T1w.nii.gz"
+    converted(tmp_path / "absent.nii", output)  # imports take memory too
     tracemalloc.start()
-    try:
-        done = quicknat("convert", path, "--output", output, "--orientation", "LAS")
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    done = converted(path, output, "--orientation", "LAS")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     done.refused(path, reason)
     assert "; " in done.err[0]  # what to do
     assert peak < 30 * MB and not output.parent.exists()
@@ -243,11 +233,10 @@ def test_header_extension_is_no_fault_unless_it_ends_beyond_the_file(tmp_path):
     path = put(with_extension(16, b'{"a": 1}'), tmp_path)
     assert read_volume(path).shape == (7, 8, 9)
     put(with_extension(2**31 - 16, b'{"a": 1}'), tmp_path)
-    quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz").refused(path)
+    converted(path, tmp_path / "out/a.nii.gz").refused(path)
 
 
 def test_gzip_bomb_is_read_no_further_than_any_image_goes(tmp_path, monkeypatch):
     monkeypatch.setattr("quicknat.images.volumes.MAX_BYTES", 10 * MB)
     path = put({".nii.gz": gzip.compress(VALID[".nii"][".nii"] + bytes(40 * MB))}, tmp_path)
-    done = quicknat("convert", path, "--output", tmp_path / "out/a.nii.gz")
-    done.refused(path, "unpacks to more than")
+    converted(path, tmp_path / "out/a.nii.gz").refused(path, "unpacks to more than")

@@ -95,13 +95,15 @@ def patched(make, offset, content):
 RGB = np.zeros((9, 9, 9), np.dtype([(c, "u1") for c in "RGB"]))
 PATH, AGAIN, CONVERT = "check the path", "fetch it again", "fetch or convert it again"
 ONE, REAL, FOUR = "one 3-D volume", "one real value per voxel", "4 slices or more"
+TO_NIFTI = "convert it to NIfTI"
 PAGE, NAN, REPAIR = "fetch the file itself", "3 voxels are NaN or infinite", "repair the header"
 ANNEX = "/annex/objects/MD5E-s8126464--0123456789abcdef0123456789abcdef.nii.gz\n"
 LINK = "../../.git/annex/objects/aa/bb/MD5E-s812--0123456789abcdef.nii.gz/MD5E-s812--0.nii.gz"
 DICOM, DCM2NIIX = bytes(128) + b"DICM\x02\0\0\0UL\x04\0" + bytes(99), "with dcm2niix"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 SINGULAR = "affine is singular"
-SCANS = {  # case and fault: what makes the file, the reason and the fix that are told
+# case and fault: what makes the file, the reason and the fix that are told, another name of it
+SCANS = {
     "1 missing": (lambda path, pixels: None, "no such file", PATH),
     "1 a folder": (lambda path, pixels: path.mkdir(), "no such file", PATH),
     "1 garbage": (raw(gzip.compress(b"\1" * 999)), "cannot be read as an image", CONVERT),
@@ -144,15 +146,32 @@ SCANS = {  # case and fault: what makes the file, the reason and the fix that ar
         lambda path, pixels: header(qform=None, pixdim=sizes(1.019))(path, np.tile(pixels, 11)),
         "contradict the affine", REPAIR,
     ),
+    # files of other names
+    "5 compressed": (
+        lambda path, pixels: tiny_scan(path.with_suffix(".nii.gz")).rename(path),
+        "not named .gz", "rename or unzip", "scan.nii",
+    ),
+    "1 unknown type of voxels": (
+        patched(nib.MGHImage, 20, b"\0\0\0\x63"), "cannot be read as an image", CONVERT, "scan.mgz",
+    ),
+    "1 half of a pair": (
+        raw(bytes(400)), "its header (.hdr) is missing", "put it beside", "scan.img",
+    ),
+    "79 DICOM without suffix": (raw(DICOM), "is a DICOM file", DCM2NIIX, "scan"),
+    "79 old DICOM": (raw(b"\x08\0\x05\0" + bytes(99)), "is a DICOM file", DCM2NIIX, "scan.dcm"),
+    "79 NRRD": (raw(b"NRRD0004\ntype: short\n"), "is an NRRD image", TO_NIFTI, "scan.nrrd"),
+    "79 MetaImage": (raw(b"ObjectType = Image\n"), "is a MetaImage", TO_NIFTI, "scan.mha"),
+    "79 MINC": (raw(b"CDF\x01" + bytes(99)), "is a MINC image", "mnc2nii", "scan.mnc"),
 }  # fmt: skip
 
 
 @pytest.mark.case(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 71, 78, 79)
 @pytest.mark.parametrize("fault", SCANS)
 def test_scan(refused, scan, pixels, fault):
-    make, reason, fix = SCANS[fault]
-    make(scan, pixels)
-    refused(reason, fix)
+    make, reason, fix, *name = SCANS[fault]
+    path = scan.with_name(*name) if name else scan
+    make(path, pixels)
+    refused(reason, fix, path)
 
 
 @pytest.mark.case(1)
@@ -160,28 +179,6 @@ def test_rights(convert, unprivileged):
     path = tiny_scan(unprivileged / "scan.nii.gz")
     path.chmod(0)
     convert(path).refused(path, "Permission denied", "you have permission")
-
-
-FILES = {  # the same for files of other names
-    "5 scan.nii": (lambda path, pixels: tiny_scan(path.with_suffix(".nii.gz")).rename(path),
-                   "not named .gz", "rename or unzip"),
-    "1 scan.mgz": (patched(nib.MGHImage, 20, b"\0\0\0\x63"),  # an unknown type of voxels
-                   "cannot be read as an image", CONVERT),
-    "1 scan.img": (raw(bytes(400)), "its header (.hdr) is missing", "put it beside"),
-    "79 scan": (raw(DICOM), "is a DICOM file", DCM2NIIX),
-    "79 scan.dcm": (raw(b"\x08\0\x05\0" + bytes(99)), "is a DICOM file", DCM2NIIX),
-    "79 scan.nrrd": (raw(b"NRRD0004\ntype: short\n"), "is an NRRD image", "convert it to NIfTI"),
-    "79 scan.mha": (raw(b"ObjectType = Image\n"), "is a MetaImage", "convert it to NIfTI"),
-    "79 scan.mnc": (raw(b"CDF\x01" + bytes(99)), "is a MINC image", "mnc2nii"),
-}  # fmt: skip
-
-
-@pytest.mark.case(1, 5, 79)
-@pytest.mark.parametrize("fault", FILES)
-def test_other_file(refused, pixels, tmp_path, fault):
-    make, reason, fix = FILES[fault]
-    make(path := tmp_path / fault.partition(" ")[2], pixels)
-    refused(reason, fix, path)
 
 
 @pytest.mark.case(78)

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 
 import pytest
 
@@ -54,32 +53,14 @@ def test_workflow_runs_no_text_as_code(path):
     assert not re.findall(pattern, path.read_text())
 
 
-def calls(tree: ast.AST, name: str) -> list[ast.Call]:
-    return [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == name
-    ]
-
-
 @pytest.mark.parametrize(
-    ("name", "option", "value"),
-    [("np.load", "allow_pickle", False), ("torch.load", "weights_only", True)],
+    ("name", "option"), [("np.load", "allow_pickle=False"), ("torch.load", "weights_only=True")]
 )
-def test_arrays_and_weights_are_loaded_without_running_what_is_in_them(name, option, value):
-    found = [call for path in SOURCES for call in calls(ast.parse(path.read_text()), name)]
-    assert found
-    for call in found:
-        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
-        assert given.get(option) == str(value), ast.unparse(call)
-
-
-def test_linter_looks_for_pickle_eval_and_shells_in_the_package():
-    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
-    assert "S" in lint["select"] and not [rule for rule in lint["ignore"] if rule.startswith("S")]
-    ours = [rules for key, rules in lint["per-file-ignores"].items() if key.startswith("src")]
-    assert set().union(*ours) == {"S603", "S606", "S607"}  # programs, from lists of arguments
-    assert not [path for path in SOURCES if re.search(r"noqa: S\d", path.read_text())]
+def test_arrays_and_weights_are_loaded_without_running_what_is_in_them(name, option):
+    nodes = [node for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
+    found = [ast.unparse(node) for node in nodes if isinstance(node, ast.Call)]
+    loads = [call for call in found if call.startswith(f"{name}(")]
+    assert loads and [call for call in loads if option not in call] == []
 
 
 @pytest.mark.parametrize("command", ["segment", "slice"])
@@ -95,22 +76,16 @@ def test_name_of_a_result_cannot_lead_out_of_its_folder(tmp_path, head_file, com
     assert not (tmp_path / "out").exists()
 
 
-NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "smtplib", "ssl", "urllib3"}
+NETWORK = "aiohttp|ftplib|http|httpx|requests|smtplib|ssl|urllib3|urllib.request|torch.hub"
 
 
 def test_no_code_but_that_of_downloads_imports_what_reaches_a_network():
     """Of `socket` the machine's name is asked for, to find out whose a lock is."""
     uses = {use for path in SOURCES for use in re.findall(r"\bsocket\.\w+", path.read_text())}
     assert uses == {"socket.gethostname"}
+    reaching = rf"^ *(from|import) ({NETWORK})\b|torch\.hub\.|from urllib import.*request"
     for path in SOURCES:
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        names = {part.name for node in nodes if isinstance(node, ast.Import) for part in node.names}
-        for node in nodes:
-            if isinstance(node, ast.ImportFrom):
-                names |= {f"{node.module}.{part.name}" for part in node.names}
-        found = {name for name in names if name.partition(".")[0] in NETWORK}
-        found |= {name for name in names if name.startswith(("urllib.request", "torch.hub"))}
-        found |= set(re.findall(r"torch\.hub\.\w+", path.read_text()))
+        found = re.search(reaching, path.read_text(), re.MULTILINE)
         assert not found or path.parent.name == "download", path
 
 

@@ -77,13 +77,3 @@ def test_other_ways_to_look_at_the_workflow_change_no_file(project, arguments):
 def test_refused_run_changes_no_file(project):
     done = read(project, skip=False)
     assert done.returncode != 0 and re.search(r"sub-bad: .*is empty", done.text), done.text
-
-
-@pytest.mark.slow
-def test_demo_with_the_default_configuration_is_read_without_a_trace(project):
-    shutil.rmtree(project / "results")
-    shutil.rmtree(project / ".snakemake")
-    before = state(project)
-    done = run_snakemake(project, "--dry-run", root=project)
-    assert done.returncode == 0 and "finetune" in done.text, done.text
-    assert state(project) == before

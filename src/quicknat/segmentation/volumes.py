@@ -87,8 +87,8 @@ def stats_text(
 
 def read_totals(path: str | Path) -> dict[str, str]:
     """Return the totals of a stats file, mm³ as text, by their names in :data:`TOTALS`."""
-    found = re.findall(r"^# Measure \w+, (\w+), .*, (\S+), mm\^3$", Path(path).read_text(), re.M)
-    values = dict(found)
+    text = Path(path).read_text("utf-8")
+    values = dict(re.findall(r"^# Measure \w+, (\w+), .*, (\S+), mm\^3$", text, re.M))
     return {key: values[short] for key, (short, _) in TOTALS.items() if short in values}
 
 
