@@ -83,10 +83,10 @@ MAPS = {
     ),
     "31 an unknown label": (
         changed(777, count=3), None,
-        "label value 777 (3 voxels) is not in the freesurfer convention", "label table",
+        "777 (3 voxels) is in no row of the label table 'quicknat28', column freesurfer", "add the value",
     ),
-    "33 a negative label": (changed(-1), None, "label value -1 (1 voxels)", "label table"),
-    "33 a huge label": (changed(1e30), None, f"label value {int(1e30)} (1 voxels)", "label table"),
+    "33 a negative label": (changed(-1), None, "label value -1 (1 voxels)", "add the value"),
+    "33 a huge label": (changed(1e30), None, f"label value {int(1e30)} (1 voxels)", "add the"),
     "34 another shape": (
         lambda data: data[1:], None, "(11, 12, 12), its image (12, 12, 12)", "labels on its grid",
     ),

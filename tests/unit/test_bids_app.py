@@ -118,7 +118,7 @@ def test_group_without_participants_and_data_sets_that_are_not_bids_are_refused(
 
 def test_lists_of_labels_are_understood_and_a_list_without_any_selects_nothing():
     given = ["in", "out", "participant", "--participant_label", "01", "02", "--mgz"]
-    apart = ["--participant_label", "01", "--participant_label", "02"]
+    apart = ["--participant-label", "01", "--participant-label", "02"]
     assert separated(given) == [*given[:3], *apart, "--mgz"]
     # of a variable that is not set: refused, since an option needs a value
     for given in (["--participant-label=01", "in"], ["--session-label", "--mgz"]):

@@ -45,13 +45,15 @@ IMAGES = {
 RIGHT = np.repeat(np.int16([2, 41]), 6)[:, None, None] * np.ones((1, 12, 12), np.int16)
 LABEL_MAPS = {
     "shape": (RIGHT[:8, :8, :8], "has shape (8, 8, 8), its image (12, 12, 12)"),
-    "number": (RIGHT * 0 + 9999, "9999 (1728 voxels) is not in the freesurfer convention"),
+    "number": (RIGHT * 0 + 9999, "9999 (1728 voxels) is in no row of the label table 'quicknat28'"),
+    "both": (RIGHT[:8] * 0 + 9999, "9999 (1152 voxels) is in no row of the label table"),
+    "smaller": (RIGHT[:8] * 0 + 9999, "has shape (8, 12, 12), its image (12, 12, 12)"),
     "air": (RIGHT * 0, "contains no structure"),
     "swapped": (RIGHT[::-1], "left and right are swapped"),
 }
 
 
-def test_ten_faults_of_ten_scans_are_listed_in_one_go(cohort, tmp_path):
+def test_faults_of_all_scans_are_listed_in_one_go(cohort, tmp_path):
     for subject, (make, _) in IMAGES.items():
         cohort.add(subject, make=make)
     for subject, (data, _) in LABEL_MAPS.items():
@@ -62,7 +64,7 @@ def test_ten_faults_of_ten_scans_are_listed_in_one_go(cohort, tmp_path):
     for subject, (_, reason) in (IMAGES | LABEL_MAPS).items():
         assert found[f"sub-{subject}"].verdict == "bad"
         assert reason in found[f"sub-{subject}"].reason
-    assert found["sub-good"].verdict == "warning" and len(found) == 11
+    assert found["sub-good"].verdict == "warning" and len(found) == 13
     assert not cohort.faulty
 
 
@@ -275,12 +277,14 @@ def run(*arguments):
     return CliRunner().invoke(app, ["check", *map(str, arguments)])
 
 
-def test_command_checks_bare_files_and_exits_with_1_when_one_is_bad(tmp_path):
+def test_command_checks_bare_files_and_exits_with_1_when_one_is_bad(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     output = ("--output", tmp_path / "check.tsv")
     good, bad = (tmp_path / name for name in ("sub-1_T1w.nii.gz", "bad.nii.gz"))
     tiny_scan(good, SIDE)
-    done = run(good, *output)
+    done = run(good)
     assert done.exit_code == 0 and "1 checked: 1 ok" in done.output
+    assert list(tmp_path.iterdir()) == [good]  # a sheet's table may lie there
     constant(bad)
     assert run(good, bad, *output).exit_code == 1
     assert [v.scan for v in read_verdicts(tmp_path / "check.tsv")] == ["sub-1", "sub-bad"]

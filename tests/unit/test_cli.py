@@ -43,7 +43,7 @@ MISUSE = [
     ([*BUNDLE, "[]"], "JSON object"),
     (["segment", "a.nii", "b.nii", "--name", "sub-1", "--output", "o"], "for a single image"),
     (["segment", "--list", "l.tsv", "--session-label", "1", "--output", "o"], "select some"),
-    (["segment", "a.nii", "--fast", "--model", "./m", "--output", "o"], "leave out --model"),
+    (["segment", "a.nii", "--fast", "--model", "1mm", "--output", "o"], "leave out --model"),
 ]
 
 

@@ -116,9 +116,18 @@ def test_all_faults_are_collected_and_the_first_is_the_one_that_is_raised(tmp_pa
     assert all("sheet.tsv" in line and "\n" not in line for line in lines)
     for reason in BAD_ROWS.values():
         assert any(reason in line for line in lines), reason
+    assert sum("sub-c is in two rows" in line for line in lines) == 2  # each of them
     with pytest.raises(InputError) as error:
         read_sheet(path)
     assert str(error.value) == lines[0]
+
+
+@pytest.mark.parametrize("mark", [";", ","])
+def test_sheet_that_a_spreadsheet_saved_with_other_marks_is_refused_in_one_line(tmp_path, mark):
+    path = tmp_path / "sheet.csv"
+    path.write_text(mark.join(["\ufeffsubject", "image", "split"]) + f"\r\na{mark}a.nii{mark}x\r\n")
+    with pytest.raises(InputError, match=f"columns that '{mark}' separates; save it as tab-sep"):
+        examine_sheet(path)
 
 
 def test_name_of_two_sources_is_refused(tmp_path):

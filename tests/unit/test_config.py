@@ -39,7 +39,14 @@ REFUSED = {
     "infinite": ({"conform": {"spacing_mm": float("inf")}}, "'conform.spacing_mm' is Infinity; mu"),
     "true for an integer": ({"conform": {"size": True}}, "'conform.size' is true; must be a valid"),
     "wrong multiple": ({"slices": {"size": 100}}, "must be a multiple of 16"),
-    "out of range": ({"network": {"dropout": 1.5}}, "is 1.5; must be less than or equal to 0.9"),
+    "out of range": (
+        {"network": {"dropout": 1.5}},
+        "is 1.5; must be less than or equal to 0.9 (Fraction of channels dropped)",
+    ),
+    "unit": (
+        {"conform": {"spacing_mm": "1mm"}},
+        '"1mm"; must be a valid number (Voxel size in mm)',
+    ),
     "null": ({"finetune": {"epochs": None}}, "'finetune.epochs' is null; must be a valid integer"),
     "empty": ({"auto_labels": {"subjects_dir": ""}}, "must have at least 1 character"),
     "in a list": ({"auto_labels": {"atlases": [1]}}, "'auto_labels.atlases.0' is 1; must be a"),

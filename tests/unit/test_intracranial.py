@@ -67,6 +67,14 @@ def test_cavity_beyond_the_field_of_view_has_no_volume():
     assert result.volume_mm3 is None and "field of view" in result.reason
 
 
+def test_head_of_which_a_half_was_removed_has_no_volume():
+    scan, brain = head()
+    half = scan.data.copy()
+    half[: len(half) // 2] = 0
+    result = found(Volume(half, scan.affine, scan.path), brain)
+    assert result.volume_mm3 is None and "a part of the head is missing" in result.reason
+
+
 def test_volume_needs_the_labelled_brain_within_the_cavity():
     scan, brain = head()
     result = found(scan, np.roll(brain, 20, axis=1))

@@ -128,6 +128,9 @@ def test_command_writes_three_tables_or_none(tmp_path, demo_dseg, protocol):
     aseg = save(tmp_path / "aseg.nii.gz", demo_dseg.data[::2, ::2, ::2])  # FreeSurfer's numbers
     evaluate_files(tmp_path / "aseg", reference, aseg, "--label-convention", "freesurfer")
     assert (pd.read_csv(tmp_path / "aseg/sub-1.tsv", sep="\t")["dice"] == 1).sum() == 27
+    (tmp_path / "aseg.json").write_text('{"how": {"label_convention": "freesurfer"}}')
+    evaluate_files(tmp_path / "ours", aseg, reference)  # as `segment --label-convention` writes it
+    assert (pd.read_csv(tmp_path / "ours/sub-1.tsv", sep="\t")["dice"] == 1).sum() == 27
     away = np.diag([2, 2, 2, 1.0])
     away[0, 3] = 5
     moved = save(tmp_path / "moved.nii.gz", labels, away)

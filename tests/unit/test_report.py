@@ -41,6 +41,9 @@ def test_scores_and_what_they_mean_are_shown_only_where_scans_are_tested(tmp_pat
     page = written(inputs)
     assert "mean Dice of 2 participants<" in page and "A note of the scores" in page
     assert "nothing to score against" not in page
+    (tmp_path / "report/volumes").mkdir()
+    for name in ("sub-1.js", "sub-2.js"):
+        (tmp_path / "report/volumes" / name).touch()
     now = [one_scan("1", "segment")]  # and the other one is gone; the scores lie there still
     page = written(replace(inputs, scans=now, segmented=["sub-1"]))
     assert "mean Dice of" not in page and "A note of the scores" not in page
@@ -48,6 +51,9 @@ def test_scores_and_what_they_mean_are_shown_only_where_scans_are_tested(tmp_pat
     assert "mean Dice" not in (tmp_path / "report/sub-1.html").read_text()
     pages = sorted(path.name for path in tmp_path.glob("report/*.html"))
     assert pages == ["index.html", "sub-1.html"]
+    # nor are pictures of who is gone in a folder that people mail
+    left = [path.name for path in tmp_path.glob("report/*/sub-*")]
+    assert sorted(left) == ["sub-1", "sub-1.js"]
 
 
 @pytest.mark.parametrize("interactive", [True, False])
@@ -105,7 +111,7 @@ def test_scans_of_chunks_have_no_page_and_the_report_says_so(tmp_path, protocol)
         (b"", "cannot be read as a tab-separated table"),
         (b"participant_id\tage\nsub-1\t30\nsub-2\t31\nsub-1\t32\n", "'sub-1' in two"),
         (b"participant_id\tage\n\t30\n\t31\n", "'n/a' in two"),
-        (b"participant_id,age\nsub-1,30\n", "has no column 'participant_id'"),
+        (b"participant_id,age\nsub-1,30\n", "has columns that ',' separates"),
         (b"participant_id\tage\nsub-1\t30\tF\n", "more cells than its header"),
     ],
 )

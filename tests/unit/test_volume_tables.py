@@ -80,6 +80,15 @@ def test_tables_of_a_scan_count_voxels_and_have_the_form_of_aseg_stats(tmp_path,
     assert list(rows["NVoxels"].astype(int)) == list(voxels.sort_index())
 
 
+def test_stats_of_a_table_without_freesurfers_numbers_have_its_own(tmp_path, protocol):
+    own = Protocol("own", protocol.table.assign(freesurfer=""))
+    table, _, _ = write(tmp_path, "sub-1", own)
+    lines = (tmp_path / "sub-1_desc-quicknat_dseg.stats").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    assert [row[1:3] for row in rows] == table[["index", "voxels"]].astype(str).to_numpy().tolist()
+    assert rows[0][4] == table["name"][0].replace(" ", "-")
+
+
 def test_tables_of_all_are_long_with_freesurfers_numbers_and_wide_for_pandas_and_r(cohort):
     long = pd.read_csv(cohort / LONG, sep="\t")
     assert list(long)[:4] == ["subject", "index", "name", "freesurfer_id"]

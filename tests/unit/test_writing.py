@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from data_sets import surfer, tree
+from in_process import quicknat
 from quicknat.cohort.paths import find_one
 from quicknat.cohort.sheet import SCANS, Scan, read_sheet
 from quicknat.cohort.survey import survey
@@ -81,16 +82,21 @@ def test_new_scans_are_added_to_a_sheet_and_the_rest_of_it_stays(grown, columns)
     scans, sheet, text, cleo = grown
     text = text.replace(NOW, columns)
     sheet.write_text(text)
-    for expected in (1, 0):
+    for expected in (["sub-cleo"], []):
         found, new = add_to_sheet(scans, sheet)
         assert new == expected and (found[0].id, found[0].split) == ("sub-anna", "val")
         assert sheet.read_text() == f"{text}\n{cleo}\n"
 
 
-def test_labels_that_a_sheet_lacks_are_named(tmp_path, caplog):
+def test_labels_that_a_sheet_lacks_and_rows_without_a_file_are_named(tmp_path, caplog):
     sheet = tmp_path / "cohort.tsv"
     scans = [Scan(subject=name, image=f"{name}.nii", split="segment") for name in ("a", "b", "c")]
     write_sheet(scans, sheet)
+    add_to_sheet(scans[:1], sheet)
+    assert "images of 3 rows are gone: sub-a, sub-b, sub-c" in caplog.text
+    for scan in scans:
+        (tmp_path / scan.image).touch()
+    caplog.clear()
     text = sheet.read_text()
     labelled = {"labels": "a_dseg.nii", "label_convention": "freesurfer", "split": "auto"}
     add_to_sheet([replace(scans[0], **labelled), *scans[1:]], sheet)
@@ -105,11 +111,24 @@ def test_labels_that_a_sheet_lacks_are_named(tmp_path, caplog):
     assert caplog.text == ""
 
 
+def test_command_takes_the_convention_from_the_sheet_and_says_what_is_new(tmp_path):
+    tree(tmp_path / "data", "a.nii", "a_dseg.nii", "b.nii", "b_dseg.nii")
+    rows = "subject\timage\tlabels\tlabel_convention\tsplit\n"
+    rows += "a\tdata/a.nii\tdata/a_dseg.nii\ttissues4\tval\n"
+    (sheet := tmp_path / "cohort.tsv").write_text(rows)
+    done = quicknat("sheet", tmp_path / "data", "--output", sheet, "--add")
+    assert done.status == 0, str(done)
+    (row,) = sheet.read_text().splitlines()[2:]
+    assert row.split("\t")[3:] == ["tissues4", "auto"]
+    assert "  new: sub-b, train" in done.err
+    assert {"  train     1  (by split=auto)", "  val       1"} <= set(done.err)
+
+
 def test_new_scans_go_into_the_columns_that_a_sheet_has(grown, tmp_path):
     scans, sheet, _, _ = grown
     sheet.write_text("split\tlabels\timage\tlabel_convention\tsubject\nsegment\t\tx.nii\t\tanna\n")
     found, new = add_to_sheet(scans[2:], sheet)
-    assert new == 1 and [scan.id for scan in found] == ["sub-anna", "sub-cleo"]
+    assert new == ["sub-cleo"] and [scan.id for scan in found] == ["sub-anna", "sub-cleo"]
     for text, problem in (
         ("split\timage\tsubject\nsegment\tx.nii\tanna\n", "has no column 'labels', which new"),
         ("subject\timage\tsplit\tlabels\tlabel_convention\tage\na\ta.nii\tsegment\t\t\t30\n",
@@ -128,7 +147,7 @@ def test_rows_without_trailing_cells_and_foreign_line_ends_stay_as_they_are(grow
     text = "\ufeffsubject\timage\tlabels\tsplit\tlabel_convention\tsession\r\n"
     text += "anna\ta.nii\t\tsegment\r\n#bert\tb.nii\t\tsegment\r\n"
     sheet.write_bytes(text.encode())
-    assert add_to_sheet(scans, sheet)[1] == 1
+    assert add_to_sheet(scans, sheet)[1] == ["sub-cleo"]
     found = sheet.read_bytes().decode()
     assert found.startswith(text + "cleo\t") and found.endswith("\t\r\n")
 

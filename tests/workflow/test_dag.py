@@ -77,6 +77,7 @@ def test_first_stage_starts_from_the_initial_model(dry_run, tmp_path, first):
 def test_bundled_model_brings_its_label_table(dry_run):
     text = dry_run("--printshellcmds", rows=[HEADER, TEST], overlay={"model": "small"}).text
     assert set(re.findall(r"--protocol (\S+)", text)) == {"quicknat28"}
+    assert set(re.findall(r"--precision (\S+)", text)) == {"auto"}  # not the demo's for training
     assert f"cp -v -- {MODELS['small']}/coronal.safetensors" in text
 
 

@@ -158,11 +158,13 @@ def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None
         return ", ".join(scan.id for scan in some[:3]) + ", …" * (len(some) > 3)
 
     splits = Counter(scan.split for scan in scans)
-    automatic = any(row.split == "auto" for row in rows)
+    automatic = {row.id for row in rows if row.split == "auto"}
+    by_hash = Counter(scan.split for scan in scans if scan.id in automatic)
     for name in get_args(Split):
         if splits[name]:
-            by_hash = automatic and name in ("train", "val", "test")
-            log.info("  %-8s  %d%s", name, splits[name], "  (by split=auto)" if by_hash else "")
+            some = f"{by_hash[name]} " if by_hash[name] < splits[name] else ""
+            how = f"  ({some}by split=auto)" if by_hash[name] else ""
+            log.info("  %-8s  %d%s", name, splits[name], how)
     if automatic:
         log.info("  with a finished model (model=…), split=auto means segment")
     bare = [row for row in rows if not row.labels]
