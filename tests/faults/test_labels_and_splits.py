@@ -82,8 +82,8 @@ MAPS = {
         "label value 2.02353 is not a whole number", "as integers without a scale factor",
     ),
     "31 an unknown label": (
-        changed(777, count=3), None,
-        "777 (3 voxels) is in no row of the label table 'quicknat28', column freesurfer", "add the value",
+        changed(777, count=3), None, "777 (3 voxels) is in no row of the label table 'quicknat28'",
+        "add the value",
     ),
     "33 a negative label": (changed(-1), None, "label value -1 (1 voxels)", "add the value"),
     "33 a huge label": (changed(1e30), None, f"label value {int(1e30)} (1 voxels)", "add the"),
