@@ -40,12 +40,6 @@ def test_numbers_of_a_convention_become_classes(protocol, convention, numbers, n
     assert names or mapped == list(numbers)
 
 
-def test_sagittal_classes_merge_the_two_sides(protocol):
-    left, right = protocol.names.index("Left thalamus"), protocol.names.index("Right thalamus")
-    assert protocol.sagittal[left] == protocol.sagittal[right]
-    assert "Thalamus" in protocol.class_names("sagittal")
-
-
 def test_reference_remapping_of_the_authors_is_reproduced(golden):
     golden = np.load(golden / "aux.npz")
     protocol = Protocol.read(LABELS / "quicknat33.tsv")
