@@ -138,14 +138,14 @@ def test_augmentation_never_flips_and_keeps_classes_whole():
     assert 2 <= unmoved.sum() <= 20  # a fifth, but for those that move by less than a pixel
 
 
-def test_random_numbers_depend_on_seed_epoch_and_step_alone(stack):
-    flips = np.array([0, 2, 1, 3, 4])
-    whole = list(batches(SliceSet([stack]), flips).epoch(3))
+def test_random_numbers_depend_on_seed_epoch_and_step_alone(stack, tissue_stack):
+    flips, slices = np.array([0, 2, 1, 3, 4]), SliceSet([stack], [tissue_stack])
+    whole = list(batches(slices, flips).epoch(3))
     for start in (0, 2, 5):
-        again = batches(SliceSet([stack]), flips).epoch(3, start)
+        again = batches(slices, flips).epoch(3, start)
         for one, two in zip(whole[start:], again, strict=True):
             assert all(map(torch.equal, one, two))
-    for other in (batches(SliceSet([stack])).epoch(4), batches(SliceSet([stack]), seed=1).epoch(3)):
+    for other in (batches(slices, flips).epoch(4), batches(slices, flips, seed=1).epoch(3)):
         assert not torch.equal(next(iter(other))[0], whole[0][0])
 
 
