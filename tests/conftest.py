@@ -39,7 +39,7 @@ def shared() -> Path:
 def golden() -> Path:
     """What the authors' code gives: weights and logits of small networks, losses, uncertainty.
 
-    Copied, without what no test needs, from the shared golden tensors (a test compares them).
+    Copied, without what no test needs, from the shared golden tensors.
     """
     return ROOT / "tests/golden"
 

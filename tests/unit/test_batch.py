@@ -15,6 +15,7 @@ from in_process import quicknat
 from quicknat.cohort.naming import Selection
 from quicknat.errors import InputError
 from quicknat.files import sha256
+from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import load_bundle
 from quicknat.segmentation.batch import segment_all, segment_file
 from quicknat.segmentation.tasks import (
@@ -28,22 +29,25 @@ from quicknat.segmentation.tasks import (
 from quicknat.segmentation.volumes import read_totals
 
 
-def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_file, tmp_path):
-    segment_file(load_bundle(model), Task(head_file, "sub-1"), tmp_path / "out")
+def test_model_folder_is_enough_to_segment_on_the_native_grid(
+    model, head, head_file, protocol, tmp_path
+):
+    segment_file(
+        load_bundle(model), Task(head_file, "sub-1"), tmp_path / "out", Options(views=True)
+    )
     anat = tmp_path / "out/sub-1/anat"
-    dseg = nib.load(anat / "sub-1_desc-quicknat_dseg.nii.gz")
-    assert dseg.shape == head.shape and dseg.get_data_dtype() == np.uint8
-    np.testing.assert_allclose(dseg.affine, head.affine, atol=1e-4)
-    assert not list(anat.glob("*desc-coronal*"))
-    uncertainty = nib.load(anat / "sub-1_desc-quicknat_uncertainty.nii.gz")
-    assert uncertainty.shape == head.shape and np.allclose(uncertainty.affine, dseg.affine)
-    assert uncertainty.get_data_dtype() == np.uint8  # of which the header's slope makes shares
-    assert 0.1 < uncertainty.get_fdata().max() <= 1
+    names = ("quicknat_dseg", "quicknat_uncertainty", *(f"{view}_dseg" for view in VIEWS))
+    images = [nib.load(anat / f"sub-1_desc-{name}.nii.gz") for name in names]
+    for image in images:
+        assert image.shape == head.shape and image.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(image.affine, head.affine, atol=1e-4)
+    assert 0.1 < images[1].get_fdata().max() <= 1  # the header's slope makes fractions
+    data, _, *views = (np.asarray(image.dataobj) for image in images)
+    sagittal = set(np.unique(views[VIEWS.index("sagittal")]))
+    assert np.any(views) and sagittal <= set(np.unique(protocol.sagittal, return_index=True)[1])
     table = pd.read_csv(anat / "sub-1_desc-quicknat_dseg.tsv", sep="\t")
     assert list(table.columns) == ["index", "name", "abbreviation", "color", "freesurfer_id"]
     volumes = pd.read_csv(anat / "sub-1_desc-quicknat_volumes.tsv", sep="\t")
-    assert len(volumes) == 27
-    data = np.asarray(dseg.dataobj)
     assert volumes["voxels"].tolist() == [int((data == i).sum()) for i in range(1, 28)]
     assert volumes["volume_mm3"].sum() == pytest.approx((data > 0).sum() * 8, rel=1e-3)
     totals = read_totals(anat / "sub-1_desc-quicknat_dseg.stats")
@@ -53,6 +57,7 @@ def test_model_folder_is_enough_to_segment_on_the_native_grid(model, head, head_
     made = json.loads((anat / "sub-1_desc-quicknat_dseg.json").read_text())
     assert made["source"] == {"path": str(head_file), "sha256": sha256(head_file)}
     assert made["model"]["sha256"] == sha256(model / "bundle.json")
+    assert "merged" in made["views"]["sagittal"]
     stages = {"read", "networks", "scores", "native", "brain_mask"}
     assert made["device"] == "cpu" and set(made["seconds"]) == stages
 
@@ -68,6 +73,7 @@ def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file
     assert "damaged" in table.loc["sub-2", "reason"]
     assert "no such file" in table.loc["sub-3", "reason"]
     assert not (tmp_path / "out/sub-2").exists()
+    assert not list(tmp_path.glob("out/*/anat/*desc-coronal*"))
     volumes = pd.read_csv(tmp_path / "out/volumes.tsv", sep="\t")
     own = pd.read_csv(tmp_path / "out/sub-1/anat/sub-1_desc-quicknat_volumes.tsv", sep="\t")
     assert set(volumes.pop("subject")) == {"sub-1"} and volumes.equals(own)
@@ -77,24 +83,20 @@ def test_scan_that_fails_does_not_stop_the_others_and_is_listed(model, head_file
     assert described["DatasetType"] == "derivative"
 
 
-LISTS = {  # which scans beside a good one, and the exit status if bad ones are allowed
-    "a damaged scan": ("sub-2\tbad.nii\t\n", 0),
-    "a scan that went, maybe with its disk": ("sub-2\tgone.nii\t\n", 1),
-    "a full disk": ("sub-2\thead.nii.gz\t\n", 1),
-}
-
-
-@pytest.mark.parametrize("case", LISTS)
+@pytest.mark.parametrize(
+    ("line", "allowed"),  # a scan beside a good one, and the exit status if bad ones are allowed
+    [("sub-2\tbad.nii\t\n", 0), ("sub-2\tgone.nii\t\n", 1), ("sub-2\thead.nii.gz\t\n", 1)],
+    ids=["damaged", "gone, maybe with its disk", "full disk"],
+)
 def test_list_of_scans_fails_unless_only_bad_scans_failed(
-    model, head_file, tmp_path, monkeypatch, case
+    model, head_file, tmp_path, monkeypatch, line, allowed
 ):
-    line, allowed = LISTS[case]
     (tmp_path / "bad.nii").write_bytes(head_file.read_bytes()[:5000])
     (tmp_path / "head.nii.gz").write_bytes(head_file.read_bytes())
     monkeypatch.chdir(tmp_path)
     Path("list.tsv").write_text(f"sub-1\the*.nii.gz\tLAS\n{line}")
     Path("out/sub-2").mkdir(parents=True)
-    if case == "a full disk":
+    if "head" in line:
         Path("out/sub-2/anat").write_text("in the way")
     command = "segment", "--list", "list.tsv", "--output", "out", "--tables", "tables"
     assert quicknat(*command, "--model", model).status == 1
@@ -143,12 +145,14 @@ def test_raw_scan_gets_the_labels_of_its_conformed_copy_and_either_is_the_others
     assert outcome.status == "skipped"
 
 
-def test_list_of_scans_has_three_columns(tmp_path):
-    (tmp_path / "list.tsv").write_text("sub-1\ta.nii\n")
-    with pytest.raises(InputError, match="write name, file and orientation"):
-        read_tasks(tmp_path / "list.tsv")
-    (tmp_path / "list.tsv").write_text("anat\ta.nii\t\nanat\tb.nii\t\n")
-    with pytest.raises(InputError, match="has the name anat twice"):
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [("sub-1\ta.nii\n", "write name, file and orientation"),
+     ("anat\ta.nii\t\nanat\tb.nii\t\n", "has the name anat twice")],
+)  # fmt: skip
+def test_list_of_scans_has_three_columns(tmp_path, lines, message):
+    (tmp_path / "list.tsv").write_text(lines)
+    with pytest.raises(InputError, match=message):
         read_tasks(tmp_path / "list.tsv")
 
 
@@ -162,19 +166,6 @@ def test_table_of_scans_keeps_those_of_other_calls(tmp_path):
     assert list(table["name"]) == ["sub-1", "sub-2"] and table["reason"][0] == "new"
     write_outcomes([row("sub-3")], {}, tmp_path)
     assert list(pd.read_csv(tmp_path / "scans.tsv", sep="\t")["name"]) == ["sub-3"]
-
-
-def test_views_write_their_own_maps_where_wanted(model, head_file, protocol, tmp_path):
-    segment_file(load_bundle(model), Task(head_file, "sub-1"), tmp_path, Options(views=True))
-    head, anat, classes = nib.load(head_file), tmp_path / "sub-1/anat", {}
-    for view in ("coronal", "axial", "sagittal"):
-        image = nib.load(anat / f"sub-1_desc-{view}_dseg.nii.gz")
-        assert image.shape == head.shape and np.allclose(image.affine, head.affine)
-        classes[view] = set(np.unique(np.asarray(image.dataobj)))
-    assert len(set.union(*classes.values())) > 1
-    assert classes["sagittal"] <= set(np.unique(protocol.sagittal, return_index=True)[1])
-    made = json.loads((anat / "sub-1_desc-quicknat_dseg.json").read_text())
-    assert "merged" in made["views"]["sagittal"]
 
 
 @pytest.mark.slow
@@ -198,11 +189,6 @@ def test_scan_done_before_is_skipped_until_it_or_the_model_changes(
     coronal = tmp_path / "out/sub-head/anat/sub-head_desc-coronal_dseg.nii.gz"
     assert coronal.exists()
     assert status(replace(bundle, identity="another")) == "done" and not coronal.exists()
-    coronal.touch()  # as of a version that left it there
-    another = {"bundle": replace(bundle, identity="another"), "options": Options(views=True)}
-    for view in ("axial", "sagittal"):
-        coronal.with_name(f"sub-head_desc-{view}_dseg.nii.gz").touch()
-    assert status(**another) == "done" and coronal.stat().st_size > 0
     assert status(bundle) == "done"
     nib.save(nib.Nifti1Image(head.data.astype(np.int16)[:, :, ::-1], head.affine), head_file)
     assert status(bundle) == "done"

@@ -6,25 +6,20 @@ None of the three can be had here. Stand-ins on PATH note their arguments and co
 
 import json
 import os
-import signal
 import socket
 import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import LABELS, real_dseg, reoriented, save, synthetic_head
-from quicknat.autolabel.external import Settings, label_externally, label_scan
-from quicknat.errors import InputError
-from quicknat.images.conform import conform_file, conform_labels
-from quicknat.images.labels import Protocol
+from helpers import real_dseg, reoriented, save, synthetic_head, write_conformed
+from quicknat.autolabel.external import PROGRAMS, Settings, label_externally, label_scan
+from quicknat.errors import InputError, Interrupted
+from quicknat.images.conform import conform_labels
 from quicknat.images.volumes import Grid, Volume, save_nifti
 
-METHODS = {"recon-all": "recon-all", "synthseg": "mri_synthseg", "samseg": "run_samseg"}
 # each finds its image and its result in its arguments; FOLDER is that of the stand-ins
 STAND_IN = """#!/bin/sh
 echo "$0 $*" > FOLDER/arguments
@@ -78,7 +73,7 @@ def provide(tmp_path, labels, settings):
         nib.save(image, tmp_path / "answer.nii.gz")
         (tmp_path / "answer.nii.gz").rename(tmp_path / "answer.gz")
         nib.save(nib.MGHImage(np.asarray(image.dataobj), image.affine), tmp_path / "answer.mgz")
-        program = tmp_path / "bin" / METHODS[method]
+        program = tmp_path / "bin" / PROGRAMS[method]
         program.write_text((STAND_IN + last_line + "\n").replace("FOLDER", str(tmp_path)))
         program.chmod(0o755)
         return program
@@ -94,46 +89,36 @@ def arguments(folder):
 def conformed(tmp_path, scan):
     """The conformed scan and its grid."""
     raw = save(tmp_path / "raw.nii.gz", scan.data.astype(np.int16), scan.affine)
-    image, grid, record = conform_file(raw, "", 8.0, 32)
+    path = tmp_path / "sub-01_ses-2_space-conformed_T1w.nii.gz"
+    image, grid = write_conformed(raw, path, 8.0, 32)
     affine = grid.affine.copy()
     affine[:3, 3] += 0.3  # no voxel lies midway between two of the labels'
     grid = Grid(grid.shape, affine)
-    path = tmp_path / "sub-01_ses-2_space-conformed_T1w.nii.gz"
     save_nifti(path, image, grid)
-    path.with_name("sub-01_ses-2_space-conformed_T1w.json").write_text(json.dumps(record))
     return path, grid
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_stand_in_labels_become_classes_on_the_conformed_grid(
-    method, provide, conformed, settings, labels, protocol
-):
-    provide(method)
-    path, grid = conformed
-    found = label_scan(path, protocol, method, settings)
-    truth = conform_labels(labels, "freesurfer", protocol, grid)[1]
-    np.testing.assert_array_equal(found, truth)
-    assert len(np.unique(found)) > 20
-
-
 ARGUMENTS = {
-    "recon-all": "-s sub-01 -sd SUBJECTS -i IMAGE -all -threads 3",
+    "recon-all": "-s sub-01_ses-2 -sd SUBJECTS -i IMAGE -all -threads 3",
     "synthseg": "--i IMAGE --o RESULT --threads 3 --cpu",
     "synthseg on a GPU": "--i IMAGE --o RESULT --threads 3",
     "samseg": "-i IMAGE -o RESULT --threads 3",
 }
+ENDS = {"IMAGE": "/sub-01_ses-2_T1w.nii.gz", "SUBJECTS": "/subjects", "RESULT": ""}
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)
-def test_stand_in_gets_image_threads_licence_and_only_the_gpu_that_it_may_use(
-    case, provide, scan, settings, tmp_path
+def test_stand_in_gets_image_threads_licence_and_gpu_and_its_labels_become_classes(
+    case, provide, conformed, settings, labels, protocol, tmp_path
 ):
     method = case.partition(" ")[0]
     provide(method)
-    label_externally(method, scan, "sub-01", replace(settings, gpu="GPU" in case))
+    path, grid = conformed
+    found = label_scan(path, protocol, method, replace(settings, gpu="GPU" in case))
+    np.testing.assert_array_equal(found, conform_labels(labels, "freesurfer", protocol, grid)[1])
+    assert len(np.unique(found)) > 20
     for word, expected in zip(arguments(tmp_path), ARGUMENTS[case].split(), strict=True):
-        end = {"IMAGE": "/sub-01_T1w.nii.gz", "SUBJECTS": "/subjects", "RESULT": ""}
-        assert word.endswith(end[expected]) if expected in end else word == expected
+        assert word.endswith(ENDS[expected]) if expected in ENDS else word == expected
     licence = [] if method == "samseg" else [settings.license]  # which needs none
     assert (tmp_path / "environment").read_text().split() == [*licence, "3"]
 
@@ -183,10 +168,10 @@ def test_subject_of_another_scan_is_not_reused(settings, scan, labels, other):
         label_externally("recon-all", scan, "sub-01", settings)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PROGRAMS)
 def test_missing_program_is_named_with_how_to_provide_it(method, scan, settings):
     remedy = "envs/samseg.yaml" if method == "samseg" else "module load freesurfer"
-    with pytest.raises(InputError, match=f"{METHODS[method]}: not found on PATH; .*{remedy}"):
+    with pytest.raises(InputError, match=f"{PROGRAMS[method]}: not found on PATH; .*{remedy}"):
         label_externally(method, scan, "sub-01", settings)
 
 
@@ -224,13 +209,6 @@ def test_failing_stand_in_is_named_with_its_last_line_and_its_log(
         label_externally(method, scan, "sub-01", settings)
 
 
-@pytest.mark.parametrize("table", ["quicknat28", "quicknat33", "tissues4", "seed4"])
-def test_numbers_that_samseg_gives_outside_the_brain_are_known(table):
-    values = np.array([2, 24, 165, 258, 259])  # among them skull, soft tissue and fluid
-    mapped = Protocol.read(LABELS / f"{table}.tsv").remap(values, "freesurfer", "x")
-    assert mapped[0] > 0 and mapped[2:].tolist() == [0, 0, 0]
-
-
 def test_labels_that_lie_beside_the_scan_are_refused(settings, conformed, labels, protocol):
     aseg = settings.subjects_dir / "sub-01_ses-2/mri/aseg.mgz"
     aseg.parent.mkdir(parents=True)
@@ -263,28 +241,13 @@ def test_lock_of_a_killed_recon_all_is_removed(host, provide, scan, settings):
 
 
 @pytest.mark.case(47)
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_stopped_recon_all_leaves_neither_process_nor_lock(
-    number, provide, conformed, tmp_path, settings
-):
-    path, _ = conformed
-    lock = settings.subjects_dir / "sub-01_ses-2/scripts/IsRunning.lh+rh"
-    work = (
-        f'mkdir -p "{lock.parent}"; echo "HOST node17" > "{lock}"; echo $$ > FOLDER/pid; sleep 99'
-    )
-    provide("recon-all", last_line=f"{work} & wait")
-    command = [sys.executable, "-m", "quicknat", "auto-label", path, "--method", "recon-all"]
-    command += ["--output", tmp_path / "dseg.nii.gz", "--license", settings.license]
-    command += ["--protocol", LABELS / "quicknat28.tsv", "--subjects-dir", settings.subjects_dir]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pid").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    message = process.communicate(timeout=30)[1]
-    assert process.returncode == 75 and "run the same command again to resume" in message, message
+@pytest.mark.parametrize("name", ["TERM", "HUP"])
+def test_stopped_recon_all_leaves_neither_process_nor_lock(name, provide, scan, tmp_path, settings):
+    lock = settings.subjects_dir / "sub-01/scripts/IsRunning.lh+rh"
+    work = f'mkdir -p "{lock.parent}"; echo "HOST node17" > "{lock}"; echo $$ > FOLDER/pid'
+    provide("recon-all", last_line=f"{work}; kill -{name} $PPID; sleep 99 & wait")
+    with pytest.raises(Interrupted, match="run the same command again to resume"):
+        label_externally("recon-all", scan, "sub-01", settings)
     assert not lock.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -3,19 +3,18 @@
 import hashlib
 import logging
 import subprocess
-import sys
 import tarfile
 import threading
 import zipfile
 
 import pytest
-from typer.testing import CliRunner
 
 from file_server import CONTENT, HALF, MD5, OTHER, SHA256, act, answer, get, only_the_file, serve
-from quicknat.cli import app
+from in_process import quicknat
 from quicknat.download import fetch
 from quicknat.download.fetch import download, public
 from quicknat.errors import InputError
+from quicknat.files import sha256
 
 
 @pytest.mark.parametrize("checksum", [SHA256, MD5, SHA256.upper().replace("SHA", "sha")])
@@ -49,21 +48,17 @@ def test_wrong_bytes_are_removed_and_named_and_a_mirror_is_tried(server, output)
     assert only_the_file(output)
 
 
-PAGES = {
-    "doctype": b"<!DOCTYPE html>\n<html><body>log in</body></html>",
-    "xhtml": b'\xef\xbb\xbf<?xml version="1.0"?>\n<html xmlns="...">',
-}
-
-
 @pytest.mark.case(53)
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("checksum", ["of the archive", "of the page"])
-def test_web_page_is_recognised_even_if_the_checksum_is_its_own(server, output, page, checksum):
-    content = PAGES[page]
-    server.acts = [act(content=content)]
-    right = SHA256 if "archive" in checksum else f"md5:{hashlib.md5(content).hexdigest()}"
+@pytest.mark.parametrize(
+    "page",
+    [b"<!DOCTYPE html>\n<html><body>log in</body></html>",
+     b'\xef\xbb\xbf<?xml version="1.0"?>\n<html xmlns="...">'],
+    ids=["doctype", "xhtml"],
+)  # fmt: skip
+def test_web_page_is_recognised_even_if_the_checksum_is_its_own(server, output, page):
+    server.acts = [act(content=page)]
     with pytest.raises(InputError, match="a web page was received"):
-        get(server, output, checksum=right)
+        get(server, output, checksum=f"md5:{hashlib.md5(page).hexdigest()}")
     assert not output.exists()
 
 
@@ -98,14 +93,13 @@ def test_package_is_downloaded_with_pip_and_else_from_its_mirror(by_hand, output
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("pack-1.0.dist-info/METADATA", "Name: pack\nVersion: 1.0\n")
         archive.writestr("pack-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
-    checksum = f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
-    download("pack==1.0", checksum, output)
-    assert output.read_bytes() == wheel.read_bytes()
-    output.unlink()
+    checksum = f"sha256:{sha256(wheel)}"
     with pytest.raises(InputError, match=r"pack==2\.0: cannot be fetched \(ERROR: .*pack"):
         download("pack==2.0", checksum, output)
-    download("pack==2.0", checksum, output, [wheel.as_uri()])
-    assert output.read_bytes() == wheel.read_bytes()
+    for address, mirrors in (("pack==1.0", []), ("pack==2.0", [wheel.as_uri()])):
+        download(address, checksum, output, mirrors)
+        assert output.read_bytes() == wheel.read_bytes()
+        output.unlink()
 
 
 def test_files_of_a_commit_become_an_archive(tmp_path, output):
@@ -135,9 +129,6 @@ def test_without_git_the_mirror_is_tried(tmp_path, by_hand, output, monkeypatch)
     assert output.read_bytes() == b"of the mirror"
 
 
-# at once
-
-
 @pytest.mark.case(52)
 @pytest.mark.parametrize("checksum", [SHA256, "unpublished"])
 def test_second_download_of_a_file_waits_for_the_first_and_finds_it_done(
@@ -160,19 +151,6 @@ def test_second_download_of_a_file_waits_for_the_first_and_finds_it_done(
     assert len(server.seen) == 1 and only_the_file(output)
 
 
-@pytest.mark.case(47)
-def test_lock_of_a_process_that_was_killed_holds_nobody(server, output):
-    output.parent.mkdir()
-    code = (
-        "import filelock, os, sys; lock = filelock.FileLock(sys.argv[1]);"
-        " lock.acquire(); os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(output.with_name(".a.lock"))])
-    assert output.with_name(".a.lock").exists()
-    get(server, output)
-    assert only_the_file(output)
-
-
 # without a network
 
 
@@ -185,18 +163,12 @@ def test_lock_of_a_process_that_was_killed_holds_nobody(server, output):
     ],
 )
 def test_file_fetched_by_hand_is_used_for_every_kind(by_hand, output, url, name):
+    for wheel in ("1.0-cp311-cp311-a", "1.0.1-py3-none-any"):  # other ones of the package
+        (by_hand / f"some_pack_age-{wheel}.whl").write_bytes(OTHER)
     (by_hand / name).write_bytes(CONTENT)
     download(url, SHA256, output, downloads=by_hand, offline=True)
     assert only_the_file(output)
     assert (by_hand / name).read_bytes() == CONTENT
-
-
-def test_of_several_wheels_the_one_with_the_right_checksum_is_used(by_hand, output):
-    for name, content in (("a", OTHER), ("b", CONTENT)):
-        (by_hand / f"pack-1.0-cp311-cp311-{name}.whl").write_bytes(content)
-    (by_hand / "pack-1.0.1-py3-none-any.whl").write_bytes(OTHER)
-    download("pack==1.0", SHA256, output, downloads=by_hand)
-    assert only_the_file(output)
 
 
 def test_file_fetched_by_hand_is_verified_and_not_replaced_by_the_network(server, by_hand, output):
@@ -246,36 +218,21 @@ def test_no_message_and_no_file_holds_a_password(server, output, caplog):
         assert file.suffix == ".part" or b"pass" not in file.read_bytes()
 
 
-# the command
-
-
-@pytest.fixture
-def command(tmp_path, by_hand, output):
-    """`quicknat download` of a source that no network gives, with an environment of choice."""
+@pytest.mark.parametrize(
+    "name, options, environment",
+    [("mirror", ["--offline"], {}), ("mirror", [], {"OFFLINE": "1"}), ("a.zip", [], {})],
+)
+def test_command_takes_mirrors_of_the_row_if_offline_and_what_was_fetched_by_hand(
+    tmp_path, by_hand, output, caplog, monkeypatch, name, options, environment
+):
     table = tmp_path / "sources.tsv"
     table.write_text(
         "source\tkind\turl\tmembers\tmirrors\tchecksum\n"
         f"one\thttps\thttps://x.invalid/a.zip\t*\tfile:///no, {by_hand.as_uri()}/mirror\t{SHA256}\n"
     )
-
-    def run(*options, **environment):
-        arguments = ["download", str(table), "one", "--output", str(output), *options]
-        environment = {f"QUICKNAT_{name}": value for name, value in environment.items()}
-        return CliRunner().invoke(app, arguments, env=environment)
-
-    return run
-
-
-@pytest.mark.parametrize("name, options", [("mirror", {"OFFLINE": "1"}), ("a.zip", {})])
-def test_command_takes_mirrors_of_the_row_and_what_was_fetched_by_hand(
-    command, by_hand, output, name, options
-):
     (by_hand / name).write_bytes(CONTENT)
-    assert command(DOWNLOADS=str(by_hand), **options).exit_code == 0
-    assert only_the_file(output)
-
-
-@pytest.mark.parametrize("options, environment", [(["--offline"], {}), ([], {"OFFLINE": "1"})])
-def test_command_is_offline_by_option_or_environment(command, caplog, options, environment):
-    done = command(*options, DOWNLOADS="", **environment)
-    assert "No such file" in str(done.exception) and "x.invalid" not in caplog.text
+    for variable, value in {"DOWNLOADS": str(by_hand), **environment}.items():
+        monkeypatch.setenv(f"QUICKNAT_{variable}", value)
+    done = quicknat("download", table, "one", "--output", output, *options)
+    assert done.status == 0 and only_the_file(output), str(done)
+    assert "x.invalid" not in caplog.text

@@ -3,49 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 import made_up_head
-from helpers import ORIENTATIONS, reoriented
 from quicknat.images import training_stats
 from quicknat.images.conform import conform, record_grid
 from quicknat.images.resampling import resample
 from quicknat.images.slices import AXIS
-from quicknat.images.volumes import Grid, Volume, read_volume
+from quicknat.images.volumes import Grid, Volume
 from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.model.network import NetworkSettings
 from quicknat.model.views import AXES, BRIGHT, aggregate, slice_probabilities, with_neighbours
 from quicknat.segmentation.inference import predict, segment
-from quicknat.segmentation.native import to_native
-
-
-@pytest.mark.case(19)
-@pytest.mark.long
-def test_all_48_orientations_of_a_real_scan_give_the_same_labels_in_space(model, shared):
-    bundle, scan = load_bundle(model), read_volume(shared / "data/malc/1000_SS.nii.gz")
-    # every other voxel, for time
-    head = Volume(scan.data[::2, ::2, ::2], scan.affine @ np.diag([2, 2, 2, 1]), scan.path)
-    found = []
-    for codes in ORIENTATIONS:
-        turned = reoriented(nib.Nifti1Image(head.data.astype(np.float32), head.affine), codes)
-        volume = Volume(np.asarray(turned.dataobj), turned.affine, head.path)
-        image, grid, record = conform(volume, bundle.spacing_mm, bundle.conform_size)
-        result = segment(bundle, image, grid.affine, record_grid(record), batch=16)
-        labels = nib.Nifti1Image(result.labels, turned.affine)
-        found.append(np.asarray(reoriented(labels, nib.aff2axcodes(head.affine)).dataobj))
-    assert len(found) == 48 and np.count_nonzero(found[0])
-    differing = [np.count_nonzero(labels != found[0]) for labels in found]
-    assert max(differing) == 0, differing
-
-
-def test_empty_prediction_gives_an_empty_map():
-    native = Grid((5, 6, 7), np.eye(4))
-    probabilities = torch.zeros(3, 8, 8, 8)
-    probabilities[0] = 1
-    assert not to_native([(probabilities, np.eye(4))], native).any()
 
 
 class StandIn(torch.nn.Module):

@@ -5,12 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from quicknat.images.training_stats import (
-    ScanStatistics,
-    describe_scan,
-    ood_flags,
-    summarise,
-)
+from quicknat.images.training_stats import ScanStatistics, describe_scan, ood_flags, summarise
 
 NAMES = ["Background", "Left A", "Right A", "B", "C"]
 PARTNER = np.array([-1, 2, 1, -1, -1])
@@ -45,25 +40,20 @@ def test_scan_like_the_training_scans_has_no_flag(training):
     assert flags(training, voxels=(0, 120, 120, 450, 70)) == {}
 
 
-def test_volume_far_beyond_the_training_range_is_flagged_in_mm3(training):
-    reasons = flags(training, voxels=(0, 100, 100, 700, 50))
-    assert list(reasons) == ["implausible_volume"]
-    reason = reasons["implausible_volume"]  # the table of volumes has those on the scan's grid
-    assert reason.startswith("on the model's grid") and "B 5600 mm³ (3200 to 3360)" in reason
-
-
-def test_lost_half_of_a_side_is_flagged(training):
-    reasons = flags(training, voxels=(0, 110, 70, 400, 50))
-    assert reasons["asymmetry"].endswith("Left A and its partner differ by 22% of their sum")
-
-
 @pytest.mark.case(28)
-def test_other_skull_stripping_than_in_training_is_flagged(training):
-    assert "this scan looks skull-stripped" in flags(training, outside=0.1)["other_field"]
-    assert "this scan looks not skull-stripped" in flags(training, outside=0.8)["other_field"]
-
-
-@pytest.mark.case(28)
-def test_inverted_contrast_is_flagged(training):
-    reasons = flags(training, intensity=(5, 60, 60, 130, 190))
-    assert "is this a T1w scan?" in reasons["other_contrast"]
+@pytest.mark.parametrize(
+    ("changes", "flag", "reason"),
+    [
+        # the table of volumes has those on the scan's grid
+        ({"voxels": (0, 100, 100, 700, 50)}, "implausible_volume",
+         "on the model's grid, volumes far from the training scans': B 5600 mm³ (3200 to 3360)"),
+        ({"voxels": (0, 110, 70, 400, 50)}, "asymmetry",
+         "Left A and its partner differ by 22% of their sum"),
+        ({"outside": 0.1}, "other_field", "this scan looks skull-stripped"),
+        ({"outside": 0.8}, "other_field", "this scan looks not skull-stripped"),
+        ({"intensity": (5, 60, 60, 130, 190)}, "other_contrast", "is this a T1w scan?"),
+    ],
+)  # fmt: skip
+def test_scan_unlike_the_training_scans_is_flagged_with_the_reason(training, changes, flag, reason):
+    reasons = flags(training, **changes)
+    assert list(reasons) == [flag] and reason in reasons[flag]

@@ -13,13 +13,11 @@ from quicknat.segmentation.uncertainty import (
 
 
 def test_entropy_is_zero_when_sure_and_one_when_even():
-    sure = torch.zeros(4, 2, 2, 2)
+    sure, unpaired = torch.zeros(4, 2, 2, 2), np.arange(4)
     sure[0] = 1
-    unpaired = np.arange(4)
     assert normalised_entropy(sure, unpaired).max() < 1e-6
-    even = torch.full((4, 2, 2, 2), 0.25)
     for total in (1, 1.3):  # of label tables that merge other classes than partners
-        found = normalised_entropy(total * even, unpaired)
+        found = normalised_entropy(torch.full((4, 2, 2, 2), 0.25 * total), unpaired)
         torch.testing.assert_close(found, torch.ones(2, 2, 2))
 
 
@@ -57,11 +55,8 @@ def test_sides_share_what_the_sagittal_view_gives_to_both(coronal, axial, sagitt
     found = split_sides(aggregated(coronal, axial, sagittal), torch.from_numpy(SWAPPED))
     wanted = torch.tensor(expected, dtype=torch.float32)
     torch.testing.assert_close(found.flatten(), wanted, atol=1e-6, rtol=0)
-
-
-def test_entropy_is_zero_where_all_views_are_sure_of_a_structure_with_two_sides():
-    sure = aggregated([0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 1, 0, 0])
-    assert normalised_entropy(sure, SWAPPED).max() < 1e-6
+    if expected[1] == 1:
+        assert normalised_entropy(aggregated(coronal, axial, sagittal), SWAPPED).max() < 1e-6
 
 
 def test_view_agreement_is_the_mean_dice_between_views_and_result(protocol):
@@ -92,9 +87,3 @@ def test_reference_values_are_reproduced(golden):
     iou, cv = structure_uncertainty(aux["unc_samples"], 4)
     np.testing.assert_allclose(iou, aux["unc_iou"], rtol=1e-12)
     np.testing.assert_allclose(cv, aux["unc_cv"], rtol=1e-12)
-
-
-def test_any_number_of_classes_is_compared():
-    iou, cv = structure_uncertainty([np.array([0, 99]), np.array([99, 99])], 100)
-    assert iou[0] == 0 and iou[99] == 0.5 and np.isnan(iou[50])
-    assert cv[99] == pytest.approx(0.5 / 1.5)

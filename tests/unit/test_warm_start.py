@@ -9,10 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import MODEL, changed
-from quicknat.config import Aggregation, Network
+from quicknat.config import Network
 from quicknat.files import sha256
-from quicknat.images.slices import VIEWS
-from quicknat.model.bundle import write_bundle
 from quicknat.training.setup import WarmStart, prepare_training
 from quicknat.training.train_step import TrainStep
 from quicknat.training.trainer import train_view
@@ -64,14 +62,20 @@ def described(change):
     return apply
 
 
-def test_model_with_the_old_names_of_its_settings_allows_it(present, protocol):
-    def rename(view):
-        view["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
-        training = view["training"]
-        training |= {"dice_over": training.pop("dice_reduction"), "mirror": training.pop("flip")}
-        training |= {"step_epochs": training.pop("lr_step_epochs"), "accumulate": 1, "devices": 1}
+def rename(view):
+    view["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
+    training = view["training"]
+    training |= {"dice_over": training.pop("dice_reduction"), "mirror": training.pop("flip")}
+    training |= {"step_epochs": training.pop("lr_step_epochs"), "accumulate": 1, "devices": 1}
 
-    described(rename)(*present)
+
+def start_warm(view):
+    view["training"]["epochs"], view["warm_start"] = 3, {"stage_epochs": 1}
+
+
+@pytest.mark.parametrize("change", [rename, start_warm])
+def test_model_of_an_earlier_version_or_of_a_warm_start_allows_it(present, protocol, change):
+    described(change)(*present)
     assert prepared(present, protocol).warm_start
 
 
@@ -120,18 +124,17 @@ def test_any_other_change_forbids_it_and_the_log_says_why(present, protocol, cap
     assert "coronal: no warm start, because " in caplog.text and reason in caplog.text
 
 
-def train(present, protocol, output, stacks):
-    start = WarmStart(present[0] / "coronal.safetensors", 2)
-    settings = changed(MODEL, checkpoint_minutes=0)
-    train_view("coronal", protocol, stacks, [], settings, output, None, 1, start)
-
-
 @pytest.mark.slow
-def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
-    present, protocol, tmp_path, monkeypatch, caplog
-):
+def test_interrupted_warm_start_is_resumed(present, protocol, tmp_path, monkeypatch, caplog):
     folder, stacks = present
-    train(present, protocol, tmp_path / "whole", stacks)
+    start = WarmStart(folder / "coronal.safetensors", 2)
+    settings = changed(MODEL, checkpoint_minutes=0)
+
+    def train(name):
+        train_view("coronal", protocol, stacks, [], settings, tmp_path / name, None, 1, start)
+        return load_file(tmp_path / name / "model.safetensors")
+
+    whole = train("whole")
     step, count = TrainStep.step, iter(range(99))
 
     def cut_in_the_third(self, *arguments):
@@ -141,20 +144,8 @@ def test_interrupted_warm_start_goes_on_and_its_model_can_be_warm_started_from(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrainStep, "step", cut_in_the_third)
-        train(present, protocol, tmp_path / "cut", stacks)
+        train("cut")
     with caplog.at_level("INFO"):
-        train(present, protocol, tmp_path / "cut", stacks)
+        resumed = train("cut")
     assert "resuming in epoch 2 after 0 of its 2 steps" in caplog.text
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-
-    views = {view: folder.parent / "views" / view for view in VIEWS}
-    for view in VIEWS[1:]:
-        shutil.copytree(tmp_path / "whole", views[view])
-        renamed = json.loads((views[view] / "model.json").read_text()) | {"view": view}
-        (views[view] / "model.json").write_text(json.dumps(renamed))
-    views["coronal"] = tmp_path / "whole"
-    write_bundle(views, protocol, Aggregation(), 4.0, 64, 48, folder)
-    np.save(tmp_path / "newer.npy", np.load(stacks[0])[::2])
-    made = prepared(present, protocol, train=[*stacks, tmp_path / "newer.npy"])
-    assert made.warm_start["sha256"] == sha256(tmp_path / "whole/model.safetensors")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
