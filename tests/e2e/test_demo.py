@@ -156,3 +156,18 @@ def test_forms_of_a_head(results, protocol, tmp_path):
     stem = tmp_path / "out/sub-anisotropic/anat/sub-anisotropic_desc-quicknat"
     flags = json.loads(Path(f"{stem}_qc.json").read_text())["flags"]
     assert "thick_slices" in {flag["flag"] for flag in flags}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["mgz/quicknatv2_sample.mgz", "malc/1000_SS.nii.gz"])
+def test_shared_scans(results, shared, tmp_path, name):
+    """Other formats are segmented on their own grids."""
+    original = nib.load(shared / "data" / name)
+    found = segment(shared / "data" / name, tmp_path, "--model", results / "model")
+    (dseg,) = found.values()
+    assert dseg.shape == original.shape
+    np.testing.assert_allclose(dseg.affine, original.affine, atol=1e-4)
+    brain = np.asarray(original.dataobj)[np.asarray(dseg.dataobj) > 0]
+    litres = len(brain) * abs(np.linalg.det(dseg.affine[:3, :3])) / 1e6
+    assert 0.4 < litres < 1.8
+    assert (brain > 0).mean() > 0.95  # on the head, not beside it

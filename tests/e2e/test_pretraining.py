@@ -35,3 +35,19 @@ def test_automatic_labels_and_synthetic_images(project):
     assert not list(project.results.glob("scans/sub-m1"))
     project.set("auto_labels", license="elsewhere.txt")  # changes no label
     assert "Nothing to be done" in project.run("--dry-run", LABELLED)
+
+
+@pytest.mark.long
+def test_whole_heads(project, shared):
+    """Label maps of whole heads alone, through both stages."""
+    for number in ("01", "09"):
+        path = shared / f"data/synthseg_label_maps/training_seg_{number}.nii.gz"
+        project.rows += [row(f"m{number}").replace("data/labels.nii.gz", str(path))]
+    project.set("pretrain", source="synthetic")
+    project.run()
+    stack = np.load(project.results / "slices/coronal/sub-m01_tissues.npy")
+    assert stack[:, 0].max() > 24  # the head around the brain
+    model = json.loads((project.folder / STAGE / "model.json").read_text())
+    assert model["training_scans"] == ["sub-m01_tissues", "sub-m09_tissues"]
+    finetuned = json.loads((project.results / "models/finetune/axial/model.json").read_text())
+    assert finetuned["initial_sha256"] and project.jobs() == {}

@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 from torch.nn import functional as F
 
 from helpers import ORIENTATIONS, reoriented
-from quicknat.images.conform import conform, conformed_grid
+from quicknat.images.conform import conform, conform_labels, conformed_grid
 from quicknat.images.resampling import resample, resample_labels
-from quicknat.images.volumes import Grid, Volume
+from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.segmentation.native import to_native
 
 # centre and semi-axes in mm: the first two are twins that touch
@@ -176,3 +176,43 @@ def test_labels_of_many_values_keep_their_type_and_numbers():
     found = resample_labels(Volume(data, np.eye(4), "a"), Grid((30,) * 3, np.diag([0.7] * 3 + [1])))
     assert found.dtype == np.int32 and set(np.unique(found)) == {0, 1035, 2035}
     assert (found == 2035).sum() * 0.343 == pytest.approx(5 * 11 * 11, rel=0.05)
+
+
+@pytest.mark.long
+def test_manual_labels_of_real_scans_are_their_own_there_and_back(shared, protocol):
+    """All 15, 14 of which have an odd number of voxels along some axis."""
+    paths = sorted((shared / "data/malc").glob("*_SS.nii.gz"))
+    assert len(paths) == 15
+    for path in paths:
+        scan = read_volume(path)
+        labels = read_volume(path.with_name(path.name.replace("SS", "glm")))
+        grid = conformed_grid(scan, 1.0, 256)
+        native, conformed = conform_labels(labels, "neuromorphometrics", protocol, grid)
+        assert np.array_equal(np.bincount(native.ravel())[1:], np.bincount(conformed.ravel())[1:])
+        moved = [
+            apply_affine(affine, np.argwhere(data > 0).mean(axis=0))
+            for data, affine in ((native, labels.affine), (conformed, grid.affine))
+        ]
+        np.testing.assert_allclose(*moved, atol=1e-6)
+        assert np.array_equal(back(conformed, grid, labels, softness=0), native)
+
+
+@pytest.mark.long
+def test_demo_s_copies_keep_labels_on_their_image(demo_dseg, head):
+    """Labels explain most of the image's brightness where they are, not beside it."""
+    from quicknat.download.demo import deform
+
+    image, labels = deform(head, demo_dseg, seed=3)
+    shifts = []
+    for axis in range(3):  # labels fit best where they are: parabola through three places
+        fit = [_explained(np.roll(image.data, step, axis), labels.data) for step in (1, 0, -1)]
+        shifts.append((fit[0] - fit[2]) / (2 * (fit[0] - 2 * fit[1] + fit[2])))
+    assert np.abs(shifts).max() < 0.1, shifts  # voxels; 0.17 with the nearest label
+
+
+def _explained(image, labels):
+    """Fraction of the brightness's variance within the brain that the labels explain."""
+    values, groups = image[labels > 0].astype(float), labels[labels > 0]
+    counts = np.maximum(np.bincount(groups), 1)
+    means = np.bincount(groups, values) / counts
+    return (counts * (means - values.mean()) ** 2 * (np.bincount(groups) > 0)).sum() / values.var()

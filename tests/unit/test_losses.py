@@ -89,3 +89,13 @@ def test_edges_are_those_of_the_reference_along_the_axes_that_it_looks_along(gol
     # sees those between slices; ours lie in the slice
     turned = torch.tensor(labels).permute(2, 0, 1)
     np.testing.assert_array_equal(2 * edges(turned).permute(1, 2, 0).numpy(), extra)
+
+
+def test_class_weights_are_the_papers_where_the_reference_rounds_them_to_zero(golden):
+    aux = np.load(golden / "aux.npz")
+    counts = np.bincount(aux["mfb_labels"].ravel().astype(int), minlength=5)
+    ours = class_weights(counts)
+    np.testing.assert_allclose(ours, np.median(counts) / counts, rtol=1e-6)
+    # the reference divides whole numbers: the same, rounded down, so that common classes vanish
+    np.testing.assert_array_equal(np.floor(ours), aux["mfb_weights"][:5])
+    assert ours.min() > 0 and aux["mfb_weights"][:2].max() == 0

@@ -118,3 +118,21 @@ def test_package_imports_no_torch_for_jobs_that_need_none():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("name", ["NONE", "CSSE"])
+def test_golden_copies_are_those_of_the_shared_tensors(golden, shared, name):
+    state, image, logits = reference(golden, name)
+    shared_state, shared_image, shared_logits = reference(shared / "golden", name)
+    assert state.keys() == shared_state.keys() and torch.equal(image, shared_image)
+    assert all(torch.equal(state[key], shared_state[key]) for key in state)
+    with torch.no_grad():  # and here every pixel
+        assert (from_authors(state).eval()(image) - shared_logits).abs().max() <= 1e-5
+    assert torch.equal(logits, shared_logits[..., ::LOGITS_KEPT, ::LOGITS_KEPT])
+
+
+@pytest.mark.parametrize(("kind", "count"), [("none", 3_516_971), ("scse", 3_551_027)])
+def test_full_size_network_has_the_parameters_of_the_reference(kind, count):
+    """The paper says 3.5 million."""
+    network = QuickNAT(28, NetworkSettings(64, kind))
+    assert sum(part.numel() for part in network.parameters()) == count
