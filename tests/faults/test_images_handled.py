@@ -199,6 +199,7 @@ KINDS = {  # voxels, and the flag with its reason
 def test_scan_of_another_kind_is_flagged(shells, segmented, kind):
     scan, flag, reason = KINDS[kind]
     _, _, flags = segmented(shells, *scan)
+    assert "label_map" in flags  # nor have these scans any noise
     if flag:
         assert reason in flags[flag]
     else:

@@ -7,7 +7,11 @@ from helpers import save
 from quicknat.cohort.examine import examine_image
 from quicknat.errors import InputError
 from quicknat.images.conform import conform
-from quicknat.images.intensities import has_noisy_background, without_fill
+from quicknat.images.intensities import (
+    has_noisy_background,
+    looks_like_labels,
+    without_fill,
+)
 from quicknat.images.volumes import Volume, read_scan, read_volume
 
 FILLS = [-32768, -1000, -400, 700, 4095, 32767, np.nan]
@@ -96,3 +100,7 @@ def test_noise_of_mp2rage_is_flagged_with_advice(head, tmp_path):
     path = save(tmp_path / "uni.nii.gz", data, head.affine)
     assert any("LN_MP2RAGE_DNOISE" in reason for reason in examine_image(path, "").warnings)
     assert conform(Volume(data, head.affine, head.path), 4.0, 64)[2]["noisy_background"]
+
+
+def test_label_map_is_told_from_a_scan(head, demo_dseg):
+    assert looks_like_labels(demo_dseg.data) and not looks_like_labels(head.data)

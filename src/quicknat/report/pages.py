@@ -43,6 +43,7 @@ ADVICE = {
     "asymmetry": "Compare both sides in the mosaics: is it a lesion, or an error?",
     "other_field": "The networks were not trained on such scans: add some, or preprocess alike.",
     "noisy_background": "Use the denoised image (UNI-DEN), or denoise it, and segment it again.",
+    "label_map": "Labels were given instead of a scan: do not use this segmentation.",
     "other_modality": "The networks were trained on T1w MRI only: do not use this segmentation.",
     "other_contrast": "Check the sequence; other contrasts need networks trained on them.",
 }

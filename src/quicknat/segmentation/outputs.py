@@ -105,8 +105,8 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
         reason = f"values go down to {darkest:.0f}, as air does in CT: is this a T1w scan?"
         flags.append({"flag": "other_modality", "reason": reason})
     if record.get("looks_like_labels"):
-        reason = "most neighbouring voxels are equal, as in a label map: is this a T1w scan?"
-        flags.append({"flag": "other_modality", "reason": reason})
+        reason = "most neighbouring voxels are equal: is this a T1w scan?"
+        flags.append({"flag": "label_map", "reason": reason})
     if record.get("noisy_background"):  # records of earlier versions lack it
         flags.append({"flag": "noisy_background", "reason": f"{NOISY_BACKGROUND}; {DENOISE}"})
     if outside > 0.001:
