@@ -193,9 +193,10 @@ class Aggregation(Settings):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        total = self.axial + self.coronal + self.sagittal
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"weights of the views should add up to 1, not {total:g}")
+        weights = {"axial": self.axial, "coronal": self.coronal, "sagittal": self.sagittal}
+        if abs(sum(weights.values()) - 1) > 1e-6:
+            listed = ", ".join(f"{view} {weight:g}" for view, weight in weights.items())
+            raise ValueError(f"weights should add up to 1 ({listed})")
         return self
 
 

@@ -264,3 +264,21 @@ def test_volumes_that_are_missing_are_named_in_the_text(browse, report):
     (said,) = opened.errors  # the browser's own line
     opened.errors.clear()
     assert "ERR_FILE_NOT_FOUND" in said
+
+
+def test_contrast_changes_with_the_right_button_and_comes_back_with_a_double_click(viewer):
+    page = viewer()
+    page.get_by_label("Prediction", exact=True).uncheck()
+    box = page.locator(CANVAS).bounding_box()
+    x, y = box["x"] + 200, box["y"] + 200
+    page.mouse.dblclick(x, y)
+    before = picture(page)
+    page.mouse.move(x, y)
+    page.mouse.down(button="right")
+    page.mouse.move(x, y - 40, steps=8)
+    page.mouse.move(x - 40, y - 40, steps=8)
+    page.mouse.up(button="right")
+    page.mouse.move(x, y)
+    assert changed(before, picture(page)) > 0.05
+    page.mouse.dblclick(x, y)
+    assert changed(before, picture(page)) < 0.001

@@ -77,3 +77,7 @@ def test_commands_run_in_the_order_of_the_pages(shell):
         done = shell(block.text)
         message = f"{name_of(block.page)}: {block.text}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
         assert done.returncode == 0, message
+
+
+def test_block_that_fails_is_noticed(shell):
+    assert shell("quicknat check /data/none.tsv\necho done").returncode == 1

@@ -7,8 +7,13 @@ import sys
 from urllib.parse import urldefrag
 
 import pytest
+import typer
 
 from helpers import LABELS, ROOT
+from quicknat.cli import app
+from quicknat.cohort.sheet import SCANS, SOURCES
+from quicknat.config import Config
+from quicknat.validation import section_model
 
 pytestmark = pytest.mark.slow
 NO_NETWORK = """
@@ -32,8 +37,9 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-c", NO_NETWORK, "build", "--strict", "--site-dir", str(folder)]
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": path}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -41,6 +47,10 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(site):
     return {path: path.read_text() for path in site.rglob("*.html") if path.name != "404.html"}
+
+
+def text_of(site, name):
+    return (site / "reference" / f"{name}.html").read_text()
 
 
 def test_pages_load_files_of_the_site_only(site, pages):
@@ -61,16 +71,25 @@ def test_equations_are_mathml_and_none_is_left_as_source(pages):
         assert not re.search(r'</p>\s*(<span>)?<math [^>]*"inline"', text), path.name
 
 
-REFERENCE = {  # by page, one of each kind of row
-    "cli": ['id="quicknat-segment"', 'id="quicknat-cite"', "<code>--label-convention"],
-    "config": ['id="training"', "<code>spacing_mm</code>", "<code>new_scans</code>"],
-    "sheet": ["<code>label_convention</code>", "<code>participant</code>"],
-    "sources": ["<code>checksum</code>", "<td>img2fmri</td>"],
-    "labels": [f'id="{path.stem}"' for path in LABELS.glob("*.tsv")],
-}
+def test_reference_has_every_command_and_option(site):
+    text = text_of(site, "cli")
+    for name, command in typer.main.get_command(app).commands.items():
+        assert f'id="quicknat-{name}"' in text
+        for option in command.params:
+            assert not option.opts[0].startswith("-") or f"<code>{option.opts[0]}" in text, name
+    assert str(ROOT) not in text
 
 
-@pytest.mark.parametrize("name", REFERENCE)
-def test_reference_is_made_of_the_code(site, name):
-    text = (site / f"reference/{name}.html").read_text()
-    assert [row for row in REFERENCE[name] if row not in text] == [] and str(ROOT) not in text
+def test_reference_has_every_setting_column_label_table_and_source(site):
+    sections = [section_model(field) or Config for field in Config.model_fields.values()]
+    wanted = {"config": {key for section in sections for key in section.model_fields}}
+    tables = {"sheet": SCANS, "sources": SOURCES}
+    wanted |= {name: set(rows.json_schema()["properties"]) for name, rows in tables.items()}
+    for name, keys in wanted.items():
+        text = text_of(site, name)
+        said = set(re.findall(r"<tr>\s*<td><code>(\w+)</code>", text))
+        assert keys <= said | set(re.findall(r'<h2 id="(\w+)"', text))
+    for path in LABELS.glob("*.tsv"):
+        assert f'id="{path.stem}"' in text_of(site, "labels")
+    sources = (ROOT / "workflow/sources.tsv").read_text().splitlines()[1:]
+    assert all(f"<td>{line.split(chr(9))[0]}</td>" in text_of(site, "sources") for line in sources)

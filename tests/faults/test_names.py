@@ -160,7 +160,7 @@ def test_scan_of_a_name_in_the_sheet_is_not_dropped_silently(tmp_path, caplog):
     sheet = tmp_path / "cohort.tsv"
     write_sheet(survey(one).scans, sheet)
     scans, new = add_to_sheet(survey(two).scans, sheet)
-    assert (new, [scan.id for scan in scans]) == (["sub-bert"], ["sub-anna", "sub-bert"])
+    assert (new, [scan.id for scan in scans]) == ({"sub-bert"}, ["sub-anna", "sub-bert"])
     assert "1 scans are not added" in caplog.text and "two/anna.nii" in caplog.text
 
 
@@ -168,7 +168,7 @@ def test_scan_of_a_name_in_the_sheet_is_not_dropped_silently(tmp_path, caplog):
 def test_scan_that_older_versions_gave_another_name_is_not_added_again(tmp_path):
     root, sheet = tree(tmp_path / "fs", *surfer("OAS2_0001_MR1", "orig.mgz")), tmp_path / "c.tsv"
     sheet.write_text("subject\timage\tsplit\nOAS20001MR1\tfs/OAS2_0001_MR1/mri/orig.mgz\tsegment\n")
-    assert add_to_sheet(survey(root).scans, sheet)[1] == []
+    assert not add_to_sheet(survey(root).scans, sheet)[1]
 
 
 @pytest.mark.case(64)

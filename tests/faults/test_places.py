@@ -142,8 +142,9 @@ def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, tmp_
 @pytest.mark.parametrize("stage", STAGES)
 def test_folder_that_cannot_be_made_is_refused_by_every_stage(commands, tmp_path, stage):
     (tmp_path / "file").write_text("mine")
-    (*_, message) = commands(stage, tmp_path / "file/out").err
-    assert message.startswith(f"error: {tmp_path / 'file'}")
+    done = commands(stage, tmp_path / "file/out")
+    message = done.err[-1]
+    assert done.status == 1 and message.startswith(f"error: {tmp_path / 'file'}")
     assert "Not a directory" in message or "File exists" in message
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -103,3 +104,11 @@ def test_jobs_of_the_workflow_but_downloads_can_be_kept_from_the_network(tmp_pat
             [sys.executable, program, command], env=environment, capture_output=True, text=True
         )
         assert said in done.stderr.splitlines()[-1].lower(), done.stderr
+
+
+def test_linter_looks_for_pickle_eval_and_shells_in_the_package():
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert "S" in lint["select"] and not [rule for rule in lint["ignore"] if rule.startswith("S")]
+    ours = [rules for key, rules in lint["per-file-ignores"].items() if key.startswith("src")]
+    assert set().union(*ours) == {"S603", "S606", "S607"}  # programs, from lists of arguments
+    assert not [path for path in SOURCES if re.search(r"noqa: S\d", path.read_text())]

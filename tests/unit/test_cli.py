@@ -44,6 +44,7 @@ MISUSE = [
     (["segment", "a.nii", "b.nii", "--name", "sub-1", "--output", "o"], "for a single image"),
     (["segment", "--list", "l.tsv", "--session-label", "1", "--output", "o"], "select some"),
     (["segment", "a.nii", "--fast", "--model", "1mm", "--output", "o"], "leave out --model"),
+    (["segment", "a.nii", "--fast", "--model", "./m", "--output", "o"], "leave out --model"),
 ]
 
 

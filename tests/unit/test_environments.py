@@ -70,3 +70,9 @@ def test_citation_names_the_version_of_the_package_and_the_licence_of_its_code()
     code, weights = PROJECT["license"].split(" AND ")
     assert (cited["license"], weights) == (code, "CC-BY-NC-4.0")
     assert cited["preferred-citation"]["doi"] == "10.1016/j.neuroimage.2018.11.042"
+
+
+def test_samseg_environment_pins_the_version_that_was_tried():
+    described = yaml.safe_load((ROOT / "envs" / "samseg.yaml").read_text())
+    (wanted,) = [part["pip"] for part in described["dependencies"] if isinstance(part, dict)]
+    assert wanted == ["numpy<2", "samseg==0.4a0"]  # its only release; it needs NumPy 1

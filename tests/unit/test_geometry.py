@@ -86,12 +86,16 @@ def test_scan_with_the_grid_s_voxels_is_only_flipped_cropped_and_padded(parity):
     scan = Volume(np.where(labels.data > 0, noise, 0).astype(np.int16), labels.affine, "scan")
     first, same_grid, record = conform(scan, 2.0, 48)
     low, high = record["intensity_at_0_and_255"]
+    coarse, coarse_grid, _ = conform(scan, 3.0, 40)  # resampled
     for codes in ORIENTATIONS:
         one, native = turned(scan, codes), turned(labels, codes)
         image, grid, _ = conform(one, 2.0, 48)
         assert nib.aff2axcodes(grid.affine) == ("R", "A", "S")
         np.testing.assert_allclose(grid.affine, same_grid.affine, atol=1e-9)
-        assert np.array_equal(image, first)
+        assert np.array_equal(image, first), codes
+        again, other_grid, _ = conform(one, 3.0, 40)
+        np.testing.assert_allclose(other_grid.affine, coarse_grid.affine, atol=1e-9)
+        assert np.array_equal(again, coarse), codes
         conformed = resample_labels(native, grid)
         assert np.array_equal(
             np.bincount(conformed.ravel())[1:], np.bincount(native.data.ravel())[1:]

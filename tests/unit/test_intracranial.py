@@ -1,5 +1,7 @@
 """Brain mask and intracranial volume, with the model that the package ships."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from made_up_head import CAVITY_ML, RADII, SPACING, ellipsoid, head
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid, Volume
-from quicknat.segmentation.intracranial import brain_box, brain_mask, find_cavity
+from quicknat.segmentation.intracranial import MODEL, brain_box, brain_mask, find_cavity
 
 
 def cavity_in(scan, spacing=SPACING):
@@ -73,3 +75,19 @@ def test_box_holds_the_brain_with_a_margin_and_little_else(stripped):
         assert side % 16 == 0 and side <= 2 * radius + 32
         assert part.start < centre - radius and part.stop > centre + radius
     assert max(part.stop - part.start for part in brain_box(cavity, grid.affine, 128, 48)) == 48
+
+
+def test_result_is_the_same_each_time():
+    one, again = found(*head()), found(*head())
+    assert again.volume_mm3 == one.volume_mm3
+    np.testing.assert_array_equal(again.mask, one.mask)
+
+
+def test_model_is_small_and_says_what_it_was_trained_on():
+    files = list(MODEL.iterdir())
+    assert sum(path.stat().st_size for path in files) < 1_000_000
+    described = json.loads((MODEL / "bundle.json").read_text())
+    for view in described["views"].values():
+        assert view["classes"] == ["Background", "Intracranial"]
+        assert not set(view["training_scans"]) & set(view["validation_scans"])
+    assert "SynthSeg" in (MODEL / "README.md").read_text() and "/scratch" not in str(described)

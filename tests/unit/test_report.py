@@ -21,7 +21,12 @@ from quicknat.package_data import TEMPLATES
 from quicknat.report.cohort_page import demographics, run_times
 from quicknat.report.inputs import ReportInputs, read_note
 from quicknat.report.pages import ADVICE, with_percentiles
-from quicknat.report.standalone import BUNDLES, write_libraries, write_single_file
+from quicknat.report.standalone import (
+    BUNDLES,
+    classic_script,
+    write_libraries,
+    write_single_file,
+)
 from quicknat.segmentation.tasks import Outcome
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
@@ -112,6 +117,7 @@ def test_scans_of_chunks_have_no_page_and_the_report_says_so(tmp_path, protocol)
         (b"participant_id\tage\nsub-1\t30\nsub-2\t31\nsub-1\t32\n", "'sub-1' in two"),
         (b"participant_id\tage\n\t30\n\t31\n", "'n/a' in two"),
         (b"participant_id,age\nsub-1,30\n", "has columns that ',' separates"),
+        (b"subject\tage\nsub-1\t30\n", "has no column 'participant_id'"),
         (b"participant_id\tage\nsub-1\t30\tF\n", "more cells than its header"),
     ],
 )
@@ -293,3 +299,23 @@ def test_package_of_the_viewer_that_is_absent_or_another_is_named(
     with pytest.raises(InputError, match=problem):
         write_libraries(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_module_becomes_a_script_with_what_it_exports():
+    script, notices = classic_script("var a=1;var b=2;export{a as default,b};\n/*! © */\n", "lib")
+    assert script.startswith('"use strict";\nwindow.lib = (() => {\nvar a=1;var b=2;\n')
+    assert "return { default: a, b: b };" in script and notices == "/*! © */"
+    with pytest.raises(ValueError, match="export"):
+        classic_script("var a=1;", "lib")
+
+
+@pytest.mark.parametrize(("alone", "given", "said"), [(0.9, "", 1), (0.1, "", 0), (0.9, "1mm", 0)])
+def test_view_that_is_better_alone_is_pointed_out(tmp_path, protocol, alone, given, said):
+    inputs = made_up_results(tmp_path, [one_scan("1")], protocol, given=given)
+    path = tmp_path / "metrics/views.tsv"
+    table = pd.read_csv(path, sep="\t")
+    table.loc[table["view"] == "aggregate", "dice"] = 0.5
+    table.loc[table["view"] == "coronal", "dice"] = alone
+    table.loc[table["view"] == "axial", "dice"] = 0.503  # less than chance
+    table.to_csv(path, sep="\t", index=False)
+    assert written(inputs).count("alone is better") == said

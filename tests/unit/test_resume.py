@@ -134,7 +134,9 @@ def test_signal_saves_and_the_next_call_goes_on(stacks, tmp_path, monkeypatch, n
     assert done.status == 75, str(done)
     assert "stopped in epoch 1 after step 3" in str(done) and "same command again" in str(done)
     assert [path.name for path in (tmp_path / "m/state").glob("*.pt")] == ["00001-0000003.pt"]
-    assert "resuming in epoch 1 after 3 of its 5 steps" in "\n".join(quicknat(*command).err)
+    done = quicknat(*command)
+    assert done.status == 0, str(done)
+    assert "resuming in epoch 1 after 3 of its 5 steps" in "\n".join(done.err)
 
 
 def test_finished_epoch_is_never_trained_again(train_until_cut, tmp_path):
@@ -263,3 +265,22 @@ def test_killed_command_run_again_gives_the_weights_of_one_that_was_not(stacks, 
     end(whole)
     assert "resuming in epoch" in end(start(tmp_path / "broken"))
     assert_same_model(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_state_of_an_earlier_version_is_resumed_unless_it_has_what_is_gone(
+    train, train_until_cut, tmp_path, caplog
+):
+    train_until_cut(tmp_path / "m", 3)
+    (record, _) = sorted((tmp_path / "m/state").glob("*.json"), reverse=True)
+    described = json.loads(record.read_text())
+    described["fingerprint"]["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
+    setting = described["fingerprint"]["setting"]
+    setting |= {"dice_over": setting.pop("dice_reduction"), "accumulate": 2, "devices": 1}
+    record.write_text(json.dumps(described))
+    with pytest.raises(InputError, match="'setting.accumulate' is 2, but was removed; remove it"):
+        train(tmp_path / "m")
+    setting["accumulate"] = 1
+    record.write_text(json.dumps(described))
+    with caplog.at_level(logging.INFO):
+        train(tmp_path / "m")
+    assert "resuming in epoch 1 after 2 of its 5 steps" in caplog.text

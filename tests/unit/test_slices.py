@@ -1,16 +1,26 @@
 """Slices: which axis, which way round, which classes."""
 
+import json
+
 import numpy as np
 import pytest
 
 from quicknat.errors import InputError
-from quicknat.images.slices import VIEWS, open_stack, to_slices, view_stack
+from quicknat.images.slices import VIEWS, open_stack, to_slices, view_stack, write_stacks
 
 
 def test_each_view_cuts_its_own_ras_axis():
     volume = np.zeros((4, 5, 6))
     shapes = {view: to_slices(volume, view).shape for view in VIEWS}
     assert shapes == {"sagittal": (4, 5, 6), "coronal": (5, 4, 6), "axial": (6, 4, 5)}
+
+
+def test_labelled_voxels_beyond_the_window_are_counted_and_warned_of(protocol, tmp_path, caplog):
+    labels = np.zeros((48, 48, 48), np.uint8)
+    labels[10:40, 20, 20] = 3
+    write_stacks(labels, labels, (0, 0, 0), 32, protocol, tmp_path, "sub-1")
+    assert json.loads((tmp_path / "sub-1.json").read_text())["labelled_voxels_outside"] == 8
+    assert "sub-1: 8 labelled voxels lie outside the slices" in caplog.text
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -11,6 +11,7 @@ from quicknat.synthesis.synthesize import (
     REFERENCE,
     Draw,
     Ranges,
+    _acquisition,
     random_grid,
     synthesize,
 )
@@ -173,3 +174,15 @@ def test_command_draws_as_many_synthetic_slices_as_asked_for(dseg_file, tmp_path
     assert sheet.shape == (2 * 48, 8 * 48, 3)
     assert sheet[:48].any() and not sheet[48:, 4 * 48 :].any()
     assert quicknat(*command, "oblique").status == 2
+
+
+def test_acquisition_keeps_what_is_even_and_blurs_coarse_axes_more():
+    fine, coarse = (
+        _acquisition(SIDE, Draw(4, generator()), Ranges(coarse=share)) for share in (0, 1)
+    )
+    for matrix in (fine, coarse):
+        torch.testing.assert_close(matrix.sum(dim=2), torch.ones(4, SIDE))
+    sharp = _acquisition(SIDE, Draw(1, generator()), changed())
+    torch.testing.assert_close(sharp[0], torch.eye(SIDE))
+    edge = (torch.arange(SIDE) > 30).float()
+    assert (coarse @ edge).diff().amax() < (fine @ edge).diff().amax()

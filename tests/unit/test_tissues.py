@@ -30,11 +30,13 @@ def test_structures_are_tissues_of_their_own_and_both_sides_the_same(convention)
     protocol = next(protocol for protocol in SHIPPED if protocol.name == "quicknat33")
     tissues = [
         set(to_tissues(np.array(parse_ids(text)), convention, protocol, "x").tolist())
-        for text in protocol.table[convention][1:]
+        for text in protocol.table[convention]
     ]
-    for found, partner in zip(tissues, protocol.partners("coronal")[1:], strict=True):
-        assert 0 not in found and (partner < 0 or found == tissues[partner - 1])
-        assert not any(found & other for other in tissues if other != found)
+    for index, partner in list(enumerate(protocol.partners("coronal").tolist()))[1:]:
+        own = {index, partner} if partner > 0 else {index}
+        assert 0 not in tissues[index] and all(tissues[k] == tissues[index] for k in own)
+        others = [tissues[k] for k in range(1, len(tissues)) if k not in own]
+        assert not any(tissues[index] & other for other in others), protocol.names[index]
 
 
 def test_no_number_is_two_tissues():

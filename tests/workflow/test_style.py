@@ -38,21 +38,26 @@ def test_no_rule_searches_all_scans_for_each_one():
     assert "lookup(" not in RULES
 
 
-def in_default_encoding(call):
-    """Whether a call reads or writes text in the encoding of the locale."""
-    name, text = ast.unparse(call.func), ast.unparse(call)
-    reads = name.rpartition(".")[2] in ("read_text", "write_text", "open", "fdopen")
-    reads &= name not in ("tarfile.open", "gzip.open", "found.read_text")  # of a distribution
-    program = any(word.arg in ("text", "universal_newlines") for word in call.keywords)
-    return (reads or program) and not re.search(r"encoding=|'utf-8(-sig)?'|'[rwax]*b'", text)
+def default_encodings(tree):
+    """Return lines of calls that read or write text in the encoding of the locale."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        given = {word.arg: word.value for word in call.keywords}
+        text = {"read_text": 0, "write_text": 1}.get(name, -1) >= len(call.args)
+        if name in ("open", "fdopen"):
+            kinds = [part.value for part in call.args if isinstance(part, ast.Constant)]
+            of_path = getattr(getattr(call.func, "value", None), "id", "")
+            text = of_path not in ("tarfile", "gzip") and not any("b" in str(k) for k in kinds)
+        text |= bool({"text", "universal_newlines"} & set(given))
+        if text and "encoding" not in given:
+            yield call.lineno
 
 
 def test_text_files_and_programs_are_read_and_written_in_utf_8():
     found = {
-        f"{path}:{node.lineno}"
+        f"{path}:{line}"
         for path in (ROOT / "src").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and in_default_encoding(node)
+        for line in default_encodings(ast.parse(path.read_text()))
     }
     assert found == set()
     assert not re.search(r"read_text\(\)|write_text\((?!.*utf-8)|open\(", RULES)

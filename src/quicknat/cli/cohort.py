@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOURCES = Path("workflow/sources.tsv")
+LISTED = 20  # new scans
 Layout = Literal[
     "oasis1", "ixi", "bids", "fastsurfer", "freesurfer", "synthseg", "plain", "folders"
 ]  # fmt: skip
@@ -99,7 +100,7 @@ def sheet(
     `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv --add`
     """
     from quicknat.cohort.naming import Selection
-    from quicknat.cohort.sheet import LOCAL, read_sheet
+    from quicknat.cohort.sheet import LOCAL, read_rows, read_sheet
     from quicknat.cohort.survey import survey
     from quicknat.cohort.writing import (
         add_to_sheet,
@@ -124,7 +125,7 @@ def sheet(
         raise InputError(data, f"has no usable scan (layout {found.layout})", "see reasons above")
     chosen = selection.of(found.scans, attrgetter("id"), data)
     if add and not label_convention:  # that of the sheet, if it has one
-        stated = {scan.label_convention for scan in read_sheet(output)} - {""}
+        stated = {*read_rows(output).get("label_convention", ())} - {""}
         label_convention = stated.pop() if len(stated) == 1 else ""
     rows = resolve(chosen, split or "", label_convention)
     log.info("%s: %d scans of %d participants (layout %s)",
@@ -133,8 +134,10 @@ def sheet(
         scans, new = add_to_sheet(rows, output)
         log.info("%s: %d of them are new, for a total of %d", output, len(new), len(scans))
         rows = [row for row in rows if row.id in new]
-        for scan in (scan for scan in scans if scan.id in new):
+        for scan in [scan for scan in scans if scan.id in new][:LISTED]:
             log.info("  new: %s, %s", scan.id, scan.split)
+        if any(row.labels for row in rows) and label_convention:
+            log.info("  with labels of the convention %s, unless known", label_convention)
     else:
         scans = write_sheet(rows, output, overwrite)
     if failed:
@@ -152,13 +155,17 @@ def sheet(
 def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None:
     """Log the splits of a sheet's scans, and what is special about the rows that were found."""
     from quicknat.cohort.layouts import PARTIAL
+    from quicknat.cohort.naming import scan_name
     from quicknat.cohort.participants import repeated_participants
+    from quicknat.cohort.sheet import read_rows
 
     def names(some: Sequence[Scan]) -> str:
         return ", ".join(scan.id for scan in some[:3]) + ", …" * (len(some) > 3)
 
     splits = Counter(scan.split for scan in scans)
-    automatic = {row.id for row in rows if row.split == "auto"}
+    raw = read_rows(sheet).reindex(columns=["subject", "session", "entities", "split"])
+    raw = raw[raw.pop("split") == "auto"].fillna("")
+    automatic = {scan_name(*cells) for cells in raw.itertuples(index=False)}
     by_hash = Counter(scan.split for scan in scans if scan.id in automatic)
     for name in get_args(Split):
         if splits[name]:
@@ -220,7 +227,9 @@ def check(
     from quicknat.cohort.sheet import Scan, read_sources
     from quicknat.cohort.survey import find_images
 
-    is_sheet = [path.suffix.lower() in (".tsv", ".csv", ".txt") for path in what]
+    is_sheet = [
+        path.suffix.lower() in (".tsv", ".csv", ".txt") and not path.is_dir() for path in what
+    ]
     if any(is_sheet) and len(what) > 1:
         raise typer.BadParameter("give one sheet, or image files")
     if is_sheet[0]:

@@ -46,13 +46,14 @@ def evaluate(
     Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv`; for
     `aseg.mgz` as the reference: `--label-convention freesurfer`
     """
+    import numpy as np
     import torch
 
     from quicknat.evaluation.metrics import confusion_table, count_pairs, view_table
     from quicknat.evaluation.metrics import evaluate as compare
     from quicknat.files import require_absent, written_whole
     from quicknat.images.labels import Protocol
-    from quicknat.images.volumes import as_bytes, read_volume, require_same_grid
+    from quicknat.images.volumes import Volume, as_bytes, read_volume, require_same_grid
     from quicknat.segmentation.outputs import stated_convention
 
     if not overwrite:
@@ -66,13 +67,14 @@ def evaluate(
     for volume in (theirs, *views.values()):
         require_same_grid(volume.path, volume, ours)
     last = len(table.names) - 1
-    made = stated_convention(prediction)  # with --label-convention freesurfer
-    if made not in ("", table.name):
-        found = table.remap(ours.data, made, prediction)
-        maps = {view: table.remap(volume.data, made, volume.path) for view, volume in views.items()}
-    else:
-        found = as_bytes(ours, last)
-        maps = {view: as_bytes(volume, last) for view, volume in views.items()}
+    numbered = stated_convention(prediction) == "freesurfer"
+
+    def classes(volume: Volume) -> np.ndarray:
+        if numbered and volume.data.any():
+            return table.remap(volume.data, "freesurfer", volume.path)
+        return as_bytes(volume, last)
+
+    found, maps = classes(ours), {view: classes(volume) for view, volume in views.items()}
     if label_convention:
         truth = table.remap(theirs.data, label_convention, reference)
     else:

@@ -161,10 +161,10 @@ def segment(
     from quicknat.hardware import computes_in_bfloat16, gpu_works, keep_freed_memory
     from quicknat.model.bundle import load_bundle, with_winograd
     from quicknat.segmentation.batch import segment_all
-    from quicknat.segmentation.outputs import DESCRIPTION
+    from quicknat.segmentation.outputs import is_raw
     from quicknat.segmentation.tasks import FAILED, Options, find_scans, is_bad, read_tasks
 
-    sources = [path for path in images or [] if (path / DESCRIPTION).is_file()]
+    sources = [path for path in images or [] if is_raw(path)]
     if any(path.resolve() == output.resolve() for path in sources):
         fix = "choose a folder of its own, e.g. derivatives/quicknat in it"
         raise InputError(output, "is the data set itself", fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -148,6 +149,9 @@ def export(
     """
     from quicknat.model.export import export_bundle
 
+    for name in ("torch.onnx", "onnx_ir"):  # they warn of what they do themselves
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     export_bundle(model, output)
     log.info("wrote %s", output)
 

@@ -221,11 +221,13 @@ def check_cohort(
         InputError: the sheet or the protocol cannot be read.
     """
     scans, faults = examined or examine_sheet(paths.sheet, paths.auto)
-    verdicts, reasons, valid = [], defaultdict(list), set(scans)
+    verdicts, valid = [], set(scans)
+    reasons: dict[Scan, list[str]] = defaultdict(list)
     for fault in faults:
         reason = explain(fault.error, paths.sheet).removeprefix(f"{paths.sheet} ")
         if fault.scan in valid:
-            reasons[fault.scan].append(reason)
+            if reason not in reasons[fault.scan]:  # of two equal rows
+                reasons[fault.scan].append(reason)
         elif fault.scan:
             verdicts.append(Verdict(fault.scan.id, fault.scan.split, fault.scan.image, BAD, reason))
         else:

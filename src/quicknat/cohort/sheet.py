@@ -287,7 +287,8 @@ def examine_sheet(path: str | Path, auto: str = "") -> tuple[list[Scan], list[Fa
             continue
         first = first_of.setdefault(who, scan) if side(split) else scan
         for is_wrong, problem, fix in (
-            (names[scan.id] > 1, "is in two rows", "remove one, or give each a session"),
+            (names[scan.id] > 1, "is in two rows",
+             "remove one, or give each a session or entities"),
             (split in ("train", "val", "test") and not scan.labels,
              f"has split={split} but no labels", "name them, or use pretrain/segment"),
             (not scan.image and not (split == "pretrain" and scan.labels),

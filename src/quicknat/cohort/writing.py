@@ -95,7 +95,7 @@ def _scan(line: str, columns: Sequence[str]) -> Scan:
     return Scan(**known, split="")
 
 
-def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], list[str]]:
+def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], set[str]]:
     """Append rows for scans that a sheet lacks; leave everything else in it unchanged.
 
     A scan is there if its image is, or its subject, session and entities, also in rows that are
@@ -138,12 +138,13 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
         what = "have labels now, but not in the sheet; fill in labels, label_convention, split"
         more = " …" if len(labelled) > NAMED else ""
         log.warning("%s: %d %s: %s", sheet, len(labelled), what, ", ".join(labelled[:NAMED]) + more)
-    local = [scan for scan in written if scan.source == LOCAL and scan.image]
-    if gone := [scan.id for scan in local if not find_all(sheet.parent / scan.image)]:
+    local = {scan.id: sheet.parent / scan.image for scan in written
+             if scan.source == LOCAL and scan.image}  # fmt: skip
+    gone = [name for name, path in local.items() if not (path.is_file() or find_all(path))]
+    if gone:
         more = " …" if len(gone) > NAMED else ""
-        log.warning("%s: images of %d rows are gone: %s", sheet, len(gone),
-                    ", ".join(gone[:NAMED]) + more)  # fmt: skip
-    return written, [scan.id for scan in new]
+        log.warning("%s: the image is gone of %s%s", sheet, ", ".join(gone[:NAMED]), more)
+    return written, {scan.id for scan in new}
 
 
 def failed_scans(path: str | Path) -> list[str]:

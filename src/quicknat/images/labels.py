@@ -219,13 +219,17 @@ class Protocol:
         if unknown:
             listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown[:LISTED])
             more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
+            what = (
+                f"label values {listed}{more} are"
+                if len(unknown) > 1
+                else f"label value {listed} is"
+            )
             column = "index" if convention == self.name else convention
             raise InputError(
                 where,
-                f"label value {listed}{more} is in no row of the label table '{self.name}', "
-                f"column {column}",
-                "check the sheet's 'label_convention', or add the value to that table (to row 0 if "
-                "it is to be background)",
+                f"{what} in no row of the label table '{self.name}', column {column}",
+                "check the label convention, or add the value to that table (to row 0 if it is to "
+                "be background)",
             )
         lookup = np.array([known[int(value)] for value in values], dtype=np.uint8)
         mapped = lookup[np.searchsorted(values, source)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import warnings
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -124,9 +123,6 @@ def export_onnx(bundle: Bundle, licence: str, folder: Path) -> None:
     :func:`quicknat.model.views.slice_probabilities`; probabilities out are float32 (N, C, S, S).
     Needs the extra ``onnx``.
     """
-    for name in ("torch.onnx", "onnx_ir"):  # they warn of what they do themselves
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     sides = [bundle.slice_size] * 2
     for view, part in bundle.networks.items():
         log.info("exporting the network of the %s view", view)

@@ -98,14 +98,15 @@ class ReportInputs:
         found: dict[tuple[str, str], pd.DataFrame] = {}
         for stage, view in product(STAGES, () if self.given else VIEWS):
             folder = self.results / "models" / stage / view
-            if (path := folder / "history.tsv").exists() and self._led_to_model(folder):
+            stale = stage == "pretrain" and not self._led_to_model(folder)
+            if (path := folder / "history.tsv").exists() and not stale:
                 found[stage, view] = pd.read_csv(path, sep="\t")
         return found
 
     def _led_to_model(self, folder: Path) -> bool:
-        """Return whether the model's network of a view began with the weights of pre-training."""
+        """Return whether the model's network began with this one, as far as files are there."""
         bundle, weights = self.results / "model/bundle.json", folder / "model.safetensors"
-        if folder.parent.name != "pretrain" or not (bundle.exists() and weights.exists()):
+        if not (bundle.exists() and weights.exists()):
             return True
         entry = json.loads(bundle.read_bytes())["views"][folder.name]
         return sha256(weights) in starts(entry)

@@ -111,9 +111,11 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         for path in [*folder.glob("sub-*.html"), folder / INCOMPLETE]:
             if path not in pages:
                 path.unlink(missing_ok=True)
-        for path in [*folder.glob("figures/sub-*"), *folder.glob("volumes/sub-*.js")]:
-            if path.stem not in names:  # its images, too, since people mail this folder
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        kept = {*names, *figures}
+        for path in [*folder.glob("figures/*"), *folder.glob("volumes/*.js")]:
+            if path.stem not in kept:  # its images, too, since people mail this folder
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_folder else path.unlink()
     with written_whole(*pages) as temporaries:
         for temporary, text in zip(temporaries, pages.values(), strict=True):
             temporary.write_text(text, encoding="utf-8")

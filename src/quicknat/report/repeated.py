@@ -28,7 +28,9 @@ PANEL = 300  # height of a panel, in its own units
 MOST_LINES = 500  # of a panel
 UNKNOWN = ("", "n/a", "na", "nan", "null", "none")
 # names of first sessions, which the alphabet may put last
-FIRST = re.compile(r" (pre|bl|base|baseline|screening)(?![a-z])", re.IGNORECASE)
+FIRST = re.compile(
+    r" (pre|bl|base|baseline|screening|test|before|initial|first)(?![a-z])", re.IGNORECASE
+)
 
 
 def read_times(

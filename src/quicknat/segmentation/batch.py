@@ -271,7 +271,7 @@ def segment_all(
             for _ in pool.map(keep, tasks) if pool else map(keep, tasks):
                 pass
     except BaseException:
-        log.warning("stopped: %d of %d scans are finished; the same command goes on",
+        log.warning("stopped: %d of %d scans ended; the same command (without --overwrite) resumes",
                     len(ended), len(tasks))  # fmt: skip
         if not tables and not chosen.folder_per_scan:  # of what ended before Ctrl-C
             try:

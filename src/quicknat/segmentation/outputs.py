@@ -82,7 +82,8 @@ def output_files(output: str | Path, name: str, options: Options | None = None) 
 
 def stated_convention(labels: Path) -> str:
     """Return the label convention that the sidecar of a label map of ours states; "" for none."""
-    sidecar = labels.with_name(labels.name.removesuffix(".nii.gz") + ".json")
+    name = labels.name.removesuffix(".nii.gz").removesuffix(".mgz")
+    sidecar = labels.with_name(f"{name}.json")
     try:
         return str(json.loads(sidecar.read_bytes())["how"]["label_convention"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -209,13 +210,25 @@ def require_bids(folder: Path) -> dict:
         described = json.loads(path.read_bytes())
         absent = [key for key in ("Name", "BIDSVersion") if key not in described]
         problem = f"lacks {' and '.join(absent)}" if absent else ""
-    except FileNotFoundError:
-        problem = "is missing, which makes a folder a BIDS data set"
+    except FileNotFoundError as error:
+        fix = "name a BIDS data set, or --skip-bids-validation"
+        raise InputError(path, "does not exist", fix) from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
         problem = f"cannot be read ({one_line(error)})"
     if problem:
         raise InputError(path, problem, "complete it as BIDS says, or --skip-bids-validation")
     return dict(described)
+
+
+def is_raw(folder: Path) -> bool:
+    """Return whether a folder is a BIDS data set, and no derivative of ours."""
+    try:
+        made = json.loads((folder / DESCRIPTION).read_bytes()).get("GeneratedBy", [])
+        return all(program.get("Name") != "quicknat" for program in made)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return True  # damaged
 
 
 def source_dataset(folder: Path) -> dict[str, str]:

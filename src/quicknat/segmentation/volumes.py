@@ -72,7 +72,7 @@ def stats_text(
     """
     known = freesurfer_structures(protocol)[1:]
     table = volumes.assign(label=known["freesurfer_name"].array)
-    if known["freesurfer_id"].isna().all():
+    if protocol.table["freesurfer"][1:].eq("").all():
         names = table["name"].str.replace(" ", "-")
         table = table.assign(freesurfer_id=table["index"], label=names)
     table = table.dropna(subset="freesurfer_id")
