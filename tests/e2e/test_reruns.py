@@ -82,6 +82,22 @@ def replace(name, age=None):
     return change
 
 
+def relabel(name):
+    """Give a scan a label map of its own, as if it were corrected."""
+
+    def change(project):
+        data = project.folder / "data"
+        shutil.copy(data / "labels.nii.gz", data / "corrected.nii.gz")
+        project.rows = [
+            line.replace("labels.nii.gz", "corrected.nii.gz")
+            if line.startswith(f"{name}\t")
+            else line
+            for line in project.rows
+        ]
+
+    return change
+
+
 def own_protocol(old="", new=""):
     """Take a copy of the table of labels, with the first cell of that kind changed."""
 
@@ -144,6 +160,7 @@ LONG = {
     "removed test scan": (remove("ds240"), {"volumes": 1, **REPORT}),
     "removed training scan": (remove("t2"), FINETUNE),
     "replaced training scan": (replace("t2"), NEW_TO_TRAIN),
+    "corrected labels": (relabel("t2"), {"convert_labels": 1, "slice": 1, **FINETUNE}),
     # what Snakemake compares begins with times; docs/howto/add-subjects.md says so
     "file older than the results": (replace("s1", age=0), {}),
     "the same, forced": (replace("s1", age=0), ALL, "-R", "convert"),

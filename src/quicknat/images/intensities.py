@@ -17,7 +17,7 @@ MIN_FILLED = 0.01  # fraction of all voxels; fewer hardly affect percentiles
 QUARTER, MIN_OVERFLOWED = 1 << 13, 0.001  # of the largest int16; fraction of voxels
 NOISY_BACKGROUND = "noise of full range where there is no signal, as in MP2RAGE's UNI images"
 DENOISE = "use the denoised image (UNI-DEN), or denoise it, e.g. with LayNii's LN_MP2RAGE_DNOISE"
-# fraction of equal neighbours: 0.88 to 0.94 in six label maps; 0.72 in a scan with each voxel tripled
+# fraction of equal neighbours: 0.88 to 0.94 in six label maps, 0.72 in a scan with tripled voxels
 ALIKE = 0.8
 NOISY = 0.1  # of the robust range: median difference of neighbours in noise of full range
 
