@@ -26,7 +26,7 @@ import typer
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
-from quicknat.cli.app import BUNDLED_MODEL, ModelFolder
+from quicknat.cli.app import ModelFolder
 from quicknat.cohort.sheet import Scan, read_sheet
 from quicknat.evaluation.metrics import count_pairs, overlap
 from quicknat.hardware import computes_in_bfloat16
@@ -34,6 +34,7 @@ from quicknat.images.labels import Protocol
 from quicknat.images.resampling import resample_labels
 from quicknat.images.volumes import Grid, Volume, read_volume, save_nifti
 from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.package_data import MODELS
 from quicknat.segmentation import inference
 from quicknat.segmentation.batch import segment_file
 from quicknat.segmentation.outputs import output_files
@@ -166,7 +167,7 @@ def report(measured: list[dict]) -> None:
 def main(
     sheet: Annotated[Path, typer.Argument(help="Cohort with labelled scans.")],
     output: Annotated[Path, typer.Option(help="Folder of segmentations and measures.")],
-    model: ModelFolder = BUNDLED_MODEL,
+    model: ModelFolder = None,
     copy: Annotated[
         list[str] | None, typer.Option(help="Segment this worse copy, not the scan; repeatable.")
     ] = None,
@@ -175,7 +176,7 @@ def main(
     ] = False,
 ) -> None:
     """Segment scans, or worse copies of them, and print tables of all that is in the folder."""
-    bundle = load_bundle(model, bfloat16=computes_in_bfloat16(gpu=False))
+    bundle = load_bundle(model or MODELS["1mm"], bfloat16=computes_in_bfloat16(gpu=False))
     bundle = replace(bundle, flip=False, shift=False) if single_pass else bundle
     for row in read_sheet(sheet):
         image, labels = (

@@ -19,12 +19,13 @@ import torch
 import typer
 from scipy.spatial.transform import Rotation
 
-from quicknat.cli.app import BUNDLED_MODEL, ModelFolder
+from quicknat.cli.app import ModelFolder
 from quicknat.evaluation.metrics import count_pairs, overlap
 from quicknat.evaluation.scores import interval
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid, Volume, read_volume
 from quicknat.model.bundle import Bundle, load_bundle
+from quicknat.package_data import MODELS
 from quicknat.segmentation.inference import segment
 
 DEGREES, MM = 5.0, 3.0  # each drawn evenly from minus to plus that, about and along every axis
@@ -72,13 +73,13 @@ def compare(one: np.ndarray, other: np.ndarray, names: list[str], scan: str) -> 
 def main(
     scans: Annotated[list[Path], typer.Argument(help="T1w scans.")],
     output: Annotated[Path, typer.Option(help="TSV of all changes.")] = Path("repeat.tsv"),
-    model: ModelFolder = BUNDLED_MODEL,
+    model: ModelFolder = None,
     times: Annotated[int, typer.Option(min=1, help="Copies of each kind.")] = 3,
     threads: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Segment every scan and its changed copies, and print how far volumes move."""
     torch.set_num_threads(threads)
-    bundle = load_bundle(model)
+    bundle = load_bundle(model or MODELS["1mm"])
     parts = []
     for path in scans:
         volume = read_volume(path)

@@ -34,7 +34,7 @@ from quicknat.images.placement import forms_apart_mm
 from quicknat.images.volumes import Volume, read_scan, read_volume
 from quicknat.progress import no_bar
 
-CHECKS = 3  # version of what is checked: an earlier verdict may have missed something
+CHECKS = 4  # version of what is checked: an earlier verdict may have missed something
 THICK_MM = 2.5  # the networks are trained on scans with thinner slices
 HEAD_MM = (100, 500)  # a field of view outside these limits holds no head, or has wrong units
 
