@@ -233,5 +233,5 @@ def test_warm_start(project):
         history = pd.read_csv(results / f"models/finetune/{view}/history.tsv", sep="\t")
         assert history["epoch"].tolist() == [1, 2]
         assert f"{view}: warm start from results/model/{view}.safetensors, for 2 epoch(s)" in text
-        assert f"from <code>{checksum[:12]}" in (results / "report/index.html").read_text()
+        assert f"2 from {checksum[:12]}" in (results / "report/index.html").read_text()
     assert project.jobs() == {}
