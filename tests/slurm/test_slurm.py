@@ -134,7 +134,7 @@ def test_whole_workflow(finished):
 def test_groups(finished):
     """Short jobs of several scans are one submission."""
     assert len(list(finished.folder.glob("results/benchmarks/convert*/*.tsv"))) == 9
-    for name in ("prepare", "slice", "segment", "scan", "summary"):
+    for name in ("prepare", "slice", "segment", "evaluate", "pictures", "summary"):
         assert len(finished.of_rule(name)) == 1, name
     (prepare,) = finished.of_rule("prepare")
     assert prepare["NumCPUs"] == "2"  # `cores` of the profile: no more of its jobs run at once
