@@ -47,6 +47,7 @@ def test_scores_and_what_they_mean_are_shown_only_where_scans_are_tested(tmp_pat
     assert "mean Dice of 2 participants<" in page and "A note of the scores" in page
     assert "nothing to score against" not in page
     (tmp_path / "report/volumes").mkdir()
+    (own := tmp_path / "report/figures/paper.png").touch()  # a figure that is not ours
     for name in ("sub-1.js", "sub-2.js"):
         (tmp_path / "report/volumes" / name).touch()
     now = [one_scan("1", "segment")]  # and the other one is gone; the scores lie there still
@@ -58,7 +59,7 @@ def test_scores_and_what_they_mean_are_shown_only_where_scans_are_tested(tmp_pat
     assert pages == ["index.html", "sub-1.html"]
     # nor are pictures of who is gone in a folder that people mail
     left = [path.name for path in tmp_path.glob("report/*/sub-*")]
-    assert sorted(left) == ["sub-1", "sub-1.js"]
+    assert sorted(left) == ["sub-1", "sub-1.js"] and own.exists()
 
 
 @pytest.mark.parametrize("interactive", [True, False])
@@ -190,7 +191,7 @@ def with_scans(inputs, views, training, validation):
     bundle.write_text(json.dumps(described))
 
 
-def test_page_names_test_scans_that_the_model_may_have_learnt(tmp_path, protocol):
+def test_page_names_test_scans_that_the_model_was_trained_on(tmp_path, protocol):
     inputs = made_up_results(tmp_path, [one_scan(name) for name in "123"], protocol)
     assert "may have been trained on" not in written(inputs)
     with_scans(inputs, ["axial"], ["sub-3"], ["sub-1"])

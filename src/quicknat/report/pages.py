@@ -112,7 +112,9 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
             if path not in pages:
                 path.unlink(missing_ok=True)
         kept = {*names, *figures}
-        for path in [*folder.glob("figures/*"), *folder.glob("volumes/*.js")]:
+        drawn = ["curves.*", *(f"{name}.*" for name in SCORE_FIGURES), "sub-*"]  # not a user's own
+        ours = [path for pattern in drawn for path in folder.glob(f"figures/{pattern}")]
+        for path in [*ours, *folder.glob("volumes/sub-*.js")]:
             if path.stem not in kept:  # its images, too, since people mail this folder
                 is_folder = path.is_dir() and not path.is_symlink()
                 shutil.rmtree(path) if is_folder else path.unlink()

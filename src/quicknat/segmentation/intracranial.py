@@ -30,9 +30,8 @@ MODEL = DATA / "intracranial"
 AROUND_MM = (4, 16)  # from the cavity: skull and scalp
 MIN_BRIGHT = 0.25  # fraction of that shell that is brighter than air in a head with its skull
 MAX_CUT_MM2 = 500  # of the cavity in the outermost slice on a side of the field of view
-MAX_FLAT_MM2 = (
-    4000  # of its own outermost slice; 9 to 1640 in 13 scans, 11,358 where half is missing
-)
+# of the cavity's own outermost slice: 9 to 1640 in 13 scans, 11,358 where half is missing
+MAX_FLAT_MM2 = 4000
 MIN_HELD = 0.9  # fraction of the labelled voxels inside the cavity; the cortex may reach beyond
 FAR_MM = 5  # from the centre of the nearest voxel inside: of 19 labelled scans 0 to 0.1 % lie there
 MOST_STRAY = 0.03  # of all labelled voxels
