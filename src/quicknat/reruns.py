@@ -15,8 +15,8 @@ RUNTIME_ONLY = {"compile", "checkpoint_minutes"}  # settings that do not affect 
 # fell half-way between the scan's, which shifted labels to one side. 2: aligned with the scan's.
 GRID_FORMAT = 2
 # Version of what is made with a model. 2: scalp is removed, and the sides of a structure share the
-# sagittal probability in the uncertainty.
-SEGMENTATION_FORMAT = 2
+# sagittal probability in the uncertainty. 3: each batch of slices is cut to the brain.
+SEGMENTATION_FORMAT = 3
 LOOKS = {"abbreviation", "color"}  # protocol columns that do not affect label maps
 
 

@@ -7,6 +7,7 @@ is why the import is a relative one.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .network import NetworkSettings, QuickNAT
+from .network import LEVELS, NetworkSettings, QuickNAT
 
 log = logging.getLogger(__name__)
 
 AXES = {"coronal": 1, "axial": 2, "sagittal": 0}  # RAS+ axis that a view's slices cut across
 BRIGHT = 25  # of 255: brighter than air
+MULTIPLE = 2**LEVELS  # sides of slices are multiples of it
 MIN_BRIGHT = 0.005  # fraction of such pixels in the slices that networks are trained on
 
 Progress = Callable[[int, int], None]  # slices just done, slices in all
@@ -32,11 +34,13 @@ class Prediction:
 
     ``probabilities``: float32 (C, X, Y, Z). ``start``: the box's first voxel in the window.
     ``views``: each view's own most probable class, uint8 (X, Y, Z), of that network's classes.
+    ``at_edge``: pixels of structures on the sides of cut slices, by view.
     """
 
     probabilities: Tensor
     start: tuple[int, int, int]
     views: dict[str, Tensor]
+    at_edge: dict[str, Tensor]
 
 
 def filled_slices(window: Tensor, view: str) -> Tensor:
@@ -68,30 +72,54 @@ def with_neighbours(stack: Tensor, numbers: Tensor, count: int) -> Tensor:
     return stack[(numbers[:, None] + offsets).clamp(0, len(stack) - 1)]
 
 
+def cut_around(near: Tensor) -> tuple[slice, slice]:
+    """Return the rows and columns in which something is near in any of some slices.
+
+    Args:
+        near: (n, H, W), bool; H and W are multiples of 16, and so are the sides of the cut.
+    """
+    parts, seen = [], near.any(dim=0)
+    for across, side in ((1, seen.shape[0]), (0, seen.shape[1])):
+        where = seen.any(dim=across).nonzero()[:, 0].tolist() or [0]
+        length = MULTIPLE * math.ceil((where[-1] + 1 - where[0]) / MULTIPLE)
+        start = min(max((where[0] + where[-1] + 1 - length) // 2, 0), side - length)
+        parts.append(slice(start, start + length))
+    rows, columns = parts
+    return rows, columns
+
+
 def slice_probabilities(
     network: QuickNAT,
     slices: Tensor,
     numbers: Tensor,
     flipped: Sequence[int] | Tensor | None = None,
     batch: int = 4,
-) -> Iterator[tuple[Tensor, Tensor]]:
+    near: Tensor | None = None,
+) -> Iterator[tuple[Tensor, tuple[slice, slice], Tensor]]:
     """Yield the softmax of some slices, batch by batch, on the device of the slices.
 
     Args:
         network: a QuickNAT, on its own device.
         slices: (N, H, W), uint8, or float 0 … 1.
-        numbers: of the slices wanted, int64 (n,).
+        numbers: of the slices wanted, int64 (n,), on the CPU.
         flipped: if given, average with the prediction for the left–right flipped slice: the class
             that each class becomes in it. H is then the left–right axis.
         batch: slices per forward pass; halved when the GPU's memory is full.
+        near: if given, each batch is cut to what is near: bool (N, H, W), on the CPU.
 
     Yields:
-        Numbers of the slices (k,), and float32 probabilities (k, H, W, C).
+        Numbers of the slices (k,), the rows and columns that the network saw, and float32
+        probabilities (k, h, w, C) of these.
     """
     device, count = next(network.parameters()).device, network.settings.slices
     flipped = None if flipped is None else torch.as_tensor(flipped).to(device)
+    rows = columns = slice(None)
     while len(numbers):
-        values = with_neighbours(slices, numbers[:batch], count).contiguous()
+        some = numbers[:batch]
+        if near is not None:
+            rows, columns = cut_around(near[some])
+        cut = slices[:, rows, columns]
+        values = with_neighbours(cut, some.to(slices.device), count).contiguous()
         values = values.float() / 255 if values.dtype == torch.uint8 else values
         try:
             values = values.to(device, memory_format=torch.channels_last)
@@ -106,7 +134,7 @@ def slice_probabilities(
             torch.cuda.empty_cache()
             log.warning("the GPU's memory is full; continuing with %d slices at a time", batch)
             continue
-        yield numbers[:batch], probabilities.to(slices.device).movedim(1, -1)
+        yield some, (rows, columns), probabilities.to(slices.device).movedim(1, -1)
         numbers = numbers[batch:]
 
 
@@ -119,6 +147,7 @@ def aggregate(
     flipped: Sequence[int] | None = None,
     batch: int = 4,
     progress: Progress | None = None,
+    near: Tensor | None = None,
 ) -> Prediction:
     """Return the weighted mean of the views' probabilities (Roy et al. 2019, section 2.4).
 
@@ -134,38 +163,51 @@ def aggregate(
             axial slices are predicted a second time flipped, and both predictions averaged.
         batch: slices per forward pass.
         progress: called after each batch.
+        near: voxels near the brain, bool (X, Y, Z), on the CPU. If given, each batch of slices is
+            cut to them, and the rest is background: for networks trained on cut slices.
     """
     merged = torch.as_tensor(sagittal).to(window.device)
-    filled = {view: filled_slices(window, view) for view in AXES if view in networks}
+    filled = {view: filled_slices(window, view).cpu() for view in AXES if view in networks}
     box = [slice(0, side) for side in window.shape]
     for view, numbers in filled.items():
-        listed = numbers.tolist() or [0]
-        box[AXES[view]] = slice(listed[0], listed[-1] + 1)
+        if near is None:
+            listed = numbers.tolist() or [0]
+            box[AXES[view]] = slice(listed[0], listed[-1] + 1)
+        else:
+            filled[view] = numbers[near.movedim(AXES[view], 0)[numbers].flatten(1).any(dim=1)]
     if not all(map(len, filled.values())):  # nothing but air: one voxel of background
         box = [slice(0, 1)] * 3
-        filled = dict.fromkeys(filled, merged[:0])
+        filled = dict.fromkeys(filled, torch.arange(0))
     shape = [part.stop - part.start for part in box]
     count = sum(map(len, filled.values()))
     total = torch.zeros(*shape, len(merged), device=window.device)
     views = {view: torch.zeros(shape, dtype=torch.uint8, device=window.device) for view in filled}
+    at_edge = {view: torch.zeros((), dtype=torch.int64, device=window.device) for view in filled}
     for view, numbers in filled.items():
         axis, weight = AXES[view], weights[view]
-        start = box[axis].start
-        inside = (slice(None), *(part for other, part in enumerate(box) if other != axis))
+        inside = [part for other, part in enumerate(box) if other != axis]
         sums, own = total.movedim(axis, 0), views[view].movedim(axis, 0)
-        air = torch.ones(len(sums), dtype=torch.bool, device=window.device)
-        air[numbers - start] = False
-        sums[air, ..., 0] += weight
+        seen = torch.zeros(own.shape, dtype=torch.bool, device=window.device)
         slices, both = window.movedim(axis, 0), None if view == "sagittal" else flipped
-        for some, found in slice_probabilities(networks[view], slices, numbers, both, batch):
-            found, some = found[inside], some - start  # a GPU is not waited for
-            own[some] = found.argmax(dim=-1).byte()
+        around = None if near is None else near.movedim(axis, 0)
+        for some, (rows, columns), found in slice_probabilities(
+            networks[view], slices, numbers, both, batch, around
+        ):
+            if near is None:
+                found = found[:, inside[0], inside[1]]
+            some, labels = (some - box[axis].start).to(window.device), found.argmax(dim=-1).byte()
+            if near is not None:
+                sides = labels[:, :: labels.shape[1] - 1], labels[:, :, :: labels.shape[2] - 1]
+                at_edge[view] += sum(side.count_nonzero() for side in sides)
+            own[:, rows, columns][some] = labels
+            seen[:, rows, columns][some] = True
             found = found[..., merged] if view == "sagittal" else found
-            sums.index_add_(0, some, found, alpha=weight)
+            sums[:, rows, columns].index_add_(0, some, found, alpha=weight)
             if progress:
                 progress(len(some), count)
+        sums[..., 0] += weight * ~seen
     first, second, third = (part.start for part in box)
-    return Prediction(total.movedim(-1, 0), (first, second, third), views)
+    return Prediction(total.movedim(-1, 0), (first, second, third), views, at_edge)
 
 
 class ThreeViews(nn.Module):

@@ -147,6 +147,15 @@ def brain_box(cavity: Cavity, affine: np.ndarray, size: int, largest: int) -> Bo
 
 
 @torch.inference_mode()
+def near_brain(cavity: Cavity, affine: np.ndarray, box: Box) -> torch.Tensor:
+    """Return which voxels of a :func:`brain_box` lie in the cavity or 8 mm around it, bool."""
+    x, y, z = (part.stop - part.start for part in box)
+    grid = Grid((x, y, z), moved(affine, np.array([part.start for part in box])))
+    closeness = torch.from_numpy((MARGIN_MM - cavity.outwards_mm).astype(np.float32))
+    return torch.from_numpy(map_to_native(closeness, cavity.grid.affine, grid) > 0)
+
+
+@torch.inference_mode()
 def remove_strays(
     parts: Sequence[Part], views: Mapping[str, torch.Tensor], cavity: Cavity
 ) -> float:
