@@ -209,9 +209,9 @@ def require_usable(folder: str | Path, protocol: str | Path, own: str | Path) ->
     try:
         table = label_table(protocol)
     except InputError as error:
-        problem = f"is a model for the label table '{protocol}', which is no bundled one"
+        problem = f"is a model for the label table '{protocol}', which is not bundled"
         fix = f"copy its labels.tsv to {protocol}.tsv, and set 'protocol' to that path"
         raise InputError(folder, problem, fix) from error
     if Protocol.read(path := folder / "labels.tsv").names != Protocol.read(table).names:
-        fix = "put the table that it was trained with there"
-        raise InputError(path, f"has other structures than {table}", fix)
+        fix = "restore the table that the model was trained with"
+        raise InputError(path, f"has different structures than {table}", fix)

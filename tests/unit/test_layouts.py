@@ -19,7 +19,7 @@ OF_NO_GRID = "lacks the desc-preproc_T1w of its grid"
 TEMPLATE = "is a template shipped with FreeSurfer"
 AVERAGE = "is the average of a subject's time points"
 ORPHAN = "is a label map without a scan"
-CONTRAST, MASK = "is named as another contrast than T1w", "is named as a mask"
+CONTRAST, MASK = "is another contrast than T1w, by its name", "is a mask, by its name"
 NOT_ONE = "is not a folder of one scan"
 WHICH = "holds {}; which is the T1w scan, and which its label map?"
 
@@ -157,8 +157,8 @@ DATA_SETS = {
          "c.img": "is in Analyze format; add its row by hand, with 'orientation'",
          "p2_mask.nii": MASK, "p1_T2.nii.gz": CONTRAST, "p1-FLAIR.nii": CONTRAST,
          "T2.nii": CONTRAST,
-         **dict.fromkeys(["b\t1.nii", "a{b}.nii"], "its path has a tab, a brace, an outer space or "
-                         "bytes that are not UTF-8")},
+         **dict.fromkeys(["b\t1.nii", "a{b}.nii"], "its path has a tab, brace, leading or "
+                         "trailing space, or non-UTF-8 bytes")},
     ),
     "a folder for each scan": (
         "folders",

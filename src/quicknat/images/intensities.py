@@ -15,7 +15,7 @@ CT_AIR, CT_SOFT_TISSUE = (-1100, -900), 50  # Hounsfield units
 MOST = 0.9  # of the voxels with a number, connected to the outside: all of them are missing
 MIN_FILLED = 0.01  # fraction of all voxels; fewer hardly affect percentiles
 QUARTER, MIN_OVERFLOWED = 1 << 13, 0.001  # of the largest int16; fraction of voxels
-NOISY_BACKGROUND = "noise of full range where there is no signal, as in MP2RAGE's UNI images"
+NOISY_BACKGROUND = "full-range noise where there is no signal, as in MP2RAGE UNI images"
 DENOISE = "use the denoised image (UNI-DEN), or denoise it, e.g. with LayNii's LN_MP2RAGE_DNOISE"
 # fraction of equal neighbours: 0.88 to 0.94 in six label maps, 0.72 in a scan with tripled voxels
 ALIKE = 0.8

@@ -47,7 +47,7 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{rem
 EARLIER = {"convolutions": "plain", "label_convention": "", "format": 1}
 WORKERS = 4  # beside a GPU: one waits for it, the others read and write
 DONE_BEFORE = "done before with this model"
-MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
+MERGED = {"sagittal": "left and right are merged, under the index that comes first in the table"}
 
 
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:

@@ -239,7 +239,7 @@ def _segment(
             bundle, image, affine, head, batch, samples, progress, device
         )
     if cavity and (removed := remove_strays(parts, found.views, cavity)):
-        log.debug("%.1f %% of what was found is scalp, and is removed", 100 * removed)
+        log.debug("%.1f %% of the labelled voxels are scalp, and were removed", 100 * removed)
     most_probable = _labels(found, image.shape)
     times.append(_now(device))
     classes, box_affine = found.probabilities.argmax(dim=0), parts[0][1]

@@ -241,7 +241,7 @@ def _why_not(mask: np.ndarray, cavity: Cavity, brain: np.ndarray, voxel_mm3: flo
     shell = (near < outwards) & (outwards < far)
     shell[:, :, : cavity.middle] = False  # face and neck
     if (bright := np.mean(window[shell] > BRIGHT)) < MIN_BRIGHT:
-        return f"the scan is skull-stripped: {bright:.0%} of what surrounds the brain is bright"
+        return f"the scan is skull-stripped: {bright:.0%} of the brain's surroundings is bright"
     faces = [mask.take(end, axis).sum() for axis in range(3) for end in (0, -1)]
     if max(faces) * voxel_mm3 ** (2 / 3) > MAX_CUT_MM2:
         return "the field of view ends inside the cranial cavity"

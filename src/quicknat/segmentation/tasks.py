@@ -72,7 +72,7 @@ def find_scans(paths: Sequence[Path], name: str = "", selection: Selection = ALL
         task = Task(path, name or own)
         if task.name in tasks:
             raise InputError(
-                path, f"would get the name of {tasks[task.name].path}, {task.name}",
+                path, f"would get the same name as {tasks[task.name].path}, {task.name}",
                 "segment them one by one, each with a --name of its own",
             )  # fmt: skip
         tasks[task.name] = task

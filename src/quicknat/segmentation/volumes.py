@@ -107,7 +107,9 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise InputError(path, f"is no table ({error})", "delete it and segment again") from error
+        raise InputError(
+            path, f"is not a table ({error})", "delete it and segment again"
+        ) from error
 
 
 def wide_row(name: str, volumes: pd.DataFrame, sums: Mapping[str, str]) -> pd.DataFrame:
@@ -144,7 +146,7 @@ def write_volume_tables(paths: Iterable[Path], folder: Path) -> None:
             wides.append(_read(path.with_name(WIDE)))
             continue
         if (other := named.setdefault(name, path)) is not path:
-            raise InputError(path, f"has the name of {other}, {name}", "remove one")
+            raise InputError(path, f"has the same name as {other}, {name}", "remove one")
         longs.append(table.assign(subject=name)[["subject", *table]])
         wides.append(wide_row(name, table, read_totals(_stats_file(path))))
     long = pd.concat(longs) if longs else pd.DataFrame({"subject": []})
