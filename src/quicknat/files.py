@@ -1,4 +1,4 @@
-"""Write files completely or not at all, and none over another scan's; tables, checksums."""
+"""Write files completely or not at all, never over another scan's; tables, checksums."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _recorded_source(record: Path) -> tuple[str, str]:
 def require_same_source(record: Path, source: str | Path, digest: str) -> None:
     """Refuse to write results where those of another scan are.
 
-    A scan that was moved (same content) or changed in place (same path) is no other scan.
+    A scan that was moved (same content) or changed in place (same path) is not another scan.
 
     Args:
         record: JSON beside the results; it need not exist.

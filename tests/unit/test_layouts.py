@@ -258,7 +258,7 @@ def test_labels_from_freesurfer_replace_scans_and_labels(tmp_path):
     assert (scan.split, scan.label_convention) == ("pretrain", "freesurfer")
     with pytest.raises(InputError, match="no FreeSurfer results"):
         survey(discs, labels_from=tree(tmp_path / "none", *surfer("OAS1_0001_MR1", "orig.mgz")))
-    with pytest.raises(InputError, match=r"none of these scans.*e.g. sub-OAS10001"):
+    with pytest.raises(InputError, match=r"no results for any of these scans.*e.g. sub-OAS10001"):
         survey(discs, labels_from=tree(tmp_path / "other", *surfer("S02")))
 
 

@@ -180,7 +180,7 @@ class PrintableFormatter(logging.Formatter):
 def use_utf8() -> None:
     """Make Python read, write and name files in UTF-8, whatever the locale; print what it can.
 
-    A locale of another encoding takes a new start: Python decides on file names as it starts.
+    With another encoding Python is restarted, since it decides on file names at start-up.
     """
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

@@ -1,4 +1,4 @@
-"""The BIDS App: segment the participants of a data set, and put their volumes together."""
+"""The BIDS App: segment the participants of a data set, and collect their volumes."""
 
 from __future__ import annotations
 

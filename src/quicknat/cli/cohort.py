@@ -1,4 +1,4 @@
-"""The commands `sheet` and `check`: list the scans of a data set, check them before a run."""
+"""The commands `sheet` and `check`: list the scans of a data set, and check them."""
 
 from __future__ import annotations
 

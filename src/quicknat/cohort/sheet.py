@@ -64,7 +64,7 @@ class Scan:
     """label convention of the label map: freesurfer, neuromorphometrics, or the name of the
     configured label protocol if the file holds its class indices"""
     split: Annotated[str, _one_of("pretrain train val test segment auto exclude")]
-    """pretrain: trained on first, labels optional; train: trained on; val: used to choose the epoch;
+    """pretrain: trained on first, labels optional; train: trained on; val: to choose the epoch;
     test: segmented and scored; segment: segmented; exclude: left out; auto: train, val or test by
     a hash of the participant, or segment if `model` is set"""
     participant: str = ""

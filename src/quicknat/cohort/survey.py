@@ -85,7 +85,7 @@ def _in_circle(folder: Path) -> bool:
 def survey(
     root: str | Path, layout: str = "", source: str = LOCAL, labels_from: str | Path | None = None
 ) -> Survey:
-    """Find the scans of a data set, and what gets no row and why.
+    """Find the scans of a data set, and what is left out and why.
 
     Args:
         root: a folder, or a tar archive of OASIS-1, IXI or FreeSurfer's results.

@@ -155,7 +155,7 @@ def failed_scans(path: str | Path) -> list[str]:
     ``model`` names several.
 
     Raises:
-        InputError: the file is no such table, has an unknown rating, or rates a scan twice.
+        InputError: the file is not such a table, has an unknown rating, or rates a scan twice.
     """
     table = read_cells(path)
     if missing := [name for name in ("scan", "rating") if name not in table]:

@@ -1,4 +1,4 @@
-"""Find voxels without signal: constants that fill up a field of view, and MP2RAGE's noise."""
+"""Find voxels without signal: constants that pad a field of view, and MP2RAGE's noise."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _air(rest: np.ndarray) -> float:
 
 
 def without_fill(data: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Replace constants that fill up a scan's field of view by the intensity of air.
+    """Replace constants that pad a scan's field of view by the intensity of air.
 
     Tools pad rotated, cropped or unwarped scans with numbers that are not air, e.g. -32768 or NaN.
     Such a number reaches the outside, makes up more than 1 % of all voxels, and is brighter than
@@ -121,7 +121,7 @@ def has_overflowed(data: np.ndarray) -> bool:
 
 
 def has_noisy_background(data: np.ndarray) -> bool:
-    """Return whether noise of full range lies where a head has air, as in MP2RAGE's UNI images."""
+    """Return whether there is full-range noise where a head has air, as in MP2RAGE UNI images."""
     low, high = robust_range(data[::2, ::2, ::2])
     if not high > low:
         return False

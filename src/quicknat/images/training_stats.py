@@ -1,4 +1,4 @@
-"""Statistics of the training scans, and flags of scans that are out of their distribution."""
+"""Statistics of the training scans, and flags for out-of-distribution scans."""
 
 from __future__ import annotations
 

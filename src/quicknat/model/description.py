@@ -1,4 +1,4 @@
-"""What ``bundle.json`` of a model folder must state; other keys may stand beside."""
+"""What ``bundle.json`` of a model folder must state; other keys are allowed."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ def save_weights(
 
 
 def widened(state: Mapping[str, Tensor], slices: int) -> dict[str, Tensor]:
-    """Return a network's weights for one that sees more slices, the new ones without effect yet.
+    """Return a network's weights for one with more input slices, which have no effect yet.
 
-    Weights of a network with as many slices stay as they are.
+    Weights for the same number of slices stay as they are.
     """
     found, own = dict(state), len(state.get("encoders.0.norms.0.weight", range(slices)))
     for key, value in state.items():
@@ -94,7 +94,7 @@ def load_weights(
 ) -> None:
     """Load weights into a network of exactly that shape, view and label table.
 
-    A network on the device ``meta`` comes to the CPU once the file is known to fit. A network
+    A network on the device ``meta`` moves to the CPU once the file is known to fit. A network
     `to_train` may have other classes, see :func:`reclassified`, and see more slices, see
     :func:`widened`.
 

@@ -109,7 +109,7 @@ def dropout_on(bundle: Bundle) -> Iterator[None]:
     """Inside the block the networks drop channels at random, as in training.
 
     Raises:
-        InputError: a network was trained without dropout, so its samples would be all alike.
+        InputError: a network was trained without dropout, so its samples would all be alike.
     """
     for view, network in bundle.networks.items():
         if not network.settings.dropout:

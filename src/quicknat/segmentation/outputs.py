@@ -186,7 +186,7 @@ def write_segmentation(
 
 
 def write_description(output: Path, sources: Sequence[Path] = ()) -> None:
-    """Make a folder of segmentations a BIDS derivative of some data sets, if it is none yet."""
+    """Make a folder of segmentations a BIDS derivative of some data sets, if it is not one yet."""
     description = {
         "Name": "QuickNAT segmentations",
         "BIDSVersion": "1.10.0",

@@ -1,4 +1,4 @@
-"""The scans to segment, how they are segmented, and what became of each."""
+"""The scans to segment, how they are segmented, and the outcome for each."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def read_tasks(path: Path) -> list[Task]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scan: ``done``, ``skipped`` or ``failed``, why, and its quality flags."""
+    """The outcome for a scan: ``done``, ``skipped`` or ``failed``, why, and its quality flags."""
 
     name: str
     image: str

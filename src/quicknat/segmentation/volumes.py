@@ -1,4 +1,4 @@
-"""Tables of volumes: of a scan, in FreeSurfer's form too, and of many scans, long and wide."""
+"""Tables of volumes: of a scan, also in FreeSurfer's format, and of many, long and wide."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def totals(
 def stats_text(
     name: str, volumes: pd.DataFrame, sums: Mapping[str, float], protocol: Protocol
 ) -> str:
-    """Return the volumes in the form of FreeSurfer's ``aseg.stats``, which its scripts read.
+    """Return the volumes in the format of FreeSurfer's ``aseg.stats``, which its scripts read.
 
     Totals are its measures. Classes that are several of FreeSurfer's structures have no row. In a
     label table without any of FreeSurfer's numbers, rows have its own indices and names.
