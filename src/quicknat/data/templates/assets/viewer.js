@@ -95,7 +95,7 @@
     solid.updateGLVolume();
   };
 
-  // Also what draws everything anew.
+  // Also what redraws everything.
   const fade = () => {
     for (const toggle of box.querySelectorAll("[data-layer]")) {
       const key = toggle.dataset.layer;
