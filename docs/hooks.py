@@ -171,10 +171,10 @@ def settings() -> str:
     text = (
         "# Settings\n\n"
         "Give a setting on the command line (`--config sheet=cohort.tsv`), or several in a file of "
-        "your own (`--configfile mine.yaml`), which holds only what differs from `config.yaml`. A "
-        "key that is not here is refused.\n\n"
-        "*Default*: the value in `config.yaml`, or where that says nothing, the library's. "
-        "*Paper*: where `workflow/configs/paper.yaml` gives another.\n"
+        "your own (`--configfile mine.yaml`), which holds only what differs from `config.yaml`. "
+        "Keys not listed here are refused.\n\n"
+        "*Default*: the value in `config.yaml` or, if it has none, the library's. "
+        "*Paper*: the value in `workflow/configs/paper.yaml`, if it differs.\n"
     )
     text += "\n## At the top\n\n" + setting_rows(Config, demo, paper)
     for name, section in sections.items():
@@ -214,7 +214,7 @@ def sources() -> str:
     rows = read_table(WORKFLOW / "sources.tsv")[
         ["source", "kind", "size_mb", "licence", "citation"]
     ]
-    return "\n## What is there\n\n" + table(rows.columns, rows.itertuples(index=False))
+    return "\n## The table\n\n" + table(rows.columns, rows.itertuples(index=False))
 
 
 def label_tables() -> str:

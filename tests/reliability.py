@@ -15,21 +15,21 @@ TABLE = TESTS.parent / "docs/reliability.md"
 
 INTRODUCTION = """# What happens when something is wrong
 
-{count} problems of scans and machines, collected from the issue trackers of neuroimaging tools,
-what you can expect in each, and the tests that prove it.
+{count} problems with scans and machines, collected from issue trackers of neuroimaging tools, what
+you can expect in each case, and the tests that prove it.
 
 Whatever is refused ends with exit status 1 and one line that names the file, what is wrong with
 it, and what to do. No half-written file is left under a final name. `quicknat check` finds what
 is wrong with a cohort before anything is computed.
 
-On a CPU, the same scans, settings and seed give bitwise identical networks and label maps: again,
-on one core or several, and through any number of kills, as long as a training has the same number
+On a CPU, the same scans, settings and seed give bitwise identical networks and label maps: in every
+run, on one core or several, and after any number of kills, as long as training has the same number
 of threads (a third of `--cores`). Other numbers of threads sum in another order: one network then
-gives the same labels but for rounding (case 60); two trainings agree in their loss within 0.5 %
-after an epoch, and drift apart from there. On a GPU the order of sums is free.
+gives the same labels except for rounding (case 60); the losses of two training runs agree within
+0.5 % after an epoch, and drift apart from there. On a GPU, the order of sums is not fixed.
 
 `python tests/reliability.py` writes this table from the marks of the tests, which are named by
-their file below `tests`; `make test-all` runs them all.
+their file in `tests`; `make test-all` runs them all.
 """
 
 

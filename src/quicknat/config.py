@@ -1,4 +1,4 @@
-"""All settings of a run: names, also those of earlier versions, defaults, bounds, descriptions."""
+"""All settings of a run: names (also earlier ones), defaults, bounds and descriptions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Conform(Settings):
 
 class Slices(Settings):
     size: Side = Field(ge=48)
-    """Side of the window around the brain that the networks see at most, in voxels."""
+    """Side of the largest window around the brain that the networks see, in voxels."""
 
 
 class Report(Settings):
@@ -67,8 +67,8 @@ class Report(Settings):
 class AutoLabels(Settings):
     method: Literal["atlas", "recon-all", "synthseg", "samseg", "precomputed"] = "atlas"
     """How to label pre-training scans that have no labels. atlas: multi-atlas registration and
-    majority vote (minutes); recon-all (hours), synthseg (minutes): FreeSurfer, which must be on
-    PATH; samseg: in an environment of its own (10 to 25 minutes); precomputed: do not label, the
+    majority vote (minutes); recon-all (hours), synthseg (minutes): by FreeSurfer, which must be on
+    PATH; samseg: in its own environment (10 to 25 minutes); precomputed: do not label, the
     sheet must list labels for every scan."""
     atlases: list[str] = Field([])
     """atlas: labelled training scans (sub-X) to register to each unlabelled scan."""
@@ -87,7 +87,7 @@ class Network(Settings):
     dropout: float = Field(0.2, ge=0, le=0.9)
     """Fraction of channels dropped."""
     slices: Literal[1, 3, 5, 7] = 1
-    """Slices that the network sees, with the one to segment in the middle; 1 in the paper."""
+    """Input slices of the network, with the one to segment in the middle; 1 in the paper."""
 
 
 class SharedSettings(Settings):
@@ -98,21 +98,21 @@ class SharedSettings(Settings):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """auto: bf16 if the hardware supports it, else fp32."""
     compile: bool = True
-    """Compile the full resolution of the network; on CPUs this needs a C++ compiler. It takes half
-    a minute the first time, seconds afterwards."""
+    """Compile the network at full resolution; on CPUs this needs a C++ compiler. It takes half a
+    minute the first time, seconds afterwards."""
     checkpoint_minutes: float = Field(10, ge=0)
     """Minutes between checkpoints, in addition to one after each epoch."""
     patience: int | None = Field(None, ge=1)
-    """Early stopping: epochs without a better validation Dice; null: never stop early."""
+    """Early stopping: epochs to wait for a better validation Dice; null: never stop early."""
     augment: bool = True
-    """Random shape, contrast, bias field, blur and noise; never flips."""
+    """Augmentation: random shape, contrast, bias field, blur and noise; never flips."""
     flip: bool = False
     """Flip half of the coronal and axial slices left–right at random, and swap their labels."""
     slice_stride: int = Field(1, ge=1)
     """Train on every n-th slice of a scan, for a quick trial."""
     dice_reduction: Literal["batch", "slice"] = "batch"
-    """Dice loss over slice: each slice, then the mean, as in the paper; over batch: all slices of a
-    step together, which trains faster."""
+    """Dice loss. slice: per slice, then the mean, as in the paper; batch: over all slices of a step
+    together, which trains faster."""
     class_weight_power: Fraction = 1.0
     """Exponent of the median-frequency class weights; 1 in the paper."""
     class_weight_cap: float | None = Field(None, gt=0)
@@ -125,12 +125,12 @@ class Training(SharedSettings):
     """Settings that both stages share."""
 
     new_scans: Literal["retrain", "warm_start"] = "retrain"
-    """What to do with finished models when training scans are added. retrain: train from scratch;
+    """What to do with existing models when training scans are added. retrain: train from scratch;
     warm_start: continue fine-tuning for a few epochs."""
     initial_model: str = ""
     """Model that supplies the initial weights: a bundled one (1mm, small), or the path of a model
     folder, relative to the workflow's folder or absolute. `network` must match it; structures that
-    it lacks begin as background. Empty: random weights."""
+    it lacks start as background. Empty: random weights."""
     warm_start_epochs: int = Field(2, ge=1)
     """warm_start: epochs of fine-tuning."""
 
@@ -139,8 +139,8 @@ class Stage(Settings):
     epochs: int = Field(ge=1)
     """Passes over the training slices."""
     max_minutes: float | None = Field(None, gt=0)
-    """Train for at most so long, validation included, with the learning rate following; a resumed
-    training continues counting. Results then depend on the machine's speed. null: no limit."""
+    """Time limit of training, including validation; the learning rate schedule adapts to it, and
+    counting continues after resuming. Results then depend on machine speed. null: no limit."""
     learning_rate: float = Field(gt=0)
     """Initial learning rate."""
     optimizer: Literal["adamw", "sgd"] = "sgd"
@@ -150,17 +150,17 @@ class Stage(Settings):
     weight_decay: float = Field(1e-4, ge=0)
     """L2 penalty."""
     lr_step_epochs: int = Field(10, ge=1)
-    """sgd: epochs after which the learning rate is divided by ten, each time."""
+    """sgd: epochs between divisions of the learning rate by ten."""
     warmup: Fraction = 0.1
     """adamw: fraction of the steps used for warm-up."""
 
 
 class Pretrain(Stage):
     source: Literal["automatic", "synthetic", "both"] = "automatic"
-    """What to pre-train on; omit the whole section for no pre-training. automatic: images of the
+    """What to pre-train on; omit the whole section to skip pre-training. automatic: images of the
     pre-training split, with given or automatic labels; synthetic: images synthesized from that
     split's label maps (which need no image), or, if it has none, from those of the training split;
-    both: a mix of the two."""
+    both: a mix."""
 
 
 class TrainingSettings(SharedSettings, Stage):
@@ -170,9 +170,9 @@ class TrainingSettings(SharedSettings, Stage):
 
 
 class Aggregation(Settings):
-    """Weights of the views, which must add up to 1, test-time augmentation, prior correction.
+    """Weights of the views (which must add up to 1), test-time augmentation, prior correction.
 
-    `quicknat bundle --aggregation` takes it.
+    Also the argument of `quicknat bundle --aggregation`.
     """
 
     axial: Fraction = 0.4
@@ -187,9 +187,9 @@ class Aggregation(Settings):
     """Test-time augmentation: average the scan with the scan shifted by half a voxel along each
     axis; doubles the time again. For grids coarser than the scans."""
     prior_correction: Fraction = 0.0
-    """Strength of the prior correction (logit adjustment) at segmentation, since class weights make
-    networks overestimate small structures; 0.8 after long training, 0 after short training or with
-    class_weight_power 1."""
+    """Strength of the prior correction (logit adjustment) at segmentation, which counters the
+    overestimation of small structures due to class weights; 0.8 after long training, 0 after short
+    training or with class_weight_power 1."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -207,7 +207,7 @@ class Config(Settings):
     """The cohort's sheet; a path relative to the workflow's folder, or absolute."""
     model: str = ""
     """Model to segment the cohort with: a bundled one (1mm, small), or the path of a model folder,
-    relative to the workflow's folder or absolute. Nothing is trained then, and `protocol`,
+    relative to the workflow's folder or absolute. Nothing is then trained, and `protocol`,
     `conform`, `slices.size` and `aggregation` are the model's. Empty: train on the cohort."""
     sources: str = "workflow/sources.tsv"
     """The sources table; a path relative to the workflow's folder, or absolute."""
@@ -215,11 +215,11 @@ class Config(Settings):
     """What to do with unusable scans, before anything is computed. stop: stop the run; skip: leave
     them out and list them in the report. results/check.tsv has the reasons."""
     scans_per_job: int | None = Field(None, ge=1)
-    """Most scans of the split `segment` that one job segments. 1: each has a job of its own, and a
-    page with pictures in the report; null: 1 for up to 100 such scans, 100 for more."""
+    """Maximum number of `segment` scans per job. 1: each scan has its own job, and a page with
+    pictures in the report; null: 1 for up to 100 such scans, 100 for more."""
     container: str = ""
-    """Container image for --sdm apptainer: docker://HOST/NAME:TAG or the path of a .sif file; build
-    it with the Dockerfile."""
+    """Container image for --sdm apptainer: docker://HOST/NAME:TAG or the path of a .sif file, built
+    with the Dockerfile."""
     protocol: str
     """Label table of the structures to predict: a bundled one (quicknat28, quicknat33, seed4,
     tissues4), or the path of a TSV, relative to the working directory or absolute."""
@@ -269,7 +269,7 @@ GONE = {
     "devices": (1, "remove it: each view uses one GPU, and 'batch_size' is the slices of a step"),
     "kernel": (5, "remove it: the large convolutions are always 5 × 5"),
     "keep_slices": (None, "remove it: slices are always kept"),
-    "workers": (None, "remove it: batches are made on the training's device"),
+    "workers": (None, "remove it: batches are made on the device that trains"),
 }
 FREEZE = "copy results/model to another folder, and set 'model' to it"
 

@@ -18,12 +18,12 @@ ROOM = "make room there, or choose another folder"
 ADVICE = {  # other errors of the operating system: the path does not exist, or may not be used
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
-    errno.EROFS: "choose a folder that can be written to",
+    errno.EROFS: "choose a writable folder",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "allow more open files (ulimit -n 4096)",
     errno.ENOLCK: "choose a folder on another file system: this one has no locks",
-    errno.EIO: "try again: the disk, or the network that it is on, has failed",
-    errno.ESTALE: "try again: the network's disk has lost the file",
+    errno.EIO: "try again: the disk, or the network to it, has failed",
+    errno.ESTALE: "try again: the network disk has lost the file",
 }
 SMALLER = "lower the batch size, or use a larger GPU"
 

@@ -1,4 +1,4 @@
-"""Write files completely or not at all, and none over another scan's; tables, checksums."""
+"""Write files completely or not at all, never over another scan's; tables, checksums."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _recorded_source(record: Path) -> tuple[str, str]:
 def require_same_source(record: Path, source: str | Path, digest: str) -> None:
     """Refuse to write results where those of another scan are.
 
-    A scan that was moved (same content) or changed in place (same path) is no other scan.
+    A scan that was moved (same content) or changed in place (same path) is not another scan.
 
     Args:
         record: JSON beside the results; it need not exist.
@@ -159,7 +159,7 @@ def require_same_source(record: Path, source: str | Path, digest: str) -> None:
     path, recorded = _recorded_source(record)
     if path and recorded != digest and Path(path).absolute() != Path(source).absolute():
         raise InputError(
-            source, f"has the name of another scan, {path}: {record} exists", REPLACING
+            source, f"has the same name as another scan, {path}: {record} exists", REPLACING
         )
 
 
@@ -171,7 +171,7 @@ def require_absent(paths: Iterable[Path]) -> None:
     """
     for path in paths:
         if path.exists():
-            raise InputError(path, "already exists, maybe of another scan", REPLACING)
+            raise InputError(path, "already exists, maybe from another scan", REPLACING)
 
 
 def columns(kind: type[Record]) -> list[str]:

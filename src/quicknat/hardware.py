@@ -77,10 +77,10 @@ def gpu_works() -> bool:
 
 
 def claim_gpu() -> None:
-    """Make a GPU the current one that no other process of this user has claimed.
+    """Make current a GPU that no other process of this user has claimed.
 
-    Snakemake starts a job for each GPU, but does not say which is whose. A claim ends with its
-    process.
+    Snakemake starts a job for each GPU, but does not say which job gets which. A claim ends with
+    its process.
     """
     import torch
     from filelock import FileLock

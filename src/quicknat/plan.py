@@ -73,7 +73,7 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
         return given
     train = names("train")
     if not train:
-        fix = "add scans with labels, or use a finished model: model=1mm"
+        fix = "add scans with labels, or use an existing model: model=1mm"
         raise InputError(config.sheet, "no scan has split=train", fix)
     pretrain, synthesize = pretraining(by_name, config.pretrain)
     stages: list[Literal["pretrain", "finetune"]]

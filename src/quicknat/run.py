@@ -177,7 +177,7 @@ def _model_path(name: str, base: str) -> str:
 
 
 def given_settings(folder: str | Path, protocol: str) -> dict[str, Any]:
-    """Return what a finished model decides about a run: sections of the configuration.
+    """Return what an existing model determines of a run: sections of the configuration.
 
     `protocol`, the configured label table, is kept if it has the name of the model's. Raises
     :class:`InputError` if `folder` is no model folder; its other files are not read.
@@ -195,7 +195,7 @@ def given_settings(folder: str | Path, protocol: str) -> dict[str, Any]:
 
 
 def require_usable(folder: str | Path, protocol: str | Path, own: str | Path) -> None:
-    """Refuse a finished model before anything is computed with it.
+    """Refuse an unusable model before anything is computed with it.
 
     Raises:
         InputError: a missing or changed file, another label table than `protocol` (name or path),
@@ -209,9 +209,9 @@ def require_usable(folder: str | Path, protocol: str | Path, own: str | Path) ->
     try:
         table = label_table(protocol)
     except InputError as error:
-        problem = f"is a model for the label table '{protocol}', which is no bundled one"
+        problem = f"is a model for the label table '{protocol}', which is not bundled"
         fix = f"copy its labels.tsv to {protocol}.tsv, and set 'protocol' to that path"
         raise InputError(folder, problem, fix) from error
     if Protocol.read(path := folder / "labels.tsv").names != Protocol.read(table).names:
-        fix = "put the table that it was trained with there"
-        raise InputError(path, f"has other structures than {table}", fix)
+        fix = "restore the table that the model was trained with"
+        raise InputError(path, f"has different structures than {table}", fix)

@@ -39,7 +39,7 @@ def test_given_model(finished, tmp_path):
     assert [dead_links(page) for page in pages] == [[], [], []]
     page = pages[0].read_text()
     name = str(given).replace("'", "&#39;")
-    assert f"the finished model <strong>{name}</strong> segmented this cohort" in page
+    assert f"the existing model <strong>{name}</strong> segmented this cohort" in page
     assert "1 of the test scans may have been trained on" in page and 'id="training"' not in page
 
     # the same model elsewhere is the same model; with other weights of the views it is another

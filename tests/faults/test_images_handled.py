@@ -190,7 +190,7 @@ KINDS = {  # voxels, and the flag with its reason
     "T2w": (nested([220 - value for value in T1W]), "other_contrast", "is this a T1w scan?"),
     # Hounsfield units: grey matter above white matter, fluid near 0, bone bright, air at -1000
     "CT": (nested([37, 28, 36, 38, 4, 37], skin=900, air=-1000), "other_modality",
-           "as air does in CT"),
+           "like air in CT"),
 }  # fmt: skip
 
 

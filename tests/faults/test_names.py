@@ -112,7 +112,7 @@ def test_result_of_another_scan_of_the_same_name_is_not_replaced(stand_in, tmp_p
     before = record.read_bytes()
     failed, reason = status(paths[1])
     assert failed == "failed" and record.read_bytes() == before
-    assert f"{paths[1]}: has the name of another scan, {paths[0]}" in reason
+    assert f"{paths[1]}: has the same name as another scan, {paths[0]}" in reason
     assert "--overwrite" in reason
     assert status(paths[1], overwrite=True) == ("done", "")
     moved = paths[1].rename(tmp_path / "scan.nii.gz")
@@ -218,9 +218,9 @@ def test_sheet_keeps_all_scans_of_a_visit_and_says_which_are_special(tmp_path):
     ]  # fmt: skip
     said = "\n".join(done.err)
     assert "3 without labels: sub-002S0413_run-1" in said
-    assert "4 are one of several of a visit" in said
-    assert "give split exclude to unwanted ones" in said
-    assert "not a plain scan of the whole head: sub-01_acq-hippoc" in said
+    assert "4 share a visit with others" in said
+    assert "set split=exclude for unwanted ones" in said
+    assert "not whole-head scans, by their names: sub-01_acq-hippoc" in said
 
 
 @pytest.mark.case(68)

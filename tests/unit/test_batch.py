@@ -206,7 +206,7 @@ def test_folders_and_bids_data_sets_give_their_scans(tmp_path):
     tree(tmp_path / "plain", "a.MGZ", "b.nii", "c.img", "c.hdr", *no_scans)
     found = [task.name for task in find_scans([tmp_path / "bids", tmp_path / "plain"])]
     assert found == ["sub-01_ses-1", "sub-02", "sub-a", "sub-b", "sub-c"]
-    with pytest.raises(InputError, match=r"would get the name of .*b\.nii, sub-b"):
+    with pytest.raises(InputError, match=r"would get the same name as .*b\.nii, sub-b"):
         find_scans([tmp_path / "plain", tmp_path / "plain/b.nii"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="is not a scan"):

@@ -138,13 +138,13 @@ def test_model_for_another_label_table_is_refused(own, tmp_path, protocol):
     edit(own / "bundle.json", protocol="mine")
     mine = tmp_path / "mine.tsv"
     assert given_settings(own, "quicknat28")["protocol"] == "mine"
-    with pytest.raises(InputError, match=r"'mine', which is no bundled one; copy its labels\.tsv"):
+    with pytest.raises(InputError, match=r"'mine', which is not bundled; copy its labels\.tsv"):
         require_usable(own, "mine", "results/model")
     assert given_settings(own, str(mine))["protocol"] == str(mine)
     shutil.copy(own / "labels.tsv", mine)
     require_usable(own, mine, "results/model")
     renamed(protocol).write(mine)
-    with pytest.raises(InputError, match="has other structures than"):
+    with pytest.raises(InputError, match="has different structures than"):
         require_usable(own, mine, "results/model")
 
 

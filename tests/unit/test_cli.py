@@ -42,7 +42,10 @@ MISUSE = [
     ([*BUNDLE, "{"], "is not valid JSON"),
     ([*BUNDLE, "[]"], "JSON object"),
     (["segment", "a.nii", "b.nii", "--name", "sub-1", "--output", "o"], "for a single image"),
-    (["segment", "--list", "l.tsv", "--session-label", "1", "--output", "o"], "select some"),
+    (
+        ["segment", "--list", "l.tsv", "--session-label", "1", "--output", "o"],
+        "options that select scans",
+    ),
     (["segment", "a.nii", "--fast", "--model", "1mm", "--output", "o"], "leave out --model"),
     (["segment", "a.nii", "--fast", "--model", "./m", "--output", "o"], "leave out --model"),
 ]

@@ -130,7 +130,7 @@ def test_few_scans_are_shown_without_outliers_and_with_how_to_correct_the_first(
     inputs = made_up_results(tmp_path / "my data", scans, protocol, "a b.nii")
     page = written(inputs)
     assert 'id="quality"' in page and 'id="outliers"' not in page
-    assert ("of the cohort’s median of that structure" in page) == (n_scans > 2)
+    assert ("of the cohort’s median for that structure" in page) == (n_scans > 2)
     assert "itksnap -g" in page and "quicknat28_freesurfer.txt" in page
     first = cohort_quality(inputs.table(VOLUMES), structures(protocol), [])["first"]
     paged = [one["scan"] for one in first[-2:]]  # of three, the first has no page

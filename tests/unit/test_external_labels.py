@@ -164,7 +164,7 @@ def test_subject_of_another_scan_is_not_reused(settings, scan, labels, other):
     np.testing.assert_array_equal(found.data, labels.data)  # of a scan corrected a little
     data = scan.data[::-1] if other == "voxels" else scan.data[1:]
     nib.save(nib.MGHImage(np.ascontiguousarray(data, np.float32), scan.affine), inputs)
-    with pytest.raises(InputError, match="sub-01: has recon-all's results of another scan"):
+    with pytest.raises(InputError, match="sub-01: has recon-all results of a scan other than"):
         label_externally("recon-all", scan, "sub-01", settings)
 
 

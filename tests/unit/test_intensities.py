@@ -71,7 +71,7 @@ def test_commands_read_a_filled_scan_and_the_check_says_so(head, tmp_path):
     where = masked(head, "wedge")
     path = save(tmp_path / "scan.nii.gz", np.where(where, np.nan, data), head.affine)
     assert np.isfinite(read_scan(path).data).all()
-    assert any("filled up with nan" in reason for reason in examine_image(path, "").warnings)
+    assert any("padded with nan" in reason for reason in examine_image(path, "").warnings)
     with pytest.raises(InputError, match="are NaN"):  # label maps are not repaired
         read_volume(path)
 

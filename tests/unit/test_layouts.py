@@ -19,7 +19,7 @@ OF_NO_GRID = "lacks the desc-preproc_T1w of its grid"
 TEMPLATE = "is a template shipped with FreeSurfer"
 AVERAGE = "is the average of a subject's time points"
 ORPHAN = "is a label map without a scan"
-CONTRAST, MASK = "is named as another contrast than T1w", "is named as a mask"
+CONTRAST, MASK = "is another contrast than T1w, by its name", "is a mask, by its name"
 NOT_ONE = "is not a folder of one scan"
 WHICH = "holds {}; which is the T1w scan, and which its label map?"
 
@@ -157,8 +157,8 @@ DATA_SETS = {
          "c.img": "is in Analyze format; add its row by hand, with 'orientation'",
          "p2_mask.nii": MASK, "p1_T2.nii.gz": CONTRAST, "p1-FLAIR.nii": CONTRAST,
          "T2.nii": CONTRAST,
-         **dict.fromkeys(["b\t1.nii", "a{b}.nii"], "its path has a tab, a brace, an outer space or "
-                         "bytes that are not UTF-8")},
+         **dict.fromkeys(["b\t1.nii", "a{b}.nii"], "its path has a tab, brace, leading or "
+                         "trailing space, or non-UTF-8 bytes")},
     ),
     "a folder for each scan": (
         "folders",
@@ -258,7 +258,7 @@ def test_labels_from_freesurfer_replace_scans_and_labels(tmp_path):
     assert (scan.split, scan.label_convention) == ("pretrain", "freesurfer")
     with pytest.raises(InputError, match="no FreeSurfer results"):
         survey(discs, labels_from=tree(tmp_path / "none", *surfer("OAS1_0001_MR1", "orig.mgz")))
-    with pytest.raises(InputError, match=r"none of these scans.*e.g. sub-OAS10001"):
+    with pytest.raises(InputError, match=r"no results for any of these scans.*e.g. sub-OAS10001"):
         survey(discs, labels_from=tree(tmp_path / "other", *surfer("S02")))
 
 

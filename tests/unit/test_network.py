@@ -55,7 +55,7 @@ UNFIT = [  # a parameter, its values (None: removed), and the message
     ("decode4.SELayer.cSE.fc1.bias", None, "is missing"),
     ("encode1.conv1.weight", None, "is missing"),
     ("decode2.conv2.bias", torch.zeros(3), "has shape"),
-    ("classifier.conv.weight", torch.zeros(3), "is .* no convolution"),
+    ("classifier.conv.weight", torch.zeros(3), "is .* not a convolution"),
 ]
 
 

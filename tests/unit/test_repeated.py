@@ -84,10 +84,10 @@ def test_first_session_by_name_is_first_and_the_page_says_how_sessions_are_order
     table = visits_of(protocol, scans, (1000, 900))
     assert list(table["visit"]) == list(names)
     inputs = made_up_results(tmp_path, scans, protocol)
-    assert "are in the order of their names" in written(inputs)
+    assert "are ordered by name" in written(inputs)
     dates = "participant_id\tsession_id\tacq_time\n"
     dates += "".join(f"1\t{name}\t2020-01-0{k}\n" for k, name in enumerate(names, start=1))
-    assert "order of their names" not in written(replace(inputs, times=times(dates, tmp_path)))
+    assert "ordered by name" not in written(replace(inputs, times=times(dates, tmp_path)))
 
 
 def test_two_subjects_of_one_participant_are_visits_and_two_runs_are_not(protocol):

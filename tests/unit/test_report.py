@@ -96,7 +96,7 @@ def test_scans_of_chunks_have_no_page_and_the_report_says_so(tmp_path, protocol)
     ]
     write_records(chunk / "scans.tsv", Outcome, outcomes)
     page = written(replace(inputs, segmented=["sub-1"], chunks=[chunk]))
-    assert "1 scans with <code>split: segment</code> were segmented many to a job" in page
+    assert "1 scans with <code>split: segment</code> were segmented in jobs of many scans" in page
     assert "thick; odd" in page and "&lt;script&gt;alert(1)" in page and "<img src=x" not in page
     assert not (tmp_path / "report/sub-2.html").exists() and "sub-2.html" not in page
     volumes = pd.read_csv(tmp_path / "segmentations/volumes.tsv", sep="\t")
@@ -179,7 +179,7 @@ def test_page_of_a_run_with_failures_shows_them_and_what_is_finished(tmp_path, p
     assert table.read_text() == "of an earlier run"
     (tmp_path / "model/bundle.json").unlink()  # failed before there was a model
     page = written(replace(failed, segmented=[]), "incomplete.html")
-    assert "convert" in page and "None is finished yet" in page
+    assert "convert" in page and "No scan is finished yet" in page
 
 
 def with_scans(inputs, views, training, validation):
@@ -209,7 +209,7 @@ def test_page_of_a_given_model_names_its_path_instead_of_showing_a_training(tmp_
     given = "--given-model=earlier/model"
     assert quicknat("report", sheet, "--results", tmp_path, given, *options).status == 0
     text = " ".join(page.read_text().split())
-    assert "the finished model <strong>earlier/model</strong> segmented this cohort" in text
+    assert "the existing model <strong>earlier/model</strong> segmented this cohort" in text
     assert "trained on 1 scan, and its best epoch chosen on 1 other." in text
     for absent in ('id="training"', "figures/curves", "Over-fit", "trained on this cohort"):
         assert absent not in text  # with histories of another run lying there

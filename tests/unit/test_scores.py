@@ -144,5 +144,5 @@ def test_tables_of_a_list_are_stacked_with_the_names_of_their_files(tmp_path):
         (tmp_path / f"{name}_desc-quicknat_volumes.tsv").write_text(f"voxels\n{value}\n")
     table = stack_tables(sorted(tmp_path.glob("*.tsv")))
     assert table.to_numpy().tolist() == [["sub-1", 1], ["sub-2_ses-1", 2]]
-    with pytest.raises(InputError, match="the list of tables: names none"):
+    with pytest.raises(InputError, match="the list of tables: is empty"):
         stack_tables([])

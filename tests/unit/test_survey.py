@@ -90,7 +90,7 @@ def test_command_writes_the_sheet_and_reports_splits_and_what_it_left_out(tmp_pa
     for split in ("train", "val", "test", "segment"):
         assert splits.count(split) and f"  {split:8}  {splits.count(split)}" in said
     assert "fsaverage  is a template shipped with FreeSurfer" in said
-    assert "with a finished model (model=…), split=auto means segment" in said
+    assert "with an existing model (model=…), split=auto means segment" in said
 
 
 def test_command_adds_what_is_new_and_says_what_a_cohort_lacks(tmp_path, command):

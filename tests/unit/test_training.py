@@ -87,7 +87,7 @@ def test_finetuning_starts_from_the_given_weights(stack, tmp_path, protocol):
 def test_structures_that_no_training_scan_has_are_named(stack, tmp_path, protocol, caplog):
     prepare_training("coronal", protocol, [stack], [], settings(), tmp_path / "m", None, 1)
     absent = ", ".join(protocol.names[5:])  # the stack holds classes 1 to 4
-    assert f"coronal: never found, since no training scan has it: {absent}" in caplog.text
+    assert f"coronal: never found, as no training scan has them: {absent}" in caplog.text
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_scan_like_the_training_scans_has_no_flag(training):
     [
         # the table of volumes has those on the scan's grid
         ({"voxels": (0, 100, 100, 700, 50)}, "implausible_volume",
-         "on the model's grid, volumes far from the training scans': B 5600 mm³ (3200 to 3360)"),
+         "volumes on the model's grid are far from those in training: B 5600 mm³ (3200 to 3360)"),
         ({"voxels": (0, 110, 70, 400, 50)}, "asymmetry",
          "Left A and its partner differ by 22% of their sum"),
         ({"outside": 0.1}, "other_field", "this scan looks skull-stripped"),

@@ -119,7 +119,7 @@ def test_tables_of_chunks_and_of_scans_are_put_together(cohort, tmp_path, protoc
     write_volume_tables([tmp_path / "none" / LONG, cohort / LONG], tmp_path / "some")
     assert (tmp_path / "some" / WIDE).read_text() == (cohort / WIDE).read_text()
     (tmp_path / "none" / LONG).write_bytes(b"\xff")
-    with pytest.raises(InputError, match="is no table"):
+    with pytest.raises(InputError, match="is not a table"):
         write_volume_tables([tmp_path / "none" / LONG], tmp_path / "some")
 
 

@@ -80,7 +80,7 @@ def test_network_to_train_takes_what_classes_of_another_label_table_have_by_name
     torch.testing.assert_close(ours[:, [4, 2]], theirs[:, [1, 2]])
     for part in (0, 1, 3):
         torch.testing.assert_close(ours[:, part], theirs[:, 0] / 3)
-    assert "new classes, background until now: Fluid, Lesion" in caplog.text
+    assert "new classes, so far background: Fluid, Lesion" in caplog.text
     with pytest.raises(InputError, match="is for another network"):
         load_weights(QuickNAT(2, NetworkSettings(8, "scse")), saved, "axial", ["A", "B"], True)
 
@@ -124,7 +124,7 @@ def test_published_file_that_would_run_code_is_refused_unrun(golden, tmp_path, c
     for name, reason in {
         "evil": "holds more than tensors.*state_dict",
         "whole": "holds more than tensors.*state_dict",
-        "text": "is no torch file|holds more than tensors",
+        "text": "is not a torch file|holds more than tensors",
         "list": "no state dict",
         "other": "'conv.weight' is not a parameter",
         "absent": "no such file",

@@ -93,7 +93,7 @@ def test_labels_that_a_sheet_lacks_and_rows_without_a_file_are_named(tmp_path, c
     scans = [Scan(subject=name, image=f"{name}.nii", split="segment") for name in ("a", "b", "c")]
     write_sheet(scans, sheet)
     add_to_sheet(scans[:1], sheet)
-    assert "the image is gone of sub-a, sub-b, sub-c" in caplog.text
+    assert "images are missing of sub-a, sub-b, sub-c" in caplog.text
     for scan in scans:
         (tmp_path / scan.image).touch()
     caplog.clear()

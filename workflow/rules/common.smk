@@ -26,7 +26,7 @@ RESULTS = workflow.pathvars.get("results")  # "results", unless changed by `path
 RAW = os.path.normpath(os.environ.get("MONAI_DATA_DIRECTORY") or f"{RESULTS}/raw")
 CONFORMED = "<results>/scans/{scan}/anat/{scan}_space-conformed_T1w.nii.gz"
 SEGMENTED = "<results>/segmentations/{scan}/anat/{scan}_desc-quicknat"
-# literal, since `expand` takes no output of a rule that is in storage
+# literal, since `expand` accepts no rule outputs that are in storage
 CHUNK = "<results>/chunks/{chunk}"
 CHUNK_FILES = ["scans", "volumes", "volumes_wide"]
 BUNDLED = [f"<results>/model/{name}" for name in BUNDLE_FILES]

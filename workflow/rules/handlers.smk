@@ -20,7 +20,7 @@ FAILED, INCOMPLETE = f"{RESULTS}/failed.tsv", f"{RESULTS}/report/incomplete.html
 
 
 def summed_up(first, logs=()):
-    """Return the summary of a run that ends with success."""
+    """Return the summary of a successful run."""
     tested = {name: PLAN.scans[name].participant for name in PLAN.test}
     return summary(RESULTS, first, tested, len(PLAN.segmented), logs)
 

@@ -5,7 +5,7 @@
 #           results/segmentations/{scan}/anat/{scan}_desc-brain_mask.{nii.gz,json}
 #           results/segmentations/volumes.tsv, volumes_wide.tsv  all scans
 #           results/chunks/{chunk}/{scans,volumes,volumes_wide}.tsv  of many scans of the split segment, segmented in
-#                                                       one job, which skips those that are done
+#                                                       one job, which skips finished ones
 from quicknat.hardware import has_gpu
 
 # one process for each GPU of a machine (`--resources gpu=N`, else one); the profile of a cluster says

@@ -170,7 +170,7 @@ def require_same_scan(subject: Path, image: Volume) -> None:
                 return
     if inputs:
         fix = "rename it, or list its labels: quicknat sheet --labels-from"
-        raise InputError(subject, f"has recon-all's results of another scan than {image.path}", fix)
+        raise InputError(subject, f"has recon-all results of a scan other than {image.path}", fix)
 
 
 def _command(method: str, image: Path, subject: Path, settings: Settings) -> tuple[list[str], Path]:
@@ -266,6 +266,6 @@ def label_scan(scan: Path, protocol: Protocol, method: str, settings: Settings) 
     _, classes = conform_labels(labels, "freesurfer", protocol, grid)
     if not classes.any():
         raise InputError(
-            labels.path, "does not overlap its scan in world space", "is it another scan's?"
+            labels.path, "does not overlap its scan in world space", "is it of another scan?"
         )
     return classes

@@ -70,7 +70,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="quicknat",
     cls=Commands,
-    help="QuickNAT: segment T1-weighted brain MRI, and train its networks.",
+    help="QuickNAT: segment T1-weighted brain MRI, and train on your own labels.",
     epilog="To segment: `quicknat segment SCAN --output FOLDER`. To train on your own scans: "
     "`quicknat sheet FOLDER --output cohort.tsv`, `quicknat check cohort.tsv`, then `snakemake "
     "--cores all --config sheet=cohort.tsv`. Each command's `--help` has an example.",
@@ -103,37 +103,37 @@ BUNDLED_MODEL = Path("1mm")  # the default model, by name
 Orientation = Annotated[
     str,
     typer.Option(
-        help="Directions of the array axes, e.g. LAS, for headers without orientation; or qform or "
-        "sform, the transform to trust where the two disagree."
+        help="Directions of the array axes, e.g. LAS, if the header has no orientation; or qform "
+        "or sform, the transform to trust if the two disagree."
     ),
 ]
 Convention = Annotated[
     str,
     typer.Option(
         "--label-convention",
-        help="Label convention of the label map: freesurfer, neuromorphometrics, or the name of "
-        "the protocol.",
+        help="Label convention of the label map: freesurfer, neuromorphometrics, or the "
+        "protocol's name.",
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace results, also those of another scan.")
+    bool, typer.Option("--overwrite", help="Replace results, even those of another scan.")
 ]
-Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel size of the conformed grid, mm.")]
-Size = Annotated[int, typer.Option(min=16, help="Side of the conformed cube, voxels.")]
+Spacing = Annotated[float, typer.Option(min=0.1, help="Voxel size of the conformed grid in mm.")]
+Size = Annotated[int, typer.Option(min=16, help="Side of the conformed cube in voxels.")]
 SliceSize = Annotated[int, typer.Option(min=16, help="Side of the slices; a multiple of 16.")]
 
 Participants = Annotated[
     list[str] | None,
-    typer.Option(metavar="LABEL", help="Only these participants (repeatable, or with commas)."),
+    typer.Option(metavar="LABEL", help="Only these participants (repeatable, or comma-separated)."),
 ]
 Sessions = Annotated[
     list[str] | None,
-    typer.Option(metavar="LABEL", help="Only these sessions (repeatable, or with commas)."),
+    typer.Option(metavar="LABEL", help="Only these sessions (repeatable, or comma-separated)."),
 ]
 FilterFile = Annotated[
     Path | None,
-    typer.Option(help="Only scans with these entities: JSON as fMRIPrep reads it, its 't1w'."),
+    typer.Option(help="Only scans with these entities: 't1w' in a JSON file as for fMRIPrep."),
 ]
 
 
@@ -180,7 +180,7 @@ class PrintableFormatter(logging.Formatter):
 def use_utf8() -> None:
     """Make Python read, write and name files in UTF-8, whatever the locale; print what it can.
 
-    A locale of another encoding takes a new start: Python decides on file names as it starts.
+    With another encoding Python is restarted, since it decides on file names at start-up.
     """
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
@@ -199,7 +199,7 @@ def _version(wanted: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option(help="Show the traceback of errors.")] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show only warnings and errors, no progress bars.")
+        bool, typer.Option("--quiet", "-q", help="Show only warnings and errors; no progress bars.")
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Prefix log lines with time, level and module.")

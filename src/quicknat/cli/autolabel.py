@@ -33,7 +33,7 @@ def auto_label(
     ],
     method: Annotated[Method, typer.Option(help="Labelling method.")] = "atlas",
     atlas: Annotated[
-        list[Path] | None, typer.Option(help="atlas: conformed labelled scan; repeatable.")
+        list[Path] | None, typer.Option(help="atlas: labelled, conformed scan; repeatable.")
     ] = None,
     atlas_labels: Annotated[
         list[Path] | None, typer.Option(help="atlas: label map of each --atlas, in order.")
@@ -46,7 +46,7 @@ def auto_label(
     license_file: Annotated[
         str, typer.Option("--license", help="FreeSurfer's license.txt; default: FreeSurfer's own.")
     ] = "",
-    gpus: Annotated[int, typer.Option(min=0, help="synthseg: 0 runs it on the CPU.")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="synthseg: GPUs to use; 0: CPU.")] = 0,
     threads: Threads = 1,
     overwrite: Overwrite = False,
 ) -> None:
@@ -67,7 +67,7 @@ def auto_label(
         from quicknat.autolabel.atlas import label_scan
 
         if not atlas or not atlas_labels or len(atlas) != len(atlas_labels):
-            raise typer.BadParameter("give one --atlas-labels for each --atlas, at least one")
+            raise typer.BadParameter("give at least one --atlas, each with its --atlas-labels")
         pairs = list(zip(atlas, atlas_labels, strict=True))
         classes = label_scan(scan, pairs, seed, threads)
     else:

@@ -1,4 +1,4 @@
-"""The BIDS App: segment the participants of a data set, and put their volumes together."""
+"""The BIDS App: segment the participants of a data set, and collect their volumes."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ app = typer.Typer(
 @app.command()
 def bids(
     bids_dir: Annotated[Path, typer.Argument(help="BIDS data set.")],
-    output_dir: Annotated[Path, typer.Argument(help="Folder of the results, a BIDS derivative.")],
-    level: Annotated[Level, typer.Argument(help="participant: segment; group: gather volumes.")],
+    output_dir: Annotated[Path, typer.Argument(help="Output folder, a BIDS derivative.")],
+    level: Annotated[Level, typer.Argument(help="participant: segment; group: collect volumes.")],
     participant_label: Participants = None,
     session_label: Sessions = None,
     bids_filter_file: FilterFile = None,
@@ -57,7 +57,7 @@ def bids(
         bool,
         typer.Option(
             "--skip-bids-validation",
-            help="Do without the dataset_description.json that BIDS requires.",
+            help="Accept data sets without the dataset_description.json that BIDS requires.",
         ),
     ] = False,
     model: ModelFolder = None,
@@ -73,9 +73,9 @@ def bids(
     precision: Precision = "auto",
     threads: Threads = available_cpus(),
 ) -> None:
-    """Segment the T1w scans of a BIDS data set: a BIDS App, the same as `quicknat segment`.
+    """Segment the T1w scans of a BIDS data set: `quicknat segment` as a BIDS App.
 
-    Jobs of several participants may run at the same time; afterwards the level `group` writes the
+    Jobs for different participants can run in parallel; afterwards, the level `group` writes the
     tables of all volumes.
 
     Example: `quicknat-bids /data/bids /data/derivatives/quicknat participant --participant-label

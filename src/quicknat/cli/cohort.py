@@ -1,4 +1,4 @@
-"""The commands `sheet` and `check`: list the scans of a data set, check them before a run."""
+"""The commands `sheet` and `check`: list the scans of a data set, and check them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sheet(
     data: Annotated[
         Path,
         typer.Argument(
-            help="Folder of the data set; or a .tar(.gz) of OASIS-1, IXI or FreeSurfer results."
+            help="Folder of the data set, or a .tar(.gz) of OASIS-1, IXI or FreeSurfer results."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Sheet to write.")] = Path("cohort.tsv"),
@@ -79,22 +79,22 @@ def sheet(
     bids_filter_file: FilterFile = None,
     exclude: Annotated[
         Path | None,
-        typer.Option(help="Ratings from the report: scans rated fail get split exclude."),
+        typer.Option(help="Ratings from the report: scans rated fail get split=exclude."),
     ] = None,
     add: Annotated[
         bool,
-        typer.Option("--add", help="Append scans that the sheet lacks; keep its rows."),
+        typer.Option("--add", help="Add scans that the sheet lacks; keep its rows."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write the sheet of a data set, and list what was found and what was left out.
+    """Write the sheet of a data set, and list the scans found and the files left out.
 
     Layouts: a FreeSurfer or FastSurfer SUBJECTS_DIR, a BIDS data set, OASIS-1 discs, IXI, SynthSeg
     output, a folder of NIfTI or MGZ files (`X_dseg`, `X_seg`, `X_labels` or `X_aseg` is the label
     map of `X`), or one such folder per scan. Only file names are read.
 
-    Subject names keep only letters and digits. Names of OASIS and ADNI give participant and visit;
-    fill in the column `participant` if others may stand for one participant.
+    Only letters and digits of subject names are kept. OASIS and ADNI names give participant and
+    visit; fill in the column `participant` if other names may belong to one participant.
 
     Example: `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv`; later, to add new scans:
     `quicknat sheet /data/SUBJECTS_DIR --output cohort.tsv --add`
@@ -137,7 +137,7 @@ def sheet(
         for scan in [scan for scan in scans if scan.id in new][:LISTED]:
             log.info("  new: %s, %s", scan.id, scan.split)
         if any(row.labels for row in rows) and label_convention:
-            log.info("  with labels of the convention %s, unless known", label_convention)
+            log.info("  assuming label convention %s where it is not known", label_convention)
     else:
         scans = write_sheet(rows, output, overwrite)
     if failed:
@@ -173,23 +173,23 @@ def _summarize(rows: Sequence[Scan], scans: Sequence[Scan], sheet: Path) -> None
             how = f"  ({some}by split=auto)" if by_hash[name] else ""
             log.info("  %-8s  %d%s", name, splits[name], how)
     if automatic:
-        log.info("  with a finished model (model=…), split=auto means segment")
+        log.info("  with an existing model (model=…), split=auto means segment")
     bare = [row for row in rows if not row.labels]
     if 0 < len(bare) < len(rows):
         log.info("  %d without labels: %s", len(bare), names(bare))
     visits = Counter((row.subject, row.session) for row in rows)
     if repeated := [row for row in rows if visits[row.subject, row.session] > 1]:
-        log.info("  %d are one of several of a visit: %s; give split exclude to unwanted ones",
+        log.info("  %d share a visit with others: %s; set split=exclude for unwanted ones",
                  len(repeated), names(repeated))  # fmt: skip
     if partial := [row for row in rows if PARTIAL.search(row.entities)]:
-        log.warning("  by name not a plain scan of the whole head: %s", names(partial))
+        log.warning("  not whole-head scans, by their names: %s", names(partial))
     if warning := repeated_participants(scans):
         log.warning("warning: %s", warning)
-    give = "in the sheet, give some scans split"
+    give = "in the sheet, give some scans split="
     if splits["train"] and not splits["val"]:
-        log.info("  no validation scan: the weights of the last epoch will be kept; %s val", give)
+        log.info("  no validation scan: the weights of the last epoch will be kept; %sval", give)
     if splits["train"] and not splits["test"]:
-        log.info("  no test scan: there will be no scores; %s test", give)
+        log.info("  no test scan: there will be no scores; %stest", give)
     if not splits["train"] and splits["segment"] + splits["test"]:
         setting = shlex.quote(f"sheet={sheet}")
         log.info("  no training scan: use a bundled model, --config %s model=1mm", setting)
@@ -204,7 +204,7 @@ def check(
     ] = None,
     raw: Annotated[
         Path,
-        typer.Option(help="Folder that archives are unpacked into.", envvar="MONAI_DATA_DIRECTORY"),
+        typer.Option(help="Folder for unpacked archives.", envvar="MONAI_DATA_DIRECTORY"),
     ] = Path("results/raw"),
     protocol: ProtocolFile = QUICKNAT28,
     output: Annotated[
@@ -216,8 +216,8 @@ def check(
 ) -> None:
     """Check all scans of a sheet before a run, or image files; exit with status 1 if any is bad.
 
-    If the sheet names sources, run this in the workflow's folder: their folders are relative to
-    it. `--orientation` applies to image files only.
+    If the sheet names sources, run this in the workflow's folder, to which their paths are
+    relative. `--orientation` applies to image files only.
 
     Example: `quicknat check cohort.tsv --threads 8`
     """

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @app.command(rich_help_panel=STEPS)
 def convert(
-    image: Annotated[Path, typer.Argument(help="T1w scan: NIfTI, MGZ, Analyze; may be a glob.")],
+    image: Annotated[Path, typer.Argument(help="T1w scan: NIfTI, MGZ or Analyze; may be a glob.")],
     output: Annotated[
         Path, typer.Option(callback=nifti_name, help="…_T1w.nii.gz to write, with .json sidecar.")
     ],

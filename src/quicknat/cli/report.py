@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 @app.command("scan-pictures", rich_help_panel=STEPS)
 def scan_pictures(
     scan: Annotated[Path, typer.Argument(help="Conformed scan (its sidecar names the original).")],
-    prediction: Annotated[Path, typer.Argument(help="Predicted label map, native grid.")],
+    prediction: Annotated[Path, typer.Argument(help="Predicted label map on the native grid.")],
     mosaics: Annotated[Path, typer.Option(help="Folder to write: mosaics and layers.")],
-    volumes: Annotated[Path, typer.Option(help="JavaScript to write: the viewer's volumes.")],
+    volumes: Annotated[Path, typer.Option(help="JavaScript file to write: the viewer's volumes.")],
     protocol: ProtocolFile = QUICKNAT28,
     reference: Annotated[Path | None, typer.Option(help="Reference label map.")] = None,
     uncertainty: Annotated[Path | None, typer.Option(help="Uncertainty map.")] = None,
@@ -55,28 +55,28 @@ def report(
         Path | None, typer.Option(help="Table of verdicts, if bad scans were skipped.")
     ] = None,
     failed: Annotated[
-        Path | None, typer.Option(help="Table of failed jobs: report these, and what is finished.")
+        Path | None, typer.Option(help="Table of failed jobs, to report with what is finished.")
     ] = None,
     chunk: Annotated[
-        list[str] | None, typer.Option(help="Chunk of scans without pages; repeatable.")
+        list[str] | None, typer.Option(help="Chunk, whose scans get no pages; repeatable.")
     ] = None,
     given_model: Annotated[
-        Path | None, typer.Option(help="Model that segmented, if none was trained.")
+        Path | None, typer.Option(help="Model used for segmentation, if none was trained.")
     ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive/--static", help="Include the viewer and sortable tables.")
     ] = True,
     single_file: Annotated[
-        str, typer.Option(help="Scan whose page to write as one file, from a finished report.")
+        str, typer.Option(help="Scan whose page to write as a single file, from a finished report.")
     ] = "",
 ) -> None:
-    """Write the HTML report of a results folder, or one scan's page as a single file to mail.
+    """Write the HTML report of a results folder, or one scan's page as a single file to send.
 
-    Notes on the scores, participants and sessions are read from files beside the sheet: the sheet's
-    name with `.md`, `participants.tsv`, `sessions.tsv`.
+    Notes on the scores, participants and sessions are read from files beside the sheet: its name
+    with `.md`, `participants.tsv`, `sessions.tsv`.
 
     Example: `quicknat report --single-file sub-01` writes `sub-01.html`, from the report in
-    `results/report`. For the report itself see `workflow/rules/report.smk`, which makes its inputs.
+    `results/report`. For the whole report, see `workflow/rules/report.smk`, which makes its inputs.
     """
     if single_file:
         from quicknat.report.standalone import write_single_file
@@ -151,7 +151,7 @@ def failures(
         "results/failed.tsv"
     ),
 ) -> None:
-    """Show why jobs of the last workflow run failed, with the ends of their logs.
+    """Show why jobs of the last workflow run failed, and the ends of their logs.
 
     Example: `quicknat failures results/failed.tsv`
     """

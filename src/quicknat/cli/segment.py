@@ -35,30 +35,30 @@ OverwriteDone = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Segment again what this model has done before; replace results of another scan.",
+        help="Redo scans that this model has segmented before; replace results of another scan.",
     ),
 ]
 Samples = Annotated[
     int,
     typer.Option(
         "--uncertainty", min=0, metavar="N",
-        help="Average N passes with dropout; adds IoU and CV per structure.",
+        help="Average N passes with dropout; adds each structure's IoU and CV.",
     ),
 ]  # fmt: skip
 Views = Annotated[
-    bool, typer.Option("--views", help="Write the label map of each view's network too.")
+    bool, typer.Option("--views", help="Also write the label map of each view's network.")
 ]
 Numbers = Annotated[
     str,
     typer.Option(
         "--label-convention",
-        help="Numbers in the label maps: freesurfer; by default the indices of the label table.",
+        help="Label numbers to write: freesurfer; default: the label table's indices.",
     ),
 ]
-Mgz = Annotated[bool, typer.Option("--mgz", help="Write the label map as MGZ too.")]
+Mgz = Annotated[bool, typer.Option("--mgz", help="Also write the label map as MGZ.")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Slices per forward pass; by default 1 on a CPU, 32 on a GPU."),
+    typer.Option(min=1, help="Slices per forward pass; default: 1 on a CPU, 32 on a GPU."),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU if there is one.")
@@ -72,7 +72,7 @@ Precision = Annotated[
 @app.command()
 def segment(
     output: Annotated[
-        Path, typer.Option(help="Folder of the results: sub-X/anat or sub-X/ses-Y/anat in it.")
+        Path, typer.Option(help="Output folder; results go to sub-X/[ses-Y/]anat in it.")
     ],
     images: Annotated[
         list[Path] | None,
@@ -82,7 +82,7 @@ def segment(
     ] = None,
     model: ModelFolder = None,
     fast: Fast = False,
-    name: Annotated[str, typer.Option(help="Name of the result; default: the file's.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the result; default: the file name.")] = "",
     participant_label: Participants = None,
     session_label: Sessions = None,
     bids_filter_file: FilterFile = None,
@@ -91,14 +91,14 @@ def segment(
         typer.Option(
             "--list",
             rich_help_panel=WORKFLOW,
-            help="Instead of IMAGES: a TSV of name, scan and orientation.",
+            help="Instead of IMAGES: TSV of name, scan and orientation.",
         ),
     ] = None,
     tables: Annotated[
         Path | None,
         typer.Option(
             rich_help_panel=WORKFLOW,
-            help="Folder of the tables of these scans; default: OUTPUT, of all there.",
+            help="Folder for tables of these scans; default: OUTPUT, for all scans there.",
         ),
     ] = None,
     allow_bad: Annotated[
@@ -106,7 +106,7 @@ def segment(
         typer.Option(
             "--allow-bad",
             rich_help_panel=WORKFLOW,
-            help="Exit status 0 if only unreadable scans failed.",
+            help="Exit with status 0 if only unreadable scans failed.",
         ),
     ] = False,
     orientation: Orientation = "",
@@ -115,7 +115,7 @@ def segment(
         typer.Option(
             "--conformed",
             rich_help_panel=WORKFLOW,
-            help="Inputs are outputs of 'quicknat convert'.",
+            help="The scans were written by 'quicknat convert'.",
         ),
     ] = False,
     folder_per_scan: Annotated[
@@ -123,7 +123,7 @@ def segment(
         typer.Option(
             "--folder-per-scan",
             rich_help_panel=WORKFLOW,
-            help="Results in OUTPUT/{name}/anat/, no tables of all.",
+            help="Write to OUTPUT/{name}/anat/, without tables of all scans.",
         ),
     ] = False,
     overwrite: OverwriteDone = False,
@@ -136,13 +136,13 @@ def segment(
     precision: Precision = "auto",
     threads: Threads = available_cpus(),
 ) -> None:
-    """Segment T1w scans; each result lies on its scan's own grid.
+    """Segment T1w scans, each on its own grid.
 
-    A scan that cannot be segmented does not stop the others; exit status is then 1, and
-    `OUTPUT/scans.tsv` says what became of each. Scans that this model has segmented before are
+    A scan that cannot be segmented does not stop the others; the exit status is then 1, and
+    `OUTPUT/scans.tsv` has the outcome for each scan. Scans that this model has segmented before are
     skipped. `OUTPUT/volumes.tsv` and `volumes_wide.tsv` have the volumes of all scans there.
 
-    Example: `quicknat segment T1w.nii.gz --output out/`, with your own: `--model results/model`
+    Example: `quicknat segment T1w.nii.gz --output out/`; your own model: `--model results/model`
     """
     check_name(name)
     if bool(images) == bool(listed):
@@ -150,7 +150,7 @@ def segment(
     if name and (listed or len(images or []) > 1):
         raise typer.BadParameter("--name is for a single image")
     if listed and (participant_label or session_label or bids_filter_file):
-        raise typer.BadParameter("--list names the scans: options that select some are for IMAGES")
+        raise typer.BadParameter("--list names the scans: options that select scans are for IMAGES")
     if fast and model:
         raise typer.BadParameter("--fast is a model of its own: leave out --model")
     model = model or MODELS["small" if fast else BUNDLED_MODEL.name]
@@ -166,7 +166,7 @@ def segment(
 
     sources = [path for path in images or [] if is_raw(path)]
     if any(path.resolve() == output.resolve() for path in sources):
-        fix = "choose a folder of its own, e.g. derivatives/quicknat in it"
+        fix = "choose another folder, e.g. derivatives/quicknat in it"
         raise InputError(output, "is the data set itself", fix)
     selection = Selection.read(participant_label or (), session_label or (), bids_filter_file)
     tasks = read_tasks(listed) if listed else find_scans(images or [], name, selection)
@@ -183,7 +183,7 @@ def segment(
     numbers += " (Winograd convolutions)" if bundle.winograd else ""
     log.info("model %s on %s in %s, %d thread(s)", model, where, numbers, threads)
     if model in MODELS.values():
-        log.info("not for commercial use (CC BY-NC 4.0), not a medical device: see README.md there")
+        log.info("not for commercial use (CC BY-NC 4.0), not a medical device: see its README.md")
     keep_freed_memory()
     batch_size = batch_size or (32 if on_gpu else 1)  # alone a slice stays in a CPU's cache
     any_precision = precision == "auto"
@@ -208,10 +208,10 @@ def segment(
 
 @app.command(rich_help_panel=STEPS)
 def volumes(
-    tables: Annotated[Path, typer.Argument(help="File that lists the tables, one a line.")],
+    tables: Annotated[Path, typer.Argument(help="File that lists the tables, one per line.")],
     output: Annotated[Path, typer.Option(help="Folder of the tables to write.")],
 ) -> None:
-    """Write `volumes.tsv` and `volumes_wide.tsv` from those of scans and of chunks of scans.
+    """Combine the volume tables of scans, or chunks, in `volumes.tsv` and `volumes_wide.tsv`.
 
     Example: `quicknat volumes list.txt --output results/segmentations`
     """
@@ -222,7 +222,7 @@ def volumes(
 
 @app.command(rich_help_panel=STEPS)
 def gather(
-    tables: Annotated[Path, typer.Argument(help="File that lists the tables, one a line.")],
+    tables: Annotated[Path, typer.Argument(help="File that lists the tables, one per line.")],
     output: Annotated[Path, typer.Option(help="Table to write.")],
 ) -> None:
     """Stack per-subject tables into one.

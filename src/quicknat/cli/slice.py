@@ -153,7 +153,7 @@ def synthesize(
     slice_size: SliceSize = 192,
     orientation: Orientation = "",
 ) -> None:
-    """Draw synthetic images of label maps beside their classes, as a network sees them.
+    """Draw images synthesized from label maps, as a network sees them, beside their classes.
 
     Example: `quicknat synthesize maps/*.nii.gz --output samples.png`
     """
@@ -193,7 +193,9 @@ def warp(
     ],
     protocol: ProtocolFile = QUICKNAT28,
     label_convention: Convention = "freesurfer",
-    like_label_convention: Annotated[str, typer.Option(help="That of --like.")] = "freesurfer",
+    like_label_convention: Annotated[
+        str, typer.Option(help="Convention of --like.")
+    ] = "freesurfer",
     spacing: Spacing = 1.0,
     orientation: Orientation = "",
     threads: Threads = 1,
@@ -201,9 +203,9 @@ def warp(
 ) -> None:
     """Warp a labelled scan to the shape of another brain, to train on shapes that a cohort lacks.
 
-    For example, the wide ventricles of older brains: only their label maps are needed. List the
-    warped copy in the sheet as a row of its own, with the participant of the scan, and with the
-    protocol given here as its label convention.
+    For example, the wide ventricles of older brains, of which only label maps are needed. Give the
+    warped copy its own row in the sheet, with the scan's participant, and with the protocol given
+    here as its label convention.
 
     Example: `quicknat warp young_T1w.nii.gz --labels young_aseg.mgz --like old_aseg.mgz
     --output copy_T1w.nii.gz --labels-output copy_dseg.nii.gz`

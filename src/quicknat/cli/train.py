@@ -41,13 +41,13 @@ def train(
     initial: Annotated[Path | None, typer.Option(help="Initial weights.")] = None,
     warm_start: Annotated[
         Path | None,
-        typer.Option(help="The view's weights in an existing model folder; see above."),
+        typer.Option(help="This view's weights in an existing model folder; see above."),
     ] = None,
     warm_start_epochs: Annotated[
         int, typer.Option(min=0, help="Epochs after a warm start; 0: no warm start.")
     ] = 2,
     tissues: Annotated[
-        Path | None, typer.Option(help="List of stacks by `slice-tissues`, to synthesize from.")
+        Path | None, typer.Option(help="List of stacks from `slice-tissues`, to synthesize from.")
     ] = None,
     threads: Threads = 1,
 ) -> None:
@@ -58,7 +58,7 @@ def train(
     the same command then resumes the training.
 
     With `--warm-start`, training starts from the existing model and is short, if training or
-    validation scans were added and nothing else has changed; if not, it starts as usual.
+    validation scans were added and nothing else has changed; otherwise it starts as usual.
 
     Example: `quicknat train coronal --stacks train.txt --validation val.txt
     --settings '{"epochs": 10, "learning_rate": 0.005}' --output model/coronal`
@@ -111,7 +111,7 @@ def import_weights(
     protocol: ProtocolFile,
     output: Annotated[Path, typer.Option(help="….safetensors to write.")],
 ) -> None:
-    """Convert published QuickNAT weights into a file to start a training from.
+    """Convert published QuickNAT weights into a file to start training from.
 
     Only tensors are read: a file with a whole pickled network is refused, since loading it would
     run its code. The authors' slices are oriented differently, so fine-tune these weights.
@@ -142,7 +142,7 @@ def export(
 ) -> None:
     """Export a model as a MONAI bundle, whose network runs with torch and MONAI alone, and as ONNX.
 
-    It takes and gives whole volumes; what the volumes must be is in the bundle's `docs/README.md`.
+    Its input and output are whole volumes; the bundle's `docs/README.md` describes them.
     `onnx/` has a network per view, for slices (needs the packages `onnx` and `onnxscript`).
 
     Example: `quicknat export results/model --output quicknat_bundle`
@@ -166,7 +166,7 @@ def cite(
 ) -> None:
     """Print a methods paragraph to paste into a paper, with versions and citations.
 
-    Example: `quicknat cite 1mm`, its references: `quicknat cite 1mm --bibtex`
+    Example: `quicknat cite 1mm`; its references: `quicknat cite 1mm --bibtex`
     """
     from quicknat.files import sha256
     from quicknat.model.bundle import read_description

@@ -85,7 +85,7 @@ def _oddities(volume: Volume) -> list[str]:
         found.append(f"sform and qform put voxels up to {apart:.1f} mm apart; sform is used")
     if volume.filled:
         values = ", ".join(f"{value:g}" for value in volume.filled)
-        found.append(f"filled up with {values} around the field of view, which is read as air")
+        found.append(f"padded with {values} around the field of view, which is treated as air")
     if has_noisy_background(volume.data):
         found.append(f"{NOISY_BACKGROUND}; {DENOISE}")
     return found

@@ -250,9 +250,9 @@ def plain(paths: Sequence[str], suffixes: str = LABELS, convention: str = "") ->
         if file := re.fullmatch(rf"([^/]+?)(?:_({suffixes}))?{IMAGE}", path, re.IGNORECASE):
             target, name = maps if file[2] else images, file[1]
             if file[2] is None and MASK.search(name):
-                left_out[path] = "is named as a mask"
+                left_out[path] = "is a mask, by its name"
             elif file[2] is None and re.search(rf"{OTHER_CONTRAST.pattern}$", name, re.IGNORECASE):
-                left_out[path] = "is named as another contrast than T1w"
+                left_out[path] = "is another contrast than T1w, by its name"
             else:
                 target[re.sub(r"_T1w?$", "", name, flags=re.I)].append(path)
         elif re.fullmatch(r"[^/]+\.img(\.gz)?", path, re.IGNORECASE):

@@ -56,14 +56,14 @@ def file_stem(name: str) -> str:
 
 
 def digest(text: str) -> str:
-    """Return ``x`` and six hexadecimal digits, which tell a text from others."""
+    """Return ``x`` and six hexadecimal digits, which distinguish texts."""
     return "x" + hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def letters_and_digits(text: str) -> str:
     """Return the ASCII letters and digits of a name, and a digest if others are dropped.
 
-    ``é`` becomes ``e``; ``扫描`` has only the digest.
+    ``é`` becomes ``e``; ``扫描`` becomes only the digest.
     """
     plain = unicodedata.normalize("NFKD", text)
     kept = re.sub(r"[^A-Za-z0-9]", "", plain)

@@ -43,7 +43,7 @@ def read_participants(path: str | Path, subjects: Sequence[str] = ()) -> pd.Data
     table["participant_id"] = ["n/a" if given == "n/a" else f"sub-{name}" for given, name in ids]
     twice = table["participant_id"][table["participant_id"].duplicated()]
     if len(twice) and "session_id" in table:
-        notice(f"{path}: has rows for several sessions; the first of each participant is used")
+        notice(f"{path}: has rows for several sessions; each participant's first is used")
         table = table.drop_duplicates("participant_id")
     elif len(twice):
         problem = f"has participant_id '{twice.iloc[0]}' in two rows"
@@ -79,7 +79,7 @@ def _use_decimal_points(table: pd.DataFrame) -> None:
     for name in table:
         cells = table[name][table[name] != "n/a"]
         if cells.str.contains(",").any() and cells.str.fullmatch(r"-?\d+(,\d+)?").all():
-            notice(f"column '{name}': decimal commas are read as points")
+            notice(f"column '{name}': decimal commas are read as decimal points")
             table[name] = table[name].str.replace(",", ".")
 
 
@@ -116,11 +116,11 @@ def trained_on(views: Iterable[Mapping[str, Any]], scans: Sequence[Scan]) -> str
     known = [scan.id for scan in test if trained & {scan.subject, scan.participant}]
     if known:
         what = f"{len(known)} of the test scans may have been trained on: the model's scans have"
-        what += f" the same names, {', '.join(known)}. If they are the same heads, the scores are"
+        what += f" the same names, {', '.join(known)}. If they are the same people, the scores are"
         return f"{what} too high"
     for known_set, tested_set in permutations(SAME_PEOPLE, 2):
         tested = any(re.match(SAME_PEOPLE[tested_set], scan.subject) for scan in test)
         if tested and any(re.match(SAME_PEOPLE[known_set], subject) for subject in trained):
-            what = f"test scans may be of people who were trained on: the model knows {known_set}"
+            what = f"test scans may be of people in the training data: the model knows {known_set}"
             return f"{what}; {' and '.join(SAME_PEOPLE)} share participants"
     return ""

@@ -98,8 +98,8 @@ class CohortPaths:
     def inputs(self, source: str, path: str) -> list[str]:
         """Return the inputs of a job that reads this file.
 
-        A local file that went missing after the check is none: its own job reports it, and other
-        scans continue. Of an archive it is the list of members, since a name may be a glob.
+        A local file that went missing after the check is left out: its own job reports it, and
+        other scans continue. Of an archive it is the list of members, since a name may be a glob.
         """
         if not self.in_place(source):
             return [f"{self.raw}/{source}.members.txt"]

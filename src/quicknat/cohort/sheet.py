@@ -64,14 +64,14 @@ class Scan:
     """label convention of the label map: freesurfer, neuromorphometrics, or the name of the
     configured label protocol if the file holds its class indices"""
     split: Annotated[str, _one_of("pretrain train val test segment auto exclude")]
-    """pretrain: trained on first, labels optional; train: trained on; val: chooses the epoch; test:
-    segmented and scored; segment: segmented; exclude: left out; auto: train, val or test by a hash
-    of the participant, and segment with a given `model`"""
+    """pretrain: trained on first, labels optional; train: trained on; val: to choose the epoch;
+    test: segmented and scored; segment: segmented; exclude: left out; auto: train, val or test by
+    a hash of the participant, or segment if `model` is set"""
     participant: str = ""
     """who was scanned, if one participant has several rows; defaults to the subject"""
     orientation: Orientation = ""
     """directions of the array axes in three letters, e.g. LAS, for files without orientation; or
-    qform or sform, the transform to trust if a header's two disagree"""
+    qform or sform, the transform to trust if the two disagree"""
 
     @property
     def id(self) -> str:
@@ -85,7 +85,7 @@ class Source:
     """What the workflow can fetch or read; a tab-separated table."""
 
     source: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """letters, digits, dot, dash, underscore; a letter or digit first"""
+    """letters, digits, dots, dashes, underscores; begins with a letter or digit"""
     kind: Annotated[str, _one_of("https http file pypi git local demo")]
     """https, http, file: an archive at a URL; pypi: a package file (url NAME==VERSION); git: the
     files of a commit (url git+https://...); local: a folder read in place (url is its path,
@@ -94,7 +94,7 @@ class Source:
     """URL, requirement or folder"""
     mirrors: str = ""
     """further URLs of the same file, separated by commas (a comma in a URL is %2C) and tried in
-    turn if url fails; a new one reruns nothing"""
+    turn if url fails; adding one reruns nothing"""
     checksum: Annotated[
         str,
         Field(
@@ -104,7 +104,7 @@ class Source:
     """sha256:... or md5:... of the archive; git:... and the commit; unpublished if there is none"""
     members: str = ""
     """what to extract from an archive: globs over member paths, separated by commas; stated here
-    and not derived from the sheet, so that a new row never extracts the others again"""
+    and not derived from the sheet, so that a new row never extracts the rest again"""
     size_mb: Annotated[str, Field(pattern="^([0-9]+([.][0-9]+)?)?$")] = ""
     """size of the archive in MB"""
     orientation: Orientation = ""

@@ -85,7 +85,7 @@ def _in_circle(folder: Path) -> bool:
 def survey(
     root: str | Path, layout: str = "", source: str = LOCAL, labels_from: str | Path | None = None
 ) -> Survey:
-    """Find the scans of a data set, and what gets no row and why.
+    """Find the scans of a data set, and what is left out and why.
 
     Args:
         root: a folder, or a tar archive of OASIS-1, IXI or FreeSurfer's results.
@@ -137,7 +137,7 @@ def _with_results(scans: Sequence[Scan], subjects_dir: Path) -> Found:
     ]  # fmt: skip
     found, unused = with_freesurfer(bare, results)
     if not any(scan.labels for scan in found):
-        problem = f"has results for none of these scans, but for {results[0].id} and others"
+        problem = f"has no results for any of these scans, only for {results[0].id} and others"
         fix = f"name its folders like the scans, e.g. {found[0].id}" if found else "check it"
         raise InputError(subjects_dir, problem, fix)
     return found, left_out | unusable | unused
@@ -167,7 +167,7 @@ def _usable(scans: Sequence[Scan], root: Path, source: str) -> Found:
                 left_out[absent[0]] = "; ".join(why_absent(Path(absent[0])))
                 continue
         if re.search(r"[\t\r\n{}\ud800-\udfff]|^\s|\s$", "".join(files)):
-            problem = "its path has a tab, a brace, an outer space or bytes that are not UTF-8"
+            problem = "its path has a tab, brace, leading or trailing space, or non-UTF-8 bytes"
             left_out[scan.image] = problem
         else:
             image, labels = (*files, "")[:2]
@@ -187,7 +187,7 @@ def _distinct(scans: Sequence[Scan]) -> list[Scan]:
     for group in named.values():
         if len(group) > 1:
             paths = " and ".join(scan.image for scan in group)
-            what = "have one name, %s: taken for scans of one participant, told apart by a digest"
+            what = "share the name %s: taken as scans of one participant, distinguished by a digest"
             log.warning(f"%s {what}", paths, group[0].id)
             group = [replace(scan, subject=scan.subject + digest(scan.image)) for scan in group]
         found += group
@@ -217,7 +217,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
     for path in paths:
         if not path.is_dir():
             if path.name.startswith("._"):
-                log.warning("left out: %s: is a file of macOS beside the scan", path)
+                log.warning("left out: %s: is a macOS metadata file", path)
             else:
                 found.append((default_name(path), path))
             continue

@@ -121,7 +121,7 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
         elif same_name is not None and not fnmatch.fnmatchcase(image, same_name):
             others.append(f"{scan.id}, {image}")
     if others:
-        what = "scans are not added, since the sheet has their names with other images"
+        what = "scans are not added, since the sheet has the same names with other images"
         log.warning("%s: %d %s: %s …", sheet, len(others), what, others[0])
     rows = _cells(new, sheet)
     implied = {"source": LOCAL, "participant": rows["subject"]}  # without such columns
@@ -143,7 +143,7 @@ def add_to_sheet(scans: Sequence[Scan], sheet: str | Path) -> tuple[list[Scan], 
     gone = [name for name, path in local.items() if not (path.is_file() or find_all(path))]
     if gone:
         more = " …" if len(gone) > NAMED else ""
-        log.warning("%s: the image is gone of %s%s", sheet, ", ".join(gone[:NAMED]), more)
+        log.warning("%s: images are missing of %s%s", sheet, ", ".join(gone[:NAMED]), more)
     return written, {scan.id for scan in new}
 
 
@@ -155,7 +155,7 @@ def failed_scans(path: str | Path) -> list[str]:
     ``model`` names several.
 
     Raises:
-        InputError: the file is no such table, has an unknown rating, or rates a scan twice.
+        InputError: the file is not such a table, has an unknown rating, or rates a scan twice.
     """
     table = read_cells(path)
     if missing := [name for name in ("scan", "rating") if name not in table]:
@@ -163,7 +163,7 @@ def failed_scans(path: str | Path) -> list[str]:
         raise InputError(path, f"has no column '{missing[0]}'", fix)
     models = sorted({*table.get("model", ())} - {"", "n/a"})
     if len(models) > 1:
-        notice(f"{path}: has ratings of segmentations of several models: {', '.join(models)}")
+        notice(f"{path}: rates segmentations of several models: {', '.join(models)}")
     ratings: dict[str, str] = {}
     for scan, rating in zip(table["scan"], table["rating"], strict=True):
         if rating == "n/a":

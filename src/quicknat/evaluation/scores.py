@@ -41,12 +41,12 @@ def stack_tables(paths: Sequence[str]) -> pd.DataFrame:
         try:
             part = pd.read_csv(path, sep="\t")
         except ValueError as error:  # also of pandas' own kinds
-            raise InputError(path, f"is no table ({error})", "delete it and rerun") from error
+            raise InputError(path, f"is not a table ({error})", "delete it and rerun") from error
         if "subject" not in part:
             part.insert(0, "subject", default_name(path))
         parts.append(part)
     if not parts:
-        raise InputError("the list of tables", "names none", "name one a line")
+        raise InputError("the list of tables", "is empty", "list one per line")
     return pd.concat(parts, ignore_index=True)
 
 

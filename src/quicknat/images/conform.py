@@ -53,7 +53,7 @@ class Transforms(Checked):
 
 
 class Record(Checked):
-    """What later stages need of a sidecar; those of other versions may lack some of it."""
+    """What later stages need from a sidecar; those of other versions may lack some of it."""
 
     source: str
     source_sha256: str

@@ -1,4 +1,4 @@
-"""Find voxels without signal: constants that fill up a field of view, and MP2RAGE's noise."""
+"""Find voxels without signal: constants that pad a field of view, and MP2RAGE's noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CT_AIR, CT_SOFT_TISSUE = (-1100, -900), 50  # Hounsfield units
 MOST = 0.9  # of the voxels with a number, connected to the outside: all of them are missing
 MIN_FILLED = 0.01  # fraction of all voxels; fewer hardly affect percentiles
 QUARTER, MIN_OVERFLOWED = 1 << 13, 0.001  # of the largest int16; fraction of voxels
-NOISY_BACKGROUND = "noise of full range where there is no signal, as in MP2RAGE's UNI images"
+NOISY_BACKGROUND = "full-range noise where there is no signal, as in MP2RAGE UNI images"
 DENOISE = "use the denoised image (UNI-DEN), or denoise it, e.g. with LayNii's LN_MP2RAGE_DNOISE"
 # fraction of equal neighbours: 0.88 to 0.94 in six label maps, 0.72 in a scan with tripled voxels
 ALIKE = 0.8
@@ -67,7 +67,7 @@ def _air(rest: np.ndarray) -> float:
 
 
 def without_fill(data: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Replace constants that fill up a scan's field of view by the intensity of air.
+    """Replace constants that pad a scan's field of view by the intensity of air.
 
     Tools pad rotated, cropped or unwarped scans with numbers that are not air, e.g. -32768 or NaN.
     Such a number reaches the outside, makes up more than 1 % of all voxels, and is brighter than
@@ -121,7 +121,7 @@ def has_overflowed(data: np.ndarray) -> bool:
 
 
 def has_noisy_background(data: np.ndarray) -> bool:
-    """Return whether noise of full range lies where a head has air, as in MP2RAGE's UNI images."""
+    """Return whether there is full-range noise where a head has air, as in MP2RAGE UNI images."""
     low, high = robust_range(data[::2, ::2, ::2])
     if not high > low:
         return False

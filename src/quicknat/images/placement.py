@@ -108,7 +108,7 @@ def _transforms(image: Any, orientation: str, path: Path) -> Transforms:
     coded = any(image.header[f"{name}_code"] > 0 for name in FORMS)
     if coded and not chosen and (odd := _ambiguities(image)):
         raise InputError(
-            path, f"the header has {' and '.join(odd)}, which programs read differently",
+            path, f"the header has {' and '.join(odd)}, which programs interpret differently",
             f"repair the header, or {CHOOSE}",
         )  # fmt: skip
     try:

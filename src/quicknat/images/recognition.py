@@ -52,7 +52,7 @@ def _fetch(path: Path) -> str:
 
 
 def why_absent(path: Path) -> tuple[str, str]:
-    """Return why a path is no file, and what to do about it."""
+    """Return why a path is not a file, and what to do about it."""
     try:
         target = str(path.readlink())
     except (OSError, ValueError):  # no link

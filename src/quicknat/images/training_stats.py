@@ -1,4 +1,4 @@
-"""Statistics of the training scans, and flags of scans that are out of their distribution."""
+"""Statistics of the training scans, and flags for out-of-distribution scans."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def ood_flags(
             for k in np.flatnonzero(beyond).tolist()
             if k and scan.voxels[k]  # absent ones have a flag of their own
         ],
-        "on the model's grid, volumes far from the training scans': ",
+        "volumes on the model's grid are far from those in training: ",
     )
     least, most = (np.array(side) for side in training["asymmetry"])
     sides = asymmetry(scan.voxels, partner)
@@ -118,8 +118,8 @@ def ood_flags(
     if not nearest - OUTSIDE_MARGIN <= scan.outside <= farthest + OUTSIDE_MARGIN:
         kind = "not skull-stripped" if scan.outside > farthest else "skull-stripped"
         reason = (
-            f"{scan.outside:.0%} of what is bright lies outside all structures, in training "
-            f"{nearest:.0%} to {farthest:.0%}: this scan looks {kind}, those did not"
+            f"{scan.outside:.0%} of bright voxels lie outside all structures, in training "
+            f"{nearest:.0%} to {farthest:.0%}: this scan looks {kind}, unlike those"
         )
         flag("other_field", [reason], "")
     both = (scan.voxels > 0) & (np.array(training["intensity"]) > 0)
@@ -129,7 +129,7 @@ def ood_flags(
         correlation = np.corrcoef(expected, found)[0, 1]
         if correlation < MIN_CORRELATION:
             reason = (
-                f"the structures' intensities follow those of the training scans with r = "
+                f"the structures' intensities correlate poorly with those in training, r = "
                 f"{correlation:.2f}: is this a T1w scan?"
             )
             flag("other_contrast", [reason], "")

@@ -95,7 +95,7 @@ def as_bytes(volume: Volume, highest: int) -> np.ndarray:
 
 
 def _check_bytes(path: Path) -> int:
-    """Reject files that are no image, damaged or misnamed; return the uncompressed size."""
+    """Reject files that are not images, damaged or misnamed; return the uncompressed size."""
     start = require_image(path)
     if path.suffix.lower() == ".img" and not any(
         path.with_suffix(end).is_file() for end in (".hdr", ".HDR")
@@ -214,7 +214,7 @@ def read_volume(path: str | Path, orientation: str = "") -> Volume:
 
 
 def read_scan(path: str | Path, orientation: str = "") -> Volume:
-    """Read an image as :func:`read_volume` does, without what fills up its field of view.
+    """Read an image as :func:`read_volume` does, without the padding of its field of view.
 
     Constants that stand for missing data, NaN among them, become the intensity of air; see
     :func:`quicknat.images.intensities.without_fill`.

@@ -167,7 +167,7 @@ def read_description(folder: str | Path) -> dict:
     weighted = {view: len(entry["class_weights"]) for view, entry in views.items()}
     if weighted != classes or {len(values) for values in lists} != {classes["coronal"]}:
         wrong = "class_weights" if weighted != classes else "population"
-        problem = f"'{wrong}' has other classes than the networks"
+        problem = f"'{wrong}' has different classes than the networks"
         raise InputError(folder / "bundle.json", problem, "bundle it again")
     return described
 

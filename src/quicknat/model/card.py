@@ -1,4 +1,4 @@
-"""Say which model this is, under which licence its weights are, and how to cite it."""
+"""Identify a model, the licence of its weights, and how to cite it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``bundle.json`` of a model folder must state; other keys may stand beside."""
+"""What ``bundle.json`` of a model folder must state; other keys are allowed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Description(Checked):
     mirror: bool
     """Test-time augmentation: average with the left–right flipped slices."""
     shift: bool
-    """Test-time augmentation: average with the scan moved by half a voxel."""
+    """Test-time augmentation: average with the scan shifted by half a voxel."""
     prior_correction: Fraction
     views: Views
     population: TrainingStats

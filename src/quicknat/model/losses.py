@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 
 def class_weights(counts: np.ndarray, power: float = 1.0, cap: float | None = None) -> np.ndarray:
-    """Median-frequency weights of the classes: ``(median(f) / f_l) ** power``, float32 (C,).
+    """Return median-frequency class weights, ``(median(f) / f_l) ** power``, float32 (C,).
 
     Args:
         counts: pixels per class, summed over the whole training set (C,).
-        power: 1 is the paper; 0.5 is gentler, which short trainings need.
+        power: 1 as in the paper; lower values are milder, as short training needs.
         cap: upper limit of a weight.
 
     A class that never occurs gets weight 0, and the median is over the classes that do occur.
@@ -29,29 +29,29 @@ def class_weights(counts: np.ndarray, power: float = 1.0, cap: float | None = No
 
 
 def prior_offsets(weights: Sequence[float], share: float) -> Tensor:
-    """What to add to a network's logits to take back the weights of its classes, float32 (C,).
+    """Return the offsets that correct a network's logits for its class weights, float32 (C,).
 
-    Cross-entropy weighted by `w` is least where the softmax is proportional to ``w · p``, with `p`
-    the true share of a class at such a pixel. So rare classes are found too large, and adding
-    ``-share · log w`` takes that back (logit adjustment: Menon et al., ICLR 2021).
+    Cross-entropy weighted by `w` is lowest where the softmax is proportional to ``w · p``, with `p`
+    the true fraction of a class at such a pixel. Rare classes are thus overestimated, which adding
+    ``-share · log w`` corrects (logit adjustment: Menon et al., ICLR 2021).
 
     Args:
-        weights: as :func:`class_weights` gave them; a class of weight 0 is left as it is.
-        share: 1 takes all of it back, 0 nothing.
+        weights: from :func:`class_weights`; a class of weight 0 is left unchanged.
+        share: 1 corrects fully, 0 not at all.
     """
     given = torch.tensor(weights, dtype=torch.float32)
     return torch.where(given > 0, -share * given.clamp(min=1e-6).log(), 0.0)
 
 
 def edge_weight(counts: np.ndarray, power: float = 1.0, cap: float | None = None) -> float:
-    """Extra weight ω0 of pixels on a boundary: twice the weight of the rarest class present."""
+    """Return the extra weight ω0 of boundary pixels: twice that of the rarest class present."""
     return 2.0 * float(class_weights(counts, power, cap).max())
 
 
 def edges(labels: Tensor) -> Tensor:
-    """Where the label map changes, bool (N, H, W): its central difference is not zero.
+    """Return where the central difference of the label map is not zero, bool (N, H, W).
 
-    This is |∇S| > 0 with the gradient as numpy takes it, so a boundary is two pixels wide.
+    This is |∇S| > 0 with numpy's gradient, so a boundary is two pixels wide.
     """
     padded = F.pad(labels[:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0]
     across = padded[:, 1:-1, 2:] != padded[:, 1:-1, :-2]
@@ -60,7 +60,7 @@ def edges(labels: Tensor) -> Tensor:
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Mean over all pixels of cross-entropy times weight.
+    """Return the mean over all pixels of cross-entropy times weight.
 
     Args:
         logits: (N, C, H, W).
@@ -74,12 +74,12 @@ DiceReduction = Literal["batch", "slice"]
 
 
 def dice_loss(logits: Tensor, labels: Tensor, reduction: DiceReduction = "slice") -> Tensor:
-    """1 - Dice of the softmax, averaged over classes.
+    """Return 1 - Dice of the softmax, averaged over classes.
 
     Args:
         logits: (N, C, H, W).
         labels: int64 (N, H, W).
-        reduction: ``slice`` is the paper: Dice of each slice, averaged. ``batch``: of all slices as
+        reduction: ``slice``: Dice of each slice, averaged (the paper). ``batch``: of all slices as
             if they were one, in which a structure's few pixels in one slice weigh little.
     """
     pixels = (2, 3) if reduction == "slice" else (0, 2, 3)

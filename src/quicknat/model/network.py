@@ -32,7 +32,7 @@ class NetworkSettings:
 
 
 class ChannelExcitation(nn.Module):
-    """Scale each channel by what its mean over the slice says (cSE)."""
+    """Scale each channel by a gate computed from its mean over the slice (cSE)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -134,14 +134,14 @@ class QuickNAT(nn.Module):
         return self.classifier(x)
 
     def describe(self) -> dict:
-        """What is needed to build this network again."""
+        """Return what is needed to rebuild this network."""
         return {"n_classes": self.n_classes, **asdict(self.settings)}
 
 
 def in_bfloat16(network: QuickNAT) -> QuickNAT:
-    """A copy for inference that computes in bfloat16, but for its first and its last block.
+    """Return a copy for inference that computes in bfloat16, except in the first and last block.
 
-    Those cost little in float32 and decide most: rounding the intensities and their first features
+    Those cost little in float32 and matter most: rounding the intensities and their first features
     changes which pixel each pooling takes, and rounding the logits which class wins.
     """
     copied = copy.deepcopy(network).to(torch.bfloat16)

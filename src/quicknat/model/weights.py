@@ -49,9 +49,9 @@ def save_weights(
 
 
 def widened(state: Mapping[str, Tensor], slices: int) -> dict[str, Tensor]:
-    """Return a network's weights for one that sees more slices, the new ones without effect yet.
+    """Return a network's weights for one with more input slices, which have no effect yet.
 
-    Weights of a network with as many slices stay as they are.
+    Weights for the same number of slices stay as they are.
     """
     found, own = dict(state), len(state.get("encoders.0.norms.0.weight", range(slices)))
     for key, value in state.items():
@@ -94,7 +94,7 @@ def load_weights(
 ) -> None:
     """Load weights into a network of exactly that shape, view and label table.
 
-    A network on the device ``meta`` comes to the CPU once the file is known to fit. A network
+    A network on the device ``meta`` moves to the CPU once the file is known to fit. A network
     `to_train` may have other classes, see :func:`reclassified`, and see more slices, see
     :func:`widened`.
 
@@ -118,7 +118,7 @@ def load_weights(
         if theirs != list(classes):
             state = reclassified(state, theirs, classes)
             if new := [name for name in classes if name not in theirs]:
-                log.info("%s: new classes, background until now: %s", path, ", ".join(new))
+                log.info("%s: new classes, so far background: %s", path, ", ".join(new))
     elif len(theirs) != len(classes):
         raise InputError(path, f"has {len(theirs)} classes, not {len(classes)}", OWN_TABLE)
     else:
@@ -178,7 +178,7 @@ def from_authors(state: Mapping[str, Tensor]) -> QuickNAT:
             raise InputError(where, f"'{key}' is not a parameter of QuickNAT")
     for key in ("classifier.conv.weight", "encode1.conv1.weight"):
         if key not in state or state[key].ndim != 4:
-            raise InputError(where, f"'{key}' is missing or no convolution's")
+            raise InputError(where, f"'{key}' is missing or not a convolution")
     filters = len(state["encode1.conv1.weight"])
     settings = NetworkSettings(filters=filters, squeeze_excitation=kind)
     network = QuickNAT(len(state["classifier.conv.weight"]), settings)
@@ -210,16 +210,16 @@ def read_authors_weights(path: str | Path) -> QuickNAT:
         raise InputError(path, "no such file", "check its path") from None
     except pickle.UnpicklingError as error:
         problem = "holds more than tensors, so loading it would run its code"
-        fix = "where you trust it, save its state_dict() with torch.save"
+        fix = "if you trust it, save its state_dict() with torch.save"
         raise InputError(path, problem, fix) from error
     except Exception as error:  # torch raises many kinds; all mean the same here
         reason = one_line(error)[:200]
-        raise InputError(path, f"is no torch file ({reason})", "fetch it again") from error
+        raise InputError(path, f"is not a torch file ({reason})", "fetch it again") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise InputError(path, "holds no state dict", "save a network's state_dict()")
+        raise InputError(path, "has no state dict", "save a network's state_dict()")
     try:
         return from_authors({key.removeprefix("module."): v for key, v in state.items()})
     except InputError as error:
-        raise InputError(path, str(error), "give a state dict of the release") from error
+        raise InputError(path, str(error), "give a state dict from the release") from error

@@ -64,7 +64,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Dot:
-    """A dot that leads to a scan."""
+    """A dot that links to a scan."""
 
     scan: str
     x: int

@@ -156,8 +156,8 @@ def write_viewer_volumes(output: Path, name: str, layers: Layers, protocol: Prot
     """Write a script that calls ``quicknatVolumes({...})`` with a scan's layers for the viewer.
 
     A page opened from disk can run scripts beside it, but not fetch files. Image and uncertainty
-    are compressed with a loss that is invisible; label maps are exact. The bytes depend only on the
-    voxels of the inputs.
+    are compressed without visible loss; label maps are exact. The bytes depend only on the voxels
+    of the inputs.
     """
     low, high = (float(value) for value in np.percentile(layers.image, PERCENTILES))
     high = high if high > low else low + 1

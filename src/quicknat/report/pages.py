@@ -41,7 +41,7 @@ ADVICE = {
     "head_cut_off": "Structures near that edge may be cut off; increase 'conform.size'.",
     "implausible_volume": "Either this head is unusual, or the segmentation leaked or failed.",
     "asymmetry": "Compare both sides in the mosaics: is it a lesion, or an error?",
-    "other_field": "The networks were not trained on such scans: add some, or preprocess alike.",
+    "other_field": "The networks were not trained on such scans: add some, or match preprocessing.",
     "noisy_background": "Use the denoised image (UNI-DEN), or denoise it, and segment it again.",
     "label_map": "Labels were given instead of a scan: do not use this segmentation.",
     "other_modality": "The networks were trained on T1w MRI only: do not use this segmentation.",

@@ -47,11 +47,11 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total} scans [{elapsed}<{rem
 EARLIER = {"convolutions": "plain", "label_convention": "", "format": 1}
 WORKERS = 4  # beside a GPU: one waits for it, the others read and write
 DONE_BEFORE = "done before with this model"
-MERGED = {"sagittal": "left and right merged: they have the index that stands first in the table"}
+MERGED = {"sagittal": "left and right are merged, under the index that comes first in the table"}
 
 
 def is_done(task: Task, bundle: Bundle, output: Path, options: Options) -> bool:
-    """Return whether the results are there, of this file, model and version, made the same way.
+    """Return whether results of this file, model and version exist, made in the same way.
 
     ``options.orientation`` is that of this scan, see :meth:`Options.of`.
     """
@@ -197,9 +197,9 @@ def segment_all(
     Args:
         bundle, tasks, output, options: as of :func:`segment_file`.
         overwrite: segment again what is done, replace results of other scans.
-        tables: folder of ``scans.tsv``, what became of each scan, and of the tables of volumes of
+        tables: folder of ``scans.tsv``, the outcome for each scan, and of the tables of volumes of
             these scans; None: they go to `output`, with the volumes of all scans there.
-        sources: BIDS data sets that the scans are of.
+        sources: BIDS data sets that the scans are from.
     """
     chosen = options or Options()
     convention = chosen.label_convention

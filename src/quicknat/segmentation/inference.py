@@ -119,7 +119,7 @@ def dropout_on(bundle: Bundle) -> Iterator[None]:
     """Inside the block the networks drop channels at random, as in training.
 
     Raises:
-        InputError: a network was trained without dropout, so its samples would be all alike.
+        InputError: a network was trained without dropout, so its samples would all be alike.
     """
     for view, network in bundle.networks.items():
         if not network.settings.dropout:
@@ -248,7 +248,7 @@ def _segment(
         log.info("structures reach the sides of the cut slices: segmenting the whole head")
         found, parts, measures = run(head, None)
     if cavity and (removed := remove_strays(parts, found.views, cavity)):
-        log.debug("%.1f %% of what was found is scalp, and is removed", 100 * removed)
+        log.debug("%.1f %% of the labelled voxels are scalp, and were removed", 100 * removed)
     most_probable = _labels(found, image.shape)
     times.append(_now(device))
     classes, box_affine = found.probabilities.argmax(dim=0), parts[0][1]

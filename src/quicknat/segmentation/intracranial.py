@@ -1,8 +1,8 @@
-"""Mask what the cranial cavity holds, and estimate the intracranial volume.
+"""Mask the contents of the cranial cavity, and estimate the intracranial volume.
 
-Small networks of their own, at 3 mm, tell the cavity from all else: brain, ventricles, and the
+Small networks of their own, at 3 mm, segment the cavity: brain, ventricles, and the
 cerebrospinal fluid and vessels up to the inner table of the skull, down to the foramen magnum. They
-were trained on synthetic images of SynthSeg's label maps (``benchmarks/intracranial``), so they
+were trained on images synthesized from SynthSeg's label maps (``benchmarks/intracranial``), so they
 depend on no label protocol and no other model.
 """
 
@@ -159,14 +159,14 @@ def near_brain(cavity: Cavity, affine: np.ndarray, box: Box) -> torch.Tensor:
 def remove_strays(
     parts: Sequence[Part], views: Mapping[str, torch.Tensor], cavity: Cavity
 ) -> float:
-    """Make background of what is scalp or air, not brain: far outside the cavity's upper half.
+    """Turn labelled scalp and air, far outside the cavity's upper half, into background.
 
-    Below, the brain stem leaves the cavity. Nothing changes if that is much of what was found: then
-    it is the cavity that is wrong.
+    Below, the brain stem leaves the cavity. Nothing changes if they are a large part of the
+    labelled voxels: then it is the cavity that is wrong.
 
     Args:
         parts: probabilities (C, X, Y, Z), changed in place, each with the voxel-to-world of its
-            grid; the first tells how much was found.
+            grid; the first tells how much is labelled.
         views: labels of each view on the first grid, changed in place.
         cavity: of the same scan.
 
@@ -250,7 +250,7 @@ def _why_not(mask: np.ndarray, cavity: Cavity, brain: np.ndarray, voxel_mm3: flo
     shell = (near < outwards) & (outwards < far)
     shell[:, :, : cavity.middle] = False  # face and neck
     if (bright := np.mean(window[shell] > BRIGHT)) < MIN_BRIGHT:
-        return f"the scan is skull-stripped: {bright:.0%} of what surrounds the brain is bright"
+        return f"the scan is skull-stripped: {bright:.0%} of the brain's surroundings is bright"
     faces = [mask.take(end, axis).sum() for axis in range(3) for end in (0, -1)]
     if max(faces) * voxel_mm3 ** (2 / 3) > MAX_CUT_MM2:
         return "the field of view ends inside the cranial cavity"

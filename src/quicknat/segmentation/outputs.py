@@ -103,10 +103,10 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
         reason = f"voxels are {thickest:g} mm along an axis"
         flags.append({"flag": "thick_slices", "reason": reason})
     if darkest < HOUNSFIELD_AIR / 2:
-        reason = f"values go down to {darkest:.0f}, as air does in CT: is this a T1w scan?"
+        reason = f"values are as low as {darkest:.0f}, like air in CT: is this a T1w scan?"
         flags.append({"flag": "other_modality", "reason": reason})
     if record.get("looks_like_labels"):
-        reason = "most neighbouring voxels are equal: is this a T1w scan?"
+        reason = "most neighbouring voxels have equal values: is this a T1w scan?"
         flags.append({"flag": "label_map", "reason": reason})
     if record.get("noisy_background"):  # records of earlier versions lack it
         flags.append({"flag": "noisy_background", "reason": f"{NOISY_BACKGROUND}; {DENOISE}"})
@@ -186,7 +186,7 @@ def write_segmentation(
 
 
 def write_description(output: Path, sources: Sequence[Path] = ()) -> None:
-    """Make a folder of segmentations a BIDS derivative of some data sets, if it is none yet."""
+    """Make a folder of segmentations a BIDS derivative of some data sets, if it is not one yet."""
     description = {
         "Name": "QuickNAT segmentations",
         "BIDSVersion": "1.10.0",

@@ -1,4 +1,4 @@
-"""The scans to segment, how they are segmented, and what became of each."""
+"""The scans to segment, how they are segmented, and the outcome for each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def find_scans(paths: Sequence[Path], name: str = "", selection: Selection = ALL
         task = Task(path, name or own)
         if task.name in tasks:
             raise InputError(
-                path, f"would get the name of {tasks[task.name].path}, {task.name}",
+                path, f"would get the same name as {tasks[task.name].path}, {task.name}",
                 "segment them one by one, each with a --name of its own",
             )  # fmt: skip
         tasks[task.name] = task
@@ -99,7 +99,7 @@ def read_tasks(path: Path) -> list[Task]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scan: ``done``, ``skipped`` or ``failed``, why, and its quality flags."""
+    """The outcome for a scan: ``done``, ``skipped`` or ``failed``, why, and its quality flags."""
 
     name: str
     image: str

@@ -1,4 +1,4 @@
-"""Tables of volumes: of a scan, in FreeSurfer's form too, and of many scans, long and wide."""
+"""Tables of volumes: of a scan, also in FreeSurfer's format, and of many, long and wide."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def totals(
 def stats_text(
     name: str, volumes: pd.DataFrame, sums: Mapping[str, float], protocol: Protocol
 ) -> str:
-    """Return the volumes in the form of FreeSurfer's ``aseg.stats``, which its scripts read.
+    """Return the volumes in the format of FreeSurfer's ``aseg.stats``, which its scripts read.
 
     Totals are its measures. Classes that are several of FreeSurfer's structures have no row. In a
     label table without any of FreeSurfer's numbers, rows have its own indices and names.
@@ -107,7 +107,9 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise InputError(path, f"is no table ({error})", "delete it and segment again") from error
+        raise InputError(
+            path, f"is not a table ({error})", "delete it and segment again"
+        ) from error
 
 
 def wide_row(name: str, volumes: pd.DataFrame, sums: Mapping[str, str]) -> pd.DataFrame:
@@ -144,7 +146,7 @@ def write_volume_tables(paths: Iterable[Path], folder: Path) -> None:
             wides.append(_read(path.with_name(WIDE)))
             continue
         if (other := named.setdefault(name, path)) is not path:
-            raise InputError(path, f"has the name of {other}, {name}", "remove one")
+            raise InputError(path, f"has the same name as {other}, {name}", "remove one")
         longs.append(table.assign(subject=name)[["subject", *table]])
         wides.append(wide_row(name, table, read_totals(_stats_file(path))))
     long = pd.concat(longs) if longs else pd.DataFrame({"subject": []})

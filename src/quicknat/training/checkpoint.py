@@ -29,7 +29,7 @@ KEPT = 2  # if the latest state is damaged, the previous one is used
 
 @contextmanager
 def only_process(folder: str | Path) -> Iterator[None]:
-    """Hold a folder of states for this process; two would remove each other's files.
+    """Lock a folder of states for this process; two would remove each other's files.
 
     Raises:
         InputError: another process holds it, e.g. the job of a Snakemake that was killed.

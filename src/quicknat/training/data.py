@@ -1,4 +1,4 @@
-"""Make the batches of a training on its device: order, flip, augment or synthesize slices.
+"""Make training batches on the device: order, flip, augment or synthesize slices.
 
 No random state advances here: random numbers depend only on seed, epoch and step. So a training
 that resumes within an epoch sees exactly the same data.
@@ -36,7 +36,7 @@ JITTER = 1 / 16  # of its side
 
 
 def uploaded(numbers: np.ndarray, device: torch.device) -> Tensor:
-    """Return a few numbers on a device; a GPU is not waited for, so that steps can queue up."""
+    """Copy a few numbers to a device without waiting for a GPU, so that steps can queue up."""
     return torch.from_numpy(numbers).to(device, non_blocking=True)
 
 

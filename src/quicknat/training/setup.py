@@ -95,7 +95,7 @@ def prepare_training(
     scans, training_sums, boxes = training.survey(len(names))
     counts = np.sum([scan.voxels for scan in scans], axis=0)
     if absent := [name for name, count in zip(names, counts, strict=True) if not count]:
-        log.warning("%s: never found, since no training scan has it: %s", view, ", ".join(absent))
+        log.warning("%s: never found, as no training scan has them: %s", view, ", ".join(absent))
     validation_sums = validating.survey(len(names))[1]
     fingerprint = {
         "setting": settings.model_dump(exclude=RUNTIME_ONLY | {"network"}),

@@ -71,7 +71,7 @@ def learning_rate_factor(step: float, steps: int, settings: TrainingSettings) ->
 
 
 def keep_compiled_code() -> None:
-    """Keep compiled code between trainings: other views, stages and resumed jobs then start fast.
+    """Keep compiled code between training runs: other views, stages and resumed jobs start fast.
 
     In the user's cache, by kind of machine: home folders are shared, and code compiled for one CPU
     may not run on another.
@@ -130,7 +130,7 @@ class TrainStep:
             position: numbers that seed dropout, together with the settings' seed.
             rate: learning rate.
         """
-        # the 0 was a process rank; kept so that trainings stay reproducible
+        # the 0 was a process rank; kept so that training stays reproducible
         key = (self.settings.seed, *position, 0)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         for group in self.optimizer.param_groups:

@@ -314,7 +314,7 @@ class Trainer:
         hint = f" (the previous state is kept; to start from scratch, delete {state})"
         raise InputError(
             f"{self.view} epoch {self.epoch}",
-            f"the loss is not finite by step {self.step}",
+            f"the loss is not finite at step {self.step}",
             f"lower the learning rate and rerun{hint if kept else ''}",
         )
 

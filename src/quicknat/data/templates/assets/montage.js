@@ -7,7 +7,7 @@
   const part = (name) => document.querySelector(`[data-montage="${name}"]`);
   const tiles = [...montage.children];
   const byScan = new Map(tiles.map((tile) => [tile.dataset.scan, tile]));
-  // per folder and model: another model's segmentations have to be rated anew
+  // per folder and model: another model's segmentations have to be rated again
   const folder = location.pathname.replace(/[^/]*$/, "");
   const key = `quicknat-ratings:${folder}:${montage.dataset.model}`;
   let shown = PAGE;

@@ -86,7 +86,7 @@
     if (!solid) return;
     const chosen = Number(part("structures").value);
     const alone = part("solid").value === "one";
-    say(alone && !chosen ? "Choose a structure at “Jump to” to see it in 3-D." : "");
+    say(alone && !chosen ? "Choose a structure under “Jump to” to see it in 3-D." : "");
     const visible = {
       all: () => true, deep: (one) => !one.outer, one: (one) => one.index === chosen,
     }[part("solid").value];
@@ -95,7 +95,7 @@
     solid.updateGLVolume();
   };
 
-  // Also what draws everything anew.
+  // Also what redraws everything.
   const fade = () => {
     for (const toggle of box.querySelectorAll("[data-layer]")) {
       const key = toggle.dataset.layer;
@@ -253,7 +253,7 @@
     const structure = scan.structures.find((one) => one.index === Number(index));
     if (!structure) return;
     if (!structure.centre) {
-      part("where").textContent = `${structure.name}: in neither label map`;
+      part("where").textContent = `${structure.name}: absent from both label maps`;
       return;
     }
     part("structures").value = structure.index;
@@ -276,7 +276,7 @@
 
   const probe = document.createElement("canvas").getContext("webgl2");
   if (!probe) {
-    absent("The viewer needs WebGL 2, which this browser does not offer here.");
+    absent("The viewer needs WebGL 2, which this browser does not provide.");
     return;
   }
   probe.getExtension("WEBGL_lose_context")?.loseContext();
