@@ -1,14 +1,12 @@
 """Segmentation on a GPU, rehearsed without one: tensors that say they are on another device."""
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
+from fake_device import FakeDevice, fake_device, moved_to
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid
 from quicknat.model.bundle import load_bundle
@@ -17,84 +15,10 @@ from quicknat.segmentation.batch import segment_all
 from quicknat.segmentation.inference import device_of, segment
 from quicknat.segmentation.tasks import Task, find_scans
 
-SYNCHRONISING = {"_local_scalar_dense", "nonzero", "bincount"}
-
 
 @pytest.fixture(scope="module")
 def device():
-    """A device that torch knows by name only."""
-    from torch.utils import backend_registration as registration
-
-    if torch._C._get_privateuse1_backend_name() != "fake":
-        registration._setup_privateuseone_for_python_backend("fake")
-    return torch.device("fake", 0)
-
-
-class There(torch.Tensor):
-    """A tensor of the fake device; its numbers are on the CPU."""
-
-    @staticmethod
-    def __new__(cls, held, device):
-        return torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
-            dtype=held.dtype, device=device,
-        )  # fmt: skip
-
-    def __init__(self, held, device):
-        self.held = held
-
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        raise AssertionError(f"{function} outside the fake device")
-
-    def tolist(self):
-        return self.cpu().tolist()
-
-
-class FakeDevice(TorchDispatchMode):
-    """Computes on the fake device, refuses to mix it with the CPU, and counts waits for it."""
-
-    def __init__(self, device, largest=1 << 40):
-        super().__init__()
-        self.there, self.largest, self.waits = device, largest, Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        name = function.overloadpacket.__name__
-        tensors = [part for part in tree_leaves((args, kwargs)) if isinstance(part, torch.Tensor)]
-        if len({isinstance(part, There) for part in tensors if part.ndim}) > 1:
-            raise RuntimeError(f"{name} of tensors on two devices")
-        known = {id(part.held): part for part in tensors if isinstance(part, There)}
-        to = next(
-            (part for part in (*args, *kwargs.values()) if isinstance(part, torch.device)), ""
-        )
-        result_there = to == self.there if to else bool(known)
-        if known and (name in SYNCHRONISING or not result_there):
-            self.waits[name] += 1
-        cpu = torch.device("cpu")
-
-        def bare(part):
-            return part.held if isinstance(part, There) else cpu if part == self.there else part
-
-        def kept(part):
-            if not isinstance(part, torch.Tensor) or not result_there:
-                return part
-            if id(part) not in known and part.untyped_storage().nbytes() > self.largest:
-                raise torch.OutOfMemoryError("the fake device is full. It is small.")
-            return known[id(part)] if id(part) in known else There(part, self.there)
-
-        found = function(*(tree_map(bare, part) for part in args), **tree_map(bare, kwargs))
-        return tree_map(kept, found)
-
-
-def moved_to(bundle, device):
-    """Move the networks of a bundle to the fake device."""
-    for module in (part for network in bundle.networks.values() for part in network.modules()):
-        for kept in (module._parameters, module._buffers):
-            for name, value in kept.items():
-                if value is not None:
-                    kept[name] = torch.nn.Parameter(value.data.to(device), requires_grad=False)
-    return bundle
+    return fake_device()
 
 
 GRIDS = {
@@ -110,7 +34,8 @@ def test_labels_are_those_of_the_cpu_and_no_slice_is_waited_for(model, head, dev
     bundle = replace(load_bundle(model), flip=True, shift=kind == "finer")
     on_cpu = segment(bundle, image, grid.affine, native, 4, views=True)
     with FakeDevice(device) as fake:
-        moved_to(bundle, device)
+        for network in bundle.networks.values():
+            moved_to(network, device)
         fake.waits.clear()
         there = segment(bundle, image, grid.affine, native, 4, views=True)
     assert np.count_nonzero(on_cpu.labels) > 500
@@ -130,7 +55,8 @@ def test_scan_is_segmented_although_the_memory_of_the_gpu_is_full(
     image, grid, _ = conform(head, 4.0, 64)
     expected = segment(bundle, image, grid.affine, Grid((80,) * 3, grid.affine)).labels
     with FakeDevice(device) as fake:
-        moved_to(bundle, device)
+        for network in bundle.networks.values():
+            moved_to(network, device)
         fake.largest = largest
         found = segment(bundle, image, grid.affine, Grid((80,) * 3, grid.affine)).labels
     np.testing.assert_array_equal(found, expected)
