@@ -237,7 +237,7 @@ def segment_all(
             ready = time.perf_counter()
             with turn:
                 if warm:
-                    warm.exception()  # wait; if memory was full, that is dealt with below
+                    warm.exception()  # wait; what went wrong will go wrong below, too
                 start += time.perf_counter() - ready
                 show("segmenting")
                 result = segment_scan(bundle, scan, own, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,12 @@ def device_of(bundle: Bundle) -> torch.device:
 @torch.inference_mode()
 def warm_up(bundle: Bundle, batch: int) -> None:
     """Predict slices of air, so that a GPU has loaded its libraries before there is a scan."""
-    for network in bundle.networks.values():
-        shape = batch, network.settings.slices, *[bundle.slice_size] * 2
-        air = torch.zeros(shape, device=device_of(bundle))
-        network(air.to(memory_format=torch.channels_last))
+    # :func:`segment` deals with full memory; an error kept would keep the layers' memory, too
+    with suppress(torch.OutOfMemoryError):
+        for network in bundle.networks.values():
+            shape = batch, network.settings.slices, *[bundle.slice_size] * 2
+            air = torch.zeros(shape, device=device_of(bundle))
+            network(air.to(memory_format=torch.channels_last))
 
 
 def predict(
@@ -235,6 +237,7 @@ def _segment(
     most_probable = _labels(found, image.shape)
     if brain and _reaches_edge(most_probable, brain, bundle.spacing_mm):
         log.info("structures reach the edge of the box around the brain: segmenting the whole head")
+        del found, parts  # two volumes of probabilities would need twice the memory
         found, parts, measures = _networks(
             bundle, image, affine, head, batch, samples, progress, device
         )
