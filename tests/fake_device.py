@@ -9,25 +9,22 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "bincount"}
 
-
-def fake_device():
-    """Return a device that torch knows by name only."""
-    if torch._C._get_privateuse1_backend_name() != "fake":
-        backend_registration._setup_privateuseone_for_python_backend("fake")
-    return torch.device("fake", 0)
+# here, since torch starts the threads of all devices that it knows with the first backward pass
+backend_registration._setup_privateuseone_for_python_backend("fake")
+DEVICE = torch.device("fake", 0)  # torch knows it by name only
 
 
 class There(torch.Tensor):
     """A tensor of the fake device; its numbers are on the CPU."""
 
     @staticmethod
-    def __new__(cls, held, device):
+    def __new__(cls, held):
         return torch.Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
-            dtype=held.dtype, device=device,
+            dtype=held.dtype, device=DEVICE,
         )  # fmt: skip
 
-    def __init__(self, held, device):
+    def __init__(self, held):
         self.held = held
 
     @classmethod
@@ -41,9 +38,9 @@ class There(torch.Tensor):
 class FakeDevice(TorchDispatchMode):
     """Computes on the fake device, refuses to mix it with the CPU, and counts waits for it."""
 
-    def __init__(self, device, largest=1 << 40):
+    def __init__(self, largest=1 << 40):
         super().__init__()
-        self.there, self.largest, self.waits = device, largest, Counter()
+        self.largest, self.waits = largest, Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -55,7 +52,7 @@ class FakeDevice(TorchDispatchMode):
         to = next(
             (part for part in (*args, *kwargs.values()) if isinstance(part, torch.device)), ""
         )
-        result_there = to == self.there if to else bool(known)
+        result_there = to == DEVICE if to else bool(known)
         if known and (name in SYNCHRONISING or not result_there):
             self.waits[name] += 1
         cpu = torch.device("cpu")
@@ -70,13 +67,13 @@ class FakeDevice(TorchDispatchMode):
                 return part
             if id(part) not in known and part.untyped_storage().nbytes() > self.largest:
                 raise torch.OutOfMemoryError("the fake device is full. It is small.")
-            return known[id(part)] if id(part) in known else There(part, self.there)
+            return known[id(part)] if id(part) in known else There(part)
 
         found = function(*(tree_map(bare, part) for part in args), **tree_map(bare, kwargs))
         return tree_map(kept, found)
 
 
-def moved_to(module, device, memory_format=torch.preserve_format):
+def moved_to(module, device=DEVICE, memory_format=torch.preserve_format):
     """Move a network to the fake device, which its method `to` cannot; returns it."""
     for part in module.modules():
         for kept in (part._parameters, part._buffers):

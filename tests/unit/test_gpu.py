@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fake_device import FakeDevice, Generator, drawn_on_the_cpu, fake_device, moved_to
+from fake_device import DEVICE, FakeDevice, Generator, drawn_on_the_cpu, moved_to
 from helpers import brief_training
 from quicknat.config import Network
 from quicknat.errors import explained
-from quicknat.model.bundle import load_bundle
-from quicknat.segmentation.inference import warm_up
 from quicknat.training import train_step
 from quicknat.training.data import Batches, SliceSet
 from quicknat.training.setup import prepare_training
@@ -25,15 +23,13 @@ CHOSEN = np.array([[0, 1, 2, 3], [2, 9, 30, 40], [24, 25, 26, 27]])
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """The fake device, for trainings too."""
-    device = fake_device()
+    """Have trainings run on the fake device."""
     for name in ("rand", "randn"):
         monkeypatch.setattr(torch, name, drawn_on_the_cpu(getattr(torch, name)))
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(torch.nn.Module, "to", moved_to)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr(train_step, "choose_device", lambda view: device)
-    return device
+    monkeypatch.setattr(train_step, "choose_device", lambda view: DEVICE)
 
 
 @pytest.fixture
@@ -67,8 +63,8 @@ def trained(setup, device, waits):
 @pytest.mark.parametrize("free", [300_000, 500_000])  # bytes; slices take 98,304
 def test_training_is_that_of_the_cpu_and_no_step_is_waited_for(setup, gpu, free, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
-    with FakeDevice(gpu) as fake:
-        there, scores, resident = trained(setup, gpu, fake.waits)
+    with FakeDevice() as fake:
+        there, scores, resident = trained(setup, DEVICE, fake.waits)
     monkeypatch.undo()
     here, expected, _ = trained(setup, torch.device("cpu"), Counter())
     for one, other in zip(there, here, strict=True):
@@ -87,16 +83,6 @@ def test_optimizer_stays_fused_or_not_with_the_state_of_another_device(setup, fu
         steps.append(step)
     steps[0].load_state_dict(steps[1].state_dict())
     assert steps[0].optimizer.param_groups[0]["fused"] is fused
-
-
-def test_full_memory_while_a_model_warms_up_raises_nothing_that_keeps_its_layers(model):
-    bundle = load_bundle(model)
-
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to")
-
-    bundle.networks["axial"].bottleneck.register_forward_hook(full)
-    warm_up(bundle, 2)
 
 
 def test_full_memory_while_compiling_is_not_blamed_on_the_compiler(setup, monkeypatch, caplog):

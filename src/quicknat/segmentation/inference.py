@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,10 @@ def device_of(bundle: Bundle) -> torch.device:
 @torch.inference_mode()
 def warm_up(bundle: Bundle, batch: int) -> None:
     """Predict slices of air, so that a GPU has loaded its libraries before there is a scan."""
-    # :func:`segment` deals with full memory; an error kept would keep the layers' memory, too
-    with suppress(torch.OutOfMemoryError):
-        for network in bundle.networks.values():
-            shape = batch, network.settings.slices, *[bundle.slice_size] * 2
-            air = torch.zeros(shape, device=device_of(bundle))
-            network(air.to(memory_format=torch.channels_last))
+    for network in bundle.networks.values():
+        shape = batch, network.settings.slices, *[bundle.slice_size] * 2
+        air = torch.zeros(shape, device=device_of(bundle))
+        network(air.to(memory_format=torch.channels_last))
 
 
 def predict(
