@@ -15,6 +15,7 @@ import torch
 from scipy import ndimage
 
 from quicknat.errors import InputError
+from quicknat.hardware import computes_in_bfloat16
 from quicknat.images.conform import head_window
 from quicknat.images.resampling import moved, resample_labels
 from quicknat.images.slices import filled_enough, to_slices
@@ -208,6 +209,8 @@ def segment(
         log.warning("%s; using the CPU for more of the work, which is slower", reason)
     for network in bundle.networks.values():
         network.cpu()
+        if not computes_in_bfloat16(gpu=False):
+            network.float()  # on CPUs without its instructions bf16 is slower by far
     return _segment(*arguments, torch.device("cpu"))
 
 
