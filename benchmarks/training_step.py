@@ -137,12 +137,17 @@ def main(
             ways["augmented"].batch(numbers, (1, 0))
         )
         seconds: dict[str, list[float]] = {name: [] for name in steps}
+        peaks = dict.fromkeys(steps, 0.0)  # GiB of a GPU
+        cuda = device.type == "cuda"
         for number in range(rounds + 1):
             for name, act in steps.items():
+                if cuda:
+                    torch.cuda.reset_peak_memory_stats()
                 start = time.perf_counter()
                 act()
-                if device.type == "cuda":
+                if cuda:
                     torch.cuda.synchronize()
+                    peaks[name] = torch.cuda.max_memory_allocated() / 2**30
                 if number:  # the first is a warm-up
                     seconds[name].append(time.perf_counter() - start)
     plain = median(seconds["step, plain fp32 eager loop"])
@@ -153,20 +158,18 @@ def main(
             "slices_per_second": batch_size / median(times),
             "times_plain": plain / median(times),
             "all_seconds": times,
+            "gpu_peak_gib": peaks[name],
         }
         for name, times in seconds.items()
     ]
-    cuda = device.type == "cuda"
     hardware = torch.cuda.get_device_name() if cuda else f"{threads} thread(s)"
     print(f"{filters} filters, {classes} classes, {batch_size} x {size} x {size}, {hardware}")
-    print(f"{'variant':30}{'s':>9}{'slices/s':>10}{'x plain':>9}")
+    print(f"{'variant':30}{'s':>9}{'slices/s':>10}{'x plain':>9}{'GPU GiB':>9}")
     for row in rows:
         print(
             f"{row['variant']:30}{row['seconds']:9.4f}"
-            f"{row['slices_per_second']:10.2f}{row['times_plain']:9.2f}"
+            f"{row['slices_per_second']:10.2f}{row['times_plain']:9.2f}{row['gpu_peak_gib']:9.2f}"
         )
-    if cuda:
-        print(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         record = {

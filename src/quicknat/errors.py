@@ -9,10 +9,13 @@ import re
 from importlib.metadata import requires
 from pathlib import Path
 
+SMALLER = "lower the batch size, or use a larger GPU"
 # words in a message -> what to do; torch has no separate exceptions for these
 REMEDIES = {
     "allocate memory": "give the job more memory, or lower the batch size",
     "busy or unavailable": "wait for the GPU, take another one, or hide it (CUDA_VISIBLE_DEVICES=)",
+    "no kernel image": "install the build of torch for this GPU, see docs/howto/gpu.md",
+    "CUDA error: out of memory": SMALLER,  # where not even a context fits
 }
 ROOM = "make room there, or choose another folder"
 ADVICE = {  # other errors of the operating system: the path does not exist, or may not be used
@@ -25,7 +28,6 @@ ADVICE = {  # other errors of the operating system: the path does not exist, or 
     errno.EIO: "try again: the disk, or the network to it, has failed",
     errno.ESTALE: "try again: the network disk has lost the file",
 }
-SMALLER = "lower the batch size, or use a larger GPU"
 
 
 class InputError(Exception):

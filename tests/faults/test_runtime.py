@@ -105,12 +105,14 @@ def test_without_a_gpu_the_processor_is_used_and_named(segmenting, monkeypatch):
 def test_winograd_is_for_processors_without_bf16_and_named(segmenting, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     for options, convolutions in ((), "winograd"), (("--precision", "fp32"), "plain"):
         done = segmenting(*options)
         assert done.status == 0
         assert ("Winograd" in done.err[0]) == (convolutions == "winograd")
         (made,) = (tmp_path / "out").glob("*/anat/*_dseg.json")
         assert json.loads(made.read_text())["how"]["convolutions"] == convolutions
+        assert torch.backends.cudnn.allow_tf32 == (convolutions == "winograd")  # on a GPU
 
 
 @pytest.mark.case(50)

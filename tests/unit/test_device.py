@@ -1,14 +1,14 @@
 """Segmentation on a GPU, rehearsed without one: tensors that say they are on another device."""
 
-from collections import Counter
+import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
+from fake_device import FakeDevice, moved_to
 from quicknat.images.conform import conform
 from quicknat.images.volumes import Grid
 from quicknat.model.bundle import load_bundle
@@ -17,86 +17,6 @@ from quicknat.segmentation.batch import segment_all
 from quicknat.segmentation.inference import device_of, segment
 from quicknat.segmentation.tasks import Task, find_scans
 
-SYNCHRONISING = {"_local_scalar_dense", "nonzero", "bincount"}
-
-
-@pytest.fixture(scope="module")
-def device():
-    """A device that torch knows by name only."""
-    from torch.utils import backend_registration as registration
-
-    if torch._C._get_privateuse1_backend_name() != "fake":
-        registration._setup_privateuseone_for_python_backend("fake")
-    return torch.device("fake", 0)
-
-
-class There(torch.Tensor):
-    """A tensor of the fake device; its numbers are on the CPU."""
-
-    @staticmethod
-    def __new__(cls, held, device):
-        return torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
-            dtype=held.dtype, device=device,
-        )  # fmt: skip
-
-    def __init__(self, held, device):
-        self.held = held
-
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        raise AssertionError(f"{function} outside the fake device")
-
-    def tolist(self):
-        return self.cpu().tolist()
-
-
-class FakeDevice(TorchDispatchMode):
-    """Computes on the fake device, refuses to mix it with the CPU, and counts waits for it."""
-
-    def __init__(self, device, largest=1 << 40):
-        super().__init__()
-        self.there, self.largest, self.waits = device, largest, Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        name = function.overloadpacket.__name__
-        tensors = [part for part in tree_leaves((args, kwargs)) if isinstance(part, torch.Tensor)]
-        if len({isinstance(part, There) for part in tensors if part.ndim}) > 1:
-            raise RuntimeError(f"{name} of tensors on two devices")
-        known = {id(part.held): part for part in tensors if isinstance(part, There)}
-        to = next(
-            (part for part in (*args, *kwargs.values()) if isinstance(part, torch.device)), ""
-        )
-        result_there = to == self.there if to else bool(known)
-        if known and (name in SYNCHRONISING or not result_there):
-            self.waits[name] += 1
-        cpu = torch.device("cpu")
-
-        def bare(part):
-            return part.held if isinstance(part, There) else cpu if part == self.there else part
-
-        def kept(part):
-            if not isinstance(part, torch.Tensor) or not result_there:
-                return part
-            if id(part) not in known and part.untyped_storage().nbytes() > self.largest:
-                raise torch.OutOfMemoryError("the fake device is full. It is small.")
-            return known[id(part)] if id(part) in known else There(part, self.there)
-
-        found = function(*(tree_map(bare, part) for part in args), **tree_map(bare, kwargs))
-        return tree_map(kept, found)
-
-
-def moved_to(bundle, device):
-    """Move the networks of a bundle to the fake device."""
-    for module in (part for network in bundle.networks.values() for part in network.modules()):
-        for kept in (module._parameters, module._buffers):
-            for name, value in kept.items():
-                if value is not None:
-                    kept[name] = torch.nn.Parameter(value.data.to(device), requires_grad=False)
-    return bundle
-
-
 GRIDS = {
     "finer": lambda grid: Grid((80, 100, 90), grid.affine @ np.diag([0.6, 0.5, 0.6, 1])),
     "coarser": lambda grid: Grid((30, 25, 40), grid.affine @ np.diag([2, 2, 1.5, 1])),
@@ -104,13 +24,14 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("kind", GRIDS)
-def test_labels_are_those_of_the_cpu_and_no_slice_is_waited_for(model, head, device, kind):
+def test_labels_are_those_of_the_cpu_and_no_slice_is_waited_for(model, head, kind):
     image, grid, _ = conform(head, 4.0, 64)
     native = GRIDS[kind](grid)
     bundle = replace(load_bundle(model), flip=True, shift=kind == "finer")
     on_cpu = segment(bundle, image, grid.affine, native, 4, views=True)
-    with FakeDevice(device) as fake:
-        moved_to(bundle, device)
+    with FakeDevice() as fake:
+        for network in bundle.networks.values():
+            moved_to(network)
         fake.waits.clear()
         there = segment(bundle, image, grid.affine, native, 4, views=True)
     assert np.count_nonzero(on_cpu.labels) > 500
@@ -123,14 +44,13 @@ def test_labels_are_those_of_the_cpu_and_no_slice_is_waited_for(model, head, dev
 
 @pytest.mark.case(49)
 @pytest.mark.parametrize(("largest", "on"), [(5_000_000, "fake"), (50_000, "cpu")])
-def test_scan_is_segmented_although_the_memory_of_the_gpu_is_full(
-    model, head, device, caplog, largest, on
-):
+def test_scan_is_segmented_although_the_memory_of_the_gpu_is_full(model, head, caplog, largest, on):
     bundle = load_bundle(model)
     image, grid, _ = conform(head, 4.0, 64)
     expected = segment(bundle, image, grid.affine, Grid((80,) * 3, grid.affine)).labels
-    with FakeDevice(device) as fake:
-        moved_to(bundle, device)
+    with FakeDevice() as fake:
+        for network in bundle.networks.values():
+            moved_to(network)
         fake.largest = largest
         found = segment(bundle, image, grid.affine, Grid((80,) * 3, grid.affine)).labels
     np.testing.assert_array_equal(found, expected)
@@ -161,6 +81,35 @@ def test_scans_read_and_written_meanwhile_have_the_results_of_those_in_turn(
         name = f"sub-2/anat/sub-2_desc-quicknat_{end}"
         one, other = (tmp_path / way / name for way in ("in_turn", "meanwhile"))
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_full_memory_of_a_warm_up_is_free_for_the_scans_of_its_thread(
+    model, head_file, tmp_path, monkeypatch
+):
+    """Since an error that somebody keeps holds what all layers have computed."""
+    threads, errors = set(), []
+
+    def full(bundle, size):
+        threads.add(threading.get_ident())
+        error = torch.OutOfMemoryError("CUDA out of memory. Tried to")
+        errors.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    def segmented(*arguments):
+        threads.add(threading.get_ident())
+        assert errors[0]() is None
+        return segment_scan(*arguments)
+
+    work_in_background(monkeypatch)
+    segment_scan = batch.segment_scan
+    monkeypatch.setattr(batch, "warm_up", full)
+    monkeypatch.setattr(batch, "segment_scan", segmented)
+    tasks = [Task(head_file, f"sub-{number}") for number in range(2)]
+    outcomes = segment_all(load_bundle(model), tasks, tmp_path / "out")
+    assert [outcome.status for outcome in outcomes] == ["done", "done"] and len(threads) == 1
 
 
 def test_interruption_ends_the_command_and_begins_no_other_scan(

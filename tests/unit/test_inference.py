@@ -16,6 +16,7 @@ from quicknat.images.volumes import Grid, Volume
 from quicknat.model.bundle import Bundle, load_bundle
 from quicknat.model.network import NetworkSettings
 from quicknat.model.views import AXES, BRIGHT, aggregate, slice_probabilities, with_neighbours
+from quicknat.segmentation import inference
 from quicknat.segmentation.inference import predict, segment
 
 
@@ -255,3 +256,23 @@ def test_bfloat16_gives_nearly_the_same_probabilities(model, head_file):
     first = exact.networks["axial"].encoders[0].state_dict()
     for key, value in network.encoders[0].state_dict().items():
         assert torch.equal(value, first[key])  # not rounded on the way
+
+
+@pytest.mark.parametrize(("able", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_networks_that_leave_a_full_gpu_compute_in_bf16_if_the_cpu_can(
+    model, monkeypatch, able, dtype
+):
+    bundle, places = load_bundle(model, bfloat16=True), []
+
+    def tried(*arguments):
+        places.append(arguments[-1].type)
+        if len(places) < 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to")
+        network = bundle.networks["axial"]
+        return network.bottleneck.convs[0].weight.dtype, network(torch.rand(1, 1, 48, 48)).dtype
+
+    monkeypatch.setattr(inference, "device_of", lambda bundle: torch.device("cuda"))
+    monkeypatch.setattr(inference, "computes_in_bfloat16", lambda gpu: able)
+    monkeypatch.setattr(inference, "_segment", tried)
+    assert segment(bundle, *[None] * 3) == (dtype, torch.float32)
+    assert places == ["cuda", "cpu", "cpu"]

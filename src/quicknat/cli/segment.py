@@ -174,6 +174,7 @@ def segment(
     on_gpu = device != "cpu" and gpu_works()
     if device == "cuda" and not on_gpu:
         raise InputError("--device cuda", "torch finds no GPU to use here", "use --device cpu")
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"  # a GPU's, which is not plain fp32
     bf16 = precision == "bf16"
     bf16 |= precision == "auto" and computes_in_bfloat16(on_gpu)
     bundle = load_bundle(model, "cuda" if on_gpu else "cpu", bf16)

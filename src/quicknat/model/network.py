@@ -148,6 +148,8 @@ def in_bfloat16(network: QuickNAT) -> QuickNAT:
     for name in ("encoders.0", "encoder_gates.0", "classifier"):
         exact = copied.get_submodule(name).float()
         exact.load_state_dict(network.get_submodule(name).state_dict())
-    copied.encoder_gates[0].register_forward_hook(lambda gate, inputs, out: out.bfloat16())
+    # all of it may become float32 again
+    inner = copied.get_parameter("bottleneck.convs.0.weight")
+    copied.encoder_gates[0].register_forward_hook(lambda gate, inputs, out: out.to(inner.dtype))
     copied.classifier.register_forward_pre_hook(lambda classifier, inputs: (inputs[0].float(),))
     return copied

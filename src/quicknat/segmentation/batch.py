@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -205,7 +204,7 @@ def segment_all(
     convention = chosen.label_convention
     write_lookup_tables(bundle.protocol, output / "labels", convention)  # refuses a wrong one
     write_description(output, sources)
-    total, in_turn, turn = len(tasks), device_of(bundle).type == "cpu", Lock()
+    total, in_turn = len(tasks), device_of(bundle).type == "cpu"
     ended: dict[str, Outcome] = {}
 
     def attempt(task: Task) -> Outcome:
@@ -235,12 +234,14 @@ def segment_all(
             show("reading")
             scan = read_scan(bundle, task, own)
             ready = time.perf_counter()
-            with turn:
-                if warm:
-                    warm.exception()  # wait; if memory was full, that is dealt with below
-                start += time.perf_counter() - ready
+
+            def compute() -> Segmentation:
+                nonlocal start
+                start += time.perf_counter() - ready  # until the GPU was free
                 show("segmenting")
-                result = segment_scan(bundle, scan, own, progress)
+                return segment_scan(bundle, scan, own, progress)
+
+            result = gpu.submit(compute).result() if gpu else compute()
             show("writing")
             line = write_scan(bundle, task, scan, result, output, own)
         except Exception as error:  # whatever it is, the other scans go on
@@ -265,9 +266,12 @@ def segment_all(
         with (
             logging_redirect_tqdm(),
             tqdm(total=total, leave=False, smoothing=0, bar_format=BAR, disable=no_bar()) as bar,
+            # one thread, since what cuDNN and cuBLAS prepare belongs to a thread
+            nullcontext() if in_turn else ThreadPoolExecutor(1) as gpu,
             nullcontext() if in_turn else ThreadPoolExecutor(WORKERS) as pool,
         ):
-            warm = pool.submit(warm_up, bundle, chosen.batch_size) if pool else None
+            if gpu:
+                gpu.submit(warm_up, bundle, chosen.batch_size)
             for _ in pool.map(keep, tasks) if pool else map(keep, tasks):
                 pass
     except BaseException:

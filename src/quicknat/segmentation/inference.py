@@ -16,6 +16,7 @@ import torch
 from scipy import ndimage
 
 from quicknat.errors import InputError
+from quicknat.hardware import computes_in_bfloat16
 from quicknat.images.conform import head_window
 from quicknat.images.resampling import moved, resample_labels
 from quicknat.images.slices import filled_enough, to_slices
@@ -219,6 +220,8 @@ def segment(
         log.warning("%s; using the CPU for more of the work, which is slower", reason)
     for network in bundle.networks.values():
         network.cpu()
+        if not computes_in_bfloat16(gpu=False):
+            network.float()  # on CPUs without its instructions bf16 is slower by far
     return _segment(*arguments, torch.device("cpu"))
 
 
@@ -246,6 +249,7 @@ def _segment(
     found, parts, measures = run(brain or head, near)
     if max(found.at_edge.values()) * bundle.spacing_mm**2 > MAX_AT_EDGE_MM2:
         log.info("structures reach the sides of the cut slices: segmenting the whole head")
+        del found, parts  # two volumes of probabilities would need twice the memory
         found, parts, measures = run(head, None)
     if cavity and (removed := remove_strays(parts, found.views, cavity)):
         log.debug("%.1f %% of the labelled voxels are scalp, and were removed", 100 * removed)

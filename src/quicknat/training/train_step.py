@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from quicknat.config import TrainingSettings
+from quicknat.errors import SMALLER
 from quicknat.hardware import computes_in_bfloat16
 from quicknat.images.slices import VIEWS
 from quicknat.model.losses import CombinedLoss, class_weights, edge_weight
@@ -27,7 +28,10 @@ log = logging.getLogger(__name__)
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 NOT_COMPILED = "the network cannot be compiled here"
-REMEDY = "Install a C++ compiler (g++), or set 'compile: false' under 'training'"
+REMEDY = (
+    "Install a C++ compiler (g++) and Python's headers (python3-dev), "
+    "or set 'compile: false' under 'training'"
+)
 
 
 def choose_device(view: str) -> torch.device:
@@ -171,7 +175,8 @@ class TrainStep:
                 sum(self.loss(self.forward(image), labels)).backward()
         except Exception as error:  # many kinds, e.g. for a missing C++ compiler
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            log.warning("%s (%s); training continues, slower. %s", NOT_COMPILED, reason, REMEDY)
+            remedy = SMALLER if isinstance(error, torch.OutOfMemoryError) else REMEDY
+            log.warning("%s (%s); training continues, slower. %s", NOT_COMPILED, reason, remedy)
             return False
         finally:
             self.optimizer.zero_grad(set_to_none=True)
@@ -188,8 +193,10 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore the state of :meth:`state_dict`."""
+        """Restore the state of :meth:`state_dict`, saved on this kind of device or another."""
         self.network.load_state_dict(state["model"])
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = self.optimizer.defaults["fused"]  # of this device
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
