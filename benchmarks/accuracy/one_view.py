@@ -44,8 +44,9 @@ def dice(network: QuickNAT, stack: Path) -> float:
     """Mean Dice over the structures, all slices of a stack together."""
     pairs = open_stack(stack)
     images = torch.from_numpy(pairs[:, 0].copy())
-    parts = slice_probabilities(network, images, torch.arange(len(images)), batch=8)
-    found = np.concatenate([values.argmax(dim=-1).numpy() for *_, values in parts])
+    whole = torch.arange(len(images)), slice(None), slice(None)
+    parts = slice_probabilities(network, images, [whole], batch=8)
+    found = np.concatenate([values.argmax(dim=-1).numpy() for _, values in parts])
     truth, scores = pairs[:, 1], []
     for index in range(1, network.n_classes):
         one, other = found == index, truth == index

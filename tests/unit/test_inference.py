@@ -119,6 +119,8 @@ def test_slices_are_cut_to_what_is_near_and_the_rest_is_background(stand_in, pro
     outside[12:44, 0:16, 27:43] = False
     assert total[k][outside].max() == 0 and total[0][outside].min() == pytest.approx(1)
     np.testing.assert_allclose(total.sum(dim=0), 1, atol=1e-5)
+    one_by_one = predict(bundle, np.full(near.shape, 200, np.uint8), batch=1, near=near)
+    assert torch.equal(one_by_one.probabilities, total)
     assert {view: int(pixels) for view, pixels in found.at_edge.items()} == {
         "coronal": 16 * 2 * (32 + 16), "axial": 10 * 2 * (32 + 16), "sagittal": 17 * 2 * (16 + 16)
     }  # fmt: skip
@@ -156,8 +158,9 @@ def test_networks_see_the_neighbours_of_each_slice():
     network = StandIn(28, 1)
     network.settings = NetworkSettings(slices=3)
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    parts = slice_probabilities(network, stack, torch.tensor([1, 2, 4]), batch=2)
-    assert [numbers.tolist() for numbers, *_ in parts] == [[1, 2], [4]]
+    cuts = [(torch.tensor([1, 2, 4]), slice(None), slice(None))]
+    parts = slice_probabilities(network, stack, cuts, batch=2)
+    assert [cut[0].tolist() for cut, _ in parts] == [[1, 2], [4]]
     assert torch.cat(seen)[:, :, 0, 0].tolist() == [[0, 1, 2], [1, 2, 3], [3, 4, 5]]
 
 
@@ -237,10 +240,11 @@ def test_full_memory_makes_the_batches_smaller_and_loses_no_slice(caplog):
             return super().forward(x)
 
     slices = torch.full((32, 16, 24), 200, dtype=torch.uint8)
-    found = list(slice_probabilities(Small(28, 5), slices, torch.arange(32), batch=8))
-    assert torch.cat([numbers for numbers, *_ in found]).tolist() == list(range(32))
-    assert {tuple(values.shape) for *_, values in found} == {(2, 16, 24, 28)}
-    assert "continuing with 2 slices at a time" in caplog.text
+    cuts = [(some, slice(0, 16), slice(None)) for some in torch.arange(32).split(16)]
+    found = list(slice_probabilities(Small(28, 5), slices, cuts, batch=8))
+    assert torch.cat([cut[0] for cut, _ in found]).tolist() == list(range(32))
+    assert {tuple(values.shape) for _, values in found} == {(2, 16, 24, 28)}
+    assert caplog.text.count("continuing with") == 2 and "with 2 slices at a time" in caplog.text
 
 
 def test_bfloat16_gives_nearly_the_same_probabilities(model, head_file):

@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 AXES = {"coronal": 1, "axial": 2, "sagittal": 0}  # RAS+ axis that a view's slices cut across
 BRIGHT = 25  # of 255: brighter than air
 MULTIPLE = 2**LEVELS  # sides of slices are multiples of it
+GROUP = 16  # neighbouring slices that are cut alike
 MIN_BRIGHT = 0.005  # fraction of such pixels in the slices that networks are trained on
 
+Cut = tuple[Tensor, slice, slice]  # numbers of slices, and their rows and columns to look at
 Progress = Callable[[int, int], None]  # slices just done, slices in all
 
 
@@ -72,70 +74,70 @@ def with_neighbours(stack: Tensor, numbers: Tensor, count: int) -> Tensor:
     return stack[(numbers[:, None] + offsets).clamp(0, len(stack) - 1)]
 
 
-def cut_around(near: Tensor) -> tuple[slice, slice]:
-    """Return the rows and columns in which something is near in any of some slices.
+def cuts_around(near: Tensor, numbers: Tensor) -> list[Cut]:
+    """Return slices in groups of neighbours, each cut to what is near in any slice of the group.
+
+    Groups do not depend on the size of batches, so that labels do not.
 
     Args:
-        near: (n, H, W), bool; H and W are multiples of 16, and so are the sides of the cut.
+        near: (N, H, W), bool, on the CPU; H and W are multiples of 16, and so are sides of cuts.
+        numbers: of the slices wanted, int64 (n,).
     """
-    parts, seen = [], near.any(dim=0)
-    for across, side in ((1, seen.shape[0]), (0, seen.shape[1])):
-        where = seen.any(dim=across).nonzero()[:, 0].tolist() or [0]
-        length = MULTIPLE * math.ceil((where[-1] + 1 - where[0]) / MULTIPLE)
-        start = min(max((where[0] + where[-1] + 1 - length) // 2, 0), side - length)
-        parts.append(slice(start, start + length))
-    rows, columns = parts
-    return rows, columns
+    groups = []
+    for some in numbers.split(GROUP):
+        seen, parts = near[some].any(dim=0), []
+        for across, side in ((1, seen.shape[0]), (0, seen.shape[1])):
+            where = seen.any(dim=across).nonzero()[:, 0].tolist()
+            length = MULTIPLE * math.ceil((where[-1] + 1 - where[0]) / MULTIPLE)
+            start = min(max((where[0] + where[-1] + 1 - length) // 2, 0), side - length)
+            parts.append(slice(start, start + length))
+        groups.append((some, parts[0], parts[1]))
+    return groups
 
 
 def slice_probabilities(
     network: QuickNAT,
     slices: Tensor,
-    numbers: Tensor,
+    cuts: Sequence[Cut],
     flipped: Sequence[int] | Tensor | None = None,
     batch: int = 4,
-    near: Tensor | None = None,
-) -> Iterator[tuple[Tensor, tuple[slice, slice], Tensor]]:
+) -> Iterator[tuple[Cut, Tensor]]:
     """Yield the softmax of some slices, batch by batch, on the device of the slices.
 
     Args:
         network: a QuickNAT, on its own device.
         slices: (N, H, W), uint8, or float 0 … 1.
-        numbers: of the slices wanted, int64 (n,), on the CPU.
+        cuts: the slices wanted, their numbers on the CPU.
         flipped: if given, average with the prediction for the left–right flipped slice: the class
             that each class becomes in it. H is then the left–right axis.
         batch: slices per forward pass; halved when the GPU's memory is full.
-        near: if given, each batch is cut to what is near: bool (N, H, W), on the CPU.
 
     Yields:
-        Numbers of the slices (k,), the rows and columns that the network saw, and float32
-        probabilities (k, h, w, C) of these.
+        A cut of k slices, and its float32 probabilities (k, h, w, C).
     """
     device, count = next(network.parameters()).device, network.settings.slices
     flipped = None if flipped is None else torch.as_tensor(flipped).to(device)
-    rows = columns = slice(None)
-    while len(numbers):
-        some = numbers[:batch]
-        if near is not None:
-            rows, columns = cut_around(near[some])
+    for numbers, rows, columns in cuts:
         cut = slices[:, rows, columns]
-        values = with_neighbours(cut, some.to(slices.device), count).contiguous()
-        values = values.float() / 255 if values.dtype == torch.uint8 else values
-        try:
-            values = values.to(device, memory_format=torch.channels_last)
-            probabilities = network(values).softmax(dim=1)
-            if flipped is not None:
-                other = network(values.flip(2)).softmax(dim=1).flip(2)
-                probabilities = (probabilities + other[:, flipped]) / 2
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise
-            batch //= 2
-            torch.cuda.empty_cache()
-            log.warning("the GPU's memory is full; continuing with %d slices at a time", batch)
-            continue
-        yield some, (rows, columns), probabilities.to(slices.device).movedim(1, -1)
-        numbers = numbers[batch:]
+        while len(numbers):
+            some = numbers[:batch]
+            values = with_neighbours(cut, some.to(cut.device), count).contiguous()
+            values = values.float() / 255 if values.dtype == torch.uint8 else values
+            try:
+                values = values.to(device, memory_format=torch.channels_last)
+                probabilities = network(values).softmax(dim=1)
+                if flipped is not None:
+                    other = network(values.flip(2)).softmax(dim=1).flip(2)
+                    probabilities = (probabilities + other[:, flipped]) / 2
+            except torch.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                batch //= 2
+                torch.cuda.empty_cache()
+                log.warning("the GPU's memory is full; continuing with %d slices at a time", batch)
+                continue
+            yield (some, rows, columns), probabilities.to(slices.device).movedim(1, -1)
+            numbers = numbers[batch:]
 
 
 @torch.inference_mode()
@@ -163,8 +165,8 @@ def aggregate(
             axial slices are predicted a second time flipped, and both predictions averaged.
         batch: slices per forward pass.
         progress: called after each batch.
-        near: voxels near the brain, bool (X, Y, Z), on the CPU. If given, each batch of slices is
-            cut to them, and the rest is background: for networks trained on cut slices.
+        near: voxels near the brain, bool (X, Y, Z), on the CPU. If given, slices are cut to them,
+            and the rest is background: for networks trained on cut slices.
     """
     merged = torch.as_tensor(sagittal).to(window.device)
     filled = {view: filled_slices(window, view).cpu() for view in AXES if view in networks}
@@ -189,10 +191,11 @@ def aggregate(
         sums, own = total.movedim(axis, 0), views[view].movedim(axis, 0)
         seen = torch.zeros(own.shape, dtype=torch.bool, device=window.device)
         slices, both = window.movedim(axis, 0), None if view == "sagittal" else flipped
-        around = None if near is None else near.movedim(axis, 0)
-        for some, (rows, columns), found in slice_probabilities(
-            networks[view], slices, numbers, both, batch, around
-        ):
+        cuts = [(numbers, slice(None), slice(None))]
+        if near is not None:
+            cuts = cuts_around(near.movedim(axis, 0), numbers)
+        for cut, found in slice_probabilities(networks[view], slices, cuts, both, batch):
+            some, rows, columns = cut
             if near is None:
                 found = found[:, inside[0], inside[1]]
             some, labels = (some - box[axis].start).to(window.device), found.argmax(dim=-1).byte()
