@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 AXES = {"coronal": 1, "axial": 2, "sagittal": 0}  # RAS+ axis that a view's slices cut across
 BRIGHT = 25  # of 255: brighter than air
 MULTIPLE = 2**LEVELS  # sides of slices are multiples of it
-GROUP = 16  # neighbouring slices that are cut alike
+GROUP = 8  # neighbouring slices that are cut alike
 MIN_BRIGHT = 0.005  # fraction of such pixels in the slices that networks are trained on
 
 Cut = tuple[Tensor, slice, slice]  # numbers of slices, and their rows and columns to look at
