@@ -276,6 +276,7 @@ def test_state_of_an_earlier_version_is_resumed_unless_it_has_what_is_gone(
     described["fingerprint"]["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
     setting = described["fingerprint"]["setting"]
     setting |= {"dice_over": setting.pop("dice_reduction"), "accumulate": 2, "devices": 1}
+    setting |= {"max_minutes": None}  # which states of earlier versions have
     record.write_text(json.dumps(described))
     with pytest.raises(InputError, match="'setting.accumulate' is 2, but was removed; remove it"):
         train(tmp_path / "m")

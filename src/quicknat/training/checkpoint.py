@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from quicknat.config import current_settings
 from quicknat.errors import InputError
 from quicknat.files import sha256, written_whole
+from quicknat.reruns import compared_settings
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
             saved = json.loads(record.read_bytes())
             if sha256(path) != saved["sha256"]:
                 raise ValueError("its checksum is wrong")
-            changes = differences(current_settings(saved["fingerprint"], record), fingerprint)
+            before = compared_settings(current_settings(saved["fingerprint"], record))
+            changes = differences(before, fingerprint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: ignored, because it is damaged (%s)", path, error)
             continue
