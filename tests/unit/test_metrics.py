@@ -10,7 +10,6 @@ from helpers import save
 from in_process import quicknat
 from quicknat.errors import InputError
 from quicknat.evaluation.metrics import (
-    COLUMNS,
     confusion_table,
     count_pairs,
     evaluate,
@@ -18,6 +17,7 @@ from quicknat.evaluation.metrics import (
     overlap,
     view_table,
 )
+from quicknat.evaluation.scores import COLUMNS
 
 LEFT, RIGHT = 10, 23  # putamen of quicknat28
 
@@ -51,7 +51,7 @@ def test_scores_agree_with_monai(protocol):
     random = np.random.default_rng(0)
     maps = random.integers(0, 28, (2, 12, 12, 12))
     table = evaluate(*maps, np.eye(4), protocol, "sub-1")
-    assert list(table.columns) == COLUMNS and len(table) == 27
+    assert list(table.columns) == COLUMNS["metrics"] and len(table) == 27
     row = table.iloc[4]
     ours, true = (torch.from_numpy((part == 5).astype(np.uint8))[None, None] for part in maps)
     assert row["dice"] == pytest.approx(compute_dice(ours, true).item(), rel=1e-6)

@@ -14,6 +14,7 @@ from quicknat.cohort.check import Verdict
 from quicknat.cohort.participants import read_participants
 from quicknat.cohort.sheet import Scan
 from quicknat.errors import InputError
+from quicknat.evaluation.scores import MEASURES
 from quicknat.failures import Failure
 from quicknat.files import write_records
 from quicknat.images.slices import VIEWS
@@ -235,6 +236,16 @@ def test_percentiles_are_of_five_scans_or_more():
     found = with_percentiles(table)
     assert list(found["percentile"][found["name"] == "A"]) == [20, 40, 60, 80, 100]
     assert with_percentiles(table[:8])["percentile"].isna().all()
+
+
+def test_every_measure_is_on_the_cohorts_page_and_on_a_scans_and_explained(tmp_path, protocol):
+    inputs = made_up_results(tmp_path, [one_scan("1")], protocol)
+    pages = written(inputs), (tmp_path / "report/sub-1.html").read_text()
+    explained = (ROOT / "docs/explanation/scores.md").read_text()
+    for name, measure in MEASURES.items():
+        value = f">{inputs.metrics[name].iloc[0]:.{measure.digits}f}</td>"
+        assert value in pages[1] and all(f">{measure.title}</th>" in page for page in pages)
+        assert f"| {measure.title.removesuffix(' (mm)')} |" in explained
 
 
 def test_templates_ask_for_nothing_outside_the_page():

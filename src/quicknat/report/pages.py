@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from quicknat.evaluation.scores import MEASURES
 from quicknat.files import written_whole
 from quicknat.model.card import read_card
 from quicknat.package_data import SCORE_FIGURES, TEMPLATES
@@ -24,15 +25,14 @@ from quicknat.segmentation.volumes import TOTALS
 INCOMPLETE = "incomplete.html"
 CAPTIONED = ("curves", *SCORE_FIGURES)
 FEWEST_SCANS = 5  # minimum number of scans for percentiles
-# title and digits of each measure; shown where at least one structure has it
-MEASURES = {
+# of a scan's table: title and digits; shown where at least one structure has it
+SCAN_COLUMNS = {
     "volume_mm3": ("Volume (mm³)", 0),
     "reference_mm3": ("Reference (mm³)", 0),
     "percentile": ("Percentile", 0),
     "uncertainty": ("Uncertainty", 3),
     "view_agreement": ("View agreement", 2),
-    "dice": ("Dice", 3),
-    "hd95_mm": ("HD95 (mm)", 1),
+    **{name: (measure.title, measure.digits) for name, measure in MEASURES.items()},
 }
 # advice for each flag in {scan}_desc-quicknat_qc.json
 ADVICE = {
@@ -142,7 +142,7 @@ def scan_content(inputs: ReportInputs, row: dict, volumes: pd.DataFrame) -> dict
     own = volumes[volumes["subject"] == name].drop(columns="subject")
     if inputs.metrics is not None:
         measures = inputs.metrics[inputs.metrics["subject"] == name].set_index("structure")
-        own = own.join(measures[["dice", "hd95_mm", "reference_mm3"]], on="name")
+        own = own.join(measures[[*MEASURES, "reference_mm3"]], on="name")
     mosaics = inputs.results / "report" / "figures" / name
     return {
         "title": name,
@@ -164,7 +164,8 @@ def scan_content(inputs: ReportInputs, row: dict, volumes: pd.DataFrame) -> dict
 
 def _volume_table(volumes: pd.DataFrame, those: Sequence[Structure]) -> dict[str, Any]:
     """Return ``measures``: those that a structure has; ``volume_groups``: rows by group."""
-    measures = {key: of for key, of in MEASURES.items() if key in volumes and volumes[key].any()}
+    columns = SCAN_COLUMNS.items()
+    measures = {key: of for key, of in columns if key in volumes and volumes[key].any()}
     groups: dict[str, list[dict]] = {}
     for one in those:
         members = volumes.reindex(list(one.members)).to_dict("records")
