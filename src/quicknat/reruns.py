@@ -20,6 +20,8 @@ GRID_FORMAT = 2
 # Version of what is made with a model. 2: scalp is removed, and the sides of a structure share the
 # sagittal probability in the uncertainty.
 SEGMENTATION_FORMAT = 2
+# Version of the tables of scores: raise it with every new column of them, or new definition
+SCORES_FORMAT = 1
 LOOKS = {"abbreviation", "color"}  # protocol columns that do not affect label maps
 
 

@@ -248,6 +248,15 @@ def test_every_measure_is_on_the_cohorts_page_and_on_a_scans_and_explained(tmp_p
         assert f"| {measure.title.removesuffix(' (mm)')} |" in explained
 
 
+@pytest.mark.parametrize(("name", "column"), [("metrics", "hd95_mm"), ("metrics/views", "iou")])
+def test_scores_by_an_earlier_version_are_refused_with_what_to_do(tmp_path, protocol, name, column):
+    inputs = made_up_results(tmp_path, [one_scan("1")], protocol)
+    path = tmp_path / f"{name}.tsv"
+    pd.read_csv(path, sep="\t").drop(columns=column).to_csv(path, sep="\t", index=False)
+    with pytest.raises(InputError, match=f"{path}: lacks {column}: an .*with -R evaluate"):
+        written(inputs)
+
+
 def test_templates_ask_for_nothing_outside_the_page():
     for path in sorted(TEMPLATES.rglob("*.*")):
         if path.suffix in (".j2", ".css", ".js"):
