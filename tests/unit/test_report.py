@@ -17,11 +17,12 @@ from quicknat.errors import InputError
 from quicknat.evaluation.scores import MEASURES
 from quicknat.failures import Failure
 from quicknat.files import write_records
+from quicknat.flags import FLAGS, raised
 from quicknat.images.slices import VIEWS
 from quicknat.package_data import TEMPLATES
 from quicknat.report.cohort_page import demographics, run_times
 from quicknat.report.inputs import ReportInputs, read_note
-from quicknat.report.pages import ADVICE, with_percentiles
+from quicknat.report.pages import with_percentiles
 from quicknat.report.standalone import (
     BUNDLES,
     classic_script,
@@ -264,13 +265,11 @@ def test_templates_ask_for_nothing_outside_the_page():
             assert not re.search(found, path.read_text()), path.name
 
 
-def test_every_quality_flag_has_its_advice():
-    sources = [
-        ROOT / f"src/quicknat/{name}.py"
-        for name in ("segmentation/outputs", "images/training_stats")
-    ]
-    found = [re.findall(r'(?:"flag": |flag\(\s*)"(\w+)"', path.read_text()) for path in sources]
-    assert {name for names in found for name in names} == set(ADVICE)
+def test_every_quality_flag_has_its_advice_and_is_explained():
+    with pytest.raises(KeyError, match="'odd' has no advice"):
+        raised("odd", "it looks so")
+    guide = (ROOT / "docs/howto/segment.md").read_text().partition("## Quality flags")[2]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE)) == sorted(FLAGS)
 
 
 def test_run_times_are_of_all_jobs_of_a_rule(tmp_path):

@@ -121,8 +121,9 @@ class ReportInputs:
         Raises:
             InputError: a table of scores lacks a column.
         """
-        table = self._gathered(path)
-        columns = COLUMNS.get(Path(path).stem, []) if table is not None else []
+        if (table := self._gathered(path)) is None:
+            return None
+        columns = COLUMNS.get(Path(path).stem, [])
         if lacking := [column for column in columns if column not in table]:
             problem = f"lacks {', '.join(lacking)}: an earlier version made it"
             raise InputError(self.results / path, problem, "run snakemake again with -R evaluate")

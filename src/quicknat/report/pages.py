@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from quicknat.evaluation.scores import MEASURES
 from quicknat.files import written_whole
+from quicknat.flags import FLAGS
 from quicknat.model.card import read_card
 from quicknat.package_data import SCORE_FIGURES, TEMPLATES
 from quicknat.report.cohort_page import cohort_content
@@ -33,19 +34,6 @@ SCAN_COLUMNS = {
     "uncertainty": ("Uncertainty", 3),
     "view_agreement": ("View agreement", 2),
     **{name: (measure.title, measure.digits) for name, measure in MEASURES.items()},
-}
-# advice for each flag in {scan}_desc-quicknat_qc.json
-ADVICE = {
-    "structure_missing": "Check in the viewer: is it absent in this head, or was it missed?",
-    "thick_slices": "Thin structures blur across thick slices; treat small volumes with caution.",
-    "head_cut_off": "Structures near that edge may be cut off; increase 'conform.size'.",
-    "implausible_volume": "Either this head is unusual, or the segmentation leaked or failed.",
-    "asymmetry": "Compare both sides in the mosaics: is it a lesion, or an error?",
-    "other_field": "The networks were not trained on such scans: add some, or preprocess alike.",
-    "noisy_background": "Use the denoised image (UNI-DEN), or denoise it, and segment it again.",
-    "label_map": "Labels were given instead of a scan: do not use this segmentation.",
-    "other_modality": "The networks were trained on T1w MRI only: do not use this segmentation.",
-    "other_contrast": "Check the sequence; other contrasts need networks trained on them.",
 }
 
 
@@ -86,7 +74,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "interactive": inputs.interactive,
         "complete": inputs.complete,
         "protocol": inputs.protocol,
-        "advice": ADVICE,
+        "advice": FLAGS,
         "home": output.name,
         "model": read_card(inputs.results / "model"),
         "legend": outline_legend(inputs.protocol),
