@@ -170,19 +170,6 @@ def test_state_of_another_training_is_refused_with_what_differs(
     assert "training scan sub-1 changed" in refusal()
 
 
-def test_state_of_an_earlier_version_is_resumed(train, train_until_cut, tmp_path, caplog):
-    train_until_cut(tmp_path / "m", 3)
-    record = max((tmp_path / "m/state").glob("*.json"))
-    described = json.loads(record.read_text())
-    described["fingerprint"]["network"] |= {"squeeze_excitation": "CSSE", "kernel": 5}
-    setting = described["fingerprint"]["setting"]
-    setting |= {"dice_over": setting.pop("dice_reduction"), "accumulate": 1, "devices": 1}
-    record.write_text(json.dumps(described))
-    with caplog.at_level(logging.INFO):
-        train(tmp_path / "m")
-    assert "resuming in epoch 1 after 2 of its 5 steps" in caplog.text
-
-
 @pytest.mark.case(57)
 def test_weights_that_are_no_numbers_end_the_training_and_never_reach_the_saved_state(
     train, tmp_path, monkeypatch
