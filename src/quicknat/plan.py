@@ -11,7 +11,7 @@ from typing import Literal
 from quicknat.cohort.sheet import Scan
 from quicknat.config import Config, Pretrain, stage_settings
 from quicknat.errors import InputError
-from quicknat.reruns import weight_determining
+from quicknat.reruns import compared_settings
 
 # scans of the split `segment` that have a job each; also the most scans of a larger job
 FEW_SCANS = 100
@@ -80,6 +80,7 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
     stages = ["pretrain", "finetune"] if pretrain or synthesize else ["finetune"]
     unlabelled = [name for name in pretrain if not by_name[name].labels]
     settings = {stage: stage_settings(config, stage).model_dump() for stage in stages}
+    compared = {stage: compared_settings(values) for stage, values in settings.items()}
     warm = config.training.new_scans == "warm_start"
     return replace(
         given,
@@ -91,7 +92,7 @@ def plan(config: Config, scans: Sequence[Scan], skipped: Sequence[str] = ()) -> 
         unlabelled=unlabelled,
         atlases=atlases(config, unlabelled, train),
         settings={stage: json.dumps(values) for stage, values in settings.items()},
-        weight_determining={stage: weight_determining(v) for stage, v in settings.items()},
+        weight_determining={s: json.dumps(v, sort_keys=True) for s, v in compared.items()},
         warm_start_epochs=config.training.warm_start_epochs if warm else 0,
     )
 

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 RUNTIME_ONLY = {"compile", "checkpoint_minutes"}  # settings that do not affect results
+# settings that a later version added: the value with which results are as before it. Finished runs
+# with that value do not run again after an upgrade, and interrupted trainings resume
+ADDED: dict[str, Any] = {"max_minutes": None}
 # Version of the conformed grid. 1: centred on the field of view; with an odd number of voxels they
 # fell half-way between the scan's, which shifted labels to one side. 2: aligned with the scan's.
 GRID_FORMAT = 2
 # Version of what is made with a model. 2: scalp is removed, and the sides of a structure share the
-# sagittal probability in the uncertainty. 3: each batch of slices is cut to the brain.
+# sagittal probability in the uncertainty. 3: slices are cut to the brain in groups.
 SEGMENTATION_FORMAT = 3
+# Version of the tables of scores: raise it with every new column of them, or new definition
+SCORES_FORMAT = 1
 LOOKS = {"abbreviation", "color"}  # protocol columns that do not affect label maps
 
 
@@ -32,12 +37,16 @@ def stable_path(path: str | Path) -> str:
     return there.removeprefix(here) if there + os.sep != here else os.curdir
 
 
-def weight_determining(settings: Mapping[str, Any]) -> str:
-    """Return the training settings that determine the weights, as JSON."""
-    kept = {key: value for key, value in settings.items() if key not in RUNTIME_ONLY}
-    if kept.get("max_minutes") is None:  # as before there was this setting
-        kept.pop("max_minutes", None)
-    return json.dumps(kept, sort_keys=True)
+def compared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that affect results, including those in sections.
+
+    Those that were :data:`ADDED` are left out unless they change something.
+    """
+    return {
+        key: compared_settings(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in RUNTIME_ONLY and not (key in ADDED and value == ADDED[key])
+    }
 
 
 def file_digest(path: str | Path) -> str:

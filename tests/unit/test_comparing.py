@@ -5,8 +5,22 @@ import json
 from helpers import LABELS
 from quicknat.cohort.paths import CohortPaths
 from quicknat.cohort.sheet import Source
-from quicknat.config import TrainingSettings
-from quicknat.reruns import LOOKS, stable_path, table_digest, weight_determining
+from quicknat.config import Aggregation, Network, TrainingSettings
+from quicknat.reruns import ADDED, LOOKS, compared_settings, stable_path, table_digest
+
+# what finished runs and saved states recorded of these settings: not to be changed. A new setting
+# belongs into ADDED instead
+TRAINING = {
+    "batch_size": 4, "precision": "auto", "patience": None, "augment": True, "flip": False,
+    "slice_stride": 1, "dice_reduction": "batch", "class_weight_power": 1.0,
+    "class_weight_cap": None, "seed": 0, "epochs": 3, "learning_rate": 0.1, "optimizer": "sgd",
+    "momentum": 0.95, "weight_decay": 1e-4, "lr_step_epochs": 10, "warmup": 0.1,
+    "network": {"filters": 64, "squeeze_excitation": "scse", "dropout": 0.2, "slices": 1},
+}  # fmt: skip
+AGGREGATION = {
+    "axial": 0.4, "coronal": 0.4, "sagittal": 0.2, "flip": False, "shift": False,
+    "prior_correction": 0.0,
+}  # fmt: skip
 
 
 def test_path_reads_the_same_from_wherever_it_is_named(tmp_path, monkeypatch):
@@ -18,11 +32,30 @@ def test_path_reads_the_same_from_wherever_it_is_named(tmp_path, monkeypatch):
         assert stable_path(path) == str(tmp_path / "raw/a.nii")
 
 
-def test_settings_that_determine_no_weight_are_not_compared():
+def test_settings_are_compared_as_finished_runs_recorded_them():
     settings = TrainingSettings(epochs=3, learning_rate=0.1).model_dump()
-    compared = json.loads(weight_determining(settings)).keys()
-    assert settings.keys() - compared == {"compile", "checkpoint_minutes", "max_minutes"}
-    assert "max_minutes" in json.loads(weight_determining(settings | {"max_minutes": 5.0}))
+    assert compared_settings(settings) == TRAINING
+    assert compared_settings(settings | {"max_minutes": 5.0}) == TRAINING | {"max_minutes": 5.0}
+    # in this order, too
+    assert json.dumps(compared_settings(Aggregation().model_dump())) == json.dumps(AGGREGATION)
+
+
+def test_settings_of_a_later_version_are_compared_once_they_change_something(monkeypatch):
+    class LaterNetwork(Network):
+        groups: int = 1
+
+    class Later(TrainingSettings):
+        smoothing: float = 0.0
+        network: LaterNetwork = LaterNetwork()
+
+    for name, neutral in (("smoothing", 0.0), ("groups", 1)):
+        monkeypatch.setitem(ADDED, name, neutral)
+    assert compared_settings(Later(epochs=3, learning_rate=0.1).model_dump()) == TRAINING
+    changed = Later(epochs=3, learning_rate=0.1, smoothing=0.1, network=LaterNetwork(groups=2))
+    found = compared_settings(changed.model_dump())
+    assert found == TRAINING | {
+        "smoothing": 0.1, "network": TRAINING["network"] | {"groups": 2},
+    }  # fmt: skip
 
 
 def test_table_is_compared_by_its_cells_but_for_columns_left_out(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 
 from helpers import LABELS
 from quicknat.errors import InputError
-from quicknat.images.labels import Protocol, stored_values
-from quicknat.package_data import DATA
+from quicknat.images.labels import Protocol, freesurfer_structures, stored_values
+from quicknat.package_data import DATA, LABEL_TABLES
 from quicknat.segmentation.outputs import label_table
 from quicknat.synthesis.tissues import tissue_table, to_tissues
 
@@ -95,22 +95,27 @@ def own_name(freesurfer):
 
 
 @pytest.mark.case(80)
-@pytest.mark.parametrize("name", ["quicknat28", "quicknat33"])
+@pytest.mark.parametrize("name", LABEL_TABLES)
 def test_freesurfer_numbers_are_those_of_its_own_table(name):
-    protocol = Protocol.read(LABELS / f"{name}.tsv")
-    aseg = {own_name(label): number for label, number in ASEG.items()}
-    written = dict(zip(protocol.names, stored_values(protocol, "freesurfer"), strict=True))
-    assert written.pop("Background") == 0
-    assert written == {structure: aseg[structure] for structure in written}
-    read = protocol.remap(np.array(list(aseg.values())), "freesurfer", "aseg.mgz")  # all are known
-    for structure, index in zip(aseg, read.tolist(), strict=True):
-        assert protocol.names[index] == (structure if structure in written else "Background")
+    protocol = Protocol.read(LABEL_TABLES[name])
+    aseg = {number: own_name(label).lower() for label, number in ASEG.items()}
+    aseg |= {0: "background", 1: "left cerebral exterior"}
+    own = [structure.replace("-", " ").lower() for structure in protocol.names]
+    written = freesurfer_structures(protocol)["freesurfer_id"].dropna().to_dict()
+    if len(written) == len(own):
+        assert list(written.values()) == stored_values(protocol, "freesurfer")
+    for index, number in written.items():
+        assert number >= 1000 or aseg[number] == own[index]  # parcels of the cortex are above
+    read = protocol.remap(np.array(list(aseg)), "freesurfer", "aseg.mgz")  # all are known
+    for structure, index in zip(aseg.values(), read.tolist(), strict=True):
+        merged = index not in written
+        assert merged or index == (own.index(structure) if structure in own else 0)
 
 
 @pytest.mark.case(80)
-@pytest.mark.parametrize("name", ["quicknat28", "quicknat33", "seed4", "tissues4"])
+@pytest.mark.parametrize("name", LABEL_TABLES)
 def test_every_number_of_an_aseg_is_known_and_old_numbers_of_the_thalamus_too(name):
-    protocol = Protocol.read(LABELS / f"{name}.tsv")
+    protocol = Protocol.read(LABEL_TABLES[name])
     found = protocol.remap(np.array([*ASEG.values(), 0, 10, 9, 49, 48]), "freesurfer", "aseg.mgz")
     left, old_left, right, old_right = found[-4:]
     assert left == old_left and right == old_right

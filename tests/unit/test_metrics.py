@@ -10,7 +10,6 @@ from helpers import save
 from in_process import quicknat
 from quicknat.errors import InputError
 from quicknat.evaluation.metrics import (
-    COLUMNS,
     confusion_table,
     count_pairs,
     evaluate,
@@ -18,6 +17,8 @@ from quicknat.evaluation.metrics import (
     overlap,
     view_table,
 )
+from quicknat.evaluation.scores import COLUMNS
+from quicknat.reruns import SCORES_FORMAT
 
 LEFT, RIGHT = 10, 23  # putamen of quicknat28
 
@@ -51,13 +52,22 @@ def test_scores_agree_with_monai(protocol):
     random = np.random.default_rng(0)
     maps = random.integers(0, 28, (2, 12, 12, 12))
     table = evaluate(*maps, np.eye(4), protocol, "sub-1")
-    assert list(table.columns) == COLUMNS and len(table) == 27
+    assert list(table.columns) == COLUMNS["metrics"] and len(table) == 27
     row = table.iloc[4]
     ours, true = (torch.from_numpy((part == 5).astype(np.uint8))[None, None] for part in maps)
     assert row["dice"] == pytest.approx(compute_dice(ours, true).item(), rel=1e-6)
     assert row["iou"] == pytest.approx(compute_iou(ours, true).item(), rel=1e-6)
     distance = compute_hausdorff_distance(ours, true, include_background=True, percentile=95)
     assert row["hd95_mm"] == pytest.approx(distance.item())
+
+
+def test_tables_are_those_of_their_format():
+    """With another column SCORES_FORMAT must be raised, or finished runs keep their tables."""
+    assert (SCORES_FORMAT, list(COLUMNS.values())) == (1, [
+        ["subject", "structure", "dice", "iou", "hd95_mm", "volume_mm3", "reference_mm3"],
+        ["subject", "view", "structure", "dice", "iou"],
+        ["subject", "reference", "prediction", "voxels"],
+    ])  # fmt: skip
 
 
 def maps(*voxels):
@@ -71,7 +81,8 @@ def test_maps_that_do_not_belong_together_are_refused():
 
 def test_only_pairs_that_occur_are_listed_and_the_background_is_among_them(protocol):
     pairs = count_pairs(maps(0, LEFT, 0), maps(0, LEFT, LEFT), 28, "sub-1")
-    assert confusion_table(pairs, protocol, "sub-1").to_numpy().tolist() == [
+    table = confusion_table(pairs, protocol, "sub-1")
+    assert list(table) == COLUMNS["confusion"] and table.to_numpy().tolist() == [
         ["sub-1", "Background", "Background", 1],
         ["sub-1", "Left putamen", "Background", 1],
         ["sub-1", "Left putamen", "Left putamen", 1],
@@ -84,7 +95,7 @@ def test_sagittal_view_is_scored_with_sides_merged_and_the_others_as_they_are(pr
     pairs = count_pairs(reference, reference, 28, "sub-1")
     views = {"axial": one_side, "sagittal": one_side}
     table = view_table(pairs, views, reference, protocol, "sub-1")
-    assert list(table) == ["subject", "view", "structure", "dice", "iou"]
+    assert list(table) == COLUMNS["views"]
     scores = table.set_index(["view", "structure"])
     for side, axial in (("Left", 2 * 2 / (5 + 2)), ("Right", 0)):
         found = scores["dice"].xs(f"{side} putamen", level="structure")

@@ -1,6 +1,7 @@
 """The package's own data are found by name or by path, also from a wheel in an empty folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from helpers import ROOT, save
+from quicknat.config import Config
 from quicknat.errors import InputError
 from quicknat.images.labels import Protocol
 from quicknat.package_data import LABEL_TABLES, MODELS, label_table, model_folder
@@ -42,6 +44,14 @@ def test_bundled_name_is_itself_and_anything_else_a_path_or_refused(
 def test_bundled_names():
     assert list(LABEL_TABLES) == ["quicknat28", "quicknat33", "seed4", "tissues4"]
     assert list(MODELS) == ["1mm", "small"]
+
+
+def test_label_tables_are_listed_where_the_setting_is_explained():
+    described = " ".join(Config.model_fields["protocol"].description.split())
+    assert f"a bundled one ({', '.join(LABEL_TABLES)})" in described
+    guide = (ROOT / "docs/howto/own-data.md").read_text().partition("## Structures")[2]
+    listed = re.findall(r"`(\w+)`", guide.partition("or the path of your own")[0])
+    assert sorted(listed) == sorted(["protocol", *LABEL_TABLES])
 
 
 @pytest.fixture

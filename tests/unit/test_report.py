@@ -14,13 +14,15 @@ from quicknat.cohort.check import Verdict
 from quicknat.cohort.participants import read_participants
 from quicknat.cohort.sheet import Scan
 from quicknat.errors import InputError
+from quicknat.evaluation.scores import MEASURES
 from quicknat.failures import Failure
 from quicknat.files import write_records
+from quicknat.flags import FLAGS, raised
 from quicknat.images.slices import VIEWS
 from quicknat.package_data import TEMPLATES
 from quicknat.report.cohort_page import demographics, run_times
 from quicknat.report.inputs import ReportInputs, read_note
-from quicknat.report.pages import ADVICE, with_percentiles
+from quicknat.report.pages import with_percentiles
 from quicknat.report.standalone import (
     BUNDLES,
     classic_script,
@@ -237,6 +239,25 @@ def test_percentiles_are_of_five_scans_or_more():
     assert with_percentiles(table[:8])["percentile"].isna().all()
 
 
+def test_every_measure_is_on_the_cohorts_page_and_on_a_scans_and_explained(tmp_path, protocol):
+    inputs = made_up_results(tmp_path, [one_scan("1")], protocol)
+    pages = written(inputs), (tmp_path / "report/sub-1.html").read_text()
+    explained = (ROOT / "docs/explanation/scores.md").read_text()
+    for name, measure in MEASURES.items():
+        value = f">{inputs.metrics[name].iloc[0]:.{measure.digits}f}</td>"
+        assert value in pages[1] and all(f">{measure.title}</th>" in page for page in pages)
+        assert f"| {measure.title.removesuffix(' (mm)')} |" in explained
+
+
+@pytest.mark.parametrize(("name", "column"), [("metrics", "hd95_mm"), ("metrics/views", "iou")])
+def test_scores_by_an_earlier_version_are_refused_with_what_to_do(tmp_path, protocol, name, column):
+    inputs = made_up_results(tmp_path, [one_scan("1")], protocol)
+    path = tmp_path / f"{name}.tsv"
+    pd.read_csv(path, sep="\t").drop(columns=column).to_csv(path, sep="\t", index=False)
+    with pytest.raises(InputError, match=f"{path}: lacks {column}: an .*with -R evaluate"):
+        written(inputs)
+
+
 def test_templates_ask_for_nothing_outside_the_page():
     for path in sorted(TEMPLATES.rglob("*.*")):
         if path.suffix in (".j2", ".css", ".js"):
@@ -244,13 +265,11 @@ def test_templates_ask_for_nothing_outside_the_page():
             assert not re.search(found, path.read_text()), path.name
 
 
-def test_every_quality_flag_has_its_advice():
-    sources = [
-        ROOT / f"src/quicknat/{name}.py"
-        for name in ("segmentation/outputs", "images/training_stats")
-    ]
-    found = [re.findall(r'(?:"flag": |flag\(\s*)"(\w+)"', path.read_text()) for path in sources]
-    assert {name for names in found for name in names} == set(ADVICE)
+def test_every_quality_flag_has_its_advice_and_is_explained():
+    with pytest.raises(KeyError, match="'odd' has no advice"):
+        raised("odd", "it looks so")
+    guide = (ROOT / "docs/howto/segment.md").read_text().partition("## Quality flags")[2]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE)) == sorted(FLAGS)
 
 
 def test_run_times_are_of_all_jobs_of_a_rule(tmp_path):

@@ -15,7 +15,13 @@ from quicknat.cohort.naming import SCAN_NAME
 from quicknat.errors import InputError
 from quicknat.images.slices import VIEWS
 from quicknat.model.bundle import BUNDLE_FILES
-from quicknat.reruns import GRID_FORMAT, SEGMENTATION_FORMAT, file_digest
+from quicknat.reruns import (
+    GRID_FORMAT,
+    SCORES_FORMAT,
+    SEGMENTATION_FORMAT,
+    compared_settings,
+    file_digest,
+)
 from quicknat.run import load_run, require_for_storage
 from quicknat.training.model_files import MODEL_FILES
 

@@ -23,6 +23,8 @@ rule evaluate:
         "../../envs/torch.yaml"
     params:
         **LABEL_TABLE,
+        # scores by an earlier version are computed again; 1 stays out, since its runs lack it
+        **({"scores_format": SCORES_FORMAT} if SCORES_FORMAT > 1 else {}),
     shell:
         "quicknat evaluate {input.prediction:q} {input.reference:q} --protocol {params.protocol:q}"
         " --coronal {input.coronal:q} --axial {input.axial:q} --sagittal {input.sagittal:q}"

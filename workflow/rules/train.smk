@@ -113,7 +113,8 @@ else:
         conda:
             "../../envs/torch.yaml"
         params:
-            aggregation=json.dumps(config["aggregation"]),
+            aggregation=untracked(json.dumps(config["aggregation"])),
+            compared=json.dumps(compared_settings(config["aggregation"])),
             spacing=config["conform"]["spacing_mm"],
             size=config["conform"]["size"],
             slice_size=config["slices"]["size"],

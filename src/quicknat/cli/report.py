@@ -158,7 +158,8 @@ def failures(
     from quicknat.failures import as_text, read_failed
 
     if not table.exists():
-        typer.echo(f"{table} does not exist: no job failed in the last run, or it ran elsewhere")
+        why = "no job failed in the last run, or it has not ended, or it ran elsewhere"
+        typer.echo(f"{table} does not exist: {why}")
         return
     found = read_failed(table)
     for failure in found:

@@ -13,12 +13,11 @@ from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
 from quicknat.errors import InputError
-from quicknat.evaluation.scores import AGGREGATE
+from quicknat.evaluation.scores import AGGREGATE, COLUMNS
 from quicknat.images.labels import Protocol
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["subject", "structure", "dice", "iou", "hd95_mm", "volume_mm3", "reference_mm3"]
 Box = tuple[slice, ...]
 
 
@@ -97,7 +96,7 @@ def evaluate(
         distances.append(hausdorff95(*masks, voxel_mm))
     volumes = (pairs.sum(axis=axis)[1:] * voxel_mm3 for axis in (0, 1))
     columns = (subject, names, dice[1:], iou[1:], distances, *volumes)
-    table = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+    table = pd.DataFrame(dict(zip(COLUMNS["metrics"], columns, strict=True)))
     log.info("%s: mean Dice %.3f over %d structures", subject, table["dice"].mean(), len(table))
     return table
 

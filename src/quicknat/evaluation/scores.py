@@ -1,19 +1,15 @@
 """Summarize the scores of a cohort: per structure, per scan, per view, and the worst cases.
 
-All functions take the tables that the workflow gathers and leave empty (NaN) what cannot be said:
-
-- ``metrics``: subject, structure, dice, iou, hd95_mm, volume_mm3, reference_mm3;
-- ``views``: subject, view, structure, dice, iou;
-- ``confusion``: subject, reference, prediction, voxels;
-- ``volumes``: subject, name, uncertainty.
-
-A subject is a scan, ``sub-X[_ses-Y][_run-…]``; ``order`` are the structures of the protocol.
+All functions take the tables that the workflow gathers, with their :data:`COLUMNS`, and leave empty
+(NaN) what cannot be said. A subject is a scan, ``sub-X[_ses-Y][_run-…]``; ``order`` are the
+structures of the protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,9 +19,29 @@ from quicknat.cohort.naming import default_name
 from quicknat.errors import InputError
 
 AGGREGATE = "aggregate"  # in the column of the views: the result of all three
-MEASURES = ["dice", "iou", "hd95_mm"]
 FEWEST = 3  # participants for an interval, scans for limits or a correlation
 RESAMPLES = 5000
+
+
+class Measure(NamedTuple):
+    """A measure of agreement: its title and digits on the pages, and which end is the best."""
+
+    title: str
+    digits: int
+    higher_is_better: bool
+
+
+# columns of `metrics` that tables of the pages show; the first one ranks scans
+MEASURES = {
+    "dice": Measure("Dice", 3, True),
+    "iou": Measure("IoU", 3, True),
+    "hd95_mm": Measure("HD95 (mm)", 2, False),
+}
+COLUMNS = {
+    "metrics": ["subject", "structure", *MEASURES, "volume_mm3", "reference_mm3"],
+    "views": ["subject", "view", "structure", "dice", "iou"],
+    "confusion": ["subject", "reference", "prediction", "voxels"],
+}
 
 
 def stack_tables(paths: Sequence[str]) -> pd.DataFrame:
@@ -99,7 +115,7 @@ def by_structure(
     """
     metrics = _with_error(metrics.dropna(subset="dice"))
     metrics = metrics.assign(participant=participants_of(metrics["subject"], participants))
-    means = [*MEASURES[1:], "volume_error"]
+    means = [*list(MEASURES)[1:], "volume_error"]
     rows = []
     for name, part in metrics.groupby("structure", sort=False):
         people = part.groupby("participant")["dice"].mean()
@@ -128,9 +144,10 @@ def by_scan(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst_cases(metrics: pd.DataFrame, measure: str = "dice", count: int = 10) -> pd.DataFrame:
-    """Return the `count` worst pairs of scan and structure: lowest Dice or IoU, largest HD95."""
+    """Return the `count` worst pairs of scan and structure: lowest Dice, for example."""
     scored = metrics.dropna(subset=measure)
-    return scored.sort_values(measure, ascending=measure != "hd95_mm", kind="stable").head(count)
+    lowest_first = MEASURES[measure].higher_is_better
+    return scored.sort_values(measure, ascending=lowest_first, kind="stable").head(count)
 
 
 def by_view(

@@ -168,6 +168,7 @@ class Protocol:
             return self.names
         first = [int(np.argmax(self.sagittal == k)) for k in range(self.n_classes(view))]
         merged = self.table.loc[first]
+        # one spelling of the side only, since models hold the names, and are refused with others
         return [
             re.sub(r"^Left ", "", name).capitalize() if partner >= 0 else name
             for name, partner in zip(merged["name"], merged["partner"], strict=True)

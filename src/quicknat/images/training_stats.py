@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quicknat.flags import raised
+
 BRIGHT = 25  # of 255: brighter than air
 VOLUME_FACTOR = 1.5  # beyond the training volumes that still is plausible
 ASYMMETRY_MARGIN = 0.1
@@ -88,7 +90,7 @@ def ood_flags(
     def flag(name: str, reasons: list[str], text: str) -> None:
         if reasons:
             more = f", and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-            flags.append({"flag": name, "reason": text + "; ".join(reasons[:SHOWN]) + more})
+            flags.append(raised(name, text + "; ".join(reasons[:SHOWN]) + more))
 
     low, high = (np.array(side) for side in training["voxels"])
     beyond = (scan.voxels < low / VOLUME_FACTOR) | (scan.voxels > high * VOLUME_FACTOR)

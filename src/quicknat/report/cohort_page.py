@@ -54,6 +54,8 @@ def scored_content(inputs: ReportInputs) -> dict:
     return {
         **{name: table.to_dict("records") for name, table in tables.items()},
         "mean": scores.mean_dice(metrics, participants),
+        "measures": scores.MEASURES,
+        "headings": [f"#{measure.title}" for measure in scores.MEASURES.values()],
         "people": len({participants[name] for name in metrics["subject"]}),
         "charts": {
             "dice": dice_chart(metrics, tables["structures"], those, inputs.paged),

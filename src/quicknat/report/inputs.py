@@ -16,6 +16,7 @@ from quicknat.cohort.check import Verdict
 from quicknat.cohort.participants import PARTICIPANTS
 from quicknat.cohort.sheet import LOCAL, Scan
 from quicknat.errors import InputError
+from quicknat.evaluation.scores import COLUMNS
 from quicknat.failures import Failure
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
@@ -116,7 +117,19 @@ class ReportInputs:
 
         If jobs failed it is gathered again, since the existing one may be from an earlier run. So
         may scores if there is no test scan any more.
+
+        Raises:
+            InputError: a table of scores lacks a column.
         """
+        if (table := self._gathered(path)) is None:
+            return None
+        columns = COLUMNS.get(Path(path).stem, [])
+        if lacking := [column for column in columns if column not in table]:
+            problem = f"lacks {', '.join(lacking)}: an earlier version made it"
+            raise InputError(self.results / path, problem, "run snakemake again with -R evaluate")
+        return table
+
+    def _gathered(self, path: str) -> pd.DataFrame | None:
         scored = {scan.id for scan in self.scans if scan.split == "test"}
         names = [n for n in self.segmented if n in scored or not path.startswith("metrics")]
         if self.complete:

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from quicknat.evaluation.scores import MEASURES
 from quicknat.files import written_whole
+from quicknat.flags import FLAGS
 from quicknat.model.card import read_card
 from quicknat.package_data import SCORE_FIGURES, TEMPLATES
 from quicknat.report.cohort_page import cohort_content
@@ -24,28 +26,14 @@ from quicknat.segmentation.volumes import TOTALS
 INCOMPLETE = "incomplete.html"
 CAPTIONED = ("curves", *SCORE_FIGURES)
 FEWEST_SCANS = 5  # minimum number of scans for percentiles
-# title and digits of each measure; shown where at least one structure has it
-MEASURES = {
+# of a scan's table: title and digits; shown where at least one structure has it
+SCAN_COLUMNS = {
     "volume_mm3": ("Volume (mm³)", 0),
     "reference_mm3": ("Reference (mm³)", 0),
     "percentile": ("Percentile", 0),
     "uncertainty": ("Uncertainty", 3),
     "view_agreement": ("View agreement", 2),
-    "dice": ("Dice", 3),
-    "hd95_mm": ("HD95 (mm)", 1),
-}
-# advice for each flag in {scan}_desc-quicknat_qc.json
-ADVICE = {
-    "structure_missing": "Check in the viewer: is it absent in this head, or was it missed?",
-    "thick_slices": "Thin structures blur across thick slices; treat small volumes with caution.",
-    "head_cut_off": "Structures near that edge may be cut off; increase 'conform.size'.",
-    "implausible_volume": "Either this head is unusual, or the segmentation leaked or failed.",
-    "asymmetry": "Compare both sides in the mosaics: is it a lesion, or an error?",
-    "other_field": "The networks were not trained on such scans: add some, or match preprocessing.",
-    "noisy_background": "Use the denoised image (UNI-DEN), or denoise it, and segment it again.",
-    "label_map": "Labels were given instead of a scan: do not use this segmentation.",
-    "other_modality": "The networks were trained on T1w MRI only: do not use this segmentation.",
-    "other_contrast": "Check the sequence; other contrasts need networks trained on them.",
+    **{name: (measure.title, measure.digits) for name, measure in MEASURES.items()},
 }
 
 
@@ -86,7 +74,7 @@ def write_report(inputs: ReportInputs, output: Path) -> None:
         "interactive": inputs.interactive,
         "complete": inputs.complete,
         "protocol": inputs.protocol,
-        "advice": ADVICE,
+        "advice": FLAGS,
         "home": output.name,
         "model": read_card(inputs.results / "model"),
         "legend": outline_legend(inputs.protocol),
@@ -142,7 +130,7 @@ def scan_content(inputs: ReportInputs, row: dict, volumes: pd.DataFrame) -> dict
     own = volumes[volumes["subject"] == name].drop(columns="subject")
     if inputs.metrics is not None:
         measures = inputs.metrics[inputs.metrics["subject"] == name].set_index("structure")
-        own = own.join(measures[["dice", "hd95_mm", "reference_mm3"]], on="name")
+        own = own.join(measures[[*MEASURES, "reference_mm3"]], on="name")
     mosaics = inputs.results / "report" / "figures" / name
     return {
         "title": name,
@@ -164,7 +152,8 @@ def scan_content(inputs: ReportInputs, row: dict, volumes: pd.DataFrame) -> dict
 
 def _volume_table(volumes: pd.DataFrame, those: Sequence[Structure]) -> dict[str, Any]:
     """Return ``measures``: those that a structure has; ``volume_groups``: rows by group."""
-    measures = {key: of for key, of in MEASURES.items() if key in volumes and volumes[key].any()}
+    columns = SCAN_COLUMNS.items()
+    measures = {key: of for key, of in columns if key in volumes and volumes[key].any()}
     groups: dict[str, list[dict]] = {}
     for one in those:
         members = volumes.reindex(list(one.members)).to_dict("records")

@@ -18,6 +18,7 @@ import quicknat
 from quicknat.cohort.examine import THICK_MM
 from quicknat.errors import InputError, one_line
 from quicknat.files import written_whole
+from quicknat.flags import raised
 from quicknat.images.intensities import DENOISE, NOISY_BACKGROUND
 from quicknat.images.labels import Protocol, freesurfer_structures, stored_values
 from quicknat.images.slices import VIEWS
@@ -98,21 +99,19 @@ def quality_flags(volumes: pd.DataFrame, record: dict) -> list[dict[str, str]]:
     outside = record["head_outside_fraction"]
     flags = []
     if missing:
-        flags.append({"flag": "structure_missing", "reason": f"not found: {', '.join(missing)}"})
+        flags.append(raised("structure_missing", f"not found: {', '.join(missing)}"))
     if thickest > THICK_MM:
-        reason = f"voxels are {thickest:g} mm along an axis"
-        flags.append({"flag": "thick_slices", "reason": reason})
+        flags.append(raised("thick_slices", f"voxels are {thickest:g} mm along an axis"))
     if darkest < HOUNSFIELD_AIR / 2:
         reason = f"values are as low as {darkest:.0f}, like air in CT: is this a T1w scan?"
-        flags.append({"flag": "other_modality", "reason": reason})
+        flags.append(raised("other_modality", reason))
     if record.get("looks_like_labels"):
         reason = "most neighbouring voxels have equal values: is this a T1w scan?"
-        flags.append({"flag": "label_map", "reason": reason})
+        flags.append(raised("label_map", reason))
     if record.get("noisy_background"):  # records of earlier versions lack it
-        flags.append({"flag": "noisy_background", "reason": f"{NOISY_BACKGROUND}; {DENOISE}"})
+        flags.append(raised("noisy_background", f"{NOISY_BACKGROUND}; {DENOISE}"))
     if outside > 0.001:
-        reason = f"{outside:.1%} of the head is outside the grid"
-        flags.append({"flag": "head_cut_off", "reason": reason})
+        flags.append(raised("head_cut_off", f"{outside:.1%} of the head is outside the grid"))
     return flags
 
 

@@ -10,20 +10,23 @@ import errno
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from quicknat.config import current_settings
-from quicknat.errors import InputError
+from quicknat.errors import InputError, one_line
 from quicknat.files import sha256, written_whole
+from quicknat.reruns import compared_settings
 
 log = logging.getLogger(__name__)
 
 STATES = "[0-9]*.json"  # not hidden copies, which macOS leaves on foreign disks
+END = "end.txt"  # why the last attempt ended, beside its states
 KEPT = 2  # if the latest state is damaged, the previous one is used
 
 
@@ -50,6 +53,30 @@ def only_process(folder: str | Path) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def end_recorded(folder: str | Path) -> Iterator[None]:
+    """Record beside the states, if there are any, why an attempt ends early.
+
+    The log of the next attempt replaces that of this one.
+    """
+    path = Path(folder, END)
+    path.unlink(missing_ok=True)  # of the attempt before
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):  # there is no state, or the disk is full
+            text = f"ended at {time.strftime('%Y-%m-%d %H:%M')}: {one_line(error)}\n"
+            path.write_text(text, "utf-8")
+        raise
+
+
+def last_end(folder: str | Path) -> str:
+    """Return why the last attempt ended."""
+    path = Path(folder, END)
+    there = path.exists()
+    return path.read_text("utf-8").strip() if there else "left no reason, as if killed"
 
 
 def save_state(folder: str | Path, name: str, fingerprint: dict, state: dict) -> None:
@@ -79,7 +106,8 @@ def load_state(folder: str | Path, fingerprint: dict) -> dict | None:
             saved = json.loads(record.read_bytes())
             if sha256(path) != saved["sha256"]:
                 raise ValueError("its checksum is wrong")
-            changes = differences(current_settings(saved["fingerprint"], record), fingerprint)
+            before = compared_settings(current_settings(saved["fingerprint"], record))
+            changes = differences(before, fingerprint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: ignored, because it is damaged (%s)", path, error)
             continue

@@ -16,7 +16,7 @@ from quicknat.errors import InputError
 from quicknat.files import sha256
 from quicknat.images.labels import Protocol
 from quicknat.images.training_stats import summarise
-from quicknat.reruns import RUNTIME_ONLY
+from quicknat.reruns import compared_settings
 from quicknat.training.data import SliceSet
 
 log = logging.getLogger(__name__)
@@ -97,9 +97,10 @@ def prepare_training(
     if absent := [name for name, count in zip(names, counts, strict=True) if not count]:
         log.warning("%s: never found, as no training scan has them: %s", view, ", ".join(absent))
     validation_sums = validating.survey(len(names))[1]
+    compared = compared_settings(settings.model_dump())
     fingerprint = {
-        "setting": settings.model_dump(exclude=RUNTIME_ONLY | {"network"}),
-        "network": settings.network.model_dump(),
+        "network": compared.pop("network"),
+        "setting": compared,
         "protocol": {"classes": names},
         "training scan": training_sums,
         "validation scan": validation_sums,
@@ -154,8 +155,9 @@ def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any])
         entry = json.loads((folder / "bundle.json").read_bytes())["views"][view]
         if entry["sha256"] != sha256(start.weights):
             return f"{start.weights} has changed since the model was made"
-        then = current_settings(entry["training"], folder / "bundle.json")
-        network = {"slices": 1} | current_settings(entry["network"], folder / "bundle.json")
+        where = folder / "bundle.json"
+        then = compared_settings(current_settings(entry["training"], where))
+        network = {"slices": 1} | compared_settings(current_settings(entry["network"], where))
         data = {part: entry["data"][part] for part in ("training scan", "validation scan")}
         epochs = (entry["warm_start"] or {}).get("stage_epochs", then["epochs"])
         initial, classes = entry["initial_sha256"], entry["classes"]
@@ -169,7 +171,7 @@ def incompatibility(start: WarmStart, view: str, fingerprint: Mapping[str, Any])
     if network != fingerprint["network"]:
         return "the network has changed"
     now, then = fingerprint["setting"], then | {"epochs": epochs}
-    for key in sorted(now.keys() | then.keys() - RUNTIME_ONLY):
+    for key in sorted(now.keys() | then.keys()):
         if now.get(key) != then.get(key):
             return f"setting {key} was {then.get(key)}, is {now.get(key)}"
     if initial != fingerprint["initial"]["weights"]:

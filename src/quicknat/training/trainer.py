@@ -22,7 +22,15 @@ from quicknat.hardware import device_name, keep_freed_memory
 from quicknat.images.labels import Protocol
 from quicknat.progress import no_bar
 from quicknat.training import history
-from quicknat.training.checkpoint import STATES, load_state, only_process, remove_states, save_state
+from quicknat.training.checkpoint import (
+    STATES,
+    end_recorded,
+    last_end,
+    load_state,
+    only_process,
+    remove_states,
+    save_state,
+)
 from quicknat.training.data import Batches, SliceSet
 from quicknat.training.model_files import write_model
 from quicknat.training.setup import TrainingSetup, WarmStart, prepare_training
@@ -88,7 +96,9 @@ def train_view(
     torch.set_float32_matmul_precision("high")
     try:
         with only_process(setup.state_folder):
-            Trainer(setup).run()
+            trainer = Trainer(setup)
+            with end_recorded(setup.state_folder):
+                trainer.run()
     except (MemoryError, OSError, RuntimeError) as error:
         if message := explained(error, setup.output):
             raise message from error
@@ -262,8 +272,8 @@ class Trainer:
         self.sums = state["sums"].to(self.device)
         self.train_step.load_state_dict(state["train_step"])
         log.info(
-            "%s: resuming in epoch %d after %d of its %d steps", self.view, self.epoch, self.step,
-            len(self.batches),
+            "%s: resuming in epoch %d after %d of its %d steps; the last attempt %s", self.view,
+            self.epoch, self.step, len(self.batches), last_end(self.setup.state_folder),
         )  # fmt: skip
 
     def _save(self) -> None:
