@@ -34,7 +34,7 @@ from quicknat.errors import InputError
 from quicknat.failures import read_failed
 from quicknat.files import written_whole
 from quicknat.model import bundle
-from quicknat.training import trainer
+from quicknat.training import checkpoint
 
 pytestmark = pytest.mark.slow  # half a second each, some more
 
@@ -120,7 +120,7 @@ def test_full_disk_is_named_for_weights_too_whose_library_has_errors_of_its_own(
 
 @pytest.mark.case(43, 51)
 def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, tmp_path, monkeypatch):
-    save, saved = trainer.save_state, []
+    save, saved = checkpoint.save_state, []
 
     def save_once(folder, name, *rest):
         with full_disk(4096) if saved else contextlib.nullcontext():
@@ -128,10 +128,11 @@ def test_training_whose_disk_fills_up_goes_on_from_its_last_state(commands, tmp_
         saved.append(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_state", save_once)
+        patch.setattr(checkpoint, "save_state", save_once)
         done = commands("train", tmp_path / "out")
     assert done.status == 1 and "cannot be written (" in done.err[-1], done.err
     states = [f"model/state/{saved[0]}{end}" for end in (".json", ".pt")]
+    states += ["model/state/end.txt"]  # why it ended
     assert files(tmp_path / "out") == states
     done = commands("train", tmp_path / "out")
     assert done.status == 0 and "resuming in epoch 1" in "\n".join(done.err), done.err

@@ -36,7 +36,7 @@ class Prediction:
 
     ``probabilities``: float32 (C, X, Y, Z). ``start``: the box's first voxel in the window.
     ``views``: each view's own most probable class, uint8 (X, Y, Z), of that network's classes.
-    ``at_edge``: pixels of structures on the sides of cut slices, by view.
+    ``at_edge``: pixels of structures on the sides of slices, by view.
     """
 
     probabilities: Tensor
@@ -140,6 +140,13 @@ def slice_probabilities(
             numbers = numbers[batch:]
 
 
+def _shared(cut: slice, box: slice) -> tuple[slice, slice]:
+    """Return what a cut and a box share, as part of the cut and as part of the box."""
+    start = max(cut.start, box.start)
+    stop = max(start, min(cut.stop, box.stop))
+    return slice(start - cut.start, stop - cut.start), slice(start - box.start, stop - box.start)
+
+
 @torch.inference_mode()
 def aggregate(
     networks: Mapping[str, QuickNAT],
@@ -172,11 +179,11 @@ def aggregate(
     filled = {view: filled_slices(window, view).cpu() for view in AXES if view in networks}
     box = [slice(0, side) for side in window.shape]
     for view, numbers in filled.items():
-        if near is None:
-            listed = numbers.tolist() or [0]
-            box[AXES[view]] = slice(listed[0], listed[-1] + 1)
-        else:
-            filled[view] = numbers[near.movedim(AXES[view], 0)[numbers].flatten(1).any(dim=1)]
+        if near is not None:
+            numbers = numbers[near.movedim(AXES[view], 0)[numbers].flatten(1).any(dim=1)]
+            filled[view] = numbers
+        listed = numbers.tolist() or [0]
+        box[AXES[view]] = slice(listed[0], listed[-1] + 1)
     if not all(map(len, filled.values())):  # nothing but air: one voxel of background
         box = [slice(0, 1)] * 3
         filled = dict.fromkeys(filled, torch.arange(0))
@@ -191,21 +198,19 @@ def aggregate(
         sums, own = total.movedim(axis, 0), views[view].movedim(axis, 0)
         seen = torch.zeros(own.shape, dtype=torch.bool, device=window.device)
         slices, both = window.movedim(axis, 0), None if view == "sagittal" else flipped
-        cuts = [(numbers, slice(None), slice(None))]
+        cuts = [(numbers, slice(0, slices.shape[1]), slice(0, slices.shape[2]))]
         if near is not None:
             cuts = cuts_around(near.movedim(axis, 0), numbers)
-        for cut, found in slice_probabilities(networks[view], slices, cuts, both, batch):
-            some, rows, columns = cut
-            if near is None:
-                found = found[:, inside[0], inside[1]]
-            some, labels = (some - box[axis].start).to(window.device), found.argmax(dim=-1).byte()
-            if near is not None:
-                sides = labels[:, :: labels.shape[1] - 1], labels[:, :, :: labels.shape[2] - 1]
-                at_edge[view] += sum(side.count_nonzero() for side in sides)
-            own[:, rows, columns][some] = labels
-            seen[:, rows, columns][some] = True
-            found = found[..., merged] if view == "sagittal" else found
-            sums[:, rows, columns].index_add_(0, some, found, alpha=weight)
+        for (some, *cut), found in slice_probabilities(networks[view], slices, cuts, both, batch):
+            labels = found.argmax(dim=-1).byte()
+            sides = labels[:, :: labels.shape[1] - 1], labels[:, :, :: labels.shape[2] - 1]
+            at_edge[view] += sum(side.count_nonzero() for side in sides)
+            (here, there), (across, over) = map(_shared, cut, inside)
+            some = (some - box[axis].start).to(window.device)
+            own[:, there, over][some] = labels[:, here, across]
+            seen[:, there, over][some] = True
+            found = found[:, here, across, merged] if view == "sagittal" else found[:, here, across]
+            sums[:, there, over].index_add_(0, some, found, alpha=weight)
             if progress:
                 progress(len(some), count)
         sums[..., 0] += weight * ~seen

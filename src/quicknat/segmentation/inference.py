@@ -247,7 +247,7 @@ def _segment(
     near = near_brain(cavity, affine, brain) if cavity and brain else None
     run = partial(_networks, bundle, image, affine, batch, samples, progress, device)
     found, parts, measures = run(brain or head, near)
-    if max(found.at_edge.values()) * bundle.spacing_mm**2 > MAX_AT_EDGE_MM2:
+    if brain and max(found.at_edge.values()) * bundle.spacing_mm**2 > MAX_AT_EDGE_MM2:
         log.info("structures reach the sides of the cut slices: segmenting the whole head")
         del found, parts  # two volumes of probabilities would need twice the memory
         found, parts, measures = run(head, None)

@@ -21,16 +21,7 @@ from quicknat.errors import InputError, Interrupted, explained
 from quicknat.hardware import device_name, keep_freed_memory
 from quicknat.images.labels import Protocol
 from quicknat.progress import no_bar
-from quicknat.training import history
-from quicknat.training.checkpoint import (
-    STATES,
-    end_recorded,
-    last_end,
-    load_state,
-    only_process,
-    remove_states,
-    save_state,
-)
+from quicknat.training import checkpoint, history
 from quicknat.training.data import Batches, SliceSet
 from quicknat.training.model_files import write_model
 from quicknat.training.setup import TrainingSetup, WarmStart, prepare_training
@@ -95,9 +86,9 @@ def train_view(
     torch.backends.cudnn.benchmark = True  # slices have two shapes
     torch.set_float32_matmul_precision("high")
     try:
-        with only_process(setup.state_folder):
+        with checkpoint.only_process(setup.state_folder):
             trainer = Trainer(setup)
-            with end_recorded(setup.state_folder):
+            with checkpoint.end_recorded(setup.state_folder):
                 trainer.run()
     except (MemoryError, OSError, RuntimeError) as error:
         if message := explained(error, setup.output):
@@ -166,7 +157,7 @@ class Trainer:
             "compiled": self.compiled,
         }
         write_model(self.setup, self.train_step.loss, self.best["weights"], self.history, facts)
-        remove_states(self.setup.state_folder)
+        checkpoint.remove_states(self.setup.state_folder)
         log.info("%s: kept epoch %d; wrote %s", self.view, self.best["epoch"], self.setup.output)
 
     def _unfinished(self) -> bool:
@@ -264,7 +255,7 @@ class Trainer:
 
     def _restore(self) -> None:
         """Resume from the saved state, if there is one."""
-        state = load_state(self.setup.state_folder, self.setup.fingerprint)
+        state = checkpoint.load_state(self.setup.state_folder, self.setup.fingerprint)
         if state is None:
             return
         for name in POSITION:
@@ -273,7 +264,7 @@ class Trainer:
         self.train_step.load_state_dict(state["train_step"])
         log.info(
             "%s: resuming in epoch %d after %d of its %d steps; the last attempt %s", self.view,
-            self.epoch, self.step, len(self.batches), last_end(self.setup.state_folder),
+            self.epoch, self.step, len(self.batches), checkpoint.last_end(self.setup.state_folder),
         )  # fmt: skip
 
     def _save(self) -> None:
@@ -282,7 +273,7 @@ class Trainer:
         state = {key: getattr(self, key) for key in POSITION}
         state |= {"sums": self.sums.cpu(), "train_step": self.train_step.state_dict()}
         name = f"{self.epoch:05d}-{self.step:07d}"
-        save_state(self.setup.state_folder, name, self.setup.fingerprint, state)
+        checkpoint.save_state(self.setup.state_folder, name, self.setup.fingerprint, state)
         self.saved = time.monotonic()
 
     @contextmanager
@@ -320,7 +311,7 @@ class Trainer:
         if self.sums.isfinite().all() & self.train_step.finite():
             return
         state = self.setup.state_folder
-        kept = any(state.glob(STATES))
+        kept = any(state.glob(checkpoint.STATES))
         hint = f" (the previous state is kept; to start from scratch, delete {state})"
         raise InputError(
             f"{self.view} epoch {self.epoch}",
