@@ -56,8 +56,8 @@ def _quota(group: Path) -> int:
 
 def has_gpu() -> bool:
     """Return whether this machine has a GPU (NVIDIA's or AMD's driver), without importing torch."""
-    devices = Path("/dev")
-    return (devices / "kfd").exists() or any(devices.glob("nvidia[0-9]*"))
+    drivers = Path("/dev/kfd"), Path("/usr/lib/wsl/lib/libcuda.so.1")  # AMD; NVIDIA in WSL2
+    return any(path.exists() for path in drivers) or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def gpu_works() -> bool:

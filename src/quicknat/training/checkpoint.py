@@ -66,9 +66,10 @@ def end_recorded(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        with suppress(OSError):  # there is no state, or the disk is full
-            text = f"ended at {time.strftime('%Y-%m-%d %H:%M')}: {one_line(error)}\n"
-            path.write_text(text, "utf-8")
+        text = f"ended at {time.strftime('%Y-%m-%d %H:%M')}: {one_line(error)}\n"
+        if any(path.parent.glob(STATES)):
+            with suppress(OSError):  # the disk is full
+                path.write_text(text, "utf-8")
         raise
 
 
