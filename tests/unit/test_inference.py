@@ -127,6 +127,8 @@ def test_slices_are_cut_to_what_is_near_and_the_rest_is_background(stand_in, pro
     one_by_one = predict(bundle, np.full(near.shape, 200, np.uint8), batch=1, near=near)
     assert torch.equal(one_by_one.probabilities, total)
     assert all(found.at_edge.values())
+    air = predict(bundle, np.zeros(near.shape, np.uint8), near=near)
+    assert air.probabilities[0].tolist() == [[[1]]] and not any(air.at_edge.values())
 
 
 def test_axes_and_threshold_are_those_of_training():

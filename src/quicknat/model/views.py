@@ -199,7 +199,7 @@ def aggregate(
         seen = torch.zeros(own.shape, dtype=torch.bool, device=window.device)
         slices, both = window.movedim(axis, 0), None if view == "sagittal" else flipped
         cuts = [(numbers, slice(0, slices.shape[1]), slice(0, slices.shape[2]))]
-        if near is not None:
+        if near is not None and len(numbers):
             cuts = cuts_around(near.movedim(axis, 0), numbers)
         for (some, *cut), found in slice_probabilities(networks[view], slices, cuts, both, batch):
             labels = found.argmax(dim=-1).byte()
