@@ -51,8 +51,8 @@ VARYING = {
     r"check\.(tsv|cache\.json)": None,  # of the time when the last run began
     r"segmentations/.*_dseg\.json": r'"date": "[^"]*"|"seconds": \{[^}]*\}',
     # the benchmarks, and how long trainings took
-    r"report/index\.html": r'(?s)data-name="run_times">.*?</table>|"n">\d+ (s|min|h)[^<]*<',
-    r"report/sub-\w+\.html": r"\d{4}-\d\d-\d\dT[\d:+]+|<td>read [\d.]+, .*?</td>",
+    r"report/index\.html": r'(?s)data-name="run_times">.*?</table>|<td>(pre|fine)-t[^<]*<',
+    r"report/sub-\w+\.html": r"\d{4}-\d\d-\d\dT[\d:+]+|>read [\d.]+, .*?</td>",
 }
 # logs of jobs that were run again otherwise, and what the page of a run that failed needs
 MAY_REMAIN = r"logs/|.*tensorboard/|report(/assets(/.*)?)?$"
