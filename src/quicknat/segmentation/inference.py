@@ -44,7 +44,7 @@ from quicknat.segmentation.uncertainty import (
 log = logging.getLogger(__name__)
 
 HALF = 0.5  # voxel
-# of structures on the sides of a view's cut slices: 0 in 9 scans with the bundled models, 340 with
+# of structures on the sides of a view's cut slices: 0 in 8 scans with the bundled models, 340 with
 # the demo's, thousands where a part of the brain is cut off
 MAX_AT_EDGE_MM2 = 1000
 
