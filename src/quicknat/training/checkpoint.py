@@ -76,8 +76,9 @@ def end_recorded(folder: str | Path) -> Iterator[None]:
 def last_end(folder: str | Path) -> str:
     """Return why the last attempt ended."""
     path = Path(folder, END)
-    there = path.exists()
-    return path.read_text("utf-8").strip() if there else "left no reason, as if killed"
+    if not path.exists():
+        return "left no reason, as if killed"
+    return path.read_text("utf-8").strip()
 
 
 def save_state(folder: str | Path, name: str, fingerprint: dict, state: dict) -> None:
